@@ -1,0 +1,1 @@
+"""Training of GANs: config -> build -> loop -> metrics -> run folder."""

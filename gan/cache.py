@@ -1,0 +1,70 @@
+"""Files computed once and kept between runs, in `$XDG_CACHE_HOME/convnorm-gan` (default `~/.cache/convnorm-gan`)."""
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def cache_dir() -> Path:
+    """Return the folder of the cache; it need not exist."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "convnorm-gan"
+
+
+def hash_of(*parts: Tensor | str | int) -> str:
+    """Return a hash of tensors (their bytes, shape and type), strings and numbers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(repr((part.shape, part.dtype)).encode())
+            digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+def cached(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the tensors kept under `name`, or compute and keep them.
+
+    A file that cannot be read is computed anew; a cache that cannot be written costs time and a warning, no more.
+    """
+    path = cache_dir() / f"{name}.pt"
+    try:
+        return torch.load(path, weights_only=True)
+    except Exception:  # absent, cut short, of another version: torch.load raises many kinds
+        value = compute()
+    try:
+        write_atomically(path, lambda file: torch.save(value, file))
+    except OSError as error:
+        reason = error.strerror
+        warnings.warn(f"the cache {path.parent} cannot be written ({reason}); going on without it", stacklevel=2)
+    return value
+
+
+def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
+    """Call `write(binary file)` so that `path` is either the old file or the whole new one, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,121 @@
+"""The schema of a run's YAML file: one docstring line per key, shown by `train_gan.py --help`."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from gan.data import DatasetConfig, Digits
+from gan.losses import Hinge, Loss
+from gan.regularizers import Regularizer
+from models import DiscriminatorConfig, GeneratorConfig
+from models.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
+from models.ranges import AT_LEAST_0, AT_LEAST_1, Range
+
+Beta = Annotated[float, Range(min=0, max=0.999999)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    """Adam (Kingma & Ba, ICLR 2015)."""
+
+    lr: Annotated[float, AT_LEAST_0] = 2e-4
+    """Learning rate at the start"""
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
+    """Decay rates of the running mean of the gradient and of its square"""
+    eps: Annotated[float, AT_LEAST_0] = 1e-8
+    """Added to the root of the mean square"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam for each player, and one schedule for both."""
+
+    generator: AdamConfig = field(default_factory=AdamConfig)
+    discriminator: AdamConfig = field(default_factory=AdamConfig)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of both learning rates over train.steps: constant, or falling to 0 linearly or along a cosine"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop."""
+
+    steps: Annotated[int, AT_LEAST_1] = 2000
+    """Generator updates"""
+    batch_size: Annotated[int, AT_LEAST_1] = 64
+    """Real images, and fakes, in a discriminator update"""
+    generator_batch_size: Annotated[int, AT_LEAST_1] | None = None
+    """Fakes in a generator update (null: as batch_size)"""
+    n_critic: Annotated[int, AT_LEAST_1] = 1
+    """Discriminator updates before each generator update"""
+    ema_halflife_kimg: Annotated[float, AT_LEAST_0] = 5.0
+    """Half-life of the generator's weight average in thousands of generated images (0: no average)"""
+    amp: Literal["none", "bf16"] = "none"
+    """Mixed precision of the forward passes"""
+    compile: bool = False
+    """Run both networks through torch.compile (gradient penalties stay eager)"""
+    channels_last: bool = False
+    """Keep images and feature maps in channels-last memory format"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Metrics on samples of the averaged generator; the last step is always evaluated."""
+
+    every: Annotated[int, AT_LEAST_1] = 500
+    """Generator updates between evaluations and sample grids"""
+    metrics: tuple[str, ...] = ("fd_digits", "modes", "kl", "confident", "is_digits")
+    """Metrics to compute; the first one chooses the best checkpoint"""
+    num_samples: Annotated[int, Range(min=2)] = 10_000
+    """Generated images per evaluation"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LipschitzConfig:
+    """Lipschitz estimates of the discriminator; the last step is always measured."""
+
+    every: Annotated[int, AT_LEAST_1] = 100
+    """Generator updates between measurements"""
+    iterations: Annotated[int, AT_LEAST_1] = 10
+    """Lanczos iterations per layer and measurement, each starting from the vector of the one before"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Scalars in TensorBoard and metrics.jsonl."""
+
+    every: Annotated[int, AT_LEAST_1] = 25
+    """Generator updates between log entries"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Checkpoints in the run folder; the last step is always kept."""
+
+    every: Annotated[int, AT_LEAST_1] = 500
+    """Generator updates between checkpoints"""
+    keep: Annotated[int, AT_LEAST_1] = 2
+    """Newest checkpoints to keep, besides the best one"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that determines a run."""
+
+    seed: Annotated[int, Range(min=0, max=2**63 - 1)] = 0
+    """Seed of the weights, the noise, the order of the data and all else that is random"""
+    data: DatasetConfig = field(default_factory=Digits)
+    """Dataset"""
+    generator: GeneratorConfig = field(default_factory=DCGANGeneratorConfig)
+    """Generator"""
+    discriminator: DiscriminatorConfig = field(default_factory=DCGANDiscriminatorConfig)
+    """Discriminator"""
+    loss: Loss = field(default_factory=Hinge)
+    """Adversarial loss"""
+    regularizers: dict[str, Regularizer] = field(default_factory=dict)
+    """Penalties on the discriminator by name, each with its options (null takes an inherited one out)"""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    lipschitz: LipschitzConfig = field(default_factory=LipschitzConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -1,0 +1,55 @@
+"""Where the numbers of a run go: TensorBoard events and, once more for programs, `metrics.jsonl`."""
+
+import json
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from gan.cache import write_atomically
+
+
+class RunLogger:
+    """Writes one line of JSON per logged step, and the same numbers to TensorBoard under the same tags.
+
+    Opening it at step `start` drops what was logged after that step, so that a resumed run repeats nothing.
+    """
+
+    def __init__(self, folder: Path, start: int = 0):
+        self.path = folder / "metrics.jsonl"
+        kept = [line for line in read_lines(self.path) if line["step"] <= start]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_atomically(self.path, lambda file: file.write(text.encode()))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+
+    def scalars(self, step: int, d_steps: int, images: int, numbers: dict[str, float]) -> None:
+        """Log the numbers by tag after generator update `step`; `images` counts the real images D has seen."""
+        line = {"step": step, "d_steps": d_steps, "images": images, **numbers}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for tag, value in numbers.items():
+            self._writer.add_scalar(tag, value, step)
+
+    def image(self, tag: str, step: int, image: Tensor) -> None:
+        """Log an image (C, H, W) uint8."""
+        self._writer.add_image(tag, image, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._writer.close()
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Return the whole lines of a metrics.jsonl; a last line that was cut short is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        lines.append(line)
+    return lines

@@ -1,0 +1,263 @@
+"""The training loop: D steps, G step, average, log, evaluate, checkpoint.
+
+Everything random in a step is a function of (seed, step), so going on from a checkpoint repeats nothing and changes
+nothing.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gan import rng
+from gan.checkpoint import Checkpoints
+from gan.config import Config, TrainConfig
+from gan.data import Sampler, to_uint8
+from gan.ema import EMA
+from gan.evaluate import Evaluator
+from gan.logging import RunLogger
+from gan.losses import Loss
+from gan.progress import Progress
+from gan.regularizers import Regularizer
+from gan.samples import sample_grid, save_png
+from metrics.lipschitz import LipschitzTracker, input_gradient_norms, product
+
+NUM_SAMPLES = 64  # images in a sample grid
+SHOWN = ("loss/D", "loss/G", "speed/images_per_s", "metrics/fd_digits")  # on the progress line
+
+
+@dataclass
+class Experiment:
+    """The live objects of a run, wired by `gan.build`."""
+
+    config: Config
+    folder: Path
+    device: torch.device
+    G: nn.Module
+    D: nn.Module
+    ema: EMA
+    optimizer_G: torch.optim.Optimizer
+    optimizer_D: torch.optim.Optimizer
+    sampler: Sampler
+    num_classes: int | None
+    stacked: bool
+    loss: Loss
+    regularizers: dict[str, Regularizer]
+    evaluator: Evaluator
+    tracker: LipschitzTracker
+    step: int = 0
+    best: float | None = None
+
+    @property
+    def d_steps(self) -> int:
+        """Discriminator updates so far."""
+        return self.step * self.config.train.n_critic
+
+    @property
+    def images(self) -> int:
+        """Real images that the discriminator has seen so far."""
+        return self.d_steps * self.config.train.batch_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a later step depends on."""
+        return {"step": self.step, "best": self.best} | {
+            name: part.state_dict() for name, part in self._stateful().items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+        self.step, self.best = state["step"], state["best"]
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        return {
+            "G": self.G,
+            "D": self.D,
+            "G_ema": self.ema.network,
+            "optimizer_G": self.optimizer_G,
+            "optimizer_D": self.optimizer_D,
+            "lipschitz": self.tracker,
+        }
+
+
+def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress) -> dict[str, float]:
+    """Train up to `train.steps` generator updates and return the newest value of every number logged."""
+    config = run.config
+    steps = config.train.steps
+    run.G.train()
+    run.D.train()
+    G, D = (torch.compile(run.G), torch.compile(run.D)) if config.train.compile else (run.G, run.D)
+    newest: dict[str, float] = {}
+    timed_from, clock = run.step, time.perf_counter()
+
+    while run.step < steps:
+        set_learning_rates(run)
+        for k in range(config.train.n_critic):
+            d_numbers = discriminator_step(run, G, D, run.d_steps + k)
+        g_numbers = generator_step(run, G, D)
+        run.ema.update(run.G, generator_batch_size(config))
+        run.step += 1
+        progress.step()
+
+        def due(every: int) -> bool:
+            return run.step % every == 0 or run.step == steps
+
+        numbers: dict[str, float] = {}
+        if due(config.log.every):
+            numbers |= {tag: value.item() for tag, value in (d_numbers | g_numbers).items()}  # waits for the device
+            numbers |= {"gradient_norm/D": gradient_norm(run.D), "gradient_norm/G": gradient_norm(run.G)}
+            images = (run.step - timed_from) * config.train.n_critic * config.train.batch_size
+            numbers["speed/images_per_s"] = images / (time.perf_counter() - clock)
+        if due(config.lipschitz.every):
+            numbers |= lipschitz_numbers(run)
+        if due(config.eval.every):
+            numbers |= {f"metrics/{name}": value for name, value in evaluate(run, checkpoints).items()}
+            grid = sample_grid(fixed_samples(run), run.stacked)
+            save_png(run.folder / "samples" / f"step_{run.step:08d}.png", grid)
+            logger.image("samples", run.step, grid)
+        if numbers:
+            logger.scalars(run.step, run.d_steps, run.images, numbers)
+            progress.show(run.step, {tag.rpartition("/")[2]: numbers[tag] for tag in SHOWN if tag in numbers})
+            newest |= numbers
+            timed_from, clock = run.step, time.perf_counter()  # measuring and writing are not training
+        if due(config.checkpoint.every):
+            checkpoints.save(run.state_dict())
+    return newest
+
+
+def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int) -> dict[str, Tensor]:
+    """Update D once; return its loss and mean logits, still on the device."""
+    config = run.config.train
+    x_real, y_real = run.sampler.batch(d_step * config.batch_size, config.batch_size)
+    x_real, y_real = memory_format(x_real, config), y_real if run.num_classes else None
+    with autocast(run), torch.no_grad():
+        z, y_fake = latents(run, config.batch_size, "D", d_step)
+        x_fake = G(z, y_fake)
+    run.optimizer_D.zero_grad()
+    with autocast(run):
+        logits_real, logits_fake = judge(D, x_real, y_real, x_fake, y_fake)
+        loss = run.loss.discriminator(logits_real.float(), logits_fake.float())
+        total = loss
+        for regularizer in run.regularizers.values():
+            if regularizer.due(d_step):
+                # Lazy penalties count for the steps between. The uncompiled D: its double backward needs eager mode.
+                factor = regularizer.weight * regularizer.every
+                total = total + factor * regularizer.penalty(run.D, x_real, x_fake, y_real)
+    total.backward()
+    run.optimizer_D.step()
+    return {
+        "loss/D": loss.detach(),
+        "logits/real": logits_real.detach().float().mean(),
+        "logits/fake": logits_fake.detach().float().mean(),
+    }
+
+
+def generator_step(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
+    """Update G once, with D's parameters frozen; return its loss, still on the device."""
+    run.optimizer_G.zero_grad()
+    run.D.requires_grad_(False)
+    with autocast(run):
+        z, y = latents(run, generator_batch_size(run.config), "G", run.step)
+        loss = run.loss.generator(D(G(z, y), y).float())
+    loss.backward()
+    run.D.requires_grad_(True)
+    run.optimizer_G.step()
+    return {"loss/G": loss.detach()}
+
+
+def judge(
+    D: nn.Module, x_real: Tensor, y_real: Tensor | None, x_fake: Tensor, y_fake: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the logits of real and fake images, in one pass where no batch statistics would mix the two."""
+    if any(isinstance(module, _BatchNorm) for module in D.modules()):
+        return D(x_real, y_real), D(x_fake, y_fake)
+    y = None if y_real is None or y_fake is None else torch.cat([y_real, y_fake])
+    logits = D(torch.cat([x_real, x_fake]), y)
+    return logits[: len(x_real)], logits[len(x_real) :]
+
+
+def latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
+    """Return z (count, z_dim) ~ N(0, I) and, for a conditional generator, uniform labels (count,)."""
+    random = rng.generator(run.device, run.config.seed, "latents", *purpose)
+    z = torch.randn(count, run.config.generator.z_dim, generator=random, device=run.device)
+    if run.num_classes is None:
+        return z, None
+    return z, torch.randint(run.num_classes, (count,), generator=random, device=run.device)
+
+
+def set_learning_rates(run: Experiment) -> None:
+    """Set both learning rates to their value at this step."""
+    options = run.config.optimizer
+    progress = run.step / run.config.train.steps
+    match options.schedule:
+        case "constant":
+            factor = 1.0
+        case "linear":
+            factor = 1 - progress
+        case "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * progress))
+    for optimizer, adam in ((run.optimizer_G, options.generator), (run.optimizer_D, options.discriminator)):
+        for group in optimizer.param_groups:
+            group["lr"] = adam.lr * factor
+
+
+def evaluate(run: Experiment, checkpoints: Checkpoints) -> dict[str, float]:
+    """Return the metrics of the averaged generator; keep the checkpoint when the first of them is the best so far."""
+    scores = run.evaluator(lambda z, y: run.ema.network(z, y), lambda count, k: latents(run, count, "evaluation", k))
+    first = scores[run.config.eval.metrics[0]]
+    if run.evaluator.is_better(first, run.best):
+        run.best = first
+        checkpoints.save_best(run.state_dict())
+    return scores
+
+
+@torch.no_grad()
+def fixed_samples(run: Experiment) -> Tensor:
+    """Return uint8 images (64, C, H, W) of the averaged generator, from the same latents at every step."""
+    return to_uint8(run.ema.network(*latents(run, NUM_SAMPLES, "samples")))
+
+
+def lipschitz_numbers(run: Experiment) -> dict[str, float]:
+    """Return D's layer norms and their product, and its largest input gradient on real, fake and mixed images."""
+    norms = run.tracker.measure()
+    size = run.config.train.batch_size
+    x_real, _ = run.sampler.batch(run.images, size)
+    z, y = latents(run, size, "lipschitz", run.step)
+    with torch.no_grad():
+        x_fake = run.ema.network(z, y)
+    random = rng.generator(run.device, run.config.seed, "interpolation", run.step)
+    t = torch.rand(size, 1, 1, 1, generator=random, device=run.device)
+    points = torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)])
+    gradients = input_gradient_norms(run.D, points, None if y is None else y.repeat(3))
+    return {
+        "lipschitz/D/product": product(norms),
+        "lipschitz/D/gradient_max": gradients.max().item(),
+        **{f"lipschitz/D/layers/{path}": norm for path, norm in norms.items()},
+    }
+
+
+def gradient_norm(network: nn.Module) -> float:
+    """Return the norm of the gradient that the last backward pass left in the parameters."""
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    return torch.stack(torch._foreach_norm(gradients)).norm().item()
+
+
+def generator_batch_size(config: Config) -> int:
+    """Return the number of fakes in a generator update."""
+    return config.train.generator_batch_size or config.train.batch_size
+
+
+def memory_format(x: Tensor, config: TrainConfig) -> Tensor:
+    """Return images in the memory format of the run."""
+    return x.contiguous(memory_format=torch.channels_last) if config.channels_last else x
+
+
+def autocast(run: Experiment) -> torch.autocast:
+    """Return the context of the forward passes: bfloat16 where the config asks for it."""
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.train.amp == "bf16")

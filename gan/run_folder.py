@@ -1,0 +1,71 @@
+"""A run is a folder: who may write into which, and where its files are."""
+
+from pathlib import Path
+from typing import Any
+
+from gan.cache import write_atomically
+from gan.config import Config
+from gan.errors import UserError
+from gan.yaml_config import dump_config, load_config, to_plain
+
+CONFIG = "config.yaml"
+
+# What a resumed run may change: how long it goes on and what it reports, never what it computes.
+MAY_CHANGE = ("train.steps", "log.", "eval.", "lipschitz.", "checkpoint.")
+
+
+def free_folder(name: str, parent: Path = Path("runs")) -> Path:
+    """Return `runs/name`, or the first of `runs/name-2`, `runs/name-3`, ... that does not exist yet."""
+    number = 1
+    while (folder := parent / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def newest_folder(name: str, parent: Path = Path("runs")) -> Path:
+    """Return the newest run called `name`, as numbered by `free_folder`; UserError when there is none."""
+    folders = [path.parent for path in (*parent.glob(f"{name}/{CONFIG}"), *parent.glob(f"{name}-[0-9]*/{CONFIG}"))]
+    if not folders:
+        raise UserError(f"no run called {name} in {parent}/ to resume; name its folder with --out")
+    return max(folders, key=lambda folder: (folder / CONFIG).stat().st_mtime)
+
+
+def check_free(folder: Path) -> None:
+    """Raise UserError when there is something in the folder of a new run already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if (folder / CONFIG).exists():
+            raise UserError(f"--out {folder} holds a run already; add --resume to continue it, or choose another --out")
+        raise UserError(f"--out {folder} exists and is not an empty folder; choose another --out")
+
+
+def read_config(folder: Path, overrides: list[str]) -> Config:
+    """Return the config of the run in `folder` with overrides applied; UserError when there is no run."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--resume: {folder} holds no run ({CONFIG} is missing)")
+    return load_config(Config, folder / CONFIG, overrides)
+
+
+def check_same(folder: Path, config: Config) -> None:
+    """Raise UserError when the run in `folder` is another experiment than `config`."""
+    held = read_config(folder, [])
+    changed = [key for key in differences(to_plain(held), to_plain(config)) if not key.startswith(MAY_CHANGE)]
+    if changed:
+        keys = ", ".join(changed)
+        raise UserError(f"--out {folder} holds a run of another config (it differs in {keys}); choose another --out")
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Write the resolved config, making the folder when it is not there; UserError when that cannot be done."""
+    text = dump_config(config)
+    try:
+        write_atomically(folder / CONFIG, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Return the dotted keys in which two nested mappings differ."""
+    if not isinstance(a, dict) or not isinstance(b, dict):
+        return [] if a == b else [path]
+    keys = dict.fromkeys([*a, *b])
+    return [key for k in keys for key in differences(a.get(k), b.get(k), f"{path}.{k}" if path else k)]

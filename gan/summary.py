@@ -1,0 +1,42 @@
+"""The table that ends a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gan.logging import read_lines
+
+
+def newest_values(folder: Path) -> dict[str, float]:
+    """Return the newest value of every number in a run's metrics.jsonl."""
+    values: dict[str, float] = {}
+    for line in read_lines(folder / "metrics.jsonl"):
+        values |= line
+    return values
+
+
+def results_table(values: dict[str, float], floor: dict[str, float]) -> str:
+    """Return a table of the metrics beside those of real training images, and of the Lipschitz estimates."""
+    rows = [("", "generated", "real")]
+    rows += [(name, _number(values[f"metrics/{name}"]), _number(real)) for name, real in floor.items()]
+    rows += [
+        (name, _number(values[tag]), "")
+        for name, tag in (
+            ("D: product of layer norms", "lipschitz/D/product"),
+            ("D: largest input gradient", "lipschitz/D/gradient_max"),
+        )
+    ]
+    return format_table(rows)
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of text in aligned columns, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([first.strip().ljust(widths[0]), *others]).rstrip())
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"

@@ -1,0 +1,75 @@
+"""Operator norm of one layer's affine map, zero padding and stride included, by Lanczos iteration.
+
+The layer is used as a black box through forward and vjp, so every normalization and every layer of a user works
+without a special case.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metrics.lipschitz.measuring import measuring
+
+LinearMap = Callable[[Tensor], Tensor]
+
+
+def operator_norm(layer: nn.Module, input_shape: Sequence[int], iterations: int = 20) -> float:
+    """Return the largest singular value of x -> layer(x) - layer(0) for inputs of `input_shape`, such as (C, H, W).
+
+    An estimate from below that converges with `iterations`. The layer is measured in evaluation mode and left as it
+    was. `input_shape` has no batch dimension.
+    """
+    start = start_vector(layer, input_shape)
+    with measuring(layer):
+        sigma, _ = largest_singular_value(*affine_map(layer, start), start, iterations)
+    return sigma
+
+
+def start_vector(layer: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """Return a random unit vector of `input_shape`, always the same one; no global random state is touched."""
+    vector = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = next((p for p in layer.parameters() if p.is_floating_point()), torch.empty(0))
+    return (vector / vector.norm()).to(weight.device, weight.dtype)
+
+
+def affine_map(layer: nn.Module, example: Tensor) -> tuple[LinearMap, LinearMap]:
+    """Return A: x -> layer(x) - layer(0) and its adjoint by vjp, for inputs shaped like `example` (no batch)."""
+    with torch.enable_grad():
+        zero = torch.zeros_like(example).requires_grad_(True)
+        output = layer(zero[None])[0]
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return layer(x[None])[0] - output.detach()
+
+    def adjoint(y: Tensor) -> Tensor:
+        return torch.autograd.grad(output, zero, y, retain_graph=True)[0]
+
+    return forward, adjoint
+
+
+def largest_singular_value(
+    forward: LinearMap, adjoint: LinearMap, start: Tensor, iterations: int
+) -> tuple[float, Tensor]:
+    """Return the largest singular value of a linear map A and its unit right singular vector, shaped as `start`.
+
+    Rayleigh-Ritz on the Krylov space of AᵀA with full reorthogonalization: in exact arithmetic this is Golub-Kahan
+    bidiagonalization (Golub & Van Loan, section 10.4). It stops early when the space is exhausted.
+    """
+    basis = start.flatten()[None] / start.norm()  # (j, n), orthonormal rows
+    images = basis[:0]  # AᵀA of each row
+    for _ in range(min(iterations, start.numel())):
+        image = adjoint(forward(basis[-1].view_as(start))).flatten()
+        images = torch.cat([images, image[None]])
+        rest = image
+        for _ in range(2):  # once more for what rounding left over
+            rest = rest - basis.T @ (basis @ rest)
+        if rest.norm() <= 1e-6 * image.norm():
+            break
+        basis = torch.cat([basis, rest[None] / rest.norm()])
+    basis = basis[: len(images)]
+    projected = (basis @ images.T).double()
+    values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
+    top = vectors[:, -1].to(basis.dtype) @ basis
+    return values[-1].clamp(min=0).sqrt().item(), (top / top.norm()).view_as(start)

@@ -1,0 +1,82 @@
+"""The operator norm of every layer of a network, followed through training."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from metrics.lipschitz.measuring import measuring
+from metrics.lipschitz.operator_norm import affine_map, largest_singular_value, start_vector
+
+
+class LipschitzTracker:
+    """Measures the operator norm of each layer of `model`, starting from the singular vectors of the time before.
+
+    A layer is a module that holds parameters of its own (a convolution, a linear layer, a batch norm, anything a
+    user adds) or says `is_layer = True` (a wrapper such as ConvNorm, measured as a whole). The input shape of each
+    is recorded once, from `example_inputs`, the tuple of arguments of `model`.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], iterations: int = 10):
+        self.model = model
+        self.iterations = iterations
+        self._shapes = _input_shapes(model, _find_layers(model), example_inputs)
+        self._vectors = {path: start_vector(model.get_submodule(path), shape) for path, shape in self._shapes.items()}
+
+    def measure(self) -> dict[str, float]:
+        """Return the operator norm of each layer by module path; the model is left as it was."""
+        norms = {}
+        with measuring(self.model):
+            for path, vector in self._vectors.items():
+                maps = affine_map(self.model.get_submodule(path), vector)
+                norms[path], self._vectors[path] = largest_singular_value(*maps, vector, self.iterations)
+        return norms
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the singular vectors by module path."""
+        return dict(self._vectors)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the singular vectors of an earlier tracker of the same model."""
+        self._vectors = {path: state[path].to(vector) for path, vector in self._vectors.items()}
+
+
+def product(norms: dict[str, float]) -> float:
+    """Return the product of layers' norms: an estimate for a chain of layers, and no bound (each is one from below)."""
+    return math.prod(norms.values())
+
+
+def _find_layers(model: nn.Module) -> dict[str, nn.Module]:
+    layers: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        if any(path.startswith(f"{outer}.") for outer in layers):
+            continue
+        own = next(module.parameters(recurse=False), None) is not None
+        if getattr(module, "is_layer", False) or parametrize.is_parametrized(module) or own:
+            layers[path] = module
+    return layers
+
+
+def _input_shapes(
+    model: nn.Module, layers: dict[str, nn.Module], example_inputs: tuple[Any, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape, without batch, of what each layer is given; layers of integer inputs are left out."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def record(path: str):
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].is_floating_point():
+                shapes[path] = tuple(inputs[0].shape[1:])
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(record(path)) for path, layer in layers.items()]
+    try:
+        with measuring(model), torch.no_grad():
+            model(*example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: shapes[path] for path in layers if path in shapes}

@@ -1,0 +1,33 @@
+"""Generators, discriminators and normalizations. Each is a registered dataclass of options that builds torch modules."""
+
+import sys
+
+from torch import nn
+
+from models.base import DISCRIMINATORS, GENERATORS, DiscriminatorConfig, GeneratorConfig, ImageShape
+from models.normalizations import normalize
+from models.registry import import_submodules
+
+__all__ = [
+    "DISCRIMINATORS",
+    "GENERATORS",
+    "DiscriminatorConfig",
+    "GeneratorConfig",
+    "ImageShape",
+    "build_discriminator",
+    "build_generator",
+]
+
+import_submodules(sys.modules[__name__])
+
+
+def build_generator(config: str | GeneratorConfig, image: ImageShape) -> nn.Module:
+    """Return the generator `config` describes, normalized, as a module z (B, z_dim) -> (B, C, H, W) in [-1, 1]."""
+    config = GENERATORS.get(config)() if isinstance(config, str) else config
+    return normalize(config.build(image), config.normalization)
+
+
+def build_discriminator(config: str | DiscriminatorConfig, image: ImageShape) -> nn.Module:
+    """Return the discriminator `config` describes, normalized, as a module (B, C, H, W) -> logits (B,)."""
+    config = DISCRIMINATORS.get(config)() if isinstance(config, str) else config
+    return normalize(config.build(image), config.normalization)

@@ -1,0 +1,30 @@
+"""Batch normalization (Ioffe & Szegedy, ICML 2015)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` that takes labels and ignores them."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Normalize (B, C, H, W) per channel: by the batch in training, by running statistics in evaluation."""
+        return super().forward(x)
+
+
+@ACTIVATION_NORMS.register("batch")
+@dataclass(frozen=True, kw_only=True)
+class BatchNormConfig(ActivationNorm):
+    """Batch normalization with a learned scale and shift per channel."""
+
+    eps: float = 1e-5
+    """Added to the variance"""
+    momentum: float = 0.1
+    """Weight of the newest batch in the running statistics"""
+
+    def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
+        """Return the batch norm of `channels` channels."""
+        return BatchNorm(channels, eps=self.eps, momentum=self.momentum)

@@ -1,0 +1,56 @@
+"""The contract of a normalization: a frozen dataclass of options that takes a layer and gives back a layer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from torch import nn
+
+from models.registry import Registry
+
+NORMALIZATIONS: Registry["Normalization"] = Registry("normalization")
+
+LAYER_TYPES: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization(ABC):
+    """Base of all weight and layer normalizations. The fields of a subclass are its YAML options.
+
+    `normalize` returns either the same layer with `layer.weight` reparametrized (the layer stays an `nn.Conv2d` and
+    `layer.weight` is the final weight), or a wrapper module around it. A wrapper sets `is_layer = True`, so that the
+    Lipschitz tracker measures it as one layer.
+    """
+
+    registry: ClassVar[Registry["Normalization"]] = NORMALIZATIONS
+
+    include: tuple[str, ...] = ("*",)
+    """Patterns (as in `fnmatch`) of the module paths to normalize"""
+    exclude: tuple[str, ...] = ()
+    """Patterns of the module paths to leave alone"""
+
+    @abstractmethod
+    def normalize(self, layer: nn.Module) -> nn.Module:
+        """Return the normalized `layer` (an `nn.Conv2d`, `nn.ConvTranspose2d`, `nn.Linear` or `nn.Embedding`)."""
+
+    def apply(
+        self, network: nn.Module, types: tuple[type[nn.Module], ...] = LAYER_TYPES, exclude: Sequence[str] = ()
+    ) -> nn.Module:
+        """Normalize every layer of `network` in place and return the network (or its replacement)."""
+        replaced: dict[nn.Module, nn.Module] = {}
+        for path, module in list(network.named_modules(remove_duplicate=False)):
+            if not isinstance(module, types) or not self._covers(path, exclude):
+                continue
+            if module not in replaced:
+                replaced[module] = self.normalize(module)
+            if not path:
+                return replaced[module]
+            parent, _, name = path.rpartition(".")
+            setattr(network.get_submodule(parent), name, replaced[module])
+        return network
+
+    def _covers(self, path: str, exclude: Sequence[str]) -> bool:
+        included = any(fnmatchcase(path, pattern) for pattern in self.include)
+        return included and not any(fnmatchcase(path, pattern) for pattern in (*self.exclude, *exclude))

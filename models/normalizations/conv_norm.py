@@ -1,0 +1,264 @@
+"""ConvNorm: convolutions preconditioned in the Fourier domain (Liu et al., NeurIPS 2021, arXiv 2103.00673)."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from models.fourier import Pair, circular_filter, dilate, fold_phases, preconditioner
+from models.normalizations.base import NORMALIZATIONS, Normalization
+
+
+@NORMALIZATIONS.register("conv_norm")
+@dataclass(frozen=True, kw_only=True)
+class ConvNorm(Normalization):
+    r"""Scales each output channel of a convolution, frequency by frequency, to a co-isometry (paper, eq. 3-5).
+
+    With ^ the 2-D DFT on a grid on which the linear convolution is circular,
+
+        V_o = (Σ_i |W^_oi|²)^(-1/2),   y_o = F⁻¹[V_o · F[(W * x)_o]] + b_o,   out_o = r_o * y_o + c_o,
+
+    where r_o is a learned depthwise kernel (`affine`) that starts as a delta. V depends on the weights and the grid
+    alone, so evaluation recomputes it exactly: training and evaluation are the same function, at any input size,
+    unless `running_average` (the authors' choice) or `batch_norm` is on.
+
+    What it does not do: the layer's matrix at a frequency has unit *rows*, hence an operator norm σ with
+    max(1, sqrt(O / min(O, I))) <= σ <= sqrt(O) per group on its own grid. It is not non-expansive, and the affine
+    part removes any bound.
+
+    The grid. `stride: paper` convolves at stride 1, preconditions the full-size output and then subsamples, which
+    costs s² times the convolution. `stride: strided` preconditions the strided operator itself: its spectrum is the
+    mean of Σ_i |W^|² over the s² aliases, and the convolution costs what the bare one does. Both agree at stride 1.
+    Zero padding: the grid has every position at which the (strided) kernel touches the input, n + k - 1 of them at
+    stride 1; the operator into that grid has exactly unit rows, and the layer's output is a crop of it (rows that
+    reach into the padding are shorter than 1 after the crop). Circular padding: the grid is the input's own (n / s),
+    with exactly unit rows, if s divides n; otherwise, and for reflect and replicate padding, the input is padded
+    explicitly and the padded map takes the zero-padding route.
+
+    `nn.ConvTranspose2d` is preconditioned per output channel and stride phase on the input grid; `nn.Linear` and
+    `nn.Embedding` get rows of unit norm and no affine part.
+    """
+
+    affine: bool = True
+    """Learned depthwise k x k convolution after the preconditioner, as in the paper"""
+    batch_norm: bool = False
+    """Batch normalization after the affine part, as in the authors' classifiers"""
+    stride: Literal["paper", "strided"] = "strided"
+    """paper: precondition at full resolution, then subsample; strided: precondition the strided operator"""
+    running_average: bool = False
+    """Evaluate with the authors' running average of V instead of the exact V"""
+    through_gradient: bool = False
+    """Differentiate through V; the paper holds it fixed"""
+    eps: float = 1e-6
+    """Floor of Σ|W^|² relative to its mean over frequencies, for filters with a spectral null"""
+
+    def normalize(self, layer: nn.Module) -> nn.Module:
+        """Wrap a convolution; reparametrize the weight of a linear or embedding layer."""
+        if isinstance(layer, nn.ConvTranspose2d):
+            return ConvNormTranspose2d(layer, self)
+        if isinstance(layer, nn.Conv2d):
+            return ConvNorm2d(layer, self)
+        return parametrize.register_parametrization(layer, "weight", UnitRows(self.through_gradient))
+
+
+class UnitRows(nn.Module):
+    """Parametrization W_o / ||W_o||: ConvNorm of a 1x1 map, that is of a linear or embedding layer."""
+
+    def __init__(self, through_gradient: bool):
+        super().__init__()
+        self.through_gradient = through_gradient
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Map (O, I) to rows of unit norm; a zero row stays zero."""
+        norm = (weight if self.through_gradient else weight.detach()).norm(dim=1, keepdim=True)
+        return weight / torch.where(norm > 0, norm, 1.0)
+
+
+class _ConvNormLayer(nn.Module):
+    """What both convolutions share: the convolution itself, V and the affine part."""
+
+    is_layer = True
+
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, options: ConvNorm):
+        super().__init__()
+        self.conv = conv
+        self.options = options
+        # The affine part has a bias of its own: the convolution's would be a second one.
+        self.affine = DepthwiseAffine(conv) if options.affine else None
+        self.batch_norm = nn.BatchNorm2d(conv.out_channels) if options.batch_norm else None
+        if options.running_average:
+            self.average = RunningAverage()
+
+    def _precondition(self, y: Tensor, kernel: Tensor) -> Tensor:
+        """Filter each channel of y (B, O, m_h, m_w) by the V of `kernel` (O, I, kh, kw), at least in float32."""
+        through = self.options.through_gradient
+        v = preconditioner(kernel if through else kernel.detach(), y.shape[-2:], self.options.eps)
+        compute = y if y.dtype == torch.float64 else y.float()
+        v = v.to(compute.dtype)
+        if self.options.running_average:
+            v = self.average(v)
+        return circular_filter(compute, v).to(y.dtype)
+
+    def _finish(self, y: Tensor) -> Tensor:
+        if self.conv.bias is not None:
+            y = y + self.conv.bias[:, None, None].to(y.dtype)
+        if self.affine is not None:
+            y = self.affine(y)
+        return y if self.batch_norm is None else self.batch_norm(y)
+
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return f"affine={self.options.affine}, stride={self.options.stride!r}"
+
+
+class ConvNorm2d(_ConvNormLayer):
+    """ConvNorm of an `nn.Conv2d`; (B, I, H, W) -> (B, O, H', W'), with the shape of the bare convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve into the grid, precondition, crop, subsample and apply the affine part."""
+        if x.dim() == 3:
+            return self(x[None])[0]
+        conv = self.conv
+        stride = conv.stride if self.options.stride == "strided" else (1, 1)
+        sides = _padding(conv)
+        circular = conv.padding_mode == "circular" and all(n % s == 0 for n, s in zip(x.shape[2:], stride, strict=True))
+        if conv.padding_mode != "zeros" and not circular:
+            x = F.pad(x, (*sides[1], *sides[0]), mode=conv.padding_mode)
+            sides = ((0, 0), (0, 0))
+        reach = tuple(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+        counts = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(x.shape[2:], sides, reach, stride, strict=True)]
+        if min(counts) <= 0:
+            raise ValueError(f"a kernel of size {reach} does not fit into an input of size {tuple(x.shape[2:])}")
+
+        if circular:
+            grid = [n // s for n, s in zip(x.shape[2:], stride, strict=True)]
+            skips = (0, 0)
+            pads = [(p[0], max(0, k - s - p[0])) for p, k, s in zip(sides, reach, stride, strict=True)]
+            x = F.pad(x, (*pads[1], *pads[0]), mode="circular")
+            y = F.conv2d(x, conv.weight, None, stride, 0, conv.dilation, conv.groups)[..., : grid[0], : grid[1]]
+        else:
+            # Enough zeros on both sides for every position that touches the input, in whole strides from the first.
+            skips = tuple(
+                math.ceil(max(0, max(k - 1, p[1]) - p[0]) / s) for p, k, s in zip(sides, reach, stride, strict=True)
+            )
+            pads = tuple(p[0] + a * s for p, a, s in zip(sides, skips, stride, strict=True))
+            y = F.conv2d(x, conv.weight, None, stride, pads, conv.dilation, conv.groups)
+
+        # The stride folded into input channels, so that the strided operator is a stride-1 one on the grid.
+        kernel = fold_phases(dilate(conv.weight, conv.dilation), stride).flatten(1, 3)
+        y = self._precondition(y, kernel)
+        remaining = conv.stride if self.options.stride == "paper" else (1, 1)
+        for dim in (0, 1):
+            y = _window(y, dim + 2, skips[dim], counts[dim], remaining[dim])
+        return self._finish(y)
+
+
+class ConvNormTranspose2d(_ConvNormLayer):
+    """ConvNorm of an `nn.ConvTranspose2d`, each output channel and stride phase on the input grid."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (B, I, H, W) to the shape of the bare transposed convolution."""
+        if x.dim() == 3:
+            return self(x[None], output_size)[0]
+        conv = self.conv
+        extra = conv._output_padding(x, output_size, conv.stride, conv.padding, conv.kernel_size, 2, conv.dilation)
+        per_group = conv.weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1)  # (O, I / g, kh, kw)
+        folded = fold_phases(dilate(per_group, conv.dilation), conv.stride)  # (O, I / g, sh, sw, kh', kw')
+        kernel = folded.movedim(1, 3).flatten(0, 2)  # one row of channels per phase: (O sh sw, I / g, kh', kw')
+        sh, sw = conv.stride
+        grid = (x.shape[2] + kernel.shape[2] - 1, x.shape[3] + kernel.shape[3] - 1)
+
+        y = F.conv_transpose2d(x, conv.weight, None, conv.stride, 0, 0, conv.groups, conv.dilation)
+        y = F.pad(y, (0, grid[1] * sw - y.shape[3], 0, grid[0] * sh - y.shape[2]))
+        y = y.unflatten(3, (grid[1], sw)).unflatten(2, (grid[0], sh))  # (B, O, m_h, sh, m_w, sw)
+        phases = y.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+        phases = self._precondition(phases, kernel).unflatten(1, (conv.out_channels, sh, sw))
+        y = phases.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+
+        reach = (d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+        size = [
+            (n - 1) * s - 2 * p + k + e
+            for n, s, p, k, e in zip(x.shape[2:], conv.stride, conv.padding, reach, extra, strict=True)
+        ]
+        missing = [max(0, p + m - have) for p, m, have in zip(conv.padding, size, y.shape[2:], strict=True)]
+        y = F.pad(y, (0, missing[1], 0, missing[0]))
+        top, side = conv.padding
+        return self._finish(y[..., top : top + size[0], side : side + size[1]])
+
+
+class DepthwiseAffine(nn.Module):
+    """The learned depthwise kernel r_o and bias after the preconditioner; starts as the identity plus conv's bias.
+
+    It takes the convolution's bias over (two biases in a row would be one too many) and keeps the map's size, for
+    even kernels too.
+    """
+
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d):
+        super().__init__()
+        self.kernel_size: Pair = conv.kernel_size
+        delta = conv.weight.new_zeros(conv.out_channels, 1, *conv.kernel_size)
+        delta[:, :, (conv.kernel_size[0] - 1) // 2, (conv.kernel_size[1] - 1) // 2] = 1.0
+        self.weight = nn.Parameter(delta)
+        bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
+        self.bias = nn.Parameter(bias)
+        conv.bias = None
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map (B, O, H, W) to (B, O, H, W)."""
+        kh, kw = self.kernel_size
+        out = F.conv2d(y, self.weight, self.bias, padding=(kh // 2, kw // 2), groups=y.shape[1])
+        # An even kernel has one row and column too many; the first are those before the delta's position.
+        return out[..., (kh + 1) % 2 :, (kw + 1) % 2 :]
+
+
+class RunningAverage(nn.Module):
+    """The authors' running average of V for evaluation, with weight max(cosine ramp-down over 40000 steps, 0.01).
+
+    It is kept for the grid seen last in training; another grid in evaluation gets the exact V. Buffers take their
+    shape from the state dict when loaded.
+    """
+
+    average: Tensor
+    steps: Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.empty(0))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, v: Tensor) -> Tensor:
+        """In training average V (O, m_h, m_w // 2 + 1) in and return V; in evaluation return the average."""
+        if not self.training:
+            return self.average.to(v.dtype) if self.average.shape == v.shape else v
+        if self.average.shape != v.shape:
+            self.average, self.steps = v.detach().clone(), torch.zeros_like(self.steps)
+        progress = (self.steps / 40000).clamp(max=1)
+        weight = (0.5 * (torch.cos(math.pi * progress) + 1)).clamp(min=0.01)
+        self.average = torch.lerp(self.average, v.detach(), weight.to(v))
+        self.steps = self.steps + 1
+        return v
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        stored = state_dict.get(prefix + "average")
+        if stored is not None:
+            self.average = self.average.new_empty(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _padding(conv: nn.Conv2d) -> tuple[Pair, Pair]:
+    """Return ((top, bottom), (left, right)), with 'same' and 'valid' resolved."""
+    left, right, top, bottom = conv._reversed_padding_repeated_twice
+    return (top, bottom), (left, right)
+
+
+def _window(y: Tensor, dim: int, start: int, count: int, step: int) -> Tensor:
+    """Take `count` entries of a periodic axis from `start` on, then every `step`-th of them."""
+    length = y.shape[dim]
+    if start + count > length:
+        y = y.index_select(dim, torch.arange(start, start + count, device=y.device) % length)
+        start = 0
+    return y.narrow(dim, start, count)[(slice(None),) * dim + (slice(None, None, step),)]

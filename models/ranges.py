@@ -1,0 +1,25 @@
+"""Bounds of numbers in configs: `Annotated[float, Range(min=0)]` on a dataclass field, checked by the config loader."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Closed bounds of a number."""
+
+    min: float = float("-inf")
+    max: float = float("inf")
+
+    def __contains__(self, value: float) -> bool:
+        return self.min <= value <= self.max
+
+    def __str__(self) -> str:
+        if self.max == float("inf"):
+            return f"at least {self.min:g}"
+        if self.min == float("-inf"):
+            return f"at most {self.max:g}"
+        return f"from {self.min:g} to {self.max:g}"
+
+
+AT_LEAST_0 = Range(min=0)
+AT_LEAST_1 = Range(min=1)

@@ -1,0 +1,85 @@
+"""Train a GAN from a YAML config: argv -> config -> build -> train."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from gan import run_folder
+from gan.build import build_experiment, select_device
+from gan.checkpoint import Checkpoints
+from gan.config import Config
+from gan.config_help import describe
+from gan.errors import UserError
+from gan.export import export_generator
+from gan.logging import RunLogger
+from gan.loop import train
+from gan.progress import Progress
+from gan.summary import newest_values, results_table
+from gan.yaml_config import load_config
+
+CONFIGS = Path(__file__).parent / "configs"
+DEFAULT_CONFIG = CONFIGS / "digits" / "dcgan_conv_norm.yaml"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    options = parse(argv)
+    try:
+        run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options; wrong ones end the program with exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="train_gan.py",
+        description="Train a GAN from a YAML config.",
+        epilog="Config keys, in YAML or on the command line as key.sub=value:\n\n" + describe(Config),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, help=f"YAML file (default: configs/{DEFAULT_CONFIG.relative_to(CONFIGS)})")
+    parser.add_argument("--out", type=Path, help="run folder (default: a new one in runs/, named after the config)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest one)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="config keys to change")
+    return parser.parse_intermixed_args(argv)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train a new run, or go on with an old one, and show what came of it."""
+    path = options.config or DEFAULT_CONFIG
+    name = "-".join(path.with_suffix("").parts[-2:])
+    if options.resume:
+        folder = options.out or run_folder.newest_folder(name)
+        config = load_config(Config, path, options.overrides) if options.config else run_folder.read_config(folder, options.overrides)
+        run_folder.check_same(folder, config)
+    else:
+        folder = options.out or run_folder.free_folder(name)
+        config = load_config(Config, path, options.overrides)
+        run_folder.check_free(folder)
+
+    device = select_device(options.device)
+    experiment = build_experiment(config, config.data.load(), folder, device)
+    run_folder.write_config(folder, config)
+    checkpoints = Checkpoints(folder, config.checkpoint.keep)
+    state = checkpoints.load_newest(device) if options.resume else None
+    if state is not None:
+        experiment.load_state_dict(state)
+
+    print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
+    logger, progress = RunLogger(folder, experiment.step), Progress(experiment.step, config.train.steps)
+    try:
+        train(experiment, checkpoints, logger, progress)
+    finally:
+        progress.close()
+        logger.close()
+    export_generator(folder, experiment.ema.network, config)
+    print("\n" + results_table(newest_values(folder), experiment.evaluator.floor(experiment.sampler.images)))
+    print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
