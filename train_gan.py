@@ -40,7 +40,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         epilog="Config keys, in YAML or on the command line as key.sub=value:\n\n" + describe(Config),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, help=f"YAML file (default: configs/{DEFAULT_CONFIG.relative_to(CONFIGS)})")
+    default = DEFAULT_CONFIG.relative_to(CONFIGS.parent)
+    parser.add_argument("--config", type=Path, help=f"YAML file (default: {default}; with --resume: the run's own)")
     parser.add_argument("--out", type=Path, help="run folder (default: a new one in runs/, named after the config)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest one)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     name = "-".join(path.with_suffix("").parts[-2:])
     if options.resume:
         folder = options.out or run_folder.newest_folder(name)
-        config = load_config(Config, path, options.overrides) if options.config else run_folder.read_config(folder, options.overrides)
+        config = load_config(Config, options.config or run_folder.config_path(folder), options.overrides)
         run_folder.check_same(folder, config)
     else:
         folder = options.out or run_folder.free_folder(name)

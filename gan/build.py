@@ -41,7 +41,7 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
         ema=EMA(G, config.train.ema_halflife_kimg),
         optimizer_G=_adam(G.parameters(), config.optimizer.generator),
         optimizer_D=_adam(D.parameters(), config.optimizer.discriminator),
-        sampler=Sampler(splits.train, config.seed, device),
+        sampler=Sampler(splits.train, config.seed, device, config.data.horizontal_flip, config.data.dequantize),
         num_classes=num_classes,
         stacked=splits.stacked,
         loss=config.loss,
@@ -64,9 +64,7 @@ def digits_classifier(resolution: int) -> DigitsClassifier:
 
     scans = Digits(resolution=resolution).load().train
     key = hash_of(scans.images, scans.labels, DigitsClassifier.VERSION)
-    state = cached(
-        f"digits_classifier-{key}", lambda: train_digits_classifier(scans.images, scans.labels).state_dict()
-    )
+    state = cached(f"digits_classifier-{key}", lambda: train_digits_classifier(scans.images, scans.labels).state_dict())
     classifier = DigitsClassifier()
     classifier.load_state_dict(state)
     return classifier.eval().requires_grad_(False)

@@ -46,9 +46,13 @@ class TrainConfig:
     generator_batch_size: Annotated[int, AT_LEAST_1] | None = None
     """Fakes in a generator update (null: as batch_size)"""
     n_critic: Annotated[int, AT_LEAST_1] = 1
-    """Discriminator updates before each generator update"""
+    """Discriminator updates to each generator update"""
+    first: Literal["discriminator", "generator"] = "discriminator"
+    """Whose update begins a step (Miyato's code: the generator's)"""
     ema_halflife_kimg: Annotated[float, AT_LEAST_0] = 5.0
     """Half-life of the generator's weight average in thousands of generated images (0: no average)"""
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    """DiffAugment of the images that the discriminator is shown, real and fake"""
     amp: Literal["none", "bf16"] = "none"
     """Mixed precision of the forward passes"""
     compile: bool = False

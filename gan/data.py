@@ -52,6 +52,10 @@ class DatasetConfig(ABC):
     """Folder of downloaded data sets (unused by those that need no download)"""
     conditional: bool = False
     """Give the labels to both networks: a class-conditional GAN"""
+    horizontal_flip: bool = False
+    """Mirror every second training image at random"""
+    dequantize: bool = False
+    """Add noise from U(0, 1) of a gray level to training images, as in Miyato's code"""
 
     @abstractmethod
     def load(self) -> Splits:
@@ -128,7 +132,16 @@ class Sampler:
     `batch(position, size)` is a function of the seed and the position in the endless stream alone.
     """
 
-    def __init__(self, data: ImageData, seed: int, device: torch.device):
+    def __init__(
+        self,
+        data: ImageData,
+        seed: int,
+        device: torch.device,
+        horizontal_flip: bool = False,
+        dequantize: bool = False,
+    ):
+        self.horizontal_flip = horizontal_flip
+        self.dequantize = dequantize
         self.images = data.images.to(device)
         self.labels = data.labels.to(device)
         self.seed = seed
@@ -136,15 +149,24 @@ class Sampler:
         self._order = torch.empty(0)
 
     def batch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return images (size, C, H, W) in [-1, 1] and labels (size,), `size` entries of the stream from `position` on."""
-        indices = []
+        """Return images (size, C, H, W) in [-1, 1] and labels (size,): the stream from `position` on."""
+        index = self._indices(position, size)
+        x = to_float(self.images[index])
+        random = rng.generator(x.device, self.seed, "batch", position)
+        if self.horizontal_flip:
+            mirrored = torch.rand(size, generator=random, device=x.device) < 0.5
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        if self.dequantize:
+            x = x + torch.rand(x.shape, generator=random, device=x.device) / 127.5
+        return x, self.labels[index]
+
+    def _indices(self, position: int, size: int) -> Tensor:
+        parts = []
         while size > 0:
             epoch, start = divmod(position, len(self.images))
-            taken = self._order_of(epoch)[start : start + size]
-            indices.append(taken)
-            position, size = position + len(taken), size - len(taken)
-        index = torch.cat(indices)
-        return to_float(self.images[index]), self.labels[index]
+            parts.append(self._order_of(epoch)[start : start + size])
+            position, size = position + len(parts[-1]), size - len(parts[-1])
+        return torch.cat(parts)
 
     def _order_of(self, epoch: int) -> Tensor:
         if epoch != self._epoch:

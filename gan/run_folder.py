@@ -38,16 +38,16 @@ def check_free(folder: Path) -> None:
         raise UserError(f"--out {folder} exists and is not an empty folder; choose another --out")
 
 
-def read_config(folder: Path, overrides: list[str]) -> Config:
-    """Return the config of the run in `folder` with overrides applied; UserError when there is no run."""
+def config_path(folder: Path) -> Path:
+    """Return where the config of the run in `folder` is; UserError when it holds no run."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"--resume: {folder} holds no run ({CONFIG} is missing)")
-    return load_config(Config, folder / CONFIG, overrides)
+    return folder / CONFIG
 
 
 def check_same(folder: Path, config: Config) -> None:
     """Raise UserError when the run in `folder` is another experiment than `config`."""
-    held = read_config(folder, [])
+    held = load_config(Config, config_path(folder))
     changed = [key for key in differences(to_plain(held), to_plain(config)) if not key.startswith(MAY_CHANGE)]
     if changed:
         keys = ", ".join(changed)
