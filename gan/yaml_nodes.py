@@ -55,6 +55,13 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_str(dumper: Dumper, text: str) -> yaml.Node:
+    # PyYAML folds line breaks such as U+0085 into spaces unless they are escaped, between double quotes.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+Dumper.add_representer(str, _represent_str)
+
 for _tag, _pattern in _SCALARS.items():
     for _cls in (Loader, Dumper):
         _cls.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)
