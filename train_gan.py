@@ -78,7 +78,9 @@ def run(options: argparse.Namespace) -> None:
         progress.close()
         logger.close()
     export_generator(folder, experiment.ema.network, config)
-    print("\n" + results_table(newest_values(folder), experiment.evaluator.floor(experiment.sampler.images)))
+    evaluator = experiment.evaluator
+    floor = {} if evaluator is None else evaluator.floor(experiment.sampler.images)
+    print("\n" + results_table(newest_values(folder), floor))
     print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from gan.data import DatasetConfig, Digits
+from gan.data import DatasetConfig
+from gan.datasets.digits import Digits
 from gan.losses import Hinge, Loss
 from gan.regularizers import Regularizer
 from models import DiscriminatorConfig, GeneratorConfig
@@ -68,7 +69,7 @@ class EvalConfig:
     every: Annotated[int, AT_LEAST_1] = 500
     """Generator updates between evaluations and sample grids"""
     metrics: tuple[str, ...] = ("fd_digits", "modes", "kl", "confident", "is_digits")
-    """Metrics to compute; the first one chooses the best checkpoint"""
+    """Metrics to compute, if any; the first one chooses the best checkpoint"""
     num_samples: Annotated[int, Range(min=2)] = 10_000
     """Generated images per evaluation"""
 
