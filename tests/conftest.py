@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from gan.build import digits_classifier
 from train_gan import main
@@ -46,6 +47,12 @@ def classifier(cache):
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "classifier.lock"):
         return digits_classifier(16)
+
+
+@pytest.fixture
+def event_files_in_order(monkeypatch):
+    """Let several writers of one process take names in their order, as those of several processes do."""
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(0))
 
 
 @pytest.fixture

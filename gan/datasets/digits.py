@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gan import rng
 from gan.data import DATASETS, DatasetConfig, ImageData, Splits
-from models.ranges import AT_LEAST_1, Range
+from models.ranges import Range
 
 SPLIT_SEED = 0  # the split into training and held-out scans is the same in every run, so that runs can be compared
 
@@ -48,9 +48,9 @@ class StackedDigits(DatasetConfig):
 
     resolution: Annotated[int, Range(min=8, max=1024)] = 16
     """Side of the images in pixels"""
-    size: Annotated[int, AT_LEAST_1] = 50_000
+    size: Annotated[int, Range(min=2)] = 50_000
     """Number of training triples"""
-    held_out_size: Annotated[int, AT_LEAST_1] = 10_000
+    held_out_size: Annotated[int, Range(min=2)] = 10_000
     """Number of held-out triples"""
 
     def load(self) -> Splits:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gan.config import Config
-from gan.data import Digits
+from gan.datasets.digits import Digits
 from gan.yaml_config import ConfigError, dump_config, is_family, load_config
 from models.ranges import Range
 from models.registry import Registry
