@@ -66,13 +66,14 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a later step depends on."""
-        return {"step": self.step, "best": self.best} | {
+        return {"step": self.step, "best": self.best, "best_by": self.config.eval.metrics[:1]} | {
             name: part.state_dict() for name, part in self._stateful().items()
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
-        self.step, self.best = state["step"], state["best"]
+        self.step = state["step"]
+        self.best = state["best"] if state["best_by"] == self.config.eval.metrics[:1] else None
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
 

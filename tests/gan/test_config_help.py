@@ -81,9 +81,9 @@ def leaves(cls: type, prefix: str = ""):
             yield f"{prefix}{f.name}"
 
 
-@pytest.mark.parametrize("key", list(leaves(Config)))
-def test_every_key_is_in_the_help(key):
-    assert f"\n  {key}  (default: " in "\n" + describe(Config)
+def test_every_key_is_in_the_help():
+    described = [line.split()[0] for line in describe(Config).splitlines() if "(default: " in line]
+    assert [key for key in described if not key.startswith(".")] == list(leaves(Config))
 
 
 def choices(cls: type, found: dict[type, None]) -> list[type]:
