@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gan.data import Digits, StackedDigits
+from gan.datasets.digits import Digits, StackedDigits
 from metrics.features import DigitsClassifier, DigitsExtractor, train_digits_classifier
 
 
