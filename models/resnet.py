@@ -4,7 +4,8 @@ Two sorts of tables. Up to 32 x 32 (CIFAR-10) all maps have the same width: the 
 by block, the discriminator has four blocks of which two halve. Above, width doubles with each halving of the side,
 from `width` at full resolution up to 16 times as many: the discriminator has at least five blocks and halves at most
 five times. At 48, 64 and 128 this gives the published tables (64 -> 512, 64 -> 1024, 64 -> 1024); other sides follow
-the same rule. At 32 and 48 the layers are those of torch-mimicry, too.
+the same rule. torch-mimicry has the same layers (its discriminators compute something else in one place: an in-place
+ReLU rectifies the input of the shortcuts, too).
 
 Class-conditional: the norms of the generator's blocks have a scale and a shift per class (the last norm does not, as
 in the authors' code), the discriminator has a projection head on the sum-pooled features.
@@ -53,7 +54,7 @@ class ResNetDiscriminatorConfig(DiscriminatorConfig):
     width: Annotated[int, AT_LEAST_1] | None = None
     """Channels of the first block (null: the paper's, 128 up to 32 x 32 and 64 above)"""
     head_bias: bool = True
-    """Bias of the linear head, as in torch-mimicry and in the authors' code"""
+    """Bias of the linear head (torch-mimicry has it; the authors' code leaves it out at 32 x 32 alone)"""
     attention: Annotated[int, AT_LEAST_1] | None = None
     """Side of the map that gets self-attention, as 32 in SAGAN at 128 x 128 (null: none)"""
 
