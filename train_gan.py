@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from gan import run_folder
 from gan.build import build_experiment, select_device
@@ -23,24 +24,32 @@ DEFAULT_CONFIG = CONFIGS / "digits" / "dcgan_conv_norm.yaml"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
-    options = parse(argv)
     try:
-        run(options)
+        run(parse(argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """Shows the config's keys in `--help`, and says what is wrong as every other error is said."""
+
+    def format_help(self) -> str:
+        """Return the options and the config's keys."""
+        keys = f"Config keys, in YAML or on the command line as key.sub=value:\n\n{describe(Config)}"
+        return f"{super().format_help()}\n{keys}\n"
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{message} (see --help)")
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options; wrong ones end the program with exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="train_gan.py",
-        description="Train a GAN from a YAML config.",
-        epilog="Config keys, in YAML or on the command line as key.sub=value:\n\n" + describe(Config),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, help=f"YAML file (default: configs/{DEFAULT_CONFIG.relative_to(CONFIGS)})")
+    """Return the options; UserError for wrong ones."""
+    parser = Parser(prog="train_gan.py", description="Train a GAN from a YAML config.")
+    default = DEFAULT_CONFIG.relative_to(CONFIGS.parent)
+    parser.add_argument("--config", type=Path, help=f"YAML file (default: {default}; with --resume: the run's own)")
     parser.add_argument("--out", type=Path, help="run folder (default: a new one in runs/, named after the config)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest one)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
@@ -51,10 +60,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Train a new run, or go on with an old one, and show what came of it."""
     path = options.config or DEFAULT_CONFIG
-    name = "-".join(path.with_suffix("").parts[-2:])
+    name = run_folder.name_of(path)
     if options.resume:
         folder = options.out or run_folder.newest_folder(name)
-        config = load_config(Config, path, options.overrides) if options.config else run_folder.read_config(folder, options.overrides)
+        config = load_config(Config, options.config or run_folder.config_path(folder), options.overrides)
         run_folder.check_same(folder, config)
     else:
         folder = options.out or run_folder.free_folder(name)
@@ -63,11 +72,11 @@ def run(options: argparse.Namespace) -> None:
 
     device = select_device(options.device)
     experiment = build_experiment(config, config.data.load(), folder, device)
-    run_folder.write_config(folder, config)
     checkpoints = Checkpoints(folder, config.checkpoint.keep)
     state = checkpoints.load_newest(device) if options.resume else None
     if state is not None:
         experiment.load_state_dict(state)
+    run_folder.write_config(folder, config)
 
     print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
     logger, progress = RunLogger(folder, experiment.step), Progress(experiment.step, config.train.steps)
@@ -77,7 +86,9 @@ def run(options: argparse.Namespace) -> None:
         progress.close()
         logger.close()
     export_generator(folder, experiment.ema.network, config)
-    print("\n" + results_table(newest_values(folder), experiment.evaluator.floor(experiment.sampler.images)))
+    evaluator = experiment.evaluator
+    floor = {} if evaluator is None else evaluator.floor(experiment.sampler.images)
+    print("\n" + results_table(newest_values(folder), floor))
     print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
 
 

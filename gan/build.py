@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from gan import rng
 from gan.cache import cached, hash_of
 from gan.config import AdamConfig, Config
-from gan.data import Sampler, Splits
+from gan.data import DATASETS, Sampler, Splits
+from gan.datasets.digits import Digits
 from gan.ema import EMA
 from gan.errors import UserError
 from gan.evaluate import Evaluator
@@ -41,7 +42,7 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
         ema=EMA(G, config.train.ema_halflife_kimg),
         optimizer_G=_adam(G.parameters(), config.optimizer.generator),
         optimizer_D=_adam(D.parameters(), config.optimizer.discriminator),
-        sampler=Sampler(splits.train, config.seed, device),
+        sampler=Sampler(splits.train, config.seed, device, config.data.horizontal_flip, config.data.dequantize),
         num_classes=num_classes,
         stacked=splits.stacked,
         loss=config.loss,
@@ -51,22 +52,20 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
     )
 
 
-def build_evaluator(config: Config, splits: Splits, device: torch.device) -> Evaluator:
-    """Return the evaluator on the features of the digits classifier, which is trained at first use and then cached."""
-    classifier = digits_classifier(config.data.resolution).to(device)
+def build_evaluator(config: Config, splits: Splits, device: torch.device) -> Evaluator | None:
+    """Return the evaluator on the features of the digits classifier, or None when no metric is asked for."""
+    if not config.eval.metrics:
+        return None
     held_out = splits.held_out.images.to(device)
-    return Evaluator(DigitsExtractor(classifier), held_out, config.eval.metrics, config.eval.num_samples)
+    extractor = DigitsExtractor(digits_classifier(held_out.shape[-1]).to(device))
+    return Evaluator(extractor, held_out, config.eval.metrics, config.eval.num_samples)
 
 
 def digits_classifier(resolution: int) -> DigitsClassifier:
     """Return the classifier of gray digits of this resolution, trained on the training scans alone."""
-    from gan.data import Digits
-
     scans = Digits(resolution=resolution).load().train
     key = hash_of(scans.images, scans.labels, DigitsClassifier.VERSION)
-    state = cached(
-        f"digits_classifier-{key}", lambda: train_digits_classifier(scans.images, scans.labels).state_dict()
-    )
+    state = cached(f"digits_classifier-{key}", lambda: train_digits_classifier(scans.images, scans.labels).state_dict())
     classifier = DigitsClassifier()
     classifier.load_state_dict(state)
     return classifier.eval().requires_grad_(False)
@@ -82,8 +81,8 @@ def check_choices(config: Config, splits: Splits) -> None:
         if name not in METRICS:
             hint = did_you_mean(name, METRICS)
             raise UserError(f"eval.metrics: unknown metric '{name}' (choices: {', '.join(sorted(METRICS))}){hint}")
-    if not config.eval.metrics:
-        raise UserError("eval.metrics: name at least one metric; the first one chooses the best checkpoint")
+        if not config.data.of_digits:
+            raise UserError(f"eval.metrics: {name} is for digits, not for {DATASETS.name_of(type(config.data))}")
 
 
 def select_device(name: str) -> torch.device:

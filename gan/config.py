@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from gan.data import DatasetConfig, Digits
+from gan.data import DatasetConfig
+from gan.datasets.digits import Digits
 from gan.losses import Hinge, Loss
 from gan.regularizers import Regularizer
 from models import DiscriminatorConfig, GeneratorConfig
@@ -46,9 +47,13 @@ class TrainConfig:
     generator_batch_size: Annotated[int, AT_LEAST_1] | None = None
     """Fakes in a generator update (null: as batch_size)"""
     n_critic: Annotated[int, AT_LEAST_1] = 1
-    """Discriminator updates before each generator update"""
+    """Discriminator updates to each generator update"""
+    first: Literal["discriminator", "generator"] = "discriminator"
+    """Whose update begins a step (Miyato's code: the generator's)"""
     ema_halflife_kimg: Annotated[float, AT_LEAST_0] = 5.0
     """Half-life of the generator's weight average in thousands of generated images (0: no average)"""
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    """DiffAugment of the images that the discriminator is shown, real and fake"""
     amp: Literal["none", "bf16"] = "none"
     """Mixed precision of the forward passes"""
     compile: bool = False
@@ -64,7 +69,7 @@ class EvalConfig:
     every: Annotated[int, AT_LEAST_1] = 500
     """Generator updates between evaluations and sample grids"""
     metrics: tuple[str, ...] = ("fd_digits", "modes", "kl", "confident", "is_digits")
-    """Metrics to compute; the first one chooses the best checkpoint"""
+    """Metrics to compute, if any; the first one chooses the best checkpoint"""
     num_samples: Annotated[int, Range(min=2)] = 10_000
     """Generated images per evaluation"""
 

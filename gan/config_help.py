@@ -5,9 +5,9 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from gan.yaml_config import is_family, to_plain
+from gan.yaml_config import dump_value, is_family
 
 
 def field_docs(cls: type) -> dict[str, str]:
@@ -24,49 +24,41 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def describe(schema: type) -> str:
-    """Return every key of a config with its meaning and default, a line or two each."""
-    return "\n".join(_lines(schema, ""))
+    """Return every key of a config with its meaning and default, then the options of every choice."""
+    families: list[type] = []
+    keys = list(_keys(schema, "", families))
+    sections = [line for family in families for line in _choices(family, families)]
+    return "\n".join([*keys, *sections])
 
 
-def _lines(cls: type, prefix: str) -> Iterator[str]:
+def _keys(cls: type, prefix: str, families: list[type]) -> Iterator[str]:
+    """Yield the keys of a dataclass; families met on the way are added to `families`, to be described once."""
     docs, types = field_docs(cls), get_type_hints(cls)
     for field in dataclasses.fields(cls):
         key, tp = f"{prefix}{field.name}", types[field.name]
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        family = get_args(tp)[1] if get_origin(tp) is dict else tp
-        if is_family(family):
-            yield from _family(family, key, docs[field.name], default, in_mapping=family is not tp)
-        elif dataclasses.is_dataclass(tp):
-            yield from _lines(tp, f"{key}.")
+        if dataclasses.is_dataclass(tp) and not is_family(tp):
+            yield from _keys(tp, f"{key}.", families)
         else:
-            yield _entry(key, docs[field.name], default)
+            yield _entry(key, docs[field.name], field, tp, families)
 
 
-def _family(family: type, key: str, doc: str, default: Any, in_mapping: bool) -> Iterator[str]:
-    names = ", ".join(family.registry)
-    chosen = "none" if in_mapping else family.registry.name_of(type(default))
-    yield f"  {key}  (default: {chosen})\n      {doc}. Choices: {names}"
-    common = {field.name for field in dataclasses.fields(family)}
-    yield from _options(family, f"{key}.{'NAME.' if in_mapping else ''}", common)
+def _choices(family: type, families: list[type]) -> Iterator[str]:
+    """Yield the options of each class of a family, those of a family within it as one more family."""
+    kind = family.registry.kind
     for name in family.registry:
-        entry = family.registry.get(name)
-        own = {field.name for field in dataclasses.fields(entry)} - common
-        yield from _options(entry, f"{key}.{name}." if in_mapping else f"{key}[{name}].", own)
+        cls = family.registry.get(name)
+        yield f"\n  {kind} '{name}': {inspect.getdoc(cls).splitlines()[0]}"
+        docs, types = field_docs(cls), get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            yield _entry(f"  .{field.name}", docs[field.name], field, types[field.name], families)
 
 
-def _options(cls: type, prefix: str, names: set[str]) -> Iterator[str]:
-    docs, types = field_docs(cls), get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        if field.name not in names:
-            continue
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        if is_family(types[field.name]):
-            yield from _family(types[field.name], f"{prefix}{field.name}", docs[field.name], default, in_mapping=False)
-        else:
-            yield _entry(f"{prefix}{field.name}", docs[field.name], default)
-
-
-def _entry(key: str, doc: str, default: Any) -> str:
-    plain = to_plain(default)
-    shown = {True: "true", False: "false", None: "null"}.get(plain, plain) if not isinstance(plain, list) else plain
+def _entry(key: str, doc: str, field: dataclasses.Field, tp: Any, families: list[type]) -> str:
+    default = field.default_factory() if callable(field.default_factory) else field.default
+    family = get_args(tp)[1] if get_origin(tp) is dict else tp
+    if is_family(family):
+        if family not in families:
+            families.append(family)
+        doc += f". One of: {', '.join(family.registry)}"
+    shown = family.registry.name_of(type(default)) if is_family(tp) else dump_value(default)
     return f"  {key}  (default: {shown})\n      {doc}"

@@ -21,7 +21,7 @@ class RunLogger:
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(self.path, lambda file: file.write(text.encode()))
         self._file = self.path.open("a", encoding="utf-8")
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
 
     def scalars(self, step: int, d_steps: int, images: int, numbers: dict[str, float]) -> None:
         """Log the numbers by tag after generator update `step`; `images` counts the real images D has seen."""

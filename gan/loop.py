@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gan import rng
+from gan.augment import augment
 from gan.checkpoint import Checkpoints
-from gan.config import Config, TrainConfig
+from gan.config import Config
 from gan.data import Sampler, to_uint8
 from gan.ema import EMA
 from gan.evaluate import Evaluator
 from gan.logging import RunLogger
 from gan.losses import Loss
 from gan.progress import Progress
-from gan.regularizers import Regularizer
+from gan.regularizers import Batch, Regularizer
 from gan.samples import sample_grid, save_png
 from metrics.lipschitz import LipschitzTracker, input_gradient_norms, product
 
@@ -48,7 +49,7 @@ class Experiment:
     stacked: bool
     loss: Loss
     regularizers: dict[str, Regularizer]
-    evaluator: Evaluator
+    evaluator: Evaluator | None
     tracker: LipschitzTracker
     step: int = 0
     best: float | None = None
@@ -65,13 +66,14 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a later step depends on."""
-        return {"step": self.step, "best": self.best} | {
+        return {"step": self.step, "best": self.best, "best_by": self.config.eval.metrics[:1]} | {
             name: part.state_dict() for name, part in self._stateful().items()
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
-        self.step, self.best = state["step"], state["best"]
+        self.step = state["step"]
+        self.best = state["best"] if state["best_by"] == self.config.eval.metrics[:1] else None
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
 
@@ -98,9 +100,12 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
 
     while run.step < steps:
         set_learning_rates(run)
+        if config.train.first == "generator":
+            g_numbers = generator_step(run, G, D)
         for k in range(config.train.n_critic):
             d_numbers = discriminator_step(run, G, D, run.d_steps + k)
-        g_numbers = generator_step(run, G, D)
+        if config.train.first == "discriminator":
+            g_numbers = generator_step(run, G, D)
         run.ema.update(run.G, generator_batch_size(config))
         run.step += 1
         progress.step()
@@ -133,22 +138,18 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
 
 def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int) -> dict[str, Tensor]:
     """Update D once; return its loss and mean logits, still on the device."""
-    config = run.config.train
-    x_real, y_real = run.sampler.batch(d_step * config.batch_size, config.batch_size)
-    x_real, y_real = memory_format(x_real, config), y_real if run.num_classes else None
-    with autocast(run), torch.no_grad():
-        z, y_fake = latents(run, config.batch_size, "D", d_step)
-        x_fake = G(z, y_fake)
+    batch = batch_for(run, G, d_step)
+    random = rng.generator(run.device, run.config.seed, "penalty", d_step)
     run.optimizer_D.zero_grad()
     with autocast(run):
-        logits_real, logits_fake = judge(D, x_real, y_real, x_fake, y_fake)
+        logits_real, logits_fake = judge(D, batch)
         loss = run.loss.discriminator(logits_real.float(), logits_fake.float())
         total = loss
         for regularizer in run.regularizers.values():
             if regularizer.due(d_step):
                 # Lazy penalties count for the steps between. The uncompiled D: its double backward needs eager mode.
                 factor = regularizer.weight * regularizer.every
-                total = total + factor * regularizer.penalty(run.D, x_real, x_fake, y_real)
+                total = total + factor * regularizer.penalty(run.D, batch, random)
     total.backward()
     run.optimizer_D.step()
     return {
@@ -160,26 +161,52 @@ def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int)
 
 def generator_step(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
     """Update G once, with D's parameters frozen; return its loss, still on the device."""
+    size = generator_batch_size(run.config)
+    random = rng.generator(run.device, run.config.seed, "augmentation", "G", run.step)
     run.optimizer_G.zero_grad()
     run.D.requires_grad_(False)
     with autocast(run):
-        z, y = latents(run, generator_batch_size(run.config), "G", run.step)
-        loss = run.loss.generator(D(G(z, y), y).float())
+        z, y = latents(run, size, "G", run.step)
+        logits_fake = D(augment(G(z, y), run.config.train.augment, random), y).float()
+        logits_real = None
+        if run.loss.generator_sees_real:
+            x_real, y_real = real_images(run, run.images, size)
+            with torch.no_grad():
+                logits_real = D(augment(x_real, run.config.train.augment, random), y_real).float()
+        loss = run.loss.generator(logits_fake, logits_real)
     loss.backward()
     run.D.requires_grad_(True)
     run.optimizer_G.step()
     return {"loss/G": loss.detach()}
 
 
-def judge(
-    D: nn.Module, x_real: Tensor, y_real: Tensor | None, x_fake: Tensor, y_fake: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def batch_for(run: Experiment, G: nn.Module, d_step: int) -> Batch:
+    """Return what D is shown at this D step: real images and fakes without a graph, augmented alike."""
+    config = run.config.train
+    x_real, y_real = real_images(run, d_step * config.batch_size, config.batch_size)
+    with autocast(run), torch.no_grad():
+        z, y_fake = latents(run, config.batch_size, "D", d_step)
+        x_fake = G(z, y_fake)
+    random = rng.generator(run.device, run.config.seed, "augmentation", "D", d_step)
+    x_real = augment(x_real, config.augment, random)
+    return Batch(x_real, y_real, augment(x_fake.to(x_real.dtype), config.augment, random), y_fake)
+
+
+def real_images(run: Experiment, position: int, count: int) -> tuple[Tensor, Tensor | None]:
+    """Return `count` real images of the stream from `position` on, with labels for a conditional GAN."""
+    x, y = run.sampler.batch(position, count)
+    if run.config.train.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x, y if run.num_classes else None
+
+
+def judge(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the logits of real and fake images, in one pass where no batch statistics would mix the two."""
     if any(isinstance(module, _BatchNorm) for module in D.modules()):
-        return D(x_real, y_real), D(x_fake, y_fake)
-    y = None if y_real is None or y_fake is None else torch.cat([y_real, y_fake])
-    logits = D(torch.cat([x_real, x_fake]), y)
-    return logits[: len(x_real)], logits[len(x_real) :]
+        return D(batch.x_real, batch.y_real), D(batch.x_fake, batch.y_fake)
+    y = None if batch.y_real is None else torch.cat([batch.y_real, batch.y_fake])
+    logits = D(torch.cat([batch.x_real, batch.x_fake]), y)
+    return logits[: len(batch.x_real)], logits[len(batch.x_real) :]
 
 
 def latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
@@ -209,6 +236,8 @@ def set_learning_rates(run: Experiment) -> None:
 
 def evaluate(run: Experiment, checkpoints: Checkpoints) -> dict[str, float]:
     """Return the metrics of the averaged generator; keep the checkpoint when the first of them is the best so far."""
+    if run.evaluator is None:
+        return {}
     scores = run.evaluator(lambda z, y: run.ema.network(z, y), lambda count, k: latents(run, count, "evaluation", k))
     first = scores[run.config.eval.metrics[0]]
     if run.evaluator.is_better(first, run.best):
@@ -251,11 +280,6 @@ def gradient_norm(network: nn.Module) -> float:
 def generator_batch_size(config: Config) -> int:
     """Return the number of fakes in a generator update."""
     return config.train.generator_batch_size or config.train.batch_size
-
-
-def memory_format(x: Tensor, config: TrainConfig) -> Tensor:
-    """Return images in the memory format of the run."""
-    return x.contiguous(memory_format=torch.channels_last) if config.channels_last else x
 
 
 def autocast(run: Experiment) -> torch.autocast:

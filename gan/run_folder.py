@@ -1,5 +1,8 @@
 """A run is a folder: who may write into which, and where its files are."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,12 @@ CONFIG = "config.yaml"
 
 # What a resumed run may change: how long it goes on and what it reports, never what it computes.
 MAY_CHANGE = ("train.steps", "log.", "eval.", "lipschitz.", "checkpoint.")
+
+
+def name_of(config: Path) -> str:
+    """Return what a run of a config file is called: the file's name after that of its folder."""
+    path = Path(os.path.abspath(config))
+    return f"{path.parent.name}-{path.stem}".lstrip("-")
 
 
 def free_folder(name: str, parent: Path = Path("runs")) -> Path:
@@ -32,26 +41,39 @@ def newest_folder(name: str, parent: Path = Path("runs")) -> Path:
 
 def check_free(folder: Path) -> None:
     """Raise UserError when there is something in the folder of a new run already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if (folder / CONFIG).exists():
+    with _readable(folder):
+        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        holds_run = used and (folder / CONFIG).exists()
+    if used:
+        if holds_run:
             raise UserError(f"--out {folder} holds a run already; add --resume to continue it, or choose another --out")
         raise UserError(f"--out {folder} exists and is not an empty folder; choose another --out")
 
 
-def read_config(folder: Path, overrides: list[str]) -> Config:
-    """Return the config of the run in `folder` with overrides applied; UserError when there is no run."""
-    if not (folder / CONFIG).is_file():
+def config_path(folder: Path) -> Path:
+    """Return where the config of the run in `folder` is; UserError when it holds no run."""
+    with _readable(folder):
+        holds_run = (folder / CONFIG).is_file()
+    if not holds_run:
         raise UserError(f"--resume: {folder} holds no run ({CONFIG} is missing)")
-    return load_config(Config, folder / CONFIG, overrides)
+    return folder / CONFIG
 
 
 def check_same(folder: Path, config: Config) -> None:
     """Raise UserError when the run in `folder` is another experiment than `config`."""
-    held = read_config(folder, [])
+    held = load_config(Config, config_path(folder))
     changed = [key for key in differences(to_plain(held), to_plain(config)) if not key.startswith(MAY_CHANGE)]
     if changed:
         keys = ", ".join(changed)
         raise UserError(f"--out {folder} holds a run of another config (it differs in {keys}); choose another --out")
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # no permission, a name that is too long
+        raise UserError(f"cannot look into --out {folder}: {error.strerror}") from None
 
 
 def write_config(folder: Path, config: Config) -> None:

@@ -17,7 +17,11 @@ def newest_values(folder: Path) -> dict[str, float]:
 def results_table(values: dict[str, float], floor: dict[str, float]) -> str:
     """Return a table of the metrics beside those of real training images, and of the Lipschitz estimates."""
     rows = [("", "generated", "real")]
-    rows += [(name, _number(values[f"metrics/{name}"]), _number(real)) for name, real in floor.items()]
+    rows += [
+        (name, _number(values[f"metrics/{name}"]), _number(real))
+        for name, real in floor.items()
+        if f"metrics/{name}" in values
+    ]
     rows += [
         (name, _number(values[tag]), "")
         for name, tag in (

@@ -29,7 +29,7 @@ def merge_layers(schema: type, layers: Sequence[Node]) -> Node:
     return merged
 
 
-def _merge(tp: Any, below: Node | None, above: Node) -> Node:
+def _merge(tp: Any, below: Node | None, above: Node, default: Any = None) -> Node:
     tp = _bare(tp)
     if is_family(tp):
         above = _as_choice(above)
@@ -39,6 +39,8 @@ def _merge(tp: Any, below: Node | None, above: Node) -> Node:
     entries = dict(below.value)
     if is_family(tp):
         old, new = (_name_in(node) for node in (below, above))
+        if old is None and default is not None:
+            old = tp.registry.name_of(type(default))
         if new is not None and old is not None and new != old:
             common = {f.name for f in dataclasses.fields(tp)}
             entries = {key: child for key, child in entries.items() if key in common}
@@ -46,7 +48,8 @@ def _merge(tp: Any, below: Node | None, above: Node) -> Node:
         tp = tp.registry.get(name) if name in tp.registry else tp
     types = _field_types(tp)
     for key, child in above.value.items():
-        entries[key] = _merge(types.get(key, Any), entries.get(key), child)
+        inner = _default(tp, key, None) if key in types else None
+        entries[key] = _merge(types.get(key, Any), entries.get(key), child, inner)
     return Node(entries, above.where)
 
 
@@ -222,3 +225,9 @@ def to_plain(value: Any) -> Any:
 def dump_config(config: Any) -> str:
     """Return the YAML text from which `load_config` reads an equal config."""
     return yaml.dump(to_plain(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def dump_value(value: Any) -> str:
+    """Return a single value as it would stand in a config, on one line."""
+    text = yaml.dump(to_plain(value), Dumper=Dumper, default_flow_style=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")

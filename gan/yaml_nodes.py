@@ -13,6 +13,7 @@ import yaml
 from gan.errors import UserError
 
 MAX_NODES = 100_000  # a config has a few hundred; this stops "billion laughs" aliases
+MAX_DIGITS = 1000  # Python itself refuses to print numbers of more than some thousand digits
 
 
 class ConfigError(UserError):
@@ -35,6 +36,7 @@ _SCALARS = {
         r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
     ),
 }
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 class Loader(yaml.SafeLoader):
@@ -53,24 +55,40 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_str(dumper: Dumper, text: str) -> yaml.Node:
+    # PyYAML folds line breaks such as U+0085 into spaces unless they are escaped, between double quotes.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+Dumper.add_representer(str, _represent_str)
+
 for _tag, _pattern in _SCALARS.items():
     for _cls in (Loader, Dumper):
         _cls.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)
 
 
 def _scalar(tag: str, text: str) -> Any:
-    match tag.removeprefix("tag:yaml.org,2002:"):
+    kind = tag.removeprefix("tag:yaml.org,2002:")
+    if kind in _SCALARS and not _SCALARS[kind].match(text):  # by an explicit tag, such as `!!int x`
+        raise ValueError(f"'{text}' is no {kind}")
+    match kind:
         case "null":
             return None
         case "bool":
             return text.lower() == "true"
         case "int":
+            if len(text) > MAX_DIGITS:
+                raise ValueError(f"a whole number of more than {MAX_DIGITS} digits")
             return int(text, 8 if text.startswith("0o") else 16 if text.startswith("0x") else 10)
         case "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         case "str":
             return text
-    raise ValueError(f"the tag {tag} is not allowed here")
+    raise ValueError(_not_allowed(tag))
+
+
+def _not_allowed(tag: str) -> str:
+    return f"the tag {tag} is not allowed here"
 
 
 def parse_yaml(text: str, source: str) -> Node:
@@ -92,6 +110,8 @@ def parse_yaml(text: str, source: str) -> Node:
                     return Node(_scalar(node.tag, node.value), where)
                 except ValueError as error:
                     raise ConfigError(f"{where}: {one_line(error)}") from None
+            if node.tag not in _COLLECTIONS:
+                raise ConfigError(f"{where}: {_not_allowed(node.tag)}")
             if isinstance(node, yaml.SequenceNode):
                 return Node([convert(child) for child in node.value], where)
             entries: dict[str, Node] = {}
@@ -108,7 +128,7 @@ def parse_yaml(text: str, source: str) -> Node:
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark or error.context_mark).line + 1
         raise ConfigError(f"{source}:{line}: not valid YAML: {one_line(error.problem or error.context)}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode
         raise ConfigError(f"{source}: not valid YAML: {one_line(error)}") from None
     except RecursionError:
         raise ConfigError(f"{source}: nested too deeply, or an alias that contains itself") from None

@@ -1,4 +1,4 @@
-"""Generators, discriminators and normalizations. Each is a registered dataclass of options that builds torch modules."""
+"""Generators, discriminators and normalizations: registered dataclasses of options that build torch modules."""
 
 import sys
 

@@ -1,0 +1,74 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
+
+from gan.build import digits_classifier
+from train_gan import main
+
+TINY = """\
+data: {name: digits, resolution: 16}
+generator: {width: 4, z_dim: 8}
+discriminator: {width: 4, normalization: conv_norm}
+regularizers: {r1: {weight: 0.1, every: 3}}
+train: {steps: 4, batch_size: 8, n_critic: 2}
+log: {every: 1}
+eval: {every: 2, num_samples: 50}
+lipschitz: {every: 2, iterations: 3}
+checkpoint: {every: 2, keep: 1}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """The cache of the session: a temporary folder, one for all workers of pytest-xdist."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        yield root / "cache"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from threads, and parallel workers lose by them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def classifier(cache):
+    """The digits classifier of resolution 16, trained once for all workers."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "classifier.lock"):
+        return digits_classifier(16)
+
+
+@pytest.fixture
+def event_files_in_order(monkeypatch):
+    """Let several writers of one process take names in their order, as those of several processes do."""
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(0))
+
+
+@pytest.fixture
+def tiny_config(tmp_path) -> Path:
+    """A YAML file whose run takes a fraction of a second."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny_run(tiny_config, classifier):
+    """Train the tiny config into a folder, with more arguments of the command line; return the folder."""
+
+    def run(out: Path, *arguments: str) -> Path:
+        assert main(["--config", str(tiny_config), "--out", str(out), "--device", "cpu", *arguments]) == 0
+        return out
+
+    return run

@@ -1,0 +1,96 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan.cache import cache_dir, cached, hash_of, write_atomically
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return cache_dir()
+
+
+def never():
+    raise AssertionError("computed again")
+
+
+def test_the_cache_is_where_xdg_says(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_dir() == Path("/somewhere/convnorm-gan")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_dir() == Path.home() / ".cache" / "convnorm-gan"
+
+
+def test_a_value_is_computed_once(empty_cache):
+    value = {"x": torch.arange(3.0)}
+    assert cached("name", lambda: value) is value
+    assert torch.equal(cached("name", never)["x"], value["x"])
+
+
+def test_names_do_not_share_values(empty_cache):
+    cached("a", lambda: {"x": 1})
+    assert cached("b", lambda: {"x": 2}) == {"x": 2}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_a_file_that_cannot_be_read_is_computed_anew(empty_cache, content):
+    cached("name", lambda: {"x": torch.arange(100)})
+    path = empty_cache / "name.pt"
+    path.write_bytes(path.read_bytes()[:-50] if content is None else content)
+    assert cached("name", lambda: {"x": 2}) == {"x": 2}
+    assert cached("name", never) == {"x": 2}
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match=r"cannot be written \(Not a directory\)"):
+        assert cached("name", lambda: {"x": 2}) == {"x": 2}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        torch.tensor([1.0, 2.0, 3.0]),
+        torch.tensor([[1.0, 2.0]]),
+        torch.tensor([1.0, 2.0]).view(torch.int32),
+        "1",
+        1,
+    ],
+)
+def test_the_hash_sees_values_shape_and_type(other):
+    assert hash_of(other) != hash_of(torch.tensor([1.0, 2.0]))
+
+
+def test_the_hash_is_of_the_values_and_not_of_their_memory_layout():
+    x = torch.arange(6.0).view(2, 3)
+    assert hash_of(x) == hash_of(x.T.contiguous().T)
+    assert hash_of("ab", "c") != hash_of("a", "bc")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, lambda file: file.write(b"old"))
+
+    def fail(file):
+        file.write(b"ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_written_file_is_as_readable_as_any_other(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", lambda file: file.write(b"x"))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640

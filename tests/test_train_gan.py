@@ -1,0 +1,257 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gan.checkpoint import load
+from gan.config import Config
+from gan.data import ImageData, Splits
+from gan.datasets.digits import StackedDigits
+from gan.logging import read_lines
+from gan.yaml_config import load_config
+from models import ImageShape, build_generator
+from train_gan import main
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+COUNTERS = {"step", "d_steps", "images"}
+TAGS = {
+    *("loss/D", "loss/G", "logits/real", "logits/fake", "gradient_norm/D", "gradient_norm/G", "speed/images_per_s"),
+    *("metrics/modes", "metrics/kl", "metrics/confident", "metrics/fd_digits", "metrics/is_digits"),
+    *("lipschitz/D/product", "lipschitz/D/gradient_max"),
+    *("lipschitz/D/layers/downs.0", "lipschitz/D/layers/downs.1", "lipschitz/D/layers/head"),
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Work in a temporary folder, so that a run without --out lands there."""
+    monkeypatch.chdir(tmp_path)
+
+
+def files_below(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_a_whole_folder(tmp_path, tiny_run):
+    folder = tiny_run(tmp_path / "run", "train.steps=6", "checkpoint.keep=2")
+    names = {str(path.relative_to(folder)) for path in files_below(folder)}
+    (events,) = (name for name in names if name.startswith("events.out.tfevents."))
+    assert names - {events} == {
+        *("config.yaml", "metrics.jsonl", "generator.safetensors", "checkpoints/best.pt"),
+        *("checkpoints/step_00000004.pt", "checkpoints/step_00000006.pt"),
+        *(f"samples/step_0000000{step}.png" for step in (2, 4, 6)),
+    }
+
+
+def test_every_number_is_in_metrics_jsonl_and_in_tensorboard_under_one_tag(tmp_path, tiny_run):
+    folder = tiny_run(tmp_path / "run")
+    lines = read_lines(folder / "metrics.jsonl")
+    assert set().union(*lines) == COUNTERS | TAGS
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == TAGS
+    assert events.Tags()["images"] == ["samples"]
+    for tag in TAGS:
+        logged = [(line["step"], pytest.approx(line[tag], rel=1e-6)) for line in lines if tag in line]
+        assert [(event.step, event.value) for event in events.Scalars(tag)] == logged
+
+
+def test_the_generator_file_loads_back_and_makes_the_samples(tmp_path, tiny_run):
+    folder = tiny_run(tmp_path / "run", "generator.normalization=spectral")
+    with safe_open(folder / "generator.safetensors", "pt") as file:
+        (tmp_path / "from_metadata.yaml").write_text(file.metadata()["config"])
+    config = load_config(Config, tmp_path / "from_metadata.yaml")
+    assert config == load_config(Config, folder / "config.yaml")
+    generator = build_generator(config.generator, ImageShape(1, 16))
+    generator.load_state_dict(load_file(folder / "generator.safetensors"))
+    averaged = load(folder / "checkpoints" / "step_00000004.pt")["G_ema"]
+    assert averaged.keys() == generator.state_dict().keys()
+    assert all(torch.equal(averaged[name], tensor) for name, tensor in generator.state_dict().items())
+
+
+def test_the_saved_config_is_the_resolved_one(tmp_path, tiny_run, tiny_config):
+    folder = tiny_run(tmp_path / "run", "seed=3")
+    assert load_config(Config, folder / "config.yaml") == load_config(Config, tiny_config, ["seed=3"])
+
+
+def test_the_best_checkpoint_is_that_of_the_best_first_metric(tmp_path, tiny_run):
+    folder = tiny_run(tmp_path / "run", "train.steps=6", "optimizer.generator.lr=0.05")
+    scores = {
+        line["step"]: line["metrics/fd_digits"]
+        for line in read_lines(folder / "metrics.jsonl")
+        if "metrics/fd_digits" in line
+    }
+    best = load(folder / "checkpoints" / "best.pt")
+    assert best["best"] == min(scores.values())
+    assert best["step"] == min(scores, key=scores.get)
+
+
+def test_a_sample_grid_of_stacks_shows_the_planes_beside_the_colors(tmp_path, tiny_run):
+    sizes = {}
+    for name in ("digits", "{name: stacked_digits, size: 20, held_out_size: 20}"):
+        folder = tiny_run(tmp_path / name[:4], f"data={name}", "train.steps=1")
+        with Image.open(folder / "samples" / "step_00000001.png") as image:
+            sizes[name[:4]] = image.size
+    assert sizes["{nam"][0] > 3.9 * sizes["digi"][0]
+    assert sizes["{nam"][1] == sizes["digi"][1]
+
+
+def test_a_run_ends_with_its_results_and_where_they_are(tmp_path, tiny_run, capsys):
+    folder = tiny_run(tmp_path / "run")
+    out = capsys.readouterr().out
+    modes = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["metrics/modes"]
+    assert re.search(rf"^modes +{modes} +10$", out, re.MULTILINE)
+    assert f"run folder:   {folder}" in out
+    assert out.endswith(f"tensorboard --logdir {folder}\n")
+
+
+def test_without_out_runs_are_numbered_and_the_newest_is_resumed(tmp_path, tiny_config, classifier):
+    arguments = ["--config", str(tiny_config), "--device", "cpu", "train.steps=1"]
+    assert main(arguments) == 0
+    assert main(arguments) == 0
+    first, second = (Path("runs") / f"{tmp_path.name}-tiny{suffix}" for suffix in ("", "-2"))
+    for age, folder in enumerate((second, first)):
+        os.utime(folder / "config.yaml", (10**9 - age, 10**9 - age))
+    before = files_below(first)
+    assert main([*arguments[:-1], "--resume", "train.steps=2"]) == 0
+    assert (second / "checkpoints" / "step_00000002.pt").exists()
+    assert files_below(first) == before
+
+
+WRONG = {
+    "unknown key": (["train.stepz=3"], r"train.stepz: unknown key \(known here: steps, .*did you mean 'steps'"),
+    "wrong type": (["train.steps=many"], "train.steps: must be a whole number, not the string 'many'"),
+    "wrong choice": (["loss=hinj"], "loss: unknown loss 'hinj' .*did you mean 'hinge'"),
+    "out of range": (["train.steps=0"], "train.steps: must be at least 1, not 0"),
+    "no override": (["faster"], "faster: an override is written key.sub=value"),
+    "unknown option": (["--fast"], "unrecognized arguments: --fast"),
+    "unknown device": (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+    "missing config": (["--config", "gone.yaml"], "cannot read the config file .*gone.yaml: No such file"),
+    "a folder as config": (["--config", "."], "cannot read the config file .*: Is a directory"),
+    "batch larger than data": (
+        ["train.batch_size=1438"],
+        r"train.batch_size=1438 is larger than the training set \(1437 images\)",
+    ),
+    "unknown metric": (
+        ["eval.metrics=[fd_digit]"],
+        "eval.metrics: unknown metric 'fd_digit' .*did you mean 'fd_digits'",
+    ),
+    "impossible resolution": (["data.resolution=17"], "generator: DCGAN cannot make 17 x 17 images"),
+    "missing data": (["data=cifar10", "eval.metrics=[]"], "data.root: no whole cifar10 in 'data'"),
+    "nothing to resume": (["--resume"], r"holds no run \(config.yaml is missing\)"),
+}
+
+
+def assert_error(capsys, arguments: list, message: str):
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"error: .*{message}.*\n", err), err
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, tiny_config, capsys, arguments, message):
+    before = files_below(tmp_path)
+    assert_error(capsys, ["--config", tiny_config, "--device", "cpu", "--out", "out", *arguments], message)
+    assert files_below(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_cuda_device_is_an_error(tiny_config, capsys):
+    assert_error(capsys, ["--config", tiny_config, "--out", "out", "--device", "cuda"], "no CUDA device")
+    assert not Path("out").exists()
+
+
+def test_an_out_folder_that_cannot_be_made_is_an_error(tmp_path, tiny_config, classifier, capsys):
+    (tmp_path / "file").write_text("mine")
+    before = files_below(tmp_path)
+    for out, reason in (("file/below", "cannot write to --out .*: Not a directory"), ("x" * 300, "File name too long")):
+        assert_error(capsys, ["--config", tiny_config, "--device", "cpu", "--out", out], reason)
+    assert files_below(tmp_path) == before
+
+
+def test_an_out_folder_in_use_is_left_alone(tmp_path, tiny_config, tiny_run, capsys):
+    folder = tiny_run(tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    before = files_below(tmp_path)
+    arguments = ["--config", tiny_config, "--device", "cpu", "--out"]
+    assert_error(capsys, [*arguments, folder], "holds a run already; add --resume")
+    assert_error(capsys, [*arguments, folder, "--resume", "seed=5"], r"of another config \(it differs in seed\)")
+    assert_error(capsys, [*arguments, tmp_path / "other"], "is not an empty folder")
+    assert_error(capsys, [*arguments, tiny_config], "is not an empty folder")
+    assert_error(capsys, [*arguments, tmp_path / "other", "--resume"], "holds no run")
+    assert files_below(tmp_path) == before
+
+
+def test_a_broken_checkpoint_is_an_error_and_nothing_is_overwritten(tmp_path, tiny_run, capsys):
+    folder = tiny_run(tmp_path / "run")
+    (folder / "checkpoints" / "step_00000004.pt").write_bytes(b"broken")
+    before = files_below(tmp_path)
+    assert_error(
+        capsys, ["--out", folder, "--device", "cpu", "--resume", "train.steps=9"], "cannot read the checkpoint"
+    )
+    assert files_below(tmp_path) == before
+
+
+def test_help_lists_every_section_of_the_config(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    for text in ("--resume", "  train.steps  (default: 2000)\n", "normalization 'conv_norm':", "regularizer 'r1':"):
+        assert text in out
+
+
+def shrunk(config: Config) -> list[str]:
+    """Return the overrides that make any config small enough for a test."""
+    overrides = ["train.steps=2", "train.batch_size=4", "train.generator_batch_size=4", "train.compile=false"]
+    overrides += ["eval.num_samples=20", "eval.every=1", "lipschitz.iterations=2", "generator.z_dim=4"]
+    overrides += [
+        f"{name}.width=4" for name in ("generator", "discriminator") if hasattr(getattr(config, name), "width")
+    ]
+    if isinstance(config.data, StackedDigits):
+        overrides += ["data.size=50", "data.held_out_size=20"]
+    return overrides
+
+
+def made_up_images(dataset) -> Splits:
+    side = getattr(dataset, "resolution", 32)
+    random = torch.Generator().manual_seed(0)
+    parts = (torch.randint(256, (20, 3, side, side), generator=random, dtype=torch.uint8) for _ in range(2))
+    return Splits(*(ImageData(images, torch.arange(20) % 10, 10) for images in parts))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs").with_suffix("")))
+def test_every_shipped_config_trains_two_steps(path, tmp_path, classifier, monkeypatch):
+    config = load_config(Config, path)
+    monkeypatch.setattr("gan.build.digits_classifier", lambda resolution: classifier)
+    if not config.data.of_digits:
+        monkeypatch.setattr(type(config.data), "load", made_up_images)
+    out = tmp_path / "run"
+    assert main(["--config", str(path), "--out", str(out), "--device", "cpu", *shrunk(config)]) == 0
+    assert read_lines(out / "metrics.jsonl")[-1]["step"] == 2
+
+
+def test_the_command_works_from_a_shell_in_any_folder(tmp_path, tiny_config, classifier):
+    command = [sys.executable, str(ROOT / "train_gan.py"), "--config", tiny_config.name, "--out", "run"]
+    good = subprocess.run([*command, "--device", "cpu", "train.steps=1"], capture_output=True, text=True, cwd=tmp_path)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "step 1/1" in good.stdout
+    assert (tmp_path / "run" / "generator.safetensors").exists()
+    bad = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr == "error: --out run holds a run already; add --resume to continue it, or choose another --out\n"
