@@ -29,7 +29,7 @@ TAGS = {
     *("loss/D", "loss/G", "logits/real", "logits/fake", "gradient_norm/D", "gradient_norm/G", "speed/images_per_s"),
     *("metrics/modes", "metrics/kl", "metrics/confident", "metrics/fd_digits", "metrics/is_digits"),
     *("lipschitz/D/product", "lipschitz/D/gradient_max"),
-    *("lipschitz/D/layers/downs.0", "lipschitz/D/layers/downs.1", "lipschitz/D/layers/head"),
+    *("lipschitz/D/layers/downs.0", "lipschitz/D/layers/downs.1", "lipschitz/D/layers/head.linear"),
 }
 
 

@@ -1,10 +1,10 @@
-"""Batch normalization (Ioffe & Szegedy, ICML 2015)."""
+"""Batch normalization (Ioffe & Szegedy, ICML 2015), class-conditional too (Dumoulin et al., de Vries et al., 2017)."""
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm
+from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -18,7 +18,10 @@ class BatchNorm(nn.BatchNorm2d):
 @ACTIVATION_NORMS.register("batch")
 @dataclass(frozen=True, kw_only=True)
 class BatchNormConfig(ActivationNorm):
-    """Batch normalization with a learned scale and shift per channel."""
+    """Batch normalization with a learned scale and shift per channel.
+
+    Class-conditional: the statistics are those of the whole batch, scale and shift belong to the class.
+    """
 
     eps: float = 1e-5
     """Added to the variance"""
@@ -27,4 +30,5 @@ class BatchNormConfig(ActivationNorm):
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
         """Return the batch norm of `channels` channels."""
-        return BatchNorm(channels, eps=self.eps, momentum=self.momentum)
+        norm = BatchNorm(channels, eps=self.eps, momentum=self.momentum, affine=num_classes is None)
+        return norm if num_classes is None else ClassConditional(norm, channels, num_classes)

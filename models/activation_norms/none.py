@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm
+from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
 
 
 class Identity(nn.Module):
@@ -18,8 +18,11 @@ class Identity(nn.Module):
 @ACTIVATION_NORMS.register("none")
 @dataclass(frozen=True, kw_only=True)
 class NoActivationNorm(ActivationNorm):
-    """Leaves activations as they are."""
+    """Leaves activations as they are.
+
+    Class-conditional: a scale and a shift per class and channel alone (FiLM, Perez et al., AAAI 2018).
+    """
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
-        """Return the identity."""
-        return Identity()
+        """Return the identity, or the scale and shift of each class."""
+        return Identity() if num_classes is None else ClassConditional(Identity(), channels, num_classes)

@@ -5,7 +5,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from gan.config import Config
@@ -198,7 +198,14 @@ def values_of(tp: Any) -> st.SearchStrategy:
         return st.one_of([values_of(tp.registry.get(name)) for name in tp.registry])
     if dataclasses.is_dataclass(tp):
         hints = get_type_hints(tp, include_extras=True)
-        return st.builds(tp, **{f.name: values_of(hints[f.name]) for f in dataclasses.fields(tp)})
+
+        def build_or_reject(**values):
+            try:
+                return tp(**values)
+            except ValueError:  # a dataclass that checks itself
+                reject()
+
+        return st.builds(build_or_reject, **{f.name: values_of(hints[f.name]) for f in dataclasses.fields(tp)})
     low, high = (None if abs(b) == float("inf") else b for b in (bounds.min, bounds.max))
     if tp is float:
         return st.floats(low, high, allow_nan=False, allow_infinity=False)

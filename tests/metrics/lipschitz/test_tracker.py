@@ -19,7 +19,7 @@ IMAGE = torch.zeros(1, 1, 16, 16)
 @pytest.mark.parametrize("name", sorted(set(NORMALIZATIONS) - {"gradient"}))
 def test_finds_every_layer_under_every_normalization(name):
     norms = LipschitzTracker(small_discriminator(name), (IMAGE,)).measure()
-    assert list(norms) == ["downs.0", "downs.1", "head"]
+    assert list(norms) == ["downs.0", "downs.1", "head.linear"]
     assert all(norm > 0 for norm in norms.values())
 
 
@@ -32,7 +32,7 @@ def test_warm_start_converges_to_the_norm_of_each_layer():
         norms = tracker.measure()
     assert cold < 0.99 * truth
     assert norms["downs.1"] == pytest.approx(truth, rel=2e-3)
-    assert product(norms) == pytest.approx(norms["downs.0"] * norms["downs.1"] * norms["head"])
+    assert product(norms) == pytest.approx(norms["downs.0"] * norms["downs.1"] * norms["head.linear"])
 
 
 def test_state_dict_carries_the_warm_start():

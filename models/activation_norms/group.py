@@ -1,0 +1,39 @@
+"""Group normalization (Wu & He, ECCV 2018)."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
+from models.ranges import AT_LEAST_1
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm` that takes labels and ignores them."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Normalize each group of channels of each image of (B, C, H, W), in training and in evaluation alike."""
+        return super().forward(x)
+
+
+@ACTIVATION_NORMS.register("group")
+@dataclass(frozen=True, kw_only=True)
+class GroupNormConfig(ActivationNorm):
+    """Group normalization with a learned scale and shift per channel; per class and channel when conditional.
+
+    A map whose channels `groups` does not divide gets as many groups as the largest divisor of its channels that is
+    not above `groups`: with `groups: 32` that is 32 for 64 channels, 24 for 48 and 16 for 16. A map of at most
+    `groups` channels is thus normalized as by instance norm.
+    """
+
+    groups: Annotated[int, AT_LEAST_1] = 32
+    """Groups of channels, reduced to the nearest smaller divisor of a map's channels"""
+    eps: float = 1e-5
+    """Added to the variance"""
+
+    def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
+        """Return the group norm of `channels` channels."""
+        groups = max(g for g in range(1, min(self.groups, channels) + 1) if channels % g == 0)
+        norm = GroupNorm(groups, channels, eps=self.eps, affine=num_classes is None)
+        return norm if num_classes is None else ClassConditional(norm, channels, num_classes)

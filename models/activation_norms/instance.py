@@ -1,0 +1,29 @@
+"""Instance normalization (Ulyanov et al., 2016), class-conditional too (Dumoulin et al., ICLR 2017)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """`nn.InstanceNorm2d` that takes labels and ignores them."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Normalize each channel of each image of (B, C, H, W), in training and in evaluation alike."""
+        return super().forward(x)
+
+
+@ACTIVATION_NORMS.register("instance")
+@dataclass(frozen=True, kw_only=True)
+class InstanceNormConfig(ActivationNorm):
+    """Instance normalization with a learned scale and shift per channel; per class and channel when conditional."""
+
+    eps: float = 1e-5
+    """Added to the variance"""
+
+    def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
+        """Return the instance norm of `channels` channels."""
+        norm = InstanceNorm(channels, eps=self.eps, affine=num_classes is None)
+        return norm if num_classes is None else ClassConditional(norm, channels, num_classes)

@@ -1,0 +1,120 @@
+"""Norms of activations against their formulas."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.activation_norms import ACTIVATION_NORMS
+from models.activation_norms.base import ClassConditional
+from models.normalizations import normalize
+
+CLASSES = 5
+
+
+def x_of(channels: int = 6) -> torch.Tensor:
+    return 3 * torch.randn(4, channels, 5, 5, generator=torch.Generator().manual_seed(0)) + 2
+
+
+def norm(name: str, channels: int = 6, num_classes: int | None = None, **options) -> nn.Module:
+    return ACTIVATION_NORMS.get(name)(**options).build(channels, num_classes)
+
+
+def standardized(x: torch.Tensor, dims: tuple[int, ...], eps: float = 1e-5) -> torch.Tensor:
+    return (x - x.mean(dims, keepdim=True)) / (x.var(dims, keepdim=True, correction=0) + eps).sqrt()
+
+
+# The axes of (B, C, H, W) over which mean and variance are taken; a group norm of 3 groups of 2 channels apart.
+AXES = {"batch": (0, 2, 3), "layer": (1, 2, 3), "instance": (2, 3)}
+
+
+@pytest.mark.parametrize("name", list(AXES))
+def test_statistics(name):
+    x = x_of()
+    torch.testing.assert_close(norm(name)(x), standardized(x, AXES[name]))
+
+
+def test_group_statistics():
+    x = x_of()
+    expected = standardized(x.unflatten(1, (3, 2)), (2, 3, 4)).flatten(1, 2)
+    torch.testing.assert_close(norm("group", groups=3)(x), expected)
+
+
+def test_none_is_the_identity():
+    x = x_of()
+    assert norm("none")(x) is x
+
+
+@pytest.mark.parametrize("name", [*AXES, "group"])
+def test_scale_and_shift_are_per_channel(name):
+    module = norm(name)
+    assert {key: tuple(p.shape) for key, p in module.named_parameters()} == {"weight": (6,), "bias": (6,)}
+    x = x_of()
+    before = module(x)
+    with torch.no_grad():
+        module.weight.copy_(torch.arange(6.0))
+        module.bias.copy_(torch.arange(6.0) - 2)
+    scale = torch.arange(6.0)[:, None, None]
+    torch.testing.assert_close(module(x), before * scale + scale - 2)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 24), (16, 16), (7, 7), (37, 1), (96, 32)])
+def test_groups_are_the_largest_divisor(channels, groups):
+    assert norm("group", channels).num_groups == groups
+
+
+def test_group_norm_of_few_channels_is_instance_norm():
+    x = x_of()
+    torch.testing.assert_close(norm("group")(x), norm("instance")(x))
+
+
+@pytest.mark.parametrize("name", list(ACTIVATION_NORMS))
+def test_unconditional_ignores_labels(name):
+    x, y = x_of(), torch.tensor([0, 1, 2, 3])
+    module = norm(name).eval()
+    assert torch.equal(module(x, y), module(x))
+
+
+@pytest.mark.parametrize("name", list(ACTIVATION_NORMS))
+def test_conditional_starts_as_the_unconditional(name):
+    x, y = x_of(), torch.tensor([4, 0, 0, 2])
+    torch.testing.assert_close(norm(name, num_classes=CLASSES)(x, y), norm(name)(x))
+
+
+@pytest.mark.parametrize("name", list(ACTIVATION_NORMS))
+def test_conditional_scales_and_shifts_by_class(name):
+    x, y = x_of(), torch.tensor([4, 0, 0, 2])
+    module = norm(name, num_classes=CLASSES)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+    gamma, beta = module.weight.detach(), module.bias.detach()
+    plain = norm(name)(x)
+    expected = torch.stack([gamma[c][:, None, None] * plain[i] + beta[c][:, None, None] for i, c in enumerate(y)])
+    torch.testing.assert_close(module(x, y).detach(), expected.detach())
+
+
+def test_conditional_batch_norm_has_statistics_of_all_classes_together():
+    x, y = x_of(), torch.tensor([0, 0, 1, 1])
+    conditional, plain = norm("batch", num_classes=2), norm("batch")
+    conditional(x, y)
+    plain(x)
+    torch.testing.assert_close(conditional.norm.running_mean, plain.running_mean)
+    torch.testing.assert_close(conditional.norm.running_var, plain.running_var)
+    assert conditional.norm.weight is None
+    torch.testing.assert_close(conditional.eval()(x, y), plain.eval()(x))
+
+
+@pytest.mark.parametrize("normalization", ["spectral", "conv_norm"])
+def test_normalizations_of_weights_leave_scale_and_shift_alone(normalization):
+    module = nn.Sequential(norm("batch", num_classes=CLASSES))
+    normalize(module, normalization)
+    assert isinstance(module[0], ClassConditional)
+    assert torch.equal(module[0].weight, torch.ones(CLASSES, 6))
+    assert not nn.utils.parametrize.is_parametrized(module[0])
+
+
+@pytest.mark.parametrize("name", list(ACTIVATION_NORMS))
+def test_conditional_keeps_bf16(name):
+    module = norm(name, num_classes=CLASSES)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(x_of().bfloat16(), torch.tensor([4, 0, 0, 2])).dtype == torch.bfloat16
