@@ -147,7 +147,7 @@ WRONG = {
         ["eval.metrics=[fd_digit]"],
         "eval.metrics: unknown metric 'fd_digit' .*did you mean 'fd_digits'",
     ),
-    "impossible resolution": (["data.resolution=17"], "generator: DCGAN cannot make 17 x 17 images"),
+    "impossible resolution": (["data.resolution=17"], "generator: no network for 17 x 17 images"),
     "missing data": (["data=cifar10", "eval.metrics=[]"], "data.root: no whole cifar10 in 'data'"),
     "nothing to resume": (["--resume"], r"holds no run \(config.yaml is missing\)"),
 }
