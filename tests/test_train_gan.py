@@ -221,7 +221,7 @@ def shrunk(config: Config) -> list[str]:
     overrides = ["train.steps=2", "train.batch_size=4", "train.generator_batch_size=4", "train.compile=false"]
     overrides += ["eval.num_samples=20", "eval.every=1", "lipschitz.iterations=2", "generator.z_dim=4"]
     overrides += [
-        f"{name}.width=4" for name in ("generator", "discriminator") if hasattr(getattr(config, name), "width")
+        f"{name}.width=8" for name in ("generator", "discriminator") if hasattr(getattr(config, name), "width")
     ]
     if isinstance(config.data, StackedDigits):
         overrides += ["data.size=50", "data.held_out_size=20"]

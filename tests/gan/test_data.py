@@ -69,6 +69,12 @@ def test_about_half_of_the_images_are_mirrored_and_always_the_same_ones():
     assert torch.equal(sampler(100, horizontal_flip=True).batch(0, 100)[0], x)
 
 
+def test_every_batch_is_mirrored_anew():
+    stream = sampler(10, horizontal_flip=True)
+    mirrored = {tuple((stream.batch(10 * k, 10)[0][:, 0, 0, 0] < 1).tolist()) for k in range(20)}
+    assert len(mirrored) > 15
+
+
 def test_dequantizing_adds_less_than_a_gray_level_and_always_the_same_noise():
     plain = sampler().batch(0, 10)[0]
     x = sampler(dequantize=True).batch(0, 10)[0]
