@@ -81,6 +81,7 @@ def test_without_a_file_all_is_default():
         ("train: {compile: 1}", "test.yaml:1: train.compile: must be true or false, not 1"),
         ("train: {ema_halflife_kimg: .nan}", "test.yaml:1: train.ema_halflife_kimg: must be a finite number"),
         ("train: {ema_halflife_kimg: 1" + "0" * 400 + "}", "test.yaml:1: train.ema_halflife_kimg: must be a finite"),
+        ("train: {ema_halflife_kimg: true}", "test.yaml:1: train.ema_halflife_kimg: must be a number, not true"),
         ("train: 5", "test.yaml:1: train: must be a mapping, not 5"),
         ("data: {root: 5}", "test.yaml:1: data.root: must be a string, not 5"),
         ("optimizer:\n  generator: {lr: fast}", "test.yaml:2: optimizer.generator.lr: must be a number, not the"),
