@@ -58,7 +58,12 @@ def _filter(y: Tensor, v: Tensor) -> Tensor:
 
 
 def circular_filter(y: Tensor, v: Tensor) -> Tensor:
-    """Return F⁻¹[V · F[y]] per channel: y is (B, O, m_h, m_w), v real, (O, m_h, m_w // 2 + 1) and even in frequency."""
+    """Return F⁻¹[V · F[y]] per channel: y is (B, O, m_h, m_w), v real, (O, m_h, m_w // 2 + 1) and even in frequency.
+
+    A v of shape (O, 1, 1), the same at every frequency, scales the channels.
+    """
+    if v.shape[-2:] == (1, 1):
+        return y * v
     return _filter(y, v) if v.requires_grad else _SelfAdjointFilter.apply(y, v)
 
 
