@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.fourier import Pair, circular_filter, dilate, fold_phases, preconditioner
+from models.fourier import Pair, Window, circular_filter, dilate, fold_phases, preconditioner
 from models.normalizations.base import NORMALIZATIONS, Normalization
 from models.ranges import AT_LEAST_0
 
@@ -96,19 +96,22 @@ class _ConvNormLayer(nn.Module):
         if options.running_average:
             self.average = RunningAverage()
 
-    def _precondition(self, y: Tensor, kernel: Tensor) -> Tensor:
-        """Filter each channel of y (B, O, m_h, m_w) by the V of `kernel` (O, I, kh, kw), at least in float32."""
+    def _precondition(self, y: Tensor, kernel: Tensor, window: tuple[Window, Window]) -> Tensor:
+        """Filter each channel of y (B, O, m_h, m_w) by the V of `kernel` (O, I, kh, kw); return a window of it.
+
+        In float32 at least.
+        """
         grid = y.shape[-2:] if kernel[0, 0].numel() > 1 else (1, 1)  # one tap has the same V at every frequency
         v = preconditioner(kernel if self.options.through_gradient else kernel.detach(), grid, self.options.eps)
         compute = y if y.dtype == torch.float64 else y.float()
         v = v.to(compute.dtype)
         if self.options.running_average:
             v = self.average(v)
-        return circular_filter(compute, v).to(y.dtype)
+        return circular_filter(compute, v, window).to(y.dtype)
 
     def _finish(self, y: Tensor) -> Tensor:
         if self.conv.bias is not None:
-            y = y + self.conv.bias[:, None, None].to(y.dtype)
+            y.add_(self.conv.bias[:, None, None])  # in place: one pass over the map less
         if self.affine is not None:
             y = self.affine(y)
         return y if self.batch_norm is None else self.batch_norm(y)
@@ -135,30 +138,30 @@ class ConvNorm2d(_ConvNormLayer):
         if conv.padding_mode != "zeros" and not circular:
             x = F.pad(x, (*sides[1], *sides[0]), mode=conv.padding_mode)
             sides = ((0, 0), (0, 0))
-        counts = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(x.shape[2:], sides, reach, stride, strict=True)]
+        size = tuple(x.shape[2:])
+        counts = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, sides, reach, conv.stride, strict=True)]
         if min(counts) <= 0:
-            raise ValueError(f"a kernel of size {reach} does not fit into an input of size {tuple(x.shape[2:])}")
+            raise ValueError(f"a kernel of size {reach} does not fit into an input of size {size}")
 
         if circular:
-            grid = [n // s for n, s in zip(x.shape[2:], stride, strict=True)]
             skips = (0, 0)
             pads = [(p[0], max(0, k - s - p[0])) for p, k, s in zip(sides, reach, stride, strict=True)]
             x = F.pad(x, (*pads[1], *pads[0]), mode="circular")
+            grid = [n // s for n, s in zip(size, stride, strict=True)]
             y = F.conv2d(x, weight, None, stride, 0, conv.dilation, conv.groups)[..., : grid[0], : grid[1]]
         else:
             # Enough zeros on both sides for every position that touches the input, in whole strides from the first.
-            skips = tuple(
-                math.ceil(max(0, max(k - 1, p[1]) - p[0]) / s) for p, k, s in zip(sides, reach, stride, strict=True)
-            )
-            pads = tuple(p[0] + a * s for p, a, s in zip(sides, skips, stride, strict=True))
-            y = F.conv2d(x, weight, None, stride, pads, conv.dilation, conv.groups)
+            skips = tuple(math.ceil(max(0, k - 1 - p[0]) / s) for p, k, s in zip(sides, reach, stride, strict=True))
+            border = tuple(p[0] + skip * s for p, skip, s in zip(sides, skips, stride, strict=True))
+            if x.device.type == "cpu" and stride == (1, 1):
+                # By hand: oneDNN's weight gradient is slow for a padding of more than half a kernel.
+                x, border = F.pad(x, (border[1], border[1], border[0], border[0])), (0, 0)
+            y = F.conv2d(x, weight, None, stride, border, conv.dilation, conv.groups)
 
         # The stride folded into input channels, so that the strided operator is a stride-1 one on the grid.
         kernel = fold_phases(dilate(weight, conv.dilation), stride).flatten(1, 3)
-        y = self._precondition(y, kernel)
-        remaining = conv.stride if self.options.stride == "paper" else (1, 1)
-        for dim in (0, 1):
-            y = _window(y, dim + 2, skips[dim], counts[dim], remaining[dim])
+        steps = (wanted // done for wanted, done in zip(conv.stride, stride, strict=True))
+        y = self._precondition(y, kernel, tuple(map(Window, skips, counts, steps)))
         return self._finish(y)
 
 
@@ -181,7 +184,8 @@ class ConvNormTranspose2d(_ConvNormLayer):
         y = F.pad(y, (0, grid[1] * sw - y.shape[3], 0, grid[0] * sh - y.shape[2]))
         y = y.unflatten(3, (grid[1], sw)).unflatten(2, (grid[0], sh))  # (B, O, m_h, sh, m_w, sw)
         phases = y.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
-        phases = self._precondition(phases, kernel).unflatten(1, (conv.out_channels, sh, sw))
+        everything = Window(0, grid[0], 1), Window(0, grid[1], 1)
+        phases = self._precondition(phases, kernel, everything).unflatten(1, (conv.out_channels, sh, sw))
         y = phases.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
         reach = (d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
@@ -259,12 +263,3 @@ def _padding(conv: nn.Conv2d) -> tuple[Pair, Pair]:
     """Return ((top, bottom), (left, right)), with 'same' and 'valid' resolved."""
     left, right, top, bottom = conv._reversed_padding_repeated_twice
     return (top, bottom), (left, right)
-
-
-def _window(y: Tensor, dim: int, start: int, count: int, step: int) -> Tensor:
-    """Take `count` entries of a periodic axis from `start` on, then every `step`-th of them."""
-    length = y.shape[dim]
-    if start + count > length:
-        y = y.index_select(dim, torch.arange(start, start + count, device=y.device) % length)
-        start = 0
-    return y.narrow(dim, start, count)[(slice(None),) * dim + (slice(None, None, step),)]
