@@ -23,4 +23,4 @@ class EMA:
         averages = list(self.network.parameters())
         torch._foreach_lerp_(averages, list(network.parameters()), 1 - decay)
         for average, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
-            average.copy_(buffer)
+            average.resize_(buffer.shape).copy_(buffer)  # a buffer may take its shape from the first batch

@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.fourier import Pair, circular_filter, dilate, fold_phases, preconditioner
+from models.fourier import Pair, Window, circular_filter, dilate, fold_phases, preconditioner
 from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.ranges import AT_LEAST_0
 
 
 @NORMALIZATIONS.register("conv_norm")
@@ -26,18 +27,20 @@ class ConvNorm(Normalization):
     alone, so evaluation recomputes it exactly: training and evaluation are the same function, at any input size,
     unless `running_average` (the authors' choice) or `batch_norm` is on.
 
-    What it does not do: the layer's matrix at a frequency has unit *rows*, hence an operator norm σ with
-    max(1, sqrt(O / min(O, I))) <= σ <= sqrt(O) per group on its own grid. It is not non-expansive, and the affine
-    part removes any bound.
+    What it does not do: without the affine part, the layer's matrix at a frequency has unit *rows*, hence an operator
+    norm σ on the grid with max(1, sqrt(O / min(O, I))) <= σ <= sqrt(O), O and I counted per group and I counting the
+    s² stride phases as channels. It is not non-expansive, and the affine part and batch norm remove any bound.
 
     The grid. `stride: paper` convolves at stride 1, preconditions the full-size output and then subsamples, which
     costs s² times the convolution. `stride: strided` preconditions the strided operator itself: its spectrum is the
     mean of Σ_i |W^|² over the s² aliases, and the convolution costs what the bare one does. Both agree at stride 1.
-    Zero padding: the grid has every position at which the (strided) kernel touches the input, n + k - 1 of them at
-    stride 1; the operator into that grid has exactly unit rows, and the layer's output is a crop of it (rows that
-    reach into the padding are shorter than 1 after the crop). Circular padding: the grid is the input's own (n / s),
-    with exactly unit rows, if s divides n; otherwise, and for reflect and replicate padding, the input is padded
-    explicitly and the padded map takes the zero-padding route.
+    Circular padding: the grid is the input's own (n / s) if s divides n and the kernel fits into the input; then each
+    output channel alone is a co-isometry, A_o A_oᵀ = I. Zero padding: the grid has every position at which the
+    (strided) kernel touches the input, n + k - 1 of them at stride 1. On it the linear convolution is circular, and
+    the layer is a co-isometry restricted to inputs that vanish outside the image and cropped to the output: A_o A_oᵀ
+    <= I, so its rows have norms of at most 1, and less where they reach into the padding. Circular padding otherwise,
+    and reflect and replicate padding: the input is padded explicitly and the padded map takes the zero-padding route,
+    so the norm of the padding map multiplies the bound.
 
     `nn.ConvTranspose2d` is preconditioned per output channel and stride phase on the input grid; `nn.Linear` and
     `nn.Embedding` get rows of unit norm and no affine part.
@@ -53,7 +56,7 @@ class ConvNorm(Normalization):
     """Evaluate with the authors' running average of V instead of the exact V"""
     through_gradient: bool = False
     """Differentiate through V; the paper holds it fixed"""
-    eps: float = 1e-6
+    eps: Annotated[float, AT_LEAST_0] = 1e-6
     """Floor of Σ|W^|² relative to its mean over frequencies, for filters with a spectral null"""
 
     def normalize(self, layer: nn.Module) -> nn.Module:
@@ -93,19 +96,22 @@ class _ConvNormLayer(nn.Module):
         if options.running_average:
             self.average = RunningAverage()
 
-    def _precondition(self, y: Tensor, kernel: Tensor) -> Tensor:
-        """Filter each channel of y (B, O, m_h, m_w) by the V of `kernel` (O, I, kh, kw), at least in float32."""
-        through = self.options.through_gradient
-        v = preconditioner(kernel if through else kernel.detach(), y.shape[-2:], self.options.eps)
+    def _precondition(self, y: Tensor, kernel: Tensor, window: tuple[Window, Window]) -> Tensor:
+        """Filter each channel of y (B, O, m_h, m_w) by the V of `kernel` (O, I, kh, kw); return a window of it.
+
+        In float32 at least.
+        """
+        grid = y.shape[-2:] if kernel[0, 0].numel() > 1 else (1, 1)  # one tap has the same V at every frequency
+        v = preconditioner(kernel if self.options.through_gradient else kernel.detach(), grid, self.options.eps)
         compute = y if y.dtype == torch.float64 else y.float()
         v = v.to(compute.dtype)
         if self.options.running_average:
             v = self.average(v)
-        return circular_filter(compute, v).to(y.dtype)
+        return circular_filter(compute, v, window).to(y.dtype)
 
     def _finish(self, y: Tensor) -> Tensor:
         if self.conv.bias is not None:
-            y = y + self.conv.bias[:, None, None].to(y.dtype)
+            y.add_(self.conv.bias[:, None, None])  # in place: one pass over the map less
         if self.affine is not None:
             y = self.affine(y)
         return y if self.batch_norm is None else self.batch_norm(y)
@@ -122,38 +128,40 @@ class ConvNorm2d(_ConvNormLayer):
         """Convolve into the grid, precondition, crop, subsample and apply the affine part."""
         if x.dim() == 3:
             return self(x[None])[0]
-        conv = self.conv
+        conv, weight = self.conv, self.conv.weight  # read once: another parametrization may move at each access
         stride = conv.stride if self.options.stride == "strided" else (1, 1)
         sides = _padding(conv)
-        circular = conv.padding_mode == "circular" and all(n % s == 0 for n, s in zip(x.shape[2:], stride, strict=True))
+        reach = tuple(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+        circular = conv.padding_mode == "circular" and all(
+            n % s == 0 and k <= n for n, s, k in zip(x.shape[2:], stride, reach, strict=True)
+        )
         if conv.padding_mode != "zeros" and not circular:
             x = F.pad(x, (*sides[1], *sides[0]), mode=conv.padding_mode)
             sides = ((0, 0), (0, 0))
-        reach = tuple(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
-        counts = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(x.shape[2:], sides, reach, stride, strict=True)]
+        size = tuple(x.shape[2:])
+        counts = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(size, sides, reach, conv.stride, strict=True)]
         if min(counts) <= 0:
-            raise ValueError(f"a kernel of size {reach} does not fit into an input of size {tuple(x.shape[2:])}")
+            raise ValueError(f"a kernel of size {reach} does not fit into an input of size {size}")
 
         if circular:
-            grid = [n // s for n, s in zip(x.shape[2:], stride, strict=True)]
             skips = (0, 0)
             pads = [(p[0], max(0, k - s - p[0])) for p, k, s in zip(sides, reach, stride, strict=True)]
             x = F.pad(x, (*pads[1], *pads[0]), mode="circular")
-            y = F.conv2d(x, conv.weight, None, stride, 0, conv.dilation, conv.groups)[..., : grid[0], : grid[1]]
+            grid = [n // s for n, s in zip(size, stride, strict=True)]
+            y = F.conv2d(x, weight, None, stride, 0, conv.dilation, conv.groups)[..., : grid[0], : grid[1]]
         else:
             # Enough zeros on both sides for every position that touches the input, in whole strides from the first.
-            skips = tuple(
-                math.ceil(max(0, max(k - 1, p[1]) - p[0]) / s) for p, k, s in zip(sides, reach, stride, strict=True)
-            )
-            pads = tuple(p[0] + a * s for p, a, s in zip(sides, skips, stride, strict=True))
-            y = F.conv2d(x, conv.weight, None, stride, pads, conv.dilation, conv.groups)
+            skips = tuple(math.ceil(max(0, k - 1 - p[0]) / s) for p, k, s in zip(sides, reach, stride, strict=True))
+            border = tuple(p[0] + skip * s for p, skip, s in zip(sides, skips, stride, strict=True))
+            if x.device.type == "cpu" and stride == (1, 1):
+                # By hand: oneDNN's weight gradient is slow for a padding of more than half a kernel.
+                x, border = F.pad(x, (border[1], border[1], border[0], border[0])), (0, 0)
+            y = F.conv2d(x, weight, None, stride, border, conv.dilation, conv.groups)
 
         # The stride folded into input channels, so that the strided operator is a stride-1 one on the grid.
-        kernel = fold_phases(dilate(conv.weight, conv.dilation), stride).flatten(1, 3)
-        y = self._precondition(y, kernel)
-        remaining = conv.stride if self.options.stride == "paper" else (1, 1)
-        for dim in (0, 1):
-            y = _window(y, dim + 2, skips[dim], counts[dim], remaining[dim])
+        kernel = fold_phases(dilate(weight, conv.dilation), stride).flatten(1, 3)
+        steps = (wanted // done for wanted, done in zip(conv.stride, stride, strict=True))
+        y = self._precondition(y, kernel, tuple(map(Window, skips, counts, steps)))
         return self._finish(y)
 
 
@@ -164,19 +172,20 @@ class ConvNormTranspose2d(_ConvNormLayer):
         """Map (B, I, H, W) to the shape of the bare transposed convolution."""
         if x.dim() == 3:
             return self(x[None], output_size)[0]
-        conv = self.conv
+        conv, weight = self.conv, self.conv.weight  # read once, as above
         extra = conv._output_padding(x, output_size, conv.stride, conv.padding, conv.kernel_size, 2, conv.dilation)
-        per_group = conv.weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1)  # (O, I / g, kh, kw)
+        per_group = weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1)  # (O, I / g, kh, kw)
         folded = fold_phases(dilate(per_group, conv.dilation), conv.stride)  # (O, I / g, sh, sw, kh', kw')
         kernel = folded.movedim(1, 3).flatten(0, 2)  # one row of channels per phase: (O sh sw, I / g, kh', kw')
         sh, sw = conv.stride
         grid = (x.shape[2] + kernel.shape[2] - 1, x.shape[3] + kernel.shape[3] - 1)
 
-        y = F.conv_transpose2d(x, conv.weight, None, conv.stride, 0, 0, conv.groups, conv.dilation)
+        y = F.conv_transpose2d(x, weight, None, conv.stride, 0, 0, conv.groups, conv.dilation)
         y = F.pad(y, (0, grid[1] * sw - y.shape[3], 0, grid[0] * sh - y.shape[2]))
         y = y.unflatten(3, (grid[1], sw)).unflatten(2, (grid[0], sh))  # (B, O, m_h, sh, m_w, sw)
         phases = y.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
-        phases = self._precondition(phases, kernel).unflatten(1, (conv.out_channels, sh, sw))
+        everything = Window(0, grid[0], 1), Window(0, grid[1], 1)
+        phases = self._precondition(phases, kernel, everything).unflatten(1, (conv.out_channels, sh, sw))
         y = phases.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
         reach = (d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
@@ -200,10 +209,11 @@ class DepthwiseAffine(nn.Module):
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d):
         super().__init__()
         self.kernel_size: Pair = conv.kernel_size
-        delta = conv.weight.new_zeros(conv.out_channels, 1, *conv.kernel_size)
+        weight = conv.weight.detach()
+        delta = weight.new_zeros(conv.out_channels, 1, *conv.kernel_size)
         delta[:, :, (conv.kernel_size[0] - 1) // 2, (conv.kernel_size[1] - 1) // 2] = 1.0
         self.weight = nn.Parameter(delta)
-        bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
+        bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
         self.bias = nn.Parameter(bias)
         conv.bias = None
 
@@ -253,12 +263,3 @@ def _padding(conv: nn.Conv2d) -> tuple[Pair, Pair]:
     """Return ((top, bottom), (left, right)), with 'same' and 'valid' resolved."""
     left, right, top, bottom = conv._reversed_padding_repeated_twice
     return (top, bottom), (left, right)
-
-
-def _window(y: Tensor, dim: int, start: int, count: int, step: int) -> Tensor:
-    """Take `count` entries of a periodic axis from `start` on, then every `step`-th of them."""
-    length = y.shape[dim]
-    if start + count > length:
-        y = y.index_select(dim, torch.arange(start, start + count, device=y.device) % length)
-        start = 0
-    return y.narrow(dim, start, count)[(slice(None),) * dim + (slice(None, None, step),)]

@@ -1,0 +1,68 @@
+"""Orthogonalization by Newton's iteration (Huang et al., CVPR 2020, arXiv 2004.00917)."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.normalizations.weight_matrices import Layout, floored
+from models.ranges import AT_LEAST_0, AT_LEAST_1
+
+
+@NORMALIZATIONS.register("oni")
+@dataclass(frozen=True, kw_only=True)
+class ONI(Normalization):
+    """scale B_T V, with V = Z_c / ||Z_c Z_cᵀ||_F^½, S = V Vᵀ, B_0 = I, B_t+1 = 3/2 B_t - 1/2 B_t³ S (algorithm 2).
+
+    Z is the kernel as O x (I kh kw), one matrix a group of a grouped convolution, and Z_c has the mean of each row
+    removed. The rows tend to orthonormal ones as T grows. Every singular value is at most `scale`, and the smallest
+    ones get there last: a well-conditioned wide matrix is orthonormal to a few per cent after T = 5, a square one is
+    not. Centring takes one dimension away, so at most columns - 1 rows can be orthonormal. With more rows than that
+    they are split into as few equal groups as make each fit, each group orthonormal by itself and not to the others:
+    the norm then grows up to sqrt(groups) scale. A single column is not centred and keeps its signs alone.
+
+    Training and evaluation are the same, without state. Orthonormal rows of the reshaped kernel do not make the
+    convolution an isometry: its operator norm lies between scale and ceil(k / s) scale, as for `spectral`.
+    """
+
+    iterations: Annotated[int, AT_LEAST_1] = 5
+    """Steps T of Newton's iteration"""
+    scale: Annotated[float, AT_LEAST_0] = 1.0
+    """Factor of the weight; the paper uses sqrt(2) before ReLU"""
+
+    def normalize(self, layer: nn.Module) -> nn.Module:
+        """Reparametrize `layer.weight`; the layer keeps its type."""
+        return parametrize.register_parametrization(layer, "weight", NewtonOrthogonalization(layer, self))
+
+
+class NewtonOrthogonalization(nn.Module):
+    """W -> the weight with nearly orthonormal rows, a block of rows at a time."""
+
+    def __init__(self, layer: nn.Module, options: ONI):
+        super().__init__()
+        self.layout = Layout.of(layer)
+        self.options = options
+        _, rows, columns = self.layout.rows(layer.weight).shape
+        fitting = max(1, columns - 1)
+        self.blocks = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= fitting)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the normalized weight."""
+        with torch.autocast(weight.device.type, enabled=False):
+            z = self.layout.rows(weight)
+            z = z.unflatten(1, (self.blocks, -1)).flatten(0, 1)  # (g blocks, rows, columns)
+            if z.shape[2] > 1:
+                z = z - z.mean(dim=2, keepdim=True)
+            v = z / floored((z @ z.mT).norm(dim=(1, 2), keepdim=True)).sqrt()
+            s = v @ v.mT
+            b = torch.eye(s.shape[1], dtype=s.dtype, device=s.device).expand_as(s)
+            for _ in range(self.options.iterations):
+                b = 1.5 * b - 0.5 * (b @ b @ b @ s)
+            return self.layout.restore(self.options.scale * (b @ v), weight)
+
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return f"iterations={self.options.iterations}, scale={self.options.scale:g}, blocks={self.blocks}"

@@ -1,0 +1,175 @@
+"""Spectral normalization of the convolution itself, not of its reshaped kernel (Farnia et al., ICLR 2019)."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from models.fourier import dilate, fold_phases
+from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.normalizations.weight_matrices import Layout, direction, floored
+from models.ranges import AT_LEAST_0, AT_LEAST_1
+
+SCAN_STEPS = 6  # power iterations at every frequency of the grid, enough to rank them
+SETTLE_STEPS = 20  # more of them at the frequencies that are kept; five times as many at the start
+
+
+@NORMALIZATIONS.register("spectral_conv")
+@dataclass(frozen=True, kw_only=True)
+class SpectralConvNorm(Normalization):
+    r"""gain W / σ, with σ the norm of the convolution operator, stride included (Farnia et al., ICLR 2019, section 4).
+
+    With the stride's phases folded into input channels, W -> W', the operator is block diagonal in frequency:
+
+        σ = max_w ||K(w)||_2,   K(w) = Σ_ab W'_ab e^(-i w·(a, b)),   w on a grid x grid lattice of [0, 2π)².
+
+    This is exact for circular padding of grid · s pixels. Under zero padding, at any size, the layer's norm is at most
+    gain / cos(d π / grid)², d = (k' - 1) / 2 and k' = ceil(k / s), k dilated: 4 % above the gain for k' = 3 on a grid
+    of 16. Groups: the largest of the groups' norms. A transposed convolution has its adjoint's norm. Linear and
+    embedding layers have one frequency, and σ is the matrix norm.
+
+    The paper runs a power iteration on the convolution of whole maps. Here the `tracked` frequencies with the largest
+    norms are kept with their singular vectors. In training each access of the weight moves the vectors by one power
+    iteration, one product with the reshaped kernel, as for `spectral`; every `rescan_every`-th scans the grid again.
+    In evaluation all of them stand still, and σ is exact for them.
+    """
+
+    gain: Annotated[float, AT_LEAST_0] = 1.0
+    """Norm of the normalized convolution"""
+    tracked: Annotated[int, AT_LEAST_1] = 8
+    """Frequencies kept between two scans of the grid"""
+    rescan_every: Annotated[int, AT_LEAST_1] = 50
+    """Accesses of the weight in training between two scans of the grid"""
+    grid: Annotated[int, AT_LEAST_1] = 16
+    """Side of the frequency grid, of the output of the convolution"""
+
+    def normalize(self, layer: nn.Module) -> nn.Module:
+        """Reparametrize `layer.weight`; the layer keeps its type."""
+        return parametrize.register_parametrization(layer, "weight", UnitConvolution(layer, self))
+
+
+class UnitConvolution(nn.Module):
+    """W -> gain W / σ. Complex vectors are held as pairs of real ones: (g, n, 2, T) for T frequencies."""
+
+    frequencies: Tensor
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, layer: nn.Module, options: SpectralConvNorm):
+        super().__init__()
+        self.options = options
+        self.groups = Layout.of(layer).groups
+        self.stride = getattr(layer, "stride", (1, 1))
+        self.dilation = getattr(layer, "dilation", (1, 1))
+        self.accesses = 0
+        frequencies, u, v = self._scan(self._kernel(layer.weight.detach()), 5 * SETTLE_STEPS)
+        self.register_buffer("frequencies", frequencies)
+        self.register_buffer("u", u)
+        self.register_buffer("v", v)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the normalized weight."""
+        with torch.autocast(weight.device.type, enabled=False):
+            kernel = self._kernel(weight)
+            if self.training:
+                self._move(kernel.detach())
+            # Copies: a second forward pass moves the buffers before the backward pass of the first.
+            u, v = self.u.clone(), self.v.clone()
+            sigma = (u * _apply(kernel, v, self._waves(self.frequencies, kernel))).sum(dim=(1, 2))
+            return weight * (self.options.gain / floored(sigma.amax()))
+
+    def get_extra_state(self) -> Tensor:
+        """Return the count of accesses, so that a resumed run scans at the same steps."""
+        return torch.tensor(self.accesses)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the count of accesses from a state dict."""
+        self.accesses = int(state)
+
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return f"gain={self.options.gain:g}, tracked={self.u.shape[-1]}, grid={self.options.grid}"
+
+    @torch.compiler.disable  # the count decides what is done, and a compiled graph would fix it
+    @torch.no_grad()
+    def _move(self, kernel: Tensor) -> None:
+        self.accesses += 1
+        if self.accesses % self.options.rescan_every == 0:
+            moved = self._scan(kernel, SETTLE_STEPS)
+        else:
+            waves = self._waves(self.frequencies, kernel)
+            moved = self.frequencies, *_power_iteration(kernel, self.u, self.v, waves, 1)
+        for buffer, value in zip((self.frequencies, self.u, self.v), moved, strict=True):
+            buffer.copy_(value)
+
+    def _kernel(self, weight: Tensor) -> Tensor:
+        """Return W', (g, O, J, kh', kw') with J the input channels times the stride's phases.
+
+        A transposed convolution's weight is, as it lies, the weight of its adjoint, an ordinary convolution.
+        """
+        weight = weight[..., None, None] if weight.dim() == 2 else weight
+        folded = fold_phases(dilate(weight, self.dilation), self.stride).flatten(1, 3)
+        return folded.unflatten(0, (self.groups, -1))
+
+    def _scan(self, kernel: Tensor, settle_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return frequencies (g, T, 2) as indices into the grid, peaks of ||K(w)|| first, with their u and v."""
+        # K(-w) is the conjugate of K(w): one of each pair is enough. A kernel of size 1 is constant along its axis.
+        height, width = (self.options.grid if k > 1 else 1 for k in kernel.shape[-2:])
+        p = torch.arange(height, device=kernel.device)[:, None]
+        q = torch.arange(width, device=kernel.device)
+        first = torch.minimum(p * width + q, -p % height * width + -q % width)
+        canonical, inverse = first.unique(return_inverse=True)
+        candidates = torch.stack([canonical // width, canonical % width], dim=1).expand(self.groups, -1, -1)
+
+        start = torch.randn(kernel.shape[2], 2, 1, generator=torch.Generator().manual_seed(0)).to(kernel)
+        v = start.expand(self.groups, -1, -1, len(canonical)) / start.norm()
+        u = kernel.new_zeros(self.groups, kernel.shape[1], 2, len(canonical))
+        waves = self._waves(candidates, kernel)
+        u, v = _power_iteration(kernel, u, v, waves, SCAN_STEPS)
+        norms = (u * _apply(kernel, v, waves)).sum(dim=(1, 2))  # (g, candidates)
+
+        lattice = norms[:, inverse]  # (g, height, width)
+        peak = F.max_pool2d(F.pad(lattice[:, None], (1, 1, 1, 1), mode="circular"), 3, 1)[:, 0].flatten(1)[:, canonical]
+        score = torch.where(norms >= peak, norms, norms - norms.amax())  # then the neighbours of the peaks
+        kept = score.topk(min(self.options.tracked, len(canonical)), dim=1).indices  # (g, T)
+        frequencies = candidates.gather(1, kept[:, :, None].expand(-1, -1, 2))
+        u, v = (x.gather(3, kept[:, None, None].expand(-1, *x.shape[1:3], -1)) for x in (u, v))
+        return frequencies, *_power_iteration(kernel, u, v, self._waves(frequencies, kernel), settle_steps)
+
+    def _waves(self, frequencies: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of w·(a, b), (g, 1, kh' kw', T), for frequencies (g, T, 2)."""
+        kh, kw = kernel.shape[-2:]
+        a = torch.arange(kh, device=kernel.device).repeat_interleave(kw)[:, None]
+        b = torch.arange(kw, device=kernel.device).repeat(kh)[:, None]
+        turns = frequencies[:, None, :, 0] * a + frequencies[:, None, :, 1] * b
+        angle = (2 * math.pi / self.options.grid) * (turns % self.options.grid).double()
+        return angle.cos()[:, None].to(kernel.dtype), angle.sin()[:, None].to(kernel.dtype)
+
+
+def _apply(kernel: Tensor, v: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:
+    """Return K(w) v, (g, O, 2, T), for v (g, J, 2, T): the reshaped kernel times v ⊗ e^(-i w·(a, b))."""
+    cos, sin = waves
+    real, imaginary = (part[:, :, None] for part in v.unbind(2))  # (g, J, 1, T)
+    modulated = torch.cat([real * cos + imaginary * sin, imaginary * cos - real * sin], dim=3)
+    return (kernel.flatten(2) @ modulated.flatten(1, 2)).unflatten(2, (2, -1))
+
+
+def _apply_adjoint(kernel: Tensor, u: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:
+    """Return K(w)* u, (g, J, 2, T), for u (g, O, 2, T)."""
+    cos, sin = waves
+    taps = (kernel.flatten(2).mT @ u.flatten(2)).unflatten(1, (kernel.shape[2], -1))  # (g, J, kh' kw', 2 T)
+    real, imaginary = taps.chunk(2, dim=3)
+    return torch.stack([(real * cos - imaginary * sin).sum(2), (imaginary * cos + real * sin).sum(2)], dim=2)
+
+
+def _power_iteration(
+    kernel: Tensor, u: Tensor, v: Tensor, waves: tuple[Tensor, Tensor], steps: int
+) -> tuple[Tensor, Tensor]:
+    for _ in range(steps):
+        u = direction(_apply(kernel, v, waves), u, dim=(1, 2))
+        v = direction(_apply_adjoint(kernel, u, waves), v, dim=(1, 2))
+    return u, v

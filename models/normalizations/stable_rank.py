@@ -1,0 +1,57 @@
+"""Stable rank normalization (Sanyal, Torr & Dokania, ICLR 2020, arXiv 1906.04659)."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, floored
+from models.ranges import AT_LEAST_1, Range
+
+
+@NORMALIZATIONS.register("stable_rank")
+@dataclass(frozen=True, kw_only=True)
+class StableRankNorm(Normalization):
+    """u vᵀ + γ R with R = W / σ_1 - u vᵀ and γ = min(1, sqrt(r - 1) / ||R||_F) (paper, algorithm 2).
+
+    W is the kernel as O x (I kh kw), one matrix a group of a grouped convolution. The result has spectral norm 1
+    (reshaped, as `spectral`) and a stable rank ||·||_F² / ||·||_2² of at most r = max(1, c min(rows, columns)), with c
+    the option `stable_rank`; c = 1 is spectral normalization. The rank bound holds at any u and v, converged or not:
+    R is orthogonal to u vᵀ. In training each access moves the singular vectors by `n_power_iterations`; in evaluation
+    they stand still.
+    """
+
+    stable_rank: Annotated[float, Range(min=0, max=1)] = 0.7
+    """Largest stable rank, as a fraction of the smaller side of the matrix"""
+    n_power_iterations: Annotated[int, AT_LEAST_1] = 1
+    """Power iterations at each access of the weight in training"""
+
+    def normalize(self, layer: nn.Module) -> nn.Module:
+        """Reparametrize `layer.weight`; the layer keeps its type."""
+        return parametrize.register_parametrization(layer, "weight", LimitedStableRank(layer, self))
+
+
+class LimitedStableRank(nn.Module):
+    """W -> the weight of spectral norm 1 whose stable rank is at most `target`."""
+
+    def __init__(self, layer: nn.Module, options: StableRankNorm):
+        super().__init__()
+        self.layout = Layout.of(layer)
+        rows = self.layout.rows(layer.weight)
+        self.target = max(1.0, options.stable_rank * min(rows.shape[1:]))
+        self.leading = LeadingSingularVectors(rows, options.n_power_iterations)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the normalized weight."""
+        rows = self.layout.rows(weight)
+        sigma, u, v = self.leading(rows)
+        first = u[:, :, None] * v[:, None, :]
+        rest = rows / floored(sigma)[:, None, None] - first
+        gamma = (self.target - 1) ** 0.5 / floored(rest.norm(dim=(1, 2), keepdim=True))
+        return self.layout.restore(first + gamma.clamp(max=1) * rest, weight)
+
+    def extra_repr(self) -> str:
+        """Show the target."""
+        return f"target={self.target:g}"

@@ -1,0 +1,84 @@
+"""Weights as matrices, groups and outputs first, and their leading singular vectors, for the normalizations beside."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Layout(NamedTuple):
+    """How the weight of a layer is laid out. The matrix of a grouped convolution is block diagonal, a block a group."""
+
+    groups: int
+    transposed: bool
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> "Layout":
+        """Return the layout of a convolution's, linear layer's or embedding's weight."""
+        return cls(getattr(layer, "groups", 1), isinstance(layer, nn.ConvTranspose2d))
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """Return the weight as (g, O / g, I / g, kh, kw), with a kernel of size 1 for a matrix; a view."""
+        weight = weight[..., None, None] if weight.dim() == 2 else weight
+        kernel = weight.unflatten(0, (self.groups, -1))
+        return kernel.transpose(1, 2) if self.transposed else kernel
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """Return the weight as (g, O / g, I kh kw / g), a row an output channel."""
+        return self.kernel(weight).flatten(2)
+
+    def restore(self, rows: Tensor, like: Tensor) -> Tensor:
+        """Turn (g, O / g, ...) of `rows` or `kernel` back into the shape of the weight `like`."""
+        rows = rows.reshape(self.kernel(like).shape)
+        return (rows.transpose(1, 2) if self.transposed else rows).reshape(like.shape)
+
+
+class LeadingSingularVectors(nn.Module):
+    """σ_1 = uᵀ M v of matrices M, a block a group, with u and v held as buffers and moved by power iteration.
+
+    They start converged. In training each call moves them by `n_power_iterations`; in evaluation they stand still.
+    Gradients take them as constants.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, matrix: Tensor, n_power_iterations: int):
+        """Start from the eigenvectors of the smaller Gram matrix of `matrix` (g, r, c)."""
+        super().__init__()
+        self.n_power_iterations = n_power_iterations
+        wide = matrix.detach().double()
+        tall = wide.shape[1] > wide.shape[2]
+        wide = wide.mT if tall else wide
+        left = torch.linalg.eigh(wide @ wide.mT).eigenvectors[..., -1]
+        right = F.normalize((wide.mT @ left[..., None])[..., 0], dim=1)
+        u, v = (right, left) if tall else (left, right)
+        self.register_buffer("u", u.to(matrix.dtype))
+        self.register_buffer("v", v.to(matrix.dtype))
+
+    def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return σ (g,), u (g, r) and v (g, c) of `matrix` (g, r, c)."""
+        with torch.autocast(matrix.device.type, enabled=False):
+            if self.training:
+                self._move(matrix.detach())
+            # Copies: a second forward pass moves the buffers before the backward pass of the first.
+            u, v = self.u.clone(), self.v.clone()
+            return torch.einsum("gr,grc,gc->g", u, matrix, v), u, v
+
+    @torch.no_grad()
+    def _move(self, matrix: Tensor) -> None:
+        for _ in range(self.n_power_iterations):
+            self.u.copy_(direction((matrix @ self.v[..., None])[..., 0], self.u, dim=(1,)))
+            self.v.copy_(direction((matrix.mT @ self.u[..., None])[..., 0], self.v, dim=(1,)))
+
+
+def direction(vector: Tensor, fallback: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """Return `vector` scaled to norm 1 over `dim`, or `fallback` where it is zero: a dead weight must not lose it."""
+    norm = vector.norm(dim=dim, keepdim=True)
+    return torch.where(norm > 0, vector / norm, fallback)
+
+
+def floored(sigma: Tensor) -> Tensor:
+    """Return σ as a divisor: never so small that a weight of zeros gives NaN."""
+    return sigma.clamp_min(torch.finfo(sigma.dtype).tiny ** 0.5)

@@ -1,0 +1,261 @@
+"""What ConvNorm promises: co-isometry, harmless edge cases, state, gradients. The maths is in test_conv_norm_oracle."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.normalizations import build_normalization, normalize
+
+
+def conv_norm(layer, **options):
+    return build_normalization("conv_norm", **options).normalize(layer)
+
+
+def rows_by_channel(matrix, channels):
+    """(O, h w, inputs) from the matrix of a layer."""
+    return matrix.unflatten(0, (channels, -1))
+
+
+@pytest.mark.parametrize("mode", ["paper", "strided"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 4])
+def test_each_output_channel_is_a_co_isometry_under_circular_padding(dense_matrix, mode, groups, stride, kernel):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, kernel, stride, kernel // 2, groups=groups, padding_mode="circular", dtype=torch.float64)
+    height, width = conv(torch.zeros(1, 4, 6, 8).double()).shape[2:]
+    matrix = dense_matrix(conv_norm(conv, affine=False, stride=mode), (4, 6, 8))
+    for rows in rows_by_channel(matrix, 6):
+        # An even kernel repeats a row and a column of the periodic map at the end: p = k / 2 makes n + 1 outputs.
+        rows = rows.view(height, width, -1)[: 6 // stride, : 8 // stride].flatten(0, 1)
+        torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("mode", ["paper", "strided"])
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_rows_are_at_most_1_and_the_norm_at_most_sqrt_channels_under_zero_padding(dense_matrix, mode, kernel):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 5, kernel, 2, 1, dtype=torch.float64)
+    matrix = dense_matrix(conv_norm(conv, affine=False, stride=mode), (3, 8, 8))
+    assert torch.linalg.matrix_norm(matrix, 2) <= math.sqrt(5)
+    for rows in rows_by_channel(matrix, 5):
+        assert torch.linalg.matrix_norm(rows, 2) <= 1 + 1e-12
+        assert rows.norm(dim=1).max() > 0.9
+
+
+def test_transposed_rows_are_unit_when_the_kernel_is_as_large_as_the_stride(dense_matrix):
+    torch.manual_seed(0)
+    matrix = dense_matrix(conv_norm(nn.ConvTranspose2d(3, 4, 2, 2, dtype=torch.float64), affine=False), (3, 4, 4))
+    torch.testing.assert_close(matrix.norm(dim=1), torch.ones(4 * 64, dtype=torch.float64))
+
+
+def test_linear_and_embedding_get_unit_rows_and_a_zero_row_stays_zero():
+    for layer in (nn.Linear(5, 4), nn.Embedding(4, 5)):
+        with torch.no_grad():
+            layer.weight[1] = 0
+        weight = conv_norm(layer).weight
+        torch.testing.assert_close(weight.norm(dim=1), torch.tensor([1.0, 0, 1, 1]))
+        weight.sum().backward()
+        assert torch.isfinite(layer.parametrizations.weight.original.grad).all()
+
+
+@pytest.mark.parametrize("through_gradient", [False, True])
+@pytest.mark.parametrize("layer_type", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_dead_filter_is_finite(layer_type, through_gradient):
+    conv = layer_type(2, 3, 3, padding=1)
+    nn.init.zeros_(conv.weight)
+    layer = conv_norm(conv, through_gradient=through_gradient)
+    y = layer(torch.randn(2, 2, 6, 6))
+    y.square().sum().backward()
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(layer.conv.weight.grad).all()
+
+
+@pytest.mark.parametrize("through_gradient", [False, True])
+def test_a_spectral_null_is_finite(through_gradient):
+    conv = nn.Conv2d(1, 1, (1, 2), padding_mode="circular", padding=(0, 1), bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[[[1.0, 1.0]]]]))  # no response at the Nyquist frequency
+    layer = conv_norm(conv, affine=False, through_gradient=through_gradient)
+    y = layer(torch.randn(1, 1, 4, 8))
+    y.square().sum().backward()
+    assert torch.isfinite(y).all()
+    assert y.abs().max() < 1e3
+    assert torch.isfinite(layer.conv.weight.grad).all()
+
+
+@pytest.mark.parametrize("running_average", [False, True])
+def test_other_input_sizes_work_at_evaluation_and_after_loading(running_average):
+    torch.manual_seed(0)
+    layer, fresh = (conv_norm(nn.Conv2d(2, 3, 3, padding=1), running_average=running_average) for _ in range(2))
+    layer(torch.randn(1, 2, 8, 8))
+    fresh(torch.randn(1, 2, 5, 5))
+    fresh.load_state_dict(layer.state_dict())
+    for size in (8, 5, 11):
+        x = torch.randn(1, 2, size, size)
+        assert torch.equal(layer.eval()(x), fresh.eval()(x))
+
+
+def test_running_average_is_the_authors_and_its_state_is_saved():
+    torch.manual_seed(0)
+    layer = conv_norm(nn.Conv2d(2, 3, 3, padding=1), running_average=True, affine=False, stride="paper")
+    x = torch.randn(1, 2, 6, 6)
+    expected = None
+    for step in range(3):
+        nn.init.normal_(layer.conv.weight)
+        layer(x)
+        v = torch.fft.rfft2(layer.conv.weight.detach().double(), s=(8, 8)).abs().square().sum(1).rsqrt().float()
+        w = max(0.5 * (math.cos(math.pi * step / 40000) + 1), 0.01)
+        expected = v if step == 0 else w * v + (1 - w) * expected
+    torch.testing.assert_close(layer.average.average, expected)
+    with torch.no_grad():
+        y = F.conv2d(x, layer.conv.weight, padding=2)
+        y = torch.fft.irfft2(torch.fft.rfft2(y) * expected, s=(8, 8))[..., 1:-1, 1:-1]
+        torch.testing.assert_close(layer.eval()(x), y + layer.conv.bias[:, None, None])
+
+    layer.train().average.steps.fill_(50000)  # beyond the ramp
+    nn.init.normal_(layer.conv.weight)
+    layer(x)
+    assert layer.average.steps == 50001
+    assert not torch.allclose(layer.average.average, expected)
+    torch.testing.assert_close(layer.average.average, expected, rtol=0.5, atol=0.5)
+    assert {"average.average", "average.steps"} <= set(layer.state_dict())
+
+
+def test_evaluation_has_no_state_without_a_running_average():
+    layer = conv_norm(nn.Conv2d(2, 3, 3, padding=1))
+    x = torch.randn(1, 2, 6, 6)
+    assert list(layer.buffers()) == []
+    assert torch.equal(layer.train()(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize("layer_type", [nn.Conv2d, nn.ConvTranspose2d])
+def test_bfloat16_input_and_weights_work_and_transform_in_single_precision(layer_type):
+    torch.manual_seed(0)
+    layer = conv_norm(layer_type(4, 4, 3, padding=1), affine=False)
+    x = torch.randn(2, 4, 8, 8)
+    half = copy.deepcopy(layer).bfloat16()
+    y = half(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.05)
+
+
+def test_batch_norm_comes_last_and_the_bias_after_the_preconditioner():
+    torch.manual_seed(0)
+    layer = conv_norm(nn.Conv2d(2, 3, 3, padding=1), batch_norm=True, affine=False)
+    with torch.no_grad():
+        layer.conv.bias.copy_(torch.tensor([5.0, -3.0, 0.0]))
+    x = torch.randn(4, 2, 6, 6)
+    y = layer(x)
+    torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
+    bare = copy.deepcopy(layer)
+    bare.batch_norm = None
+    zero = bare(torch.zeros(1, 2, 6, 6))
+    torch.testing.assert_close(zero, layer.conv.bias.detach()[:, None, None].expand(1, 3, 6, 6))
+
+
+def test_unbatched_inputs_and_output_size_work():
+    conv, transposed = nn.Conv2d(2, 3, 3), nn.ConvTranspose2d(2, 3, 3, 2)
+    x = torch.randn(2, 6, 6)
+    layer = conv_norm(conv)
+    torch.testing.assert_close(layer(x), layer(x[None])[0])
+    layer = conv_norm(transposed)
+    assert layer(x, output_size=[14, 13]).shape == (3, 14, 13)
+
+
+def test_a_kernel_larger_than_the_padded_input_is_a_clear_error():
+    with pytest.raises(ValueError, match=r"kernel of size \(3, 5\) does not fit into an input of size \(4, 4\)"):
+        conv_norm(nn.Conv2d(1, 1, (3, 5)))(torch.zeros(1, 1, 4, 4))
+
+
+def test_weights_that_move_at_each_access_are_read_once():
+    torch.manual_seed(0)
+    layer = conv_norm(normalize(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), "spectral"), affine=False)
+    x = torch.randn(1, 2, 6, 6)
+    vectors = copy.deepcopy(layer.conv.parametrizations.weight[0])
+    vectors(layer.conv.parametrizations.weight.original)
+    layer(x)
+    torch.testing.assert_close(layer.conv.parametrizations.weight[0]._u, vectors._u)
+
+
+class Frozen(nn.Module):
+    """A function of x alone, smooth in it: the layer followed by a curve, so that second derivatives are not zero."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x)).sum((2, 3))
+
+
+@pytest.mark.parametrize("mode", ["paper", "strided"])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(2, 3, 3, 2, 1),
+        nn.Conv2d(2, 2, 4, 2, 1, groups=2, padding_mode="circular"),
+        nn.ConvTranspose2d(2, 3, 3, 2, 1),
+    ],
+    ids=["conv", "circular", "transposed"],
+)
+def test_gradients_of_first_and_second_order(conv, mode):
+    torch.manual_seed(0)
+    layer = conv_norm(copy.deepcopy(conv), stride=mode).double()
+    x = torch.randn(1, 2, 4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(Frozen(layer), (x,))
+    assert torch.autograd.gradgradcheck(Frozen(layer), (x,))
+
+
+@pytest.mark.parametrize("layer_type", [nn.Conv2d, nn.ConvTranspose2d])
+def test_through_gradient_differentiates_v(layer_type):
+    torch.manual_seed(0)
+    layer = conv_norm(layer_type(2, 2, 3, 2, 1, bias=False), affine=False, through_gradient=True).double()
+    x = torch.randn(1, 2, 4, 5, dtype=torch.float64)
+    weight = layer.conv.weight.detach().clone().requires_grad_()
+
+    def output(weight):
+        return torch.func.functional_call(layer, {"conv.weight": weight}, (x,))
+
+    assert torch.autograd.gradcheck(output, (weight,))
+    assert torch.autograd.gradgradcheck(output, (weight,))
+
+
+def test_v_is_a_constant_by_default():
+    torch.manual_seed(0)
+    layer = conv_norm(nn.Conv2d(2, 3, 3, padding=1), affine=False, stride="paper").double()
+    x = torch.randn(2, 2, 5, 5, dtype=torch.float64)
+    direction = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    (layer(x) * direction).sum().backward()
+    weight = layer.conv.weight.detach().clone().requires_grad_()
+    v = torch.fft.rfft2(weight.detach(), s=(7, 7)).abs().square().sum(1).rsqrt()
+    y = torch.fft.irfft2(torch.fft.rfft2(F.conv2d(x, weight, padding=2)) * v, s=(7, 7))[..., 1:-1, 1:-1]
+    (y * direction).sum().backward()
+    torch.testing.assert_close(layer.conv.weight.grad, weight.grad)
+
+
+@pytest.mark.parametrize("mode", ["paper", "strided"])
+@pytest.mark.parametrize("kernel", [3, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_unit_rows_at_each_frequency_after_training(dense_matrix, kernel, stride, mode):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, kernel, stride, 1, padding_mode="circular")
+    layer = conv_norm(conv, affine=False, stride=mode)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    target = torch.randn(8, 6, *layer(torch.zeros(1, 4, 8, 8)).shape[2:])
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.mse_loss(layer(torch.randn(8, 4, 8, 8)), target).backward()
+        optimizer.step()
+    matrix = dense_matrix(layer.double().eval(), (4, 8, 8))
+    # An even kernel with p = 1 makes n - 1 outputs at stride 1: a subset of the periodic map's orthonormal rows.
+    for rows in rows_by_channel(matrix, 6):
+        torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64))
