@@ -14,12 +14,14 @@ from models.ranges import AT_LEAST_1, Range
 @NORMALIZATIONS.register("stable_rank")
 @dataclass(frozen=True, kw_only=True)
 class StableRankNorm(Normalization):
-    """u vᵀ + γ R with R = W / σ_1 - u vᵀ and γ = min(1, sqrt(r - 1) / ||R||_F) (paper, algorithm 2).
+    """u uᵀ W / σ_1 + γ R with R = (I - u uᵀ) W / σ_1 and γ = min(1, sqrt(r - 1) / ||R||_F) (paper, algorithm 2).
+
+    At convergence the first part is u vᵀ; written with W it keeps its gradient, the only one that a single row has.
 
     W is the kernel as O x (I kh kw), one matrix a group of a grouped convolution. The result has spectral norm 1
     (reshaped, as `spectral`) and a stable rank ||·||_F² / ||·||_2² of at most r = max(1, c min(rows, columns)), with c
     the option `stable_rank`; c = 1 is spectral normalization. The rank bound holds at any u and v, converged or not:
-    R is orthogonal to u vᵀ. In training each access moves the singular vectors by `n_power_iterations`; in evaluation
+    R is orthogonal to the first part. In training each access moves the singular vectors by `n_power_iterations`; in evaluation
     they stand still.
     """
 
@@ -46,9 +48,10 @@ class LimitedStableRank(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalized weight."""
         rows = self.layout.rows(weight)
-        sigma, u, v = self.leading(rows)
-        first = u[:, :, None] * v[:, None, :]
-        rest = rows / floored(sigma)[:, None, None] - first
+        sigma, u, _ = self.leading(rows)
+        scaled = rows / floored(sigma)[:, None, None]
+        first = u[:, :, None] * (u[:, None, :] @ scaled)
+        rest = scaled - first
         gamma = (self.target - 1) ** 0.5 / floored(rest.norm(dim=(1, 2), keepdim=True))
         return self.layout.restore(first + gamma.clamp(max=1) * rest, weight)
 

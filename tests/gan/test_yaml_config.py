@@ -198,21 +198,23 @@ def values_of(tp: Any) -> st.SearchStrategy:
     if is_family(tp):
         return st.one_of([values_of(tp.registry.get(name)) for name in tp.registry])
     if dataclasses.is_dataclass(tp):
-        hints = get_type_hints(tp, include_extras=True)
-
-        def build_or_reject(**values):
-            try:
-                return tp(**values)
-            except ValueError:  # a dataclass that checks itself
-                reject()
-
-        return st.builds(build_or_reject, **{f.name: values_of(hints[f.name]) for f in dataclasses.fields(tp)})
+        return instances_of(tp)
     low, high = (None if abs(b) == float("inf") else b for b in (bounds.min, bounds.max))
     if tp is float:
         return st.floats(low, high, allow_nan=False, allow_infinity=False)
     if tp is int:
         return st.integers(low, high)
     return {bool: st.booleans(), str: st.text(st.characters(exclude_categories=["Cs"]))}[tp]
+
+
+@st.composite
+def instances_of(draw, cls):
+    hints = get_type_hints(cls, include_extras=True)
+    values = {field.name: draw(values_of(hints[field.name])) for field in dataclasses.fields(cls)}
+    try:
+        return cls(**values)
+    except ValueError:  # a dataclass that checks itself
+        reject()
 
 
 @settings(max_examples=60, deadline=None)

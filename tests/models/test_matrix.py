@@ -20,6 +20,9 @@ FAMILIES = [(kind, family) for kind, (registry, _) in KINDS.items() for family i
 # Architectures without a place for an activation norm; they refuse any but none.
 WITHOUT_ACTIVATION_NORM = {"r3gan"}
 
+# Normalizations of one logit an image.
+DISCRIMINATORS_ALONE = {"gradient"}
+
 CASES = [
     pytest.param(
         kind, family, normalization, activation, classes, id=f"{kind}-{family}-{normalization}-{activation}-{classes}"
@@ -27,7 +30,8 @@ CASES = [
     for (kind, family), normalization, activation, classes in itertools.product(
         FAMILIES, NORMALIZATIONS, ACTIVATION_NORMS, (None, CLASSES)
     )
-    if activation == "none" or family not in WITHOUT_ACTIVATION_NORM
+    if (activation == "none" or family not in WITHOUT_ACTIVATION_NORM)
+    and (kind == "discriminator" or normalization not in DISCRIMINATORS_ALONE)
 ]
 
 
