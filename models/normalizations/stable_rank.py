@@ -19,8 +19,10 @@ class StableRankNorm(Normalization):
     W is the kernel as O x (I kh kw), one matrix a group of a grouped convolution. The result has spectral norm 1
     (reshaped, as `spectral`) and a stable rank ||·||_F² / ||·||_2² of at most r = max(1, c min(rows, columns)), with c
     the option `stable_rank`; c = 1 is spectral normalization. The rank bound holds at any u and v, converged or not:
-    R is orthogonal to u vᵀ. In training each access moves the singular vectors by `n_power_iterations`; in evaluation
-    they stand still.
+    R is orthogonal to u vᵀ. A single row or column has stable rank 1 by itself and is only divided by its norm. At
+    r = 1 nothing but the constant u vᵀ is left and the layer does not learn: keep c min(rows, columns) above 1.
+
+    In training each access moves the singular vectors by `n_power_iterations`; in evaluation they stand still.
     """
 
     stable_rank: Annotated[float, Range(min=0, max=1)] = 0.7
@@ -40,17 +42,21 @@ class LimitedStableRank(nn.Module):
         super().__init__()
         self.layout = Layout.of(layer)
         rows = self.layout.rows(layer.weight)
-        self.target = max(1.0, options.stable_rank * min(rows.shape[1:]))
+        self.smaller_side = min(rows.shape[1:])
+        self.target = max(1.0, options.stable_rank * self.smaller_side)
         self.leading = LeadingSingularVectors(rows, options.n_power_iterations)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalized weight."""
         rows = self.layout.rows(weight)
         sigma, u, v = self.leading(rows)
-        first = u[:, :, None] * v[:, None, :]
-        rest = rows / floored(sigma)[:, None, None] - first
-        gamma = (self.target - 1) ** 0.5 / floored(rest.norm(dim=(1, 2), keepdim=True))
-        return self.layout.restore(first + gamma.clamp(max=1) * rest, weight)
+        normalized = rows / floored(sigma)[:, None, None]
+        if self.smaller_side > 1:
+            first = u[:, :, None] * v[:, None, :]
+            rest = normalized - first
+            gamma = (self.target - 1) ** 0.5 / floored(rest.norm(dim=(1, 2), keepdim=True))
+            normalized = first + gamma.clamp(max=1) * rest
+        return self.layout.restore(normalized, weight)
 
     def extra_repr(self) -> str:
         """Show the target."""
