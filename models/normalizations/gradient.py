@@ -57,6 +57,6 @@ class GradientNormalized(nn.Module):
                     f"gradient normalization is for discriminators with one logit an input, not for {logits.shape}"
                 )
             (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=differentiable)
-            norm = gradient.flatten(1).to(logits.dtype).norm(dim=1)
-            normalized = logits / (norm + logits.abs()).clamp_min(torch.finfo(logits.dtype).tiny)
+            size = gradient.flatten(1).to(logits.dtype).norm(dim=1) + logits.abs()
+            normalized = logits / torch.where(size > 0, size, 1.0)
         return normalized if differentiable else normalized.detach()

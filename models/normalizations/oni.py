@@ -58,9 +58,13 @@ class NewtonOrthogonalization(nn.Module):
                 z = z - z.mean(dim=2, keepdim=True)
             v = z / floored((z @ z.mT).norm(dim=(1, 2), keepdim=True)).sqrt()
             s = v @ v.mT
-            b = torch.eye(s.shape[1], dtype=s.dtype, device=s.device).expand_as(s)
+            # B_t+1 = B_t (3/2 I - 1/2 B_t S B_t), with S B_t updated beside: at large T the paper's form, equal on
+            # paper, lets rounding errors grow.
+            eye = torch.eye(s.shape[1], dtype=s.dtype, device=s.device).expand_as(s)
+            b, sb = eye, s
             for _ in range(self.options.iterations):
-                b = 1.5 * b - 0.5 * (b @ b @ b @ s)
+                step = 1.5 * eye - 0.5 * (b @ sb)
+                b, sb = step @ b, sb @ step
             return self.layout.restore(self.options.scale * (b @ v), weight)
 
     def extra_repr(self) -> str:

@@ -75,11 +75,8 @@ class UnitConvolution(nn.Module):
         """Return the normalized weight."""
         with torch.autocast(weight.device.type, enabled=False):
             kernel = self._kernel(weight)
-            if self.training:
-                self._move(kernel.detach())
-            # Copies: a second forward pass moves the buffers before the backward pass of the first.
-            u, v = self.u.clone(), self.v.clone()
-            sigma = (u * _apply(kernel, v, self._waves(self.frequencies, kernel))).sum(dim=(1, 2))
+            frequencies, u, v = self._track(kernel.detach())
+            sigma = (u * _apply(kernel, v, self._waves(frequencies, kernel))).sum(dim=(1, 2))
             return weight * (self.options.gain / floored(sigma.amax()))
 
     def get_extra_state(self) -> Tensor:
@@ -96,15 +93,22 @@ class UnitConvolution(nn.Module):
 
     @torch.compiler.disable  # the count decides what is done, and a compiled graph would fix it
     @torch.no_grad()
-    def _move(self, kernel: Tensor) -> None:
-        self.accesses += 1
-        if self.accesses % self.options.rescan_every == 0:
-            moved = self._scan(kernel, SETTLE_STEPS)
-        else:
-            waves = self._waves(self.frequencies, kernel)
-            moved = self.frequencies, *_power_iteration(kernel, self.u, self.v, waves, 1)
-        for buffer, value in zip((self.frequencies, self.u, self.v), moved, strict=True):
-            buffer.copy_(value)
+    def _track(self, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return frequencies, u and v, moved before that in training.
+
+        As copies: a second forward pass moves the buffers before the backward pass of the first.
+        """
+        buffers = self.frequencies, self.u, self.v
+        if self.training:
+            self.accesses += 1
+            if self.accesses % self.options.rescan_every == 0:
+                moved = self._scan(kernel, SETTLE_STEPS)
+            else:
+                waves = self._waves(self.frequencies, kernel)
+                moved = self.frequencies, *_power_iteration(kernel, self.u, self.v, waves, 1)
+            for buffer, value in zip(buffers, moved, strict=True):
+                buffer.copy_(value)
+        return tuple(buffer.clone() for buffer in buffers)
 
     def _kernel(self, weight: Tensor) -> Tensor:
         """Return W', (g, O, J, kh', kw') with J the input channels times the stride's phases.

@@ -1,0 +1,299 @@
+"""What every normalization owes every layer, generated from the registry."""
+
+import copy
+import subprocess
+import sys
+import textwrap
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gan.ema import EMA
+from models.normalizations import NORMALIZATIONS, build_normalization, normalize
+
+IMAGES = (2, 4, 8, 8)
+OPTIONS = [(name, {}) for name in NORMALIZATIONS] + [
+    ("conv_norm", {"running_average": True}),
+    ("conv_norm", {"through_gradient": True, "affine": False}),
+    ("conv_norm", {"stride": "paper", "batch_norm": True}),
+]
+LAYERS = {
+    **{
+        f"conv{kernel}s{stride}g{groups}": (
+            lambda k=kernel, s=stride, g=groups: nn.Conv2d(4, 6, k, s, 1, groups=g),
+            lambda: torch.randn(IMAGES),
+        )
+        for kernel in (1, 2, 3, 4)
+        for stride in (1, 2)
+        for groups in (1, 2)
+    },
+    "conv_dilated_reflect": (
+        lambda: nn.Conv2d(4, 6, 3, padding=2, dilation=2, padding_mode="reflect"),
+        lambda: torch.randn(IMAGES),
+    ),
+    "conv_narrow": (lambda: nn.Conv2d(4, 6, (1, 3), (1, 2), bias=False), lambda: torch.randn(IMAGES)),
+    "conv_many_outputs": (lambda: nn.Conv2d(1, 6, 1), lambda: torch.randn(2, 1, 8, 8)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 4, 2, 1), lambda: torch.randn(IMAGES)),
+    "transposed_grouped": (lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), lambda: torch.randn(IMAGES)),
+    "linear": (lambda: nn.Linear(6, 4), lambda: torch.randn(5, 6)),
+    "linear_tall": (lambda: nn.Linear(3, 8), lambda: torch.randn(5, 3)),
+    "linear_head": (lambda: nn.Linear(6, 1), lambda: torch.randn(5, 6)),
+    "embedding": (lambda: nn.Embedding(7, 5), lambda: torch.arange(7)),
+}
+
+# Of a row of one number, these normalizations keep the sign and nothing else.
+SIGN_ONLY = defaultdict(set, oni={"parametrizations.weight.original"}, weight={"parametrizations.weight.original1"})
+
+names = pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda value: str(value) if value else "")
+layers = pytest.mark.parametrize("kind", LAYERS)
+few_layers = pytest.mark.parametrize("kind", ["conv3s1g1", "conv4s2g2", "transposed", "linear", "embedding"])
+
+
+def build(name, options, kind):
+    torch.manual_seed(0)
+    make, inputs = LAYERS[kind]
+    bare = make()
+    return build_normalization(name, **options).normalize(copy.deepcopy(bare)), bare, inputs()
+
+
+def state_of(layer):
+    return {key: value.clone() for key, value in layer.state_dict().items()}
+
+
+@names
+@layers
+def test_shapes_gradients_and_state(name, options, kind):
+    layer, bare, x = build(name, options, kind)
+    x = x.requires_grad_() if x.is_floating_point() else x
+    y = layer(x)
+    assert y.shape == bare(x).shape
+    (y * torch.randn_like(y)).sum().backward()
+    assert torch.isfinite(y).all()
+    for path, parameter in layer.named_parameters():
+        assert parameter.grad is not None, path
+        assert torch.isfinite(parameter.grad).all(), path
+        assert parameter.grad.abs().max() > 0 or (kind == "conv_many_outputs" and path in SIGN_ONLY[name]), path
+    if x.is_floating_point():
+        assert torch.isfinite(x.grad).all()
+        assert x.grad.abs().max() > 0
+
+    layer.eval()
+    before = state_of(layer)
+    with torch.no_grad():
+        expected = layer(x)
+        assert torch.equal(layer(x), expected)
+        check_copies(name, options, kind, layer, x, expected)
+    assert all(torch.equal(value, layer.state_dict()[key]) for key, value in before.items())
+
+
+def check_copies(name, options, kind, layer, x, expected):
+    torch.manual_seed(1)
+    restored = build_normalization(name, **options).normalize(LAYERS[kind][0]()).eval()
+    restored.load_state_dict(layer.state_dict())
+    assert torch.equal(restored(x), expected)
+    assert torch.equal(copy.deepcopy(layer)(x), expected)
+    ema = EMA(layer, 0)
+    ema.update(layer, 1)
+    assert torch.equal(ema.network(x), expected)
+
+
+@names
+@few_layers
+def test_two_passes_before_one_backward(name, options, kind):
+    layer, _, x = build(name, options, kind)
+    (layer(x).square().sum() - layer(x).sum()).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in layer.parameters())
+
+
+@names
+@few_layers
+def test_double_precision(name, options, kind):
+    layer, _, x = build(name, options, kind)
+    layer = layer.double()
+    x = x.double() if x.is_floating_point() else x
+    assert layer(x).dtype == torch.float64
+    layer(x).sum().backward()
+    assert all(p.grad.dtype == torch.float64 for p in layer.parameters())
+
+
+@names
+@few_layers
+def test_bfloat16_autocast(name, options, kind):
+    layer, _, x = build(name, options, kind)
+    layer.eval()
+    with torch.no_grad():
+        expected = layer(x)
+    layer.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        layer.eval()
+        evaluated = layer(x)
+    y.float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
+    if "running_average" not in options and "batch_norm" not in options:
+        assert (evaluated.float() - expected).norm() <= 0.03 * expected.norm()
+
+
+@names
+def test_gradients_of_first_and_second_order_in_evaluation(name, options):
+    for kind in ("conv3s1g1", "transposed_grouped", "linear"):
+        layer, _, x = build(name, options, kind)
+        x = x[:1, :, :3, :4] if x.dim() == 4 else x[:2]
+        if isinstance(x, torch.Tensor) and "batch_norm" in options:
+            layer(x)
+        layer = layer.double().eval()
+        x = x.double().requires_grad_()
+        assert torch.autograd.gradcheck(lambda x, layer=layer: layer(x).tanh().sum(-1), (x,))
+        assert torch.autograd.gradgradcheck(lambda x, layer=layer: layer(x).tanh().sum(-1), (x,))
+        if name != "conv_norm":  # its V is a constant for the gradient: its own tests compare with that
+            parameters = {path: p.detach().clone().requires_grad_() for path, p in layer.named_parameters()}
+
+            def output(*values, layer=layer, parameters=parameters, x=x):
+                return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (x.detach(),))
+
+            assert torch.autograd.gradcheck(output, tuple(parameters.values()))
+            assert torch.autograd.gradgradcheck(output, tuple(parameters.values()))
+
+
+class Network(nn.Module):
+    """A small discriminator with a layer of each type, one of them used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(4, 4, 3, padding=1)
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.ConvTranspose2d(4, 4, 4, 2, 1))
+        self.again = self.first
+        self.head = nn.Linear(4, 1)
+        self.embed = nn.Embedding(3, 4)
+
+    def forward(self, x, y=None):
+        h = self.again(self.body(self.first(x).tanh())).sum((2, 3))
+        logits = self.head(h).squeeze(1)
+        return logits if y is None else logits + (h * self.embed(y)).sum(1)
+
+
+def is_normalized(layer):
+    return type(layer) not in {nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding}
+
+
+@names
+def test_a_network_trains_and_shared_layers_stay_shared(name, options):
+    torch.manual_seed(0)
+    network = normalize(Network(), build_normalization(name, **options))
+    inner = getattr(network, "network", network)
+    assert inner.first is inner.again
+    if name not in {"none", "gradient"}:
+        assert all(
+            is_normalized(layer) for layer in (inner.first, inner.body[0], inner.body[2], inner.head, inner.embed)
+        )
+    x, y = torch.randn(3, 4, 8, 8), torch.arange(3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(x, y).square().mean().backward()
+        optimizer.step()
+    assert network(x, y).shape == (3,)
+    assert torch.isfinite(network(x)).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(NORMALIZATIONS) - {"none", "gradient"}))
+def test_include_and_exclude_choose_layers(name):
+    chosen = build_normalization(name, include=("body.*", "head"), exclude=("*.2",))
+    network = normalize(Network(), chosen, exclude=("head",))
+    assert is_normalized(network.body[0])
+    assert not any(is_normalized(layer) for layer in (network.first, network.body[2], network.head, network.embed))
+
+
+def test_gradient_refuses_patterns_of_layers():
+    for options in ({"include": ("head",)}, {"exclude": ("head",)}):
+        with pytest.raises(ValueError, match="as a whole"):
+            normalize(Network(), build_normalization("gradient", **options))
+
+
+@pytest.mark.slow
+@names
+@pytest.mark.filterwarnings("ignore")  # dynamo's own
+@pytest.mark.parametrize("kind", ["conv3s1g1", "conv4s2g2", "transposed", "linear", "embedding"])
+def test_compiled_equals_eager(name, options, kind):
+    compiled_equals_eager(*build(name, options, kind)[::2], two_passes=name != "spectral")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(NORMALIZATIONS))
+def test_a_compiled_network_equals_the_eager_one(name):
+    torch.manual_seed(0)
+    # torch's own spectral norm cannot be compiled with two passes before one backward.
+    compiled_equals_eager(normalize(Network(), name), torch.randn(2, 4, 8, 8), two_passes=name != "spectral")
+
+
+def compiled_equals_eager(layer, x, two_passes):
+    torch._dynamo.reset()
+    eager = copy.deepcopy(layer)
+    compiled = torch.compile(layer, backend="aot_eager")
+    for _ in range(3):
+        expected, y = eager(x), compiled(x)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+        expected.square().sum().backward()
+        y.square().sum().backward()
+        if two_passes:
+            (eager(x).square().sum() - eager(x).sum()).backward()
+            (compiled(x).square().sum() - compiled(x).sum()).backward()
+    for one, other in zip(layer.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(layer.state_dict(), eager.state_dict(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(compiled.eval()(x), eager.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_file_is_a_new_name_with_no_other_edit(tmp_path):
+    root = Path(__file__).parents[3]
+    package = tmp_path / "models"
+    for source in (root / "models").rglob("*.py"):
+        target = package / source.relative_to(root / "models")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(source.read_text())
+    (package / "normalizations" / "halved.py").write_text(
+        textwrap.dedent('''
+            """Half of the weight."""
+
+            from dataclasses import dataclass
+
+            from torch import nn
+            from torch.nn.utils import parametrize
+
+            from models.normalizations.base import NORMALIZATIONS, Normalization
+
+
+            @NORMALIZATIONS.register("halved")
+            @dataclass(frozen=True, kw_only=True)
+            class Halved(Normalization):
+                """W / 2."""
+
+                factor: float = 0.5
+                """Factor of the weight"""
+
+                def normalize(self, layer):
+                    return parametrize.register_parametrization(layer, "weight", Scale(self.factor))
+
+
+            class Scale(nn.Module):
+                def __init__(self, factor):
+                    super().__init__()
+                    self.factor = factor
+
+                def forward(self, weight):
+                    return self.factor * weight
+        ''')
+    )
+    program = """
+import torch
+from models import DISCRIMINATORS, ImageShape, build_discriminator
+from models.normalizations import build_normalization
+options = DISCRIMINATORS.get("dcgan")(width=4, normalization=build_normalization("halved", factor=0.25))
+network = build_discriminator(options, ImageShape(1, 16))
+head = network.head
+assert torch.equal(head.weight, 0.25 * head.parametrizations.weight.original)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, env={"PYTHONPATH": str(tmp_path)})

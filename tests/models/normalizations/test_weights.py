@@ -1,0 +1,214 @@
+"""The normalizations of weights as matrices: weight, spectral, bidirectional_spectral, stable_rank, oni."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from models.normalizations import build_normalization
+
+CONVOLUTIONS = pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (4, 1), (4, 2)])
+
+
+def normalized(name, layer, **options):
+    return build_normalization(name, **options).normalize(layer)
+
+
+def trained(name, layer, optimizer=torch.optim.Adam, lr=2e-3, **options):
+    """The layer after 30 steps, in evaluation, with a weight that has moved."""
+    layer = normalized(name, layer, **options)
+    before = layer.weight.detach().clone()
+    optimizer = optimizer(layer.parameters(), lr=lr)
+    x = torch.randn(8, 6, 8, 8)
+    target = torch.randn_like(layer(x))
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.mse_loss(layer(x), target).backward()
+        optimizer.step()
+    assert (layer.weight - before).norm() > 0.02 * before.norm()
+    return layer.eval()
+
+
+def rows(layer, transposed=False):
+    weight = layer.weight.detach().double()
+    return (weight.transpose(0, 1) if transposed else weight).flatten(1)
+
+
+def stable_rank(matrix):
+    return (matrix.norm() / torch.linalg.matrix_norm(matrix, 2)).square().item()
+
+
+@CONVOLUTIONS
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_spectral_has_norm_1_after_training(kernel, stride, optimizer):
+    torch.manual_seed(0)
+    lr = 2e-3 if optimizer is torch.optim.Adam else 0.1
+    layer = trained("spectral", nn.Conv2d(6, 8, kernel, stride, 1), optimizer, lr)
+    assert torch.linalg.matrix_norm(rows(layer), 2).item() == pytest.approx(1, rel=0.01)
+
+
+@CONVOLUTIONS
+def test_bidirectional_has_mean_norm_of_scale_after_training(kernel, stride):
+    torch.manual_seed(0)
+    layer = trained("bidirectional_spectral", nn.Conv2d(6, 8, kernel, stride, 1), scale=1.7)
+    norms = [torch.linalg.matrix_norm(rows(layer, transposed), 2).item() for transposed in (False, True)]
+    assert norms[0] != pytest.approx(norms[1], rel=0.01)
+    assert sum(norms) / 2 == pytest.approx(1.7, rel=0.01)
+
+
+@CONVOLUTIONS
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 1.0])
+def test_stable_rank_is_at_most_the_target_after_training(kernel, stride, fraction):
+    torch.manual_seed(0)
+    matrix = rows(trained("stable_rank", nn.Conv2d(6, 8, kernel, stride, 1), stable_rank=fraction))
+    assert stable_rank(matrix) <= fraction * 8 * (1 + 1e-5)
+    assert torch.linalg.matrix_norm(matrix, 2).item() == pytest.approx(1, rel=0.01)
+    if fraction == 0.2:
+        assert stable_rank(matrix) == pytest.approx(1.6, rel=0.02)
+
+
+@CONVOLUTIONS
+def test_oni_rows_are_orthonormal_after_training(kernel, stride):
+    torch.manual_seed(0)
+    matrix = rows(trained("oni", nn.Conv2d(6, 8, kernel, stride, 1), scale=1.4))
+    assert torch.linalg.matrix_norm(matrix, 2) <= 1.4 * (1 + 1e-5)
+    torch.testing.assert_close(matrix @ matrix.T, 1.4**2 * torch.eye(8).double(), rtol=0, atol=0.02 * 1.4**2)
+
+
+@CONVOLUTIONS
+def test_weight_norm_has_rows_of_length_g_after_training(kernel, stride):
+    torch.manual_seed(0)
+    layer = trained("weight", nn.Conv2d(6, 8, kernel, stride, 1), lr=1e-2)
+    g = layer.parametrizations.weight.original0.detach().flatten().double()
+    torch.testing.assert_close(rows(layer).norm(dim=1), g.abs())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose2d(4, 6, 3), nn.Linear(5, 3), nn.Embedding(5, 3)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_weight_equals_torch(layer):
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    expected = parametrizations.weight_norm(copy.deepcopy(layer), dim=1 if transposed else 0)
+    ours = normalized("weight", copy.deepcopy(layer))
+    torch.testing.assert_close(ours.weight, layer.weight)
+    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+        key: value.shape for key, value in expected.state_dict().items()
+    }
+    for parametrized in (ours, expected):
+        optimizer = torch.optim.SGD(parametrized.parameters(), lr=0.1)
+        parametrized.weight.pow(3).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(ours.weight, expected.weight)
+
+
+def test_weight_norm_of_a_grouped_transposed_convolution_is_an_output_channels_own():
+    layer = normalized("weight", nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False))
+    with torch.no_grad():
+        layer.parametrizations.weight.original0[0, 4] *= 10  # the fifth of six output channels
+    y = layer(torch.ones(1, 4, 5, 5))
+    bare = nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False)
+    bare.weight.data = layer.parametrizations.weight.original1.detach()
+    scales = (y / bare(torch.ones(1, 4, 5, 5))).mean((0, 2, 3))
+    torch.testing.assert_close(scales, torch.tensor([1.0, 1, 1, 1, 10, 1]))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(4, 6, 3), nn.Linear(5, 3)], ids=type)
+def test_spectral_equals_torch_for_one_step(layer):
+    torch.manual_seed(0)
+    expected = parametrizations.spectral_norm(copy.deepcopy(layer))
+    ours = normalized("spectral", copy.deepcopy(layer))
+    ours.load_state_dict(expected.state_dict())
+    for parametrized in (ours, expected):
+        optimizer = torch.optim.SGD(parametrized.parameters(), lr=0.1)
+        parametrized.weight.pow(3).sum().backward()
+        optimizer.step()
+    assert torch.equal(ours.weight, expected.weight)
+
+
+def test_bidirectional_of_a_linear_layer_is_spectral_with_a_scale():
+    torch.manual_seed(0)
+    linear = nn.Linear(5, 3)
+    matrix = linear.weight.detach().clone()
+    layer = normalized("bidirectional_spectral", linear, scale=2.0)
+    torch.testing.assert_close(layer.weight, 2 * matrix / torch.linalg.matrix_norm(matrix, 2))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_bidirectional_of_a_transposed_convolution_is_that_of_its_adjoint(groups):
+    torch.manual_seed(0)
+    conv, transposed = nn.Conv2d(4, 6, 3, groups=groups), nn.ConvTranspose2d(6, 4, 3, groups=groups)
+    transposed.weight.data = conv.weight.data.clone()
+    ours = [normalized("bidirectional_spectral", layer).weight for layer in (conv, transposed)]
+    torch.testing.assert_close(*ours)
+
+
+def test_bidirectional_takes_the_largest_of_the_groups():
+    torch.manual_seed(0)
+    layer = normalized("bidirectional_spectral", nn.Conv2d(4, 6, 3, groups=2))
+    blocks = layer.weight.unflatten(0, (2, 3))
+    norms = [torch.linalg.matrix_norm(b.flatten(2), 2).max() for b in (blocks, blocks.transpose(1, 2))]
+    assert (sum(norms) / 2).item() == pytest.approx(1, rel=1e-5)
+
+
+def test_stable_rank_is_the_closest_form_of_the_paper():
+    torch.manual_seed(0)
+    linear = nn.Linear(8, 6)
+    u, s, vh = torch.linalg.svd(linear.weight.detach())
+    layer = normalized("stable_rank", linear, stable_rank=0.3).eval()
+    rest = s[1:] / s[0]
+    s = torch.cat([torch.ones(1), rest * min(1, (0.3 * 6 - 1) ** 0.5 / rest.norm().item())])
+    torch.testing.assert_close(layer.weight, (u * s) @ vh[:6], rtol=1e-4, atol=1e-5)
+
+
+def test_stable_rank_of_a_head_is_division_by_its_norm():
+    linear = nn.Linear(8, 1)
+    expected = F.normalize(linear.weight.detach(), dim=1)
+    torch.testing.assert_close(normalized("stable_rank", linear, stable_rank=0.1).weight, expected)
+
+
+def test_stable_rank_of_a_transposed_convolution_looks_at_its_output_channels():
+    torch.manual_seed(0)
+    layer = normalized("stable_rank", nn.ConvTranspose2d(12, 4, 2), stable_rank=0.4)
+    assert stable_rank(rows(layer, transposed=True)) == pytest.approx(1.6, rel=1e-4)
+
+
+def test_oni_equals_the_authors_steps():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 5, 3)
+    z = conv.weight.detach().flatten(1)
+    z = z - z.mean(dim=1, keepdim=True)
+    s = z @ z.T
+    size = s.norm()
+    s, b = s / size, torch.eye(5)
+    for _ in range(5):
+        b = 1.5 * b - 0.5 * torch.linalg.matrix_power(b, 3) @ s
+    torch.testing.assert_close(normalized("oni", conv).weight.flatten(1), b @ z / size.sqrt())
+
+
+def test_oni_with_more_rows_than_columns_is_orthonormal_in_each_block():
+    torch.manual_seed(0)
+    layer = normalized("oni", nn.Linear(4, 12), iterations=30)
+    blocks = layer.weight.detach().view(4, 3, 4)  # 4 - 1 centred columns: blocks of 3 rows
+    torch.testing.assert_close(blocks @ blocks.mT, torch.eye(3).expand(4, 3, 3), rtol=1e-3, atol=1e-3)
+    assert torch.linalg.matrix_norm(layer.weight, 2) <= 4**0.5 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("name", ["weight", "bidirectional_spectral", "stable_rank", "oni"])
+@pytest.mark.parametrize("make", [lambda: nn.Conv2d(2, 4, 3), lambda: nn.Linear(4, 3)])
+def test_a_dead_weight_is_finite_and_recovers(name, make):
+    torch.manual_seed(0)
+    layer = normalized(name, make())
+    original = layer.parametrizations.weight
+    original = original.original1 if name == "weight" else original.original
+    expected, kept = layer.weight.detach(), original.detach().clone()
+    nn.init.zeros_(original)
+    layer.weight.sum().backward()
+    assert torch.isfinite(layer.weight).all()
+    assert torch.isfinite(original.grad).all()
+    original.data.copy_(kept)
+    torch.testing.assert_close(layer.weight, expected, rtol=1e-3, atol=1e-3)
