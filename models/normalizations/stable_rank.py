@@ -21,8 +21,8 @@ class StableRankNorm(Normalization):
     W is the kernel as O x (I kh kw), one matrix a group of a grouped convolution. The result has spectral norm 1
     (reshaped, as `spectral`) and a stable rank ||·||_F² / ||·||_2² of at most r = max(1, c min(rows, columns)), with c
     the option `stable_rank`; c = 1 is spectral normalization. The rank bound holds at any u and v, converged or not:
-    R is orthogonal to the first part. In training each access moves the singular vectors by `n_power_iterations`; in evaluation
-    they stand still.
+    R is orthogonal to the first part. In training each access moves the singular vectors by `n_power_iterations`; in
+    evaluation they stand still.
     """
 
     stable_rank: Annotated[float, Range(min=0, max=1)] = 0.7

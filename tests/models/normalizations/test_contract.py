@@ -293,7 +293,7 @@ from models import DISCRIMINATORS, ImageShape, build_discriminator
 from models.normalizations import build_normalization
 options = DISCRIMINATORS.get("dcgan")(width=4, normalization=build_normalization("halved", factor=0.25))
 network = build_discriminator(options, ImageShape(1, 16))
-head = network.head
+head = network.head.linear
 assert torch.equal(head.weight, 0.25 * head.parametrizations.weight.original)
 """
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, env={"PYTHONPATH": str(tmp_path)})
