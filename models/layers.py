@@ -45,6 +45,11 @@ class ProjectionHead(nn.Module):
         logits = self.linear(features).squeeze(1)
         return logits if self.embedding is None else logits + (self.embedding(y) * features).sum(1)
 
+    def lipschitz_bound(self, input_shape, bound_of) -> float:
+        """Return the largest ||w + e_y|| over the classes: for labels held fixed, the head is linear."""
+        rows = self.linear.weight if self.embedding is None else self.linear.weight + self.embedding.weight
+        return rows.norm(dim=1).max().item()
+
 
 class SelfAttention(nn.Module):
     """x + γ o(attention of x) (SAGAN, Zhang et al., ICML 2019, eq. 1-3); γ starts at 0, so that it starts as x.

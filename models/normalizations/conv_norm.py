@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from models.fourier import Pair, Window, circular_filter, dilate, fold_phases, preconditioner
 from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.normalizations.conv_norm_bound import conv_norm_bound
 from models.ranges import AT_LEAST_0
 
 
@@ -101,13 +102,15 @@ class _ConvNormLayer(nn.Module):
 
         In float32 at least.
         """
-        grid = y.shape[-2:] if kernel[0, 0].numel() > 1 else (1, 1)  # one tap has the same V at every frequency
-        v = preconditioner(kernel if self.options.through_gradient else kernel.detach(), grid, self.options.eps)
         compute = y if y.dtype == torch.float64 else y.float()
-        v = v.to(compute.dtype)
-        if self.options.running_average:
-            v = self.average(v)
+        v = self.preconditioner(kernel, y.shape[-2:]).to(compute.dtype)
         return circular_filter(compute, v, window).to(y.dtype)
+
+    def preconditioner(self, kernel: Tensor, grid: Pair) -> Tensor:
+        """Return V on `grid`, (O, m_h, m_w // 2 + 1), for a stride-1 kernel (O, I, kh, kw)."""
+        grid = grid if kernel[0, 0].numel() > 1 else (1, 1)  # one tap has the same V at every frequency
+        v = preconditioner(kernel if self.options.through_gradient else kernel.detach(), grid, self.options.eps)
+        return self.average(v.to(kernel.dtype)) if self.options.running_average else v
 
     def _finish(self, y: Tensor) -> Tensor:
         if self.conv.bias is not None:
@@ -115,6 +118,10 @@ class _ConvNormLayer(nn.Module):
         if self.affine is not None:
             y = self.affine(y)
         return y if self.batch_norm is None else self.batch_norm(y)
+
+    def lipschitz_bound(self, input_shape, bound_of) -> float:
+        """Return an upper bound of the layer's norm; see `conv_norm_bound`."""
+        return conv_norm_bound(self, input_shape, bound_of)
 
     def extra_repr(self) -> str:
         """Show the options."""
@@ -128,13 +135,18 @@ class ConvNorm2d(_ConvNormLayer):
         """Convolve into the grid, precondition, crop, subsample and apply the affine part."""
         if x.dim() == 3:
             return self(x[None])[0]
+        return self._finish(self._precondition(*self.to_grid(x)))
+
+    def is_circular(self, size: Pair) -> bool:
+        """Tell whether an input of `size` is its own grid."""
+        sizes = zip(size, self._stride, self._reach, strict=True)
+        return self.conv.padding_mode == "circular" and all(n % s == 0 and k <= n for n, s, k in sizes)
+
+    def to_grid(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Window, Window]]:
+        """Return the convolution (B, O, m_h, m_w) on its grid, its stride-1 kernel there, and the output's window."""
         conv, weight = self.conv, self.conv.weight  # read once: another parametrization may move at each access
-        stride = conv.stride if self.options.stride == "strided" else (1, 1)
-        sides = _padding(conv)
-        reach = tuple(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
-        circular = conv.padding_mode == "circular" and all(
-            n % s == 0 and k <= n for n, s, k in zip(x.shape[2:], stride, reach, strict=True)
-        )
+        stride, reach, sides = self._stride, self._reach, _padding(conv)
+        circular = self.is_circular(tuple(x.shape[2:]))
         if conv.padding_mode != "zeros" and not circular:
             x = F.pad(x, (*sides[1], *sides[0]), mode=conv.padding_mode)
             sides = ((0, 0), (0, 0))
@@ -161,8 +173,18 @@ class ConvNorm2d(_ConvNormLayer):
         # The stride folded into input channels, so that the strided operator is a stride-1 one on the grid.
         kernel = fold_phases(dilate(weight, conv.dilation), stride).flatten(1, 3)
         steps = (wanted // done for wanted, done in zip(conv.stride, stride, strict=True))
-        y = self._precondition(y, kernel, tuple(map(Window, skips, counts, steps)))
-        return self._finish(y)
+        return y, kernel, tuple(map(Window, skips, counts, steps))
+
+    @property
+    def _stride(self) -> Pair:
+        """The stride of the convolution into the grid."""
+        return self.conv.stride if self.options.stride == "strided" else (1, 1)
+
+    @property
+    def _reach(self) -> Pair:
+        """The size of the kernel with its dilation."""
+        kh, kw = (d * (k - 1) + 1 for d, k in zip(self.conv.dilation, self.conv.kernel_size, strict=True))
+        return kh, kw
 
 
 class ConvNormTranspose2d(_ConvNormLayer):
@@ -172,20 +194,10 @@ class ConvNormTranspose2d(_ConvNormLayer):
         """Map (B, I, H, W) to the shape of the bare transposed convolution."""
         if x.dim() == 3:
             return self(x[None], output_size)[0]
-        conv, weight = self.conv, self.conv.weight  # read once, as above
+        conv = self.conv
         extra = conv._output_padding(x, output_size, conv.stride, conv.padding, conv.kernel_size, 2, conv.dilation)
-        per_group = weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1)  # (O, I / g, kh, kw)
-        folded = fold_phases(dilate(per_group, conv.dilation), conv.stride)  # (O, I / g, sh, sw, kh', kw')
-        kernel = folded.movedim(1, 3).flatten(0, 2)  # one row of channels per phase: (O sh sw, I / g, kh', kw')
         sh, sw = conv.stride
-        grid = (x.shape[2] + kernel.shape[2] - 1, x.shape[3] + kernel.shape[3] - 1)
-
-        y = F.conv_transpose2d(x, weight, None, conv.stride, 0, 0, conv.groups, conv.dilation)
-        y = F.pad(y, (0, grid[1] * sw - y.shape[3], 0, grid[0] * sh - y.shape[2]))
-        y = y.unflatten(3, (grid[1], sw)).unflatten(2, (grid[0], sh))  # (B, O, m_h, sh, m_w, sw)
-        phases = y.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
-        everything = Window(0, grid[0], 1), Window(0, grid[1], 1)
-        phases = self._precondition(phases, kernel, everything).unflatten(1, (conv.out_channels, sh, sw))
+        phases = self._precondition(*self.to_grid(x)).unflatten(1, (conv.out_channels, sh, sw))
         y = phases.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
         reach = (d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
@@ -197,6 +209,21 @@ class ConvNormTranspose2d(_ConvNormLayer):
         y = F.pad(y, (0, missing[1], 0, missing[0]))
         top, side = conv.padding
         return self._finish(y[..., top : top + size[0], side : side + size[1]])
+
+    def to_grid(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Window, Window]]:
+        """Return the phases of the convolution (B, O sh sw, m_h, m_w), their stride-1 kernel, and the whole grid."""
+        conv, weight = self.conv, self.conv.weight
+        per_group = weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1)  # (O, I / g, kh, kw)
+        folded = fold_phases(dilate(per_group, conv.dilation), conv.stride)  # (O, I / g, sh, sw, kh', kw')
+        kernel = folded.movedim(1, 3).flatten(0, 2)  # one row of channels per phase: (O sh sw, I / g, kh', kw')
+        sh, sw = conv.stride
+        grid = (x.shape[2] + kernel.shape[2] - 1, x.shape[3] + kernel.shape[3] - 1)
+
+        y = F.conv_transpose2d(x, weight, None, conv.stride, 0, 0, conv.groups, conv.dilation)
+        y = F.pad(y, (0, grid[1] * sw - y.shape[3], 0, grid[0] * sh - y.shape[2]))
+        y = y.unflatten(3, (grid[1], sw)).unflatten(2, (grid[0], sh))  # (B, O, m_h, sh, m_w, sw)
+        phases = y.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+        return phases, kernel, (Window(0, grid[0], 1), Window(0, grid[1], 1))
 
 
 class DepthwiseAffine(nn.Module):

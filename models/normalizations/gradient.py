@@ -1,5 +1,6 @@
 """Gradient normalization of a whole discriminator (GN-GAN, Wu et al., ICCV 2021, arXiv 2109.02235)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,3 +61,7 @@ class GradientNormalized(nn.Module):
             size = gradient.flatten(1).to(logits.dtype).norm(dim=1) + logits.abs()
             normalized = logits / torch.where(size > 0, size, 1.0)
         return normalized if differentiable else normalized.detach()
+
+    def lipschitz_bound(self, input_shape, bound_of) -> float:
+        """Return infinity: the gradient jumps where f has a kink, and the result with it."""
+        return math.inf

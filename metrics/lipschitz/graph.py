@@ -1,0 +1,205 @@
+"""Certified bound of a whole network, node by node through its traced graph.
+
+Each node gets a bound of its Lipschitz constant as a function of the network's input. Compositions multiply, sums add,
+so that a residual block x + h(x) has 1 + Lip(h). A convolution whose result goes only into a batch norm or an average
+pooling is bounded together with it, as one convolution: that is tighter than the product. Where a step has no known
+bound, the result is infinite.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+BoundOf = Callable[[Any, Any], float]
+
+
+def network_bound(network: nn.Module, example_inputs: tuple[Any, ...], bound_of: BoundOf) -> float:
+    """Return an upper bound (l2) of x -> network(x, *others), `math.inf` where none is known.
+
+    x is the first of `example_inputs`, whose values but not shapes are of no account; the others, labels say, are
+    held fixed. `bound_of(module, shape)` gives the bound of a module that is not traced into.
+    """
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(network, {"y": None} if len(example_inputs) > 1 and example_inputs[1] is None else None)
+    except Exception:  # whatever a module does that cannot be traced, its bound is not known
+        return math.inf
+    interpreter = _Bounds(fx.GraphModule(tracer.root, graph), bound_of)
+    inputs = [value for value in example_inputs if value is not None]
+    with torch.no_grad():
+        interpreter.run(*inputs, *[None] * (len(interpreter.placeholders) - len(inputs)))
+    return interpreter.result
+
+
+class _Tracer(fx.Tracer):
+    """Traces into modules that are plain compositions of others."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        known = hasattr(module, "lipschitz_bound") or getattr(module, "is_layer", False)
+        torchs_own = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.Embedding)
+        return known or torchs_own or parametrize.is_parametrized(module) or super().is_leaf_module(module, name)
+
+
+class _Bounds(fx.Interpreter):
+    """Runs the graph on example inputs for the shapes, and gives each node its bound on the way."""
+
+    def __init__(self, graph: fx.GraphModule, bound_of: BoundOf):
+        super().__init__(graph)
+        self.bound_of = bound_of
+        self.bounds: dict[fx.Node, float] = {}
+        self.fused: dict[fx.Node, tuple[nn.Conv2d, float]] = {}  # a conv that equals the node, and the bound before it
+        self.placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        self.result = math.inf
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        self.bounds[node] = bound = self._bound(node, value)
+        if node.op == "output":
+            self.result = bound
+        return value
+
+    def _bound(self, node: fx.Node, value: Any) -> float:
+        if node.op == "placeholder":
+            return 1.0 if node is self.placeholders[0] else 0.0
+        incoming = [self.bounds[parent] for parent in node.all_input_nodes]
+        if not any(incoming):
+            return 0.0  # constant in x
+        if node.op == "output":
+            return incoming[0]
+        if not isinstance(value, Tensor):
+            return 0.0  # a shape
+        if node.op == "call_module":
+            return self._module(node)
+        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+        return self._function(node, name.rstrip("_"), value)
+
+    def _module(self, node: fx.Node) -> float:
+        module = self.fetch_attr(node.target)
+        source = node.args[0]
+        if any(self.bounds.get(other, 0.0) for other in node.args[1:] if isinstance(other, fx.Node)):
+            return math.inf
+        shape = self.env[source].shape[1:]
+        alone = self.bounds[source] * self.bound_of(module, tuple(shape))
+        if isinstance(module, nn.Conv2d):
+            self.fused[node] = (_as_convolution(module), self.bounds[source])
+        elif isinstance(module, nn.BatchNorm2d) and not module.training:
+            alone = self._fuse(node, source, _times_batch_norm, module, alone)
+        elif isinstance(module, nn.AvgPool2d):
+            alone = self._fuse(node, source, _times_average, module.kernel_size, alone)
+        return alone
+
+    def _fuse(self, node: fx.Node, source: fx.Node, combine: Callable, what: Any, alone: float) -> float:
+        """Bound `source` and `node` together when `source` is a convolution that nothing else reads."""
+        if source not in self.fused or len(source.users) > 1:
+            return alone
+        convolution, before = self.fused[source]
+        combined = combine(convolution, what)
+        if combined is None:
+            return alone
+        self.fused[node] = (combined, before)
+        return min(alone, before * self.bound_of(combined, None))
+
+    def _function(self, node: fx.Node, name: str, value: Tensor) -> float:
+        tensors = [arg for arg in node.args if isinstance(arg, fx.Node)]
+        x = self.env[tensors[0]] if tensors else None
+        incoming = [self.bounds[parent] for parent in tensors]
+        if name in _ADD and "alpha" not in node.kwargs:
+            return sum(incoming)
+        if name in _PRODUCTS:
+            return self._product(node, name)
+        if name == "cat":
+            return math.sqrt(sum(self.bounds[part] ** 2 for part in node.all_input_nodes))
+        if len(tensors) != 1 or len(node.all_input_nodes) != 1 or not isinstance(x, Tensor):
+            return math.inf
+        if name in ("sum", "mean"):
+            count = x.numel() / value.numel()
+            return incoming[0] * (math.sqrt(count) if name == "sum" else 1 / math.sqrt(count))
+        if name == "leaky_relu":
+            return incoming[0] * max(1.0, abs(_argument(node, 1, "negative_slope", 0.01)))
+        if name == "avg_pool2d" and _plain_pooling(node):
+            size = _argument(node, 1, "kernel_size", None)
+            alone = incoming[0] * self.bound_of(nn.AvgPool2d(size), None)
+            return self._fuse(node, tensors[0], _times_average, size, alone)
+        if name == "interpolate":
+            return incoming[0] * _interpolation(node, x, value)
+        return incoming[0] * _FUNCTIONS.get(name, math.inf)
+
+    def _product(self, node: fx.Node, name: str) -> float:
+        left, right = node.args
+        if isinstance(right, fx.Node) and self.bounds[right]:
+            if name == "truediv" or (isinstance(left, fx.Node) and self.bounds[left]):
+                return math.inf  # a product of two functions of x
+            left, right = right, left
+        factor = self.env[right] if isinstance(right, fx.Node) else right
+        largest = factor.abs().max().item() if isinstance(factor, Tensor) else abs(factor)
+        smallest = factor.abs().min().item() if isinstance(factor, Tensor) else abs(factor)
+        if name == "truediv":
+            return math.inf if smallest == 0 else self.bounds[left] / smallest
+        return self.bounds[left] * largest
+
+
+_ADD = {"add", "sub", "iadd", "isub"}
+_PRODUCTS = {"mul", "imul", "truediv"}
+_FUNCTIONS = {
+    **dict.fromkeys(("relu", "tanh", "softplus", "hardtanh", "relu6", "abs", "neg"), 1.0),
+    **dict.fromkeys(("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose"), 1.0),
+    **dict.fromkeys(("contiguous", "float", "double", "getitem", "narrow", "pixel_shuffle", "pixel_unshuffle"), 1.0),
+    "sigmoid": 0.25,
+}
+
+
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def _plain_pooling(node: fx.Node) -> bool:
+    stride = _argument(node, 2, "stride", None)
+    size = _argument(node, 1, "kernel_size", None)
+    return stride in (None, size) and len(node.args) <= 3 and not set(node.kwargs) - {"kernel_size", "stride"}
+
+
+def _interpolation(node: fx.Node, x: Tensor, value: Tensor) -> float:
+    """Each pixel of whole-number nearest or bilinear upsampling by r x r is repeated, or spread, r² times."""
+    ratios = [after / before for before, after in zip(x.shape[2:], value.shape[2:], strict=True)]
+    mode = _argument(node, 3, "mode", "nearest")
+    whole = all(ratio >= 1 and ratio == int(ratio) for ratio in ratios)
+    return math.sqrt(math.prod(ratios)) if whole and mode in ("nearest", "bilinear") else math.inf
+
+
+def _as_convolution(layer: nn.Conv2d, weight: Tensor | None = None, **changes: Any) -> nn.Conv2d:
+    """Return a bare convolution with the final weight of `layer`, or another one."""
+    weight = (layer.weight if weight is None else weight).detach()
+    options = {
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "dilation": layer.dilation,
+        "groups": layer.groups,
+        "padding_mode": layer.padding_mode,
+    }
+    channels = weight.shape[1] * layer.groups, weight.shape[0]
+    bare = nn.Conv2d(*channels, weight.shape[2:], bias=False, device="meta", **options | changes)
+    bare.weight = nn.Parameter(weight, requires_grad=False)
+    return bare
+
+
+def _times_batch_norm(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d | None:
+    """Fold the scale of a batch norm in evaluation into the kernel."""
+    if norm.running_var is None:
+        return None
+    scale = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight)
+    return _as_convolution(layer, layer.weight * scale[:, None, None, None])
+
+
+def _times_average(layer: nn.Conv2d, size: int | tuple[int, int]) -> nn.Conv2d | None:
+    """Return the strided convolution that equals convolution, then average pooling: its kernel is their convolution."""
+    if layer.stride != (1, 1) or layer.dilation != (1, 1) or isinstance(layer.padding, str):
+        return None
+    kh, kw = (size, size) if isinstance(size, int) else size
+    box = torch.full((1, 1, kh, kw), 1 / (kh * kw), dtype=layer.weight.dtype, device=layer.weight.device)
+    kernel = F.conv2d(layer.weight.flatten(0, 1)[:, None], box, padding=(kh - 1, kw - 1))[:, 0]
+    return _as_convolution(layer, kernel.unflatten(0, layer.weight.shape[:2]), stride=(kh, kw))
