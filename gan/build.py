@@ -14,7 +14,7 @@ from gan.datasets.digits import Digits
 from gan.ema import EMA
 from gan.errors import UserError
 from gan.evaluate import Evaluator
-from gan.loop import Experiment
+from gan.experiment import Experiment
 from metrics.catalog import METRICS
 from metrics.features import DigitsClassifier, DigitsExtractor, train_digits_classifier
 from metrics.lipschitz import LipschitzTracker

@@ -79,7 +79,9 @@ class LipschitzConfig:
     """Lipschitz estimates of the discriminator; the last step is always measured."""
 
     every: Annotated[int, AT_LEAST_1] = 100
-    """Generator updates between measurements"""
+    """Generator updates between measurements of layer norms and input gradients"""
+    audit_every: Annotated[int, AT_LEAST_1] = 1000
+    """Generator updates between the dear ones: certified bound, steepest slope, G's Jacobian, spectra"""
     iterations: Annotated[int, AT_LEAST_1] = 10
     """Lanczos iterations per layer and measurement, each starting from the vector of the one before"""
 

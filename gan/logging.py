@@ -8,6 +8,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gan.cache import write_atomically
 
+# TensorBoard's Custom Scalars tab: what is certified and what is observed on one chart (set its axis to log).
+LAYOUT = {
+    "Lipschitz": {
+        "D: certified above, observed below": [
+            "Multiline",
+            [f"^lipschitz/D/{name}$" for name in ("certified", "product", "slope", "gradient_max", "gradient_mean")],
+        ],
+        "D: norm of each layer": ["Multiline", ["^lipschitz/D/layers/"]],
+        "D: stable rank of each layer": ["Multiline", ["^lipschitz/D/stable_rank/"]],
+    }
+}
+
 
 class RunLogger:
     """Writes one line of JSON per logged step, and the same numbers to TensorBoard under the same tags.
@@ -22,6 +34,7 @@ class RunLogger:
         write_atomically(self.path, lambda file: file.write(text.encode()))
         self._file = self.path.open("a", encoding="utf-8")
         self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+        self._writer.add_custom_scalars(LAYOUT)
 
     def scalars(self, step: int, d_steps: int, images: int, numbers: dict[str, float]) -> None:
         """Log the numbers by tag after generator update `step`; `images` counts the real images D has seen."""
@@ -34,6 +47,11 @@ class RunLogger:
     def image(self, tag: str, step: int, image: Tensor) -> None:
         """Log an image (C, H, W) uint8."""
         self._writer.add_image(tag, image, step)
+
+    def histograms(self, step: int, values: dict[str, Tensor]) -> None:
+        """Log the distribution of each tensor by tag."""
+        for tag, tensor in values.items():
+            self._writer.add_histogram(tag, tensor, step)
 
     def close(self) -> None:
         """Flush and close both."""

@@ -6,9 +6,6 @@ nothing.
 
 import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,75 +14,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gan import rng
 from gan.augment import augment
 from gan.checkpoint import Checkpoints
-from gan.config import Config
-from gan.data import Sampler, to_uint8
-from gan.ema import EMA
-from gan.evaluate import Evaluator
+from gan.data import to_uint8
+from gan.experiment import Experiment, generator_batch_size, latents, real_images
+from gan.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.logging import RunLogger
-from gan.losses import Loss
 from gan.progress import Progress
-from gan.regularizers import Batch, Regularizer
+from gan.regularizers import Batch
 from gan.samples import sample_grid, save_png
-from metrics.lipschitz import LipschitzTracker, input_gradient_norms, product
 
 NUM_SAMPLES = 64  # images in a sample grid
 SHOWN = ("loss/D", "loss/G", "speed/images_per_s", "metrics/fd_digits")  # on the progress line
-
-
-@dataclass
-class Experiment:
-    """The live objects of a run, wired by `gan.build`."""
-
-    config: Config
-    folder: Path
-    device: torch.device
-    G: nn.Module
-    D: nn.Module
-    ema: EMA
-    optimizer_G: torch.optim.Optimizer
-    optimizer_D: torch.optim.Optimizer
-    sampler: Sampler
-    num_classes: int | None
-    stacked: bool
-    loss: Loss
-    regularizers: dict[str, Regularizer]
-    evaluator: Evaluator | None
-    tracker: LipschitzTracker
-    step: int = 0
-    best: float | None = None
-
-    @property
-    def d_steps(self) -> int:
-        """Discriminator updates so far."""
-        return self.step * self.config.train.n_critic
-
-    @property
-    def images(self) -> int:
-        """Real images that the discriminator has seen so far."""
-        return self.d_steps * self.config.train.batch_size
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that a later step depends on."""
-        return {"step": self.step, "best": self.best, "best_by": self.config.eval.metrics[:1]} | {
-            name: part.state_dict() for name, part in self._stateful().items()
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where `state_dict` was taken."""
-        self.step = state["step"]
-        self.best = state["best"] if state["best_by"] == self.config.eval.metrics[:1] else None
-        for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
-
-    def _stateful(self) -> dict[str, Any]:
-        return {
-            "G": self.G,
-            "D": self.D,
-            "G_ema": self.ema.network,
-            "optimizer_G": self.optimizer_G,
-            "optimizer_D": self.optimizer_D,
-            "lipschitz": self.tracker,
-        }
 
 
 def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress) -> dict[str, float]:
@@ -121,6 +59,10 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
             numbers["speed/images_per_s"] = images / (time.perf_counter() - clock)
         if due(config.lipschitz.every):
             numbers |= lipschitz_numbers(run)
+        if due(config.lipschitz.audit_every):
+            audited, spectra = lipschitz_audit(run)
+            numbers |= audited
+            logger.histograms(run.step, spectra)
         if due(config.eval.every):
             numbers |= {f"metrics/{name}": value for name, value in evaluate(run, checkpoints).items()}
             grid = sample_grid(fixed_samples(run), run.stacked)
@@ -192,14 +134,6 @@ def batch_for(run: Experiment, G: nn.Module, d_step: int) -> Batch:
     return Batch(x_real, y_real, augment(x_fake.to(x_real.dtype), config.augment, random), y_fake)
 
 
-def real_images(run: Experiment, position: int, count: int) -> tuple[Tensor, Tensor | None]:
-    """Return `count` real images of the stream from `position` on, with labels for a conditional GAN."""
-    x, y = run.sampler.batch(position, count)
-    if run.config.train.channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    return x, y if run.num_classes else None
-
-
 def judge(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the logits of real and fake images, in one pass where no batch statistics would mix the two."""
     if any(isinstance(module, _BatchNorm) for module in D.modules()):
@@ -207,15 +141,6 @@ def judge(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     y = None if batch.y_real is None else torch.cat([batch.y_real, batch.y_fake])
     logits = D(torch.cat([batch.x_real, batch.x_fake]), y)
     return logits[: len(batch.x_real)], logits[len(batch.x_real) :]
-
-
-def latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
-    """Return z (count, z_dim) ~ N(0, I) and, for a conditional generator, uniform labels (count,)."""
-    random = rng.generator(run.device, run.config.seed, "latents", *purpose)
-    z = torch.randn(count, run.config.generator.z_dim, generator=random, device=run.device)
-    if run.num_classes is None:
-        return z, None
-    return z, torch.randint(run.num_classes, (count,), generator=random, device=run.device)
 
 
 def set_learning_rates(run: Experiment) -> None:
@@ -252,34 +177,10 @@ def fixed_samples(run: Experiment) -> Tensor:
     return to_uint8(run.ema.network(*latents(run, NUM_SAMPLES, "samples")))
 
 
-def lipschitz_numbers(run: Experiment) -> dict[str, float]:
-    """Return D's layer norms and their product, and its largest input gradient on real, fake and mixed images."""
-    norms = run.tracker.measure()
-    size = run.config.train.batch_size
-    x_real, _ = run.sampler.batch(run.images, size)
-    z, y = latents(run, size, "lipschitz", run.step)
-    with torch.no_grad():
-        x_fake = run.ema.network(z, y)
-    random = rng.generator(run.device, run.config.seed, "interpolation", run.step)
-    t = torch.rand(size, 1, 1, 1, generator=random, device=run.device)
-    points = torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)])
-    gradients = input_gradient_norms(run.D, points, None if y is None else y.repeat(3))
-    return {
-        "lipschitz/D/product": product(norms),
-        "lipschitz/D/gradient_max": gradients.max().item(),
-        **{f"lipschitz/D/layers/{path}": norm for path, norm in norms.items()},
-    }
-
-
 def gradient_norm(network: nn.Module) -> float:
     """Return the norm of the gradient that the last backward pass left in the parameters."""
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     return torch.stack(torch._foreach_norm(gradients)).norm().item()
-
-
-def generator_batch_size(config: Config) -> int:
-    """Return the number of fakes in a generator update."""
-    return config.train.generator_batch_size or config.train.batch_size
 
 
 def autocast(run: Experiment) -> torch.autocast:

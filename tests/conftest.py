@@ -17,7 +17,7 @@ regularizers: {r1: {weight: 0.1, every: 3}}
 train: {steps: 4, batch_size: 8, n_critic: 2}
 log: {every: 1}
 eval: {every: 2, num_samples: 50}
-lipschitz: {every: 2, iterations: 3}
+lipschitz: {every: 2, audit_every: 2, iterations: 3}
 checkpoint: {every: 2, keep: 1}
 """
 

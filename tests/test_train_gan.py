@@ -24,12 +24,14 @@ from train_gan import main
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
+LAYERS = ("downs.0", "downs.1", "head.linear")
 COUNTERS = {"step", "d_steps", "images"}
 TAGS = {
     *("loss/D", "loss/G", "logits/real", "logits/fake", "gradient_norm/D", "gradient_norm/G", "speed/images_per_s"),
     *("metrics/modes", "metrics/kl", "metrics/confident", "metrics/fd_digits", "metrics/is_digits"),
-    *("lipschitz/D/product", "lipschitz/D/gradient_max"),
-    *("lipschitz/D/layers/downs.0", "lipschitz/D/layers/downs.1", "lipschitz/D/layers/head.linear"),
+    *("lipschitz/D/product", "lipschitz/D/gradient_max", "lipschitz/D/gradient_mean"),
+    *("lipschitz/D/certified", "lipschitz/D/slope", "lipschitz/G/jacobian_max", "lipschitz/G/jacobian_log_cond"),
+    *(f"lipschitz/D/{kind}/{path}" for kind in ("layers", "stable_rank") for path in LAYERS),
 }
 
 

@@ -1,7 +1,22 @@
-"""Lipschitz estimates: of one layer, of every layer through training, and of the whole network."""
+"""Lipschitz estimates: of one layer, of every layer through training, and of the whole network.
 
-from metrics.lipschitz.network import input_gradient_norms
+Three kinds, never mixed: *tracked* (an estimate from below that converges), *observed* (a slope seen at points, a
+lower bound) and *certified* (an upper bound, infinite where none is known).
+"""
+
+from metrics.lipschitz.certificate import certified_bound
+from metrics.lipschitz.network import input_gradient_norms, jacobian_singular_values, steepest_slope
 from metrics.lipschitz.operator_norm import operator_norm
-from metrics.lipschitz.tracker import LipschitzTracker, product
+from metrics.lipschitz.spectrum import singular_values, stable_rank
+from metrics.lipschitz.tracker import LipschitzTracker
 
-__all__ = ["LipschitzTracker", "input_gradient_norms", "operator_norm", "product"]
+__all__ = [
+    "LipschitzTracker",
+    "certified_bound",
+    "input_gradient_norms",
+    "jacobian_singular_values",
+    "operator_norm",
+    "singular_values",
+    "stable_rank",
+    "steepest_slope",
+]

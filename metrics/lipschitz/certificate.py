@@ -18,19 +18,20 @@ CONSTANTS: dict[type[nn.Module], float] = {
 }  # fmt: skip
 
 
-def certified_bound(layer: nn.Module, input_shape: Shape = None) -> float:
+def certified_bound(layer: nn.Module, input_shape: Shape = None, y: Tensor | None = None) -> float:
     """Return an upper bound (l2) of the Lipschitz constant of `layer` as it is, `math.inf` where none is known.
 
     `input_shape` is (C, H, W), without batch; with it a circular convolution on its own grid is exact and ConvNorm
     tighter. A module that knows its own bound has a method `lipschitz_bound(input_shape, bound_of)`, which comes
     before anything else: `bound_of(part, shape)` gives it the bound of a part, which may also be a tensor of matrices
     (F, a, b), whose largest norm is meant. A network that is made of known parts is bounded through its graph, which
-    needs `input_shape`.
+    needs `input_shape`; a class-conditional one also labels `y` (1,), which are held fixed (their value is of no
+    account where a module bounds all classes, as projection heads do).
     """
-    return _bound_of(layer, input_shape)
+    return _bound_of(layer, input_shape, y)
 
 
-def _bound_of(part: nn.Module | Tensor, input_shape: Shape = None) -> float:
+def _bound_of(part: nn.Module | Tensor, input_shape: Shape = None, y: Tensor | None = None) -> float:
     with torch.no_grad():
         if isinstance(part, Tensor):
             return largest_norm(part)
@@ -44,7 +45,7 @@ def _bound_of(part: nn.Module | Tensor, input_shape: Shape = None) -> float:
         if input_shape is None or not any(part.children()):
             return math.inf
         example = _first_weight(part).new_zeros(1, *input_shape)
-        return network_bound(part, (example,), _bound_of)
+        return network_bound(part, example, y, _bound_of)
 
 
 def _convolution(layer: nn.Conv2d, input_shape: Shape) -> float:

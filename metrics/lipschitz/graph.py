@@ -6,6 +6,7 @@ pooling is bounded together with it, as one convolution: that is tighter than th
 bound, the result is infinite.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,19 +19,19 @@ from torch.nn.utils import parametrize
 BoundOf = Callable[[Any, Any], float]
 
 
-def network_bound(network: nn.Module, example_inputs: tuple[Any, ...], bound_of: BoundOf) -> float:
-    """Return an upper bound (l2) of x -> network(x, *others), `math.inf` where none is known.
+def network_bound(network: nn.Module, x: Tensor, y: Tensor | None, bound_of: BoundOf) -> float:
+    """Return an upper bound (l2) of x -> network(x), or network(x, y) for a fixed y; `math.inf` where none is known.
 
-    x is the first of `example_inputs`, whose values but not shapes are of no account; the others, labels say, are
-    held fixed. `bound_of(module, shape)` gives the bound of a module that is not traced into.
+    Of x (1, ...) only the shape matters. `bound_of(module, shape)` gives the bound of a module that is not traced into.
     """
     tracer = _Tracer()
+    fixed = None if y is not None or "y" not in inspect.signature(network.forward).parameters else {"y": None}
     try:
-        graph = tracer.trace(network, {"y": None} if len(example_inputs) > 1 and example_inputs[1] is None else None)
+        graph = tracer.trace(network, fixed)
     except Exception:  # whatever a module does that cannot be traced, its bound is not known
         return math.inf
     interpreter = _Bounds(fx.GraphModule(tracer.root, graph), bound_of)
-    inputs = [value for value in example_inputs if value is not None]
+    inputs = [x] if y is None else [x, y]
     with torch.no_grad():
         interpreter.run(*inputs, *[None] * (len(interpreter.placeholders) - len(inputs)))
     return interpreter.result
@@ -58,7 +59,8 @@ class _Bounds(fx.Interpreter):
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
-        self.bounds[node] = bound = self._bound(node, value)
+        bound = self._bound(node, value)
+        self.bounds[node] = bound = math.inf if math.isnan(bound) else bound  # 0 times infinity: not known
         if node.op == "output":
             self.result = bound
         return value

@@ -4,6 +4,7 @@ The layer is used as a black box through forward and vjp, so every normalization
 without a special case.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,12 +19,25 @@ def operator_norm(layer: nn.Module, input_shape: Sequence[int], iterations: int 
     """Return the largest singular value of x -> layer(x) - layer(0) for inputs of `input_shape`, such as (C, H, W).
 
     An estimate from below that converges with `iterations`. The layer is measured in evaluation mode and left as it
-    was. `input_shape` has no batch dimension.
+    was. `input_shape` has no batch dimension. ValueError for a layer that is not affine: it has no operator norm.
     """
     start = start_vector(layer, input_shape)
     with measuring(layer):
+        if not is_affine(layer, start):
+            raise ValueError(f"{type(layer).__name__} is not affine in evaluation mode: it has no operator norm")
         sigma, _ = largest_singular_value(*affine_map(layer, start), start, iterations)
     return sigma
+
+
+@torch.no_grad()
+def is_affine(layer: nn.Module, direction: Tensor) -> bool:
+    """Tell whether layer(0), layer(v) and layer(-2 v) lie on one line, for v = `direction` scaled to entries near 1."""
+    v = direction * direction.numel() ** 0.5
+    offset, once, minus_twice = (layer(x[None]) for x in (torch.zeros_like(v), v, -2 * v))
+    deviation = (minus_twice - offset) + 2 * (once - offset)
+    scale = max(value.abs().max().item() for value in (offset, once, minus_twice))
+    # Infinities and NaN of a diverged network are for the norm to show.
+    return not deviation.isfinite().all() or deviation.abs().max().item() <= 1e-3 * scale
 
 
 def start_vector(layer: nn.Module, input_shape: Sequence[int]) -> Tensor:
@@ -69,6 +83,8 @@ def largest_singular_value(
             break
         basis = torch.cat([basis, rest[None] / rest.norm()])
     basis = basis[: len(images)]
+    if not images.isfinite().all():
+        return math.nan, start
     projected = (basis @ images.T).double()
     values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
     top = vectors[:, -1].to(basis.dtype) @ basis

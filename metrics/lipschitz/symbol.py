@@ -38,7 +38,7 @@ def largest_norm(matrices: Tensor, at_least: float = 0.0, tolerance: float = 1e-
 
     Gram iteration (Delattre et al., ICML 2023): with G = A Aᴴ, ||G^p||_F^(1/p) falls to ||G|| as p doubles, and
     (tr G^2p / tr G^p)^(1/p) rises to it. Matrices whose upper bound is below another's lower one are dropped early,
-    and so are those that cannot exceed `at_least`; when none can, 0 is returned.
+    and so are those that cannot exceed `at_least`; when none can, the result is no more than that either.
     """
     power = matrices @ matrices.mH
     trace = power.diagonal(dim1=1, dim2=2).real.sum(dim=1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from metrics.lipschitz.measuring import measuring
-from metrics.lipschitz.operator_norm import affine_map, largest_singular_value, start_vector
+from metrics.lipschitz.operator_norm import affine_map, is_affine, largest_singular_value, start_vector
 
 
 class LipschitzTracker:
@@ -16,14 +16,21 @@ class LipschitzTracker:
 
     A layer is a module that holds parameters of its own (a convolution, a linear layer, a batch norm, anything a
     user adds) or says `is_layer = True` (a wrapper such as ConvNorm, measured as a whole). The input shape of each
-    is recorded once, from `example_inputs`, the tuple of arguments of `model`.
+    is recorded once, from `example_inputs`: the argument of `model`, or the tuple of its arguments. Layers that are
+    not affine in evaluation mode (group norm, say) have no operator norm and are listed in `nonlinear`.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: tuple[Any, ...], iterations: int = 10):
+    def __init__(self, model: nn.Module, example_inputs: Tensor | tuple[Any, ...], iterations: int = 10):
         self.model = model
         self.iterations = iterations
-        self._shapes = _input_shapes(model, _find_layers(model), example_inputs)
-        self._vectors = {path: start_vector(model.get_submodule(path), shape) for path, shape in self._shapes.items()}
+        inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+        shapes = _input_shapes(model, _find_layers(model), inputs)
+        vectors = {path: start_vector(model.get_submodule(path), shape) for path, shape in shapes.items()}
+        with measuring(model):
+            affine = {path for path, vector in vectors.items() if is_affine(model.get_submodule(path), vector)}
+        self.nonlinear = [path for path in shapes if path not in affine]
+        self.input_shapes = {path: shape for path, shape in shapes.items() if path in affine}
+        self._vectors = {path: vectors[path] for path in self.input_shapes}
 
     def measure(self) -> dict[str, float]:
         """Return the operator norm of each layer by module path; the model is left as it was."""
@@ -34,6 +41,14 @@ class LipschitzTracker:
                 norms[path], self._vectors[path] = largest_singular_value(*maps, vector, self.iterations)
         return norms
 
+    def product(self, norms: dict[str, float]) -> float:
+        """Return the product of the layers' norms: an estimate for a chain of layers, and no bound.
+
+        Each factor is an estimate from below, and residual branches are multiplied as if they were in a row. NaN when
+        some layer has no norm.
+        """
+        return math.nan if self.nonlinear else math.prod(norms.values())
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the singular vectors by module path."""
         return dict(self._vectors)
@@ -41,11 +56,6 @@ class LipschitzTracker:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take the singular vectors of an earlier tracker of the same model."""
         self._vectors = {path: state[path].to(vector) for path, vector in self._vectors.items()}
-
-
-def product(norms: dict[str, float]) -> float:
-    """Return the product of layers' norms: an estimate for a chain of layers, and no bound (each is one from below)."""
-    return math.prod(norms.values())
 
 
 def _find_layers(model: nn.Module) -> dict[str, nn.Module]:

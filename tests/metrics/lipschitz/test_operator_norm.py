@@ -1,45 +1,11 @@
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from geometry import convolutions, dense_norm
+from hypothesis import given, settings
 from torch import nn
 
 from metrics.lipschitz import operator_norm
 from models.normalizations import NORMALIZATIONS, build_normalization
-
-
-def dense_norm(layer, input_shape):
-    """The largest singular value of the matrix whose columns are layer(e_i) - layer(0)."""
-    layer.eval()
-    basis = torch.eye(torch.Size(input_shape).numel(), dtype=torch.float64).view(-1, *input_shape)
-    with torch.no_grad():
-        matrix = (layer(basis) - layer(torch.zeros_like(basis[:1]))).flatten(1)
-    return torch.linalg.matrix_norm(matrix, 2).item()
-
-
-@st.composite
-def convolutions(draw):
-    groups = draw(st.sampled_from([1, 1, 2]))
-    kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
-    side = draw(st.tuples(st.integers(4, 9), st.integers(4, 9)))
-    padding = draw(st.integers(0, 2))
-    options = {
-        "in_channels": groups * draw(st.integers(1, 4)),
-        "out_channels": groups * draw(st.integers(1, 4)),
-        "kernel_size": kernel,
-        "stride": draw(st.integers(1, 3)),
-        "padding": padding,
-        "groups": groups,
-    }
-    transposed = draw(st.booleans())
-    assume(transposed or all(n + 2 * padding >= k for n, k in zip(side, kernel, strict=True)))
-    if transposed:
-        assume(all((n - 1) * options["stride"] + k > 2 * padding for n, k in zip(side, kernel, strict=True)))
-    else:
-        options["padding_mode"] = draw(st.sampled_from(["zeros", "circular"]))
-    torch.manual_seed(draw(st.integers(0, 1000)))
-    layer = (nn.ConvTranspose2d if transposed else nn.Conv2d)(**options, dtype=torch.float64)
-    return layer, (options["in_channels"], *side)
 
 
 @given(convolutions())
@@ -53,7 +19,7 @@ def test_equals_dense_svd(case):
 def test_equals_dense_svd_under_every_normalization(name):
     torch.manual_seed(0)
     layer = build_normalization(name).normalize(nn.Conv2d(3, 5, 4, stride=2, padding=1).double())
-    assert operator_norm(layer, (3, 8, 8)) == pytest.approx(dense_norm(layer, (3, 8, 8)), rel=5e-3)
+    assert operator_norm(layer, (3, 8, 8)) == pytest.approx(dense_norm(layer.eval(), (3, 8, 8)), rel=5e-3)
 
 
 def test_is_never_above_the_truth_and_grows_with_iterations():
@@ -88,3 +54,41 @@ def test_measuring_leaves_the_layer_as_it_was():
     assert all(torch.equal(value, layer.state_dict()[name]) for name, value in before.items())
     assert all(parameter.grad is None for parameter in layer.parameters())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+class Doubling(torch.autograd.Function):
+    """x -> 2 x with a backward pass and no forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+class CustomAffine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.diag(torch.tensor([1.0, -4.0, 2.0])))
+        self.shift = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return Doubling.apply(x @ self.weight) + self.shift
+
+
+def test_a_users_own_affine_layer_is_measured():
+    assert operator_norm(CustomAffine(), (3,)) == pytest.approx(8, rel=1e-6)
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm(6), nn.GELU(), nn.GroupNorm(2, 6), nn.ReLU()], ids=str)
+def test_a_nonlinear_layer_is_refused(layer):
+    with pytest.raises(ValueError, match="not affine"):
+        operator_norm(layer, (6,))
+
+
+def test_a_diverged_layer_has_norm_nan():
+    layer = nn.Linear(3, 3)
+    nn.init.constant_(layer.weight, float("nan"))
+    assert torch.tensor(operator_norm(layer, (3,))).isnan()

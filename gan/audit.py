@@ -1,0 +1,109 @@
+"""Audit a checkpoint: norms of D's layers, estimated and certified, and of the networks: python -m gan.audit RUN."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gan import run_folder
+from gan.build import build_experiment
+from gan.checkpoint import Checkpoints
+from gan.config import Config
+from gan.errors import UserError
+from gan.experiment import Experiment
+from gan.lipschitz import lipschitz_audit, lipschitz_numbers
+from gan.summary import format_table
+from gan.yaml_config import load_config
+from metrics.lipschitz import certified_bound, operator_norm, singular_values, stable_rank
+from metrics.lipschitz.measuring import measuring
+from metrics.lipschitz.spectrum import feasible_shape
+
+ITERATIONS = 50  # of the Lanczos iteration, from scratch
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m gan.audit", description="Audit the networks of a run.")
+    parser.add_argument("run", type=Path, help="run folder")
+    options = parser.parse_args(argv)
+    try:
+        print(audit(options.run))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def audit(folder: Path) -> str:
+    """Return the tables for the newest checkpoint of a run, measured in double precision on the CPU."""
+    config = load_config(Config, run_folder.config_path(folder))
+    device = torch.device("cpu")
+    run = build_experiment(config, config.data.load(), folder, device)
+    state = Checkpoints(folder, config.checkpoint.keep).load_newest(device)
+    if state is None:
+        raise UserError(f"{folder} has no checkpoint yet")
+    run.load_state_dict(state)
+    numbers = lipschitz_numbers(run) | lipschitz_audit(run)[0]
+    return "\n\n".join([f"{folder}, step {run.step}", layer_table(run), network_table(numbers), EXPLANATION])
+
+
+EXPLANATION = """\
+reshaped    norm of the weight as a matrix: what `spectral` normalizes, not the norm of the layer
+tracked     norm of the layer's map by Lanczos iteration, an estimate from below
+certified   upper bound of it, `none` where none is known
+exact       largest singular value of the dense matrix, for layers small enough
+stable rank squared Frobenius norm over squared norm; of larger layers on a smaller map"""
+
+
+def layer_table(run: Experiment) -> str:
+    """Return a row for each layer of D."""
+    rows = [("layer", "reshaped", "tracked", "certified", "exact", "stable rank")]
+    run.D.double()
+    with measuring(run.D):
+        for path, shape in run.tracker.input_shapes.items():
+            layer = run.D.get_submodule(path)
+            values, is_exact = singular_values(layer, shape), feasible_shape(layer, shape) == tuple(shape)
+            rows.append(
+                (
+                    path,
+                    _reshaped_norm(layer),
+                    f"{operator_norm(layer, shape, ITERATIONS):.4f}",
+                    _or_none(certified_bound(layer, shape)),
+                    f"{values[0].item():.4f}" if is_exact else "",
+                    f"{stable_rank(values):.2f}",
+                )
+            )
+    rows += [(path, "", "not affine", "none", "", "") for path in run.tracker.nonlinear]
+    return format_table(rows)
+
+
+def network_table(numbers: dict[str, float]) -> str:
+    """Return the estimates of the whole networks."""
+    names = {
+        "D: certified upper bound": "lipschitz/D/certified",
+        "D: product of tracked norms": "lipschitz/D/product",
+        "D: steepest slope found": "lipschitz/D/slope",
+        "D: largest input gradient": "lipschitz/D/gradient_max",
+        "D: mean input gradient": "lipschitz/D/gradient_mean",
+        "G: largest singular value": "lipschitz/G/jacobian_max",
+        "G: log condition number": "lipschitz/G/jacobian_log_cond",
+    }
+    return format_table([(name, _or_none(numbers.get(tag, math.inf))) for name, tag in names.items()])
+
+
+def _reshaped_norm(layer: nn.Module) -> str:
+    weight = getattr(layer, "weight", None)
+    if weight is None or weight.dim() < 2:
+        return ""
+    return f"{torch.linalg.matrix_norm(weight.detach().flatten(1), 2).item():.4f}"
+
+
+def _or_none(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "none"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

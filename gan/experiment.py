@@ -1,0 +1,95 @@
+"""The live objects of a run, and what every step draws from them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gan import rng
+from gan.config import Config
+from gan.data import Sampler
+from gan.ema import EMA
+from gan.evaluate import Evaluator
+from gan.losses import Loss
+from gan.regularizers import Regularizer
+from metrics.lipschitz import LipschitzTracker
+
+
+@dataclass
+class Experiment:
+    """The live objects of a run, wired by `gan.build`."""
+
+    config: Config
+    folder: Path
+    device: torch.device
+    G: nn.Module
+    D: nn.Module
+    ema: EMA
+    optimizer_G: torch.optim.Optimizer
+    optimizer_D: torch.optim.Optimizer
+    sampler: Sampler
+    num_classes: int | None
+    stacked: bool
+    loss: Loss
+    regularizers: dict[str, Regularizer]
+    evaluator: Evaluator | None
+    tracker: LipschitzTracker
+    step: int = 0
+    best: float | None = None
+
+    @property
+    def d_steps(self) -> int:
+        """Discriminator updates so far."""
+        return self.step * self.config.train.n_critic
+
+    @property
+    def images(self) -> int:
+        """Real images that the discriminator has seen so far."""
+        return self.d_steps * self.config.train.batch_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a later step depends on."""
+        return {"step": self.step, "best": self.best, "best_by": self.config.eval.metrics[:1]} | {
+            name: part.state_dict() for name, part in self._stateful().items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+        self.step = state["step"]
+        self.best = state["best"] if state["best_by"] == self.config.eval.metrics[:1] else None
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        return {
+            "G": self.G,
+            "D": self.D,
+            "G_ema": self.ema.network,
+            "optimizer_G": self.optimizer_G,
+            "optimizer_D": self.optimizer_D,
+            "lipschitz": self.tracker,
+        }
+
+
+def real_images(run: Experiment, position: int, count: int) -> tuple[Tensor, Tensor | None]:
+    """Return `count` real images of the stream from `position` on, with labels for a conditional GAN."""
+    x, y = run.sampler.batch(position, count)
+    if run.config.train.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x, y if run.num_classes else None
+
+
+def latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
+    """Return z (count, z_dim) ~ N(0, I) and, for a conditional generator, uniform labels (count,)."""
+    random = rng.generator(run.device, run.config.seed, "latents", *purpose)
+    z = torch.randn(count, run.config.generator.z_dim, generator=random, device=run.device)
+    if run.num_classes is None:
+        return z, None
+    return z, torch.randint(run.num_classes, (count,), generator=random, device=run.device)
+
+
+def generator_batch_size(config: Config) -> int:
+    """Return the number of fakes in a generator update."""
+    return config.train.generator_batch_size or config.train.batch_size

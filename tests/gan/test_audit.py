@@ -1,0 +1,26 @@
+import pytest
+
+from gan.audit import main
+
+
+@pytest.mark.parametrize("normalization", ["none", "conv_norm", "gradient"])
+def test_a_run_is_audited_layer_by_layer(tmp_path, tiny_run, capsys, normalization):
+    folder = tiny_run(tmp_path / "run", f"discriminator.normalization={normalization}")
+    capsys.readouterr()
+    assert main([str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if "downs." in line or "head." in line]
+    assert len(rows) == 3
+    for row in rows:
+        *_, tracked, certified, exact, rank = map(float, row[1:])
+        assert tracked <= certified
+        assert tracked == pytest.approx(exact, rel=5e-3)
+        assert rank >= 1
+    certified = next(line for line in lines if line.startswith("D: certified")).split()[-1]
+    observed = next(line for line in lines if line.startswith("D: steepest")).split()[-1]
+    assert certified == "none" if normalization == "gradient" else float(certified) >= float(observed)
+
+
+def test_a_folder_without_a_run_is_one_line_and_exit_code_2(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

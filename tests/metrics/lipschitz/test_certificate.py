@@ -1,0 +1,153 @@
+import copy
+import math
+
+import pytest
+import torch
+from geometry import convolutions, dense_norm
+from hypothesis import given, settings
+from torch import nn
+
+from metrics.lipschitz import certified_bound
+from metrics.lipschitz.symbol import largest_norm, polyphase_taps, riesz_factor, symbol_norm
+from models.normalizations import NORMALIZATIONS, build_normalization
+
+ROUNDING = 1 - 1e-9
+
+
+@given(convolutions())
+@settings(max_examples=120, deadline=None)
+def test_is_never_below_the_truth_for_any_padding(case):
+    layer, shape = case
+    truth = dense_norm(layer, shape)
+    assert certified_bound(layer, shape) >= truth * ROUNDING
+    assert certified_bound(layer) >= truth * ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "side"), [(1, 1, 6), (3, 1, 8), (5, 1, 8), (3, 2, 8), (5, 3, 9), (5, 1, 4)]
+)
+def test_is_exact_for_a_circular_convolution_on_its_own_grid(kernel, stride, side):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(
+        3, 4, kernel, stride=stride, padding=(kernel - 1) // 2, padding_mode="circular", dtype=torch.float64
+    )
+    truth = dense_norm(layer, (3, side, side))
+    assert truth * ROUNDING <= certified_bound(layer, (3, side, side)) <= truth * (1 + 1e-5)
+    taps = polyphase_taps((kernel, kernel), (stride, stride))
+    factor = riesz_factor(taps, [max(8, 16 * (k - 1)) for k in taps])
+    assert factor < 1.03
+    # Without the shape it holds for every grid, and for padding that repeats a pixel at most three times an axis.
+    assert certified_bound(layer) >= truth * ROUNDING
+
+
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+def test_zero_padding_costs_the_riesz_factor_at_most(kernel):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, kernel, padding=(kernel - 1) // 2, dtype=torch.float64)
+    grid = [16 * (kernel - 1)] * 2
+    circle = symbol_norm(layer.weight.detach(), (1, 1), grid)
+    assert circle * ROUNDING <= certified_bound(layer) <= 1.001 * circle * riesz_factor((kernel, kernel), grid)
+
+
+def test_riesz_factor_is_that_of_the_formula():
+    assert riesz_factor((3, 3), (32, 32)) == pytest.approx(1 / math.cos(math.pi / 32) ** 2)
+    assert riesz_factor((5, 1), (4, 8)) == math.inf
+
+
+def test_grouped_convolution_has_the_largest_of_its_groups():
+    layer = nn.Conv2d(4, 4, 1, groups=2, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(torch.cat([torch.eye(2), 3 * torch.eye(2)])[:, :, None, None])
+    assert certified_bound(layer) == pytest.approx(3, rel=1e-5)
+
+
+def test_largest_norm_brackets_the_svd():
+    random = torch.Generator().manual_seed(0)
+    matrices = torch.randn(40, 6, 9, generator=random, dtype=torch.complex128)
+    truth = torch.linalg.matrix_norm(matrices, 2).max().item()
+    assert truth * ROUNDING <= largest_norm(matrices) <= truth * (1 + 2e-6)
+    assert largest_norm(torch.zeros(3, 2, 2)) == 0
+    assert largest_norm(matrices, at_least=2 * truth) <= 2 * truth
+
+
+@given(convolutions(max_groups=1))
+@settings(max_examples=40, deadline=None)
+def test_conv_norm_on_its_grid_and_without_one(case):
+    layer, shape = case
+    for stride, affine in (("paper", False), ("strided", True)):
+        normalized = (
+            build_normalization("conv_norm", stride=stride, affine=affine).normalize(copy.deepcopy(layer)).double()
+        )
+        if normalized.affine is not None:
+            nn.init.normal_(normalized.affine.weight)
+        truth = dense_norm(normalized.eval(), shape)
+        assert certified_bound(normalized, shape) >= truth * ROUNDING
+        assert certified_bound(normalized) >= truth * ROUNDING
+
+
+def test_conv_norm_is_exact_where_its_grid_is_circular():
+    torch.manual_seed(0)
+    layer = build_normalization("conv_norm", affine=False, batch_norm=True).normalize(
+        nn.Conv2d(3, 5, 3, padding=1, padding_mode="circular")
+    )
+    layer = layer.double().eval()
+    truth = dense_norm(layer, (3, 8, 8))
+    assert certified_bound(layer, (3, 8, 8)) == pytest.approx(truth, rel=1e-4)
+    assert certified_bound(layer.train(), (3, 8, 8)) == math.inf  # batch norm in training has no bound
+
+
+@pytest.mark.parametrize("name", sorted(set(NORMALIZATIONS) - {"gradient"}))
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 2)])
+def test_holds_under_every_normalization(name, kernel, stride):
+    torch.manual_seed(0)
+    layer = build_normalization(name).normalize(nn.Conv2d(3, 6, kernel, stride=stride, padding=1).double()).eval()
+    truth = dense_norm(layer, (3, 8, 8))
+    assert truth * (1 - 1e-6) <= certified_bound(layer, (3, 8, 8)) <= 2 * truth
+
+
+@pytest.mark.parametrize(
+    ("layer", "bound"),
+    [
+        (nn.ReLU(), 1),
+        (nn.LeakyReLU(0.2), 1),
+        (nn.LeakyReLU(3.0), 3),
+        (nn.Sigmoid(), 0.25),
+        (nn.AvgPool2d(2), 0.5),
+        (nn.MaxPool2d(2), 1),
+        (nn.MaxPool2d(3, stride=2), 2),
+        (nn.LayerNorm(4), math.inf),
+        (nn.GroupNorm(2, 4), math.inf),
+        (nn.InstanceNorm2d(4), math.inf),
+        (nn.MultiheadAttention(4, 1), math.inf),
+        (nn.BatchNorm2d(4).train(), math.inf),
+    ],
+    ids=str,
+)
+def test_of_layers_without_a_kernel(layer, bound):
+    assert certified_bound(layer, (4, 8, 8)) == pytest.approx(bound, rel=1e-5)
+
+
+def test_batch_norm_in_evaluation_is_its_largest_scale():
+    norm = nn.BatchNorm2d(2).eval()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, -3.0]))
+        norm.running_var.copy_(torch.tensor([1.0, 4.0]))
+    assert certified_bound(norm) == pytest.approx(3 / (4 + 1e-5) ** 0.5, rel=1e-6)
+
+
+def test_a_module_that_knows_its_bound_is_believed():
+    class Halved(nn.Module):
+        def __init__(self, part):
+            super().__init__()
+            self.part = part
+
+        def forward(self, x):
+            return self.part(x) / 2
+
+        def lipschitz_bound(self, input_shape, bound_of):
+            return bound_of(self.part, input_shape) / 2
+
+    linear = nn.Linear(3, 3, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        linear.weight.copy_(4 * torch.eye(3))
+    assert certified_bound(Halved(linear), (3,)) == pytest.approx(2, rel=1e-5)
