@@ -15,7 +15,7 @@ from metrics.lipschitz.measuring import measuring
 LinearMap = Callable[[Tensor], Tensor]
 
 
-def operator_norm(layer: nn.Module, input_shape: Sequence[int], iterations: int = 20) -> float:
+def operator_norm(layer: nn.Module, input_shape: Sequence[int], iterations: int = 50) -> float:
     """Return the largest singular value of x -> layer(x) - layer(0) for inputs of `input_shape`, such as (C, H, W).
 
     An estimate from below that converges with `iterations`. The layer is measured in evaluation mode and left as it

@@ -17,12 +17,13 @@ CHUNK = 2**24  # entries of K(w) held at a time
 def symbol_norm(kernel: Tensor, stride: Sequence[int], grid: Sequence[int]) -> float:
     """Return max ||K(w)|| over the frequencies of a circular `grid`, an upper bound tight to 1e-6 (relative).
 
-    `kernel` is (O, I, kh, kw) with its dilation written out; it may be larger than the grid, then it wraps around.
+    `kernel` is (O, I, kh, kw) with its dilation written out; it may be larger than the grid, then it wraps around. In
+    double precision whatever the kernel's: a bound that rounding may undercut is none.
     """
-    folded = _polyphase(kernel, stride)  # (O, I s², kh', kw')
+    folded = _polyphase(kernel.double(), stride)  # (O, I s², kh', kw')
     if folded.shape[0] > folded.shape[1]:
         folded = folded.transpose(0, 1)  # the norm is that of the transpose, the Gram matrix is smaller
-    phases = [_phases(m, k, kernel) for m, k in zip(grid, folded.shape[2:], strict=True)]
+    phases = [_phases(m, k, kernel.device) for m, k in zip(grid, folded.shape[2:], strict=True)]
     half = phases[1][: grid[1] // 2 + 1]  # K(-w) is the conjugate of K(w) up to the sign of the other axis
     columns = torch.einsum("oiab,wb->woia", folded.to(half.dtype), half)  # (m_w / 2 + 1, O, I s², kh')
     best = 0.0
@@ -40,6 +41,7 @@ def largest_norm(matrices: Tensor, at_least: float = 0.0, tolerance: float = 1e-
     (tr G^2p / tr G^p)^(1/p) rises to it. Matrices whose upper bound is below another's lower one are dropped early,
     and so are those that cannot exceed `at_least`; when none can, the result is no more than that either.
     """
+    matrices = matrices.to(torch.complex128 if matrices.is_complex() else torch.float64)
     power = matrices @ matrices.mH
     trace = power.diagonal(dim1=1, dim2=2).real.sum(dim=1)
     alive = trace > 0
@@ -82,9 +84,8 @@ def _polyphase(kernel: Tensor, stride: Sequence[int]) -> Tensor:
     return phases.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
 
 
-def _phases(length: int, taps: int, like: Tensor) -> Tensor:
+def _phases(length: int, taps: int, device: torch.device) -> Tensor:
     """Return exp(-2 pi i w a / length), (length, taps)."""
-    angles = torch.outer(torch.arange(length), torch.arange(taps)) % length * (-2 * math.pi / length)
-    return torch.polar(torch.ones_like(angles, dtype=torch.float64), angles.double()).to(
-        like.device, torch.complex128 if like.dtype == torch.float64 else torch.complex64
-    )
+    turns = torch.outer(torch.arange(length, device=device), torch.arange(taps, device=device)) % length
+    angles = turns.double() * (-2 * math.pi / length)
+    return torch.polar(torch.ones_like(angles), angles)

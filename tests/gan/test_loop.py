@@ -131,7 +131,8 @@ def test_the_seed_decides_the_run(tmp_path, tiny_run):
 
 @recipes
 def test_measuring_and_saving_change_nothing(tmp_path, tiny_run, recipe):
-    every = ["log.every={}", "eval.every={}", "lipschitz.every={}", "checkpoint.every={}"]
+    every = ["log.every={}", "eval.every={}", "lipschitz.every={}", "lipschitz.audit_every={}"]
+    every.append("checkpoint.every={}")
     states = [
         newest(tiny_run(tmp_path / name, *recipe, *(key.format(name) for key in every))) for name in ("1", "1000")
     ]
