@@ -275,3 +275,25 @@ def test_numbers_are_logged_when_due_and_at_the_end(tmp_path, tiny_run):
         for tag in ("loss/D", "lipschitz/D/product", "metrics/kl")
     }
     assert steps == {"loss/D": [2, 4, 5], "lipschitz/D/product": [3, 5], "metrics/kl": [4, 5]}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch.compile's own, of several kinds
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("normalization", ["none", "spectral", "conv_norm"])
+def test_a_compiled_run_equals_the_eager_one(tmp_path, tiny_run, normalization):
+    chosen = f"discriminator.normalization={normalization}"
+    eager, compiled = (
+        numbers(tiny_run(tmp_path / flag, chosen, f"train.compile={flag}")) for flag in ("false", "true")
+    )
+    # Losses and not weights: Adam turns the rounding of a bias before a batch norm, whose gradient is 0, into steps.
+    for tag in ("loss/D", "loss/G", "logits/real", "logits/fake"):
+        assert [line[tag] for line in compiled] == pytest.approx([line[tag] for line in eager], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("option", ["train.amp=bf16", "train.channels_last=true"])
+def test_other_number_formats_and_layouts_train_alike(tmp_path, tiny_run, option):
+    plain, other = (
+        numbers(tiny_run(tmp_path / name, "train.steps=2", *extra)) for name, extra in (("a", ()), ("b", (option,)))
+    )
+    assert other[0]["loss/D"] == pytest.approx(plain[0]["loss/D"], rel=0.02)
