@@ -79,6 +79,8 @@ def run(options: argparse.Namespace) -> None:
     run_folder.write_config(folder, config)
 
     print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
+    if experiment.tracker.nonlinear:
+        print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     logger, progress = RunLogger(folder, experiment.step), Progress(experiment.step, config.train.steps)
     try:
         train(experiment, checkpoints, logger, progress)

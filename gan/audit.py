@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gan import run_folder
-from gan.build import build_experiment
+from gan.build import build_experiment, build_tracker
 from gan.checkpoint import Checkpoints
 from gan.config import Config
 from gan.errors import UserError
@@ -39,13 +39,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def audit(folder: Path) -> str:
     """Return the tables for the newest checkpoint of a run, measured in double precision on the CPU."""
-    config = load_config(Config, run_folder.config_path(folder))
+    config = load_config(Config, run_folder.config_path(folder), ["eval.metrics=[]"])
     device = torch.device("cpu")
     run = build_experiment(config, config.data.load(), folder, device)
     state = Checkpoints(folder, config.checkpoint.keep).load_newest(device)
     if state is None:
         raise UserError(f"{folder} has no checkpoint yet")
     run.load_state_dict(state)
+    run.D.double()
+    run.ema.network.double()
+    run.tracker = build_tracker(run.D, run.sampler.images, run.num_classes, ITERATIONS)
     numbers = lipschitz_numbers(run) | lipschitz_audit(run)[0]
     return "\n\n".join([f"{folder}, step {run.step}", layer_table(run), network_table(numbers), EXPLANATION])
 
@@ -61,7 +64,6 @@ stable rank squared Frobenius norm over squared norm; of larger layers on a smal
 def layer_table(run: Experiment) -> str:
     """Return a row for each layer of D."""
     rows = [("layer", "reshaped", "tracked", "certified", "exact", "stable rank")]
-    run.D.double()
     with measuring(run.D):
         for path, shape in run.tracker.input_shapes.items():
             layer = run.D.get_submodule(path)
@@ -72,8 +74,8 @@ def layer_table(run: Experiment) -> str:
                     _reshaped_norm(layer),
                     f"{operator_norm(layer, shape, ITERATIONS):.4f}",
                     _or_none(certified_bound(layer, shape)),
-                    f"{values[0].item():.4f}" if is_exact else "",
-                    f"{stable_rank(values):.2f}",
+                    f"{values[0].item():.4f}" if is_exact and values is not None else "",
+                    f"{stable_rank(values):.2f}" if values is not None else "",
                 )
             )
     rows += [(path, "", "not affine", "none", "", "") for path in run.tracker.nonlinear]
@@ -95,10 +97,12 @@ def network_table(numbers: dict[str, float]) -> str:
 
 
 def _reshaped_norm(layer: nn.Module) -> str:
+    """Return the norm of a weight as a matrix with a row an output channel; wrappers have no weight of their own."""
     weight = getattr(layer, "weight", None)
     if weight is None or weight.dim() < 2:
         return ""
-    return f"{torch.linalg.matrix_norm(weight.detach().flatten(1), 2).item():.4f}"
+    rows = weight.detach().transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight.detach()
+    return f"{torch.linalg.matrix_norm(rows.flatten(1), 2).item():.4f}"
 
 
 def _or_none(value: float) -> str:

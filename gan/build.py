@@ -31,8 +31,6 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
     torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers draw from the global generator
     G = _network(build_generator, config.generator, shape, "generator", device, config)
     D = _network(build_discriminator, config.discriminator, shape, "discriminator", device, config)
-    example = torch.zeros(1, *images.shape[1:], device=device)
-    labels = None if num_classes is None else torch.zeros(1, dtype=torch.int64, device=device)
     return Experiment(
         config=config,
         folder=folder,
@@ -48,8 +46,15 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
         loss=config.loss,
         regularizers=config.regularizers,
         evaluator=build_evaluator(config, splits, device),
-        tracker=LipschitzTracker(D, (example, labels), config.lipschitz.iterations),
+        tracker=build_tracker(D, images, num_classes, config.lipschitz.iterations),
     )
+
+
+def build_tracker(D: nn.Module, images: Tensor, num_classes: int | None, iterations: int) -> LipschitzTracker:
+    """Return the tracker of D's layers for images shaped like `images` (N, C, H, W)."""
+    weight = next(D.parameters())
+    labels = None if num_classes is None else torch.zeros(1, dtype=torch.int64, device=weight.device)
+    return LipschitzTracker(D, (weight.new_zeros(1, *images.shape[1:]), labels), iterations)
 
 
 def build_evaluator(config: Config, splits: Splits, device: torch.device) -> Evaluator | None:
@@ -82,7 +87,8 @@ def check_choices(config: Config, splits: Splits) -> None:
             hint = did_you_mean(name, METRICS)
             raise UserError(f"eval.metrics: unknown metric '{name}' (choices: {', '.join(sorted(METRICS))}){hint}")
         if not config.data.of_digits:
-            raise UserError(f"eval.metrics: {name} is for digits, not for {DATASETS.name_of(type(config.data))}")
+            data = DATASETS.name_of(type(config.data))
+            raise UserError(f"eval.metrics: {name} is for digits, not for {data}; set eval.metrics=[]")
 
 
 def select_device(name: str) -> torch.device:

@@ -18,7 +18,7 @@ Beta = Annotated[float, Range(min=0, max=0.999999)]
 class AdamConfig:
     """Adam (Kingma & Ba, ICLR 2015)."""
 
-    lr: Annotated[float, AT_LEAST_0] = 2e-4
+    lr: Annotated[float, Range(min=0, max=1000)] = 2e-4
     """Learning rate at the start"""
     betas: tuple[Beta, Beta] = (0.5, 0.999)
     """Decay rates of the running mean of the gradient and of its square"""

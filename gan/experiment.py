@@ -51,16 +51,21 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a later step depends on."""
-        return {"step": self.step, "best": self.best, "best_by": self.config.eval.metrics[:1]} | {
+        return {"step": self.step, "best": self.best, "best_by": self._best_by} | {
             name: part.state_dict() for name, part in self._stateful().items()
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
         self.step = state["step"]
-        self.best = state["best"] if state["best_by"] == self.config.eval.metrics[:1] else None
+        self.best = state["best"] if state["best_by"] == self._best_by else None
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
+
+    @property
+    def _best_by(self) -> tuple[str, ...]:
+        """What the best value is a value of: it compares with no other metric or number of samples."""
+        return (*self.config.eval.metrics[:1], str(self.config.eval.num_samples))
 
     def _stateful(self) -> dict[str, Any]:
         return {

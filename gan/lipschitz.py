@@ -2,7 +2,7 @@
 
 The tags say which kind a number is: `product` and `layers/*` are tracked estimates from below, `gradient_*` and `slope`
 are observed at points, `certified` is an upper bound. A number that is not known (no bound for layer norm or
-attention, say) is left out.
+attention, say, and none of a diverged network) is left out.
 """
 
 import math
@@ -44,17 +44,17 @@ def lipschitz_numbers(run: Experiment) -> dict[str, float]:
 def lipschitz_audit(run: Experiment) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return the dear numbers: bounds, the steepest slope, G's Jacobian; and each layer's singular values by tag."""
     points, y = _points(run)
-    pairs = slice(0, None, max(1, len(points) // SLOPE_PAIRS))
+    steepest = input_gradient_norms(run.D, points, y).topk(min(SLOPE_PAIRS, len(points))).indices
     z, labels = latents(run, JACOBIAN_POINTS, "jacobian")
-    jacobian = jacobian_singular_values(run.ema.network, z, labels)
-    spectra = {
-        path: singular_values(run.D.get_submodule(path), shape) for path, shape in run.tracker.input_shapes.items()
-    }
-    with measuring(run.D):
+    jacobian = jacobian_singular_values(run.ema.network, z.to(points.dtype), labels)
+    shapes = run.tracker.input_shapes
+    measured = {path: singular_values(run.D.get_submodule(path), shape) for path, shape in shapes.items()}
+    spectra = {path: values for path, values in measured.items() if values is not None}
+    with measuring(run.D):  # in evaluation, where batch norm has a bound
         certified = certified_bound(run.D, points.shape[1:], None if y is None else y[:1])
     numbers = {
         "lipschitz/D/certified": certified,
-        "lipschitz/D/slope": steepest_slope(run.D, points[pairs], None if y is None else y[pairs]),
+        "lipschitz/D/slope": steepest_slope(run.D, points[steepest], None if y is None else y[steepest]),
         "lipschitz/G/jacobian_max": jacobian[:, 0].max().item(),
         "lipschitz/G/jacobian_log_cond": (jacobian[:, 0] / jacobian[:, -1]).log().mean().item(),
         **{f"lipschitz/D/stable_rank/{path}": stable_rank(values) for path, values in spectra.items()},
@@ -65,13 +65,16 @@ def lipschitz_audit(run: Experiment) -> tuple[dict[str, float], dict[str, Tensor
 def _points(run: Experiment) -> tuple[Tensor, Tensor | None]:
     """Return real, fake and interpolated images (3 B, C, H, W) of this step, with labels for a conditional D."""
     size = run.config.train.batch_size
-    x_real, _ = real_images(run, run.images, size)
+    dtype = next(run.D.parameters()).dtype
+    x_real, y_real = real_images(run, run.images, size)
+    x_real = x_real.to(dtype)
     z, y = latents(run, size, "lipschitz", run.step)
     with torch.no_grad():
-        x_fake = run.ema.network(z, y)
+        x_fake = run.ema.network(z.to(dtype), y)
     random = rng.generator(run.device, run.config.seed, "interpolation", run.step)
-    t = torch.rand(size, 1, 1, 1, generator=random, device=run.device)
-    return torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)]), None if y is None else y.repeat(3)
+    t = torch.rand(size, 1, 1, 1, generator=random, device=run.device, dtype=dtype)
+    labels = None if y is None else torch.cat([y_real, y, y_real])
+    return torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)]), labels
 
 
 def _known(numbers: dict[str, float]) -> dict[str, float]:

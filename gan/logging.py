@@ -1,6 +1,7 @@
 """Where the numbers of a run go: TensorBoard events and, once more for programs, `metrics.jsonl`."""
 
 import json
+import math
 from pathlib import Path
 
 from torch import Tensor
@@ -38,7 +39,8 @@ class RunLogger:
 
     def scalars(self, step: int, d_steps: int, images: int, numbers: dict[str, float]) -> None:
         """Log the numbers by tag after generator update `step`; `images` counts the real images D has seen."""
-        line = {"step": step, "d_steps": d_steps, "images": images, **numbers}
+        finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}  # JSON knows no NaN
+        line = {"step": step, "d_steps": d_steps, "images": images, **finite}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for tag, value in numbers.items():

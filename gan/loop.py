@@ -109,7 +109,7 @@ def generator_step(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Ten
     run.D.requires_grad_(False)
     with autocast(run):
         z, y = latents(run, size, "G", run.step)
-        logits_fake = D(augment(G(z, y), run.config.train.augment, random), y).float()
+        logits_fake = D(augment(G(z, y).float(), run.config.train.augment, random), y).float()
         logits_real = None
         if run.loss.generator_sees_real:
             x_real, y_real = real_images(run, run.images, size)

@@ -13,8 +13,9 @@ from gan.yaml_config import dump_config, load_config, to_plain
 
 CONFIG = "config.yaml"
 
-# What a resumed run may change: how long it goes on and what it reports, never what it computes.
-MAY_CHANGE = ("train.steps", "log.", "eval.", "lipschitz.", "checkpoint.")
+# What a resumed run may change: how long it goes on, where its data lie and what it reports. A falling learning rate
+# falls over the new number of steps from then on.
+MAY_CHANGE = ("train.steps", "data.root", "data.download", "log.", "eval.", "lipschitz.", "checkpoint.")
 
 
 def name_of(config: Path) -> str:
@@ -55,7 +56,7 @@ def config_path(folder: Path) -> Path:
     with _readable(folder):
         holds_run = (folder / CONFIG).is_file()
     if not holds_run:
-        raise UserError(f"--resume: {folder} holds no run ({CONFIG} is missing)")
+        raise UserError(f"{folder} holds no run ({CONFIG} is missing)")
     return folder / CONFIG
 
 

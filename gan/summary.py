@@ -23,9 +23,11 @@ def results_table(values: dict[str, float], floor: dict[str, float]) -> str:
         if f"metrics/{name}" in values
     ]
     rows += [
-        (name, _number(values[tag]), "")
+        (name, _number(values.get(tag)), "")
         for name, tag in (
+            ("D: certified bound", "lipschitz/D/certified"),
             ("D: product of layer norms", "lipschitz/D/product"),
+            ("D: steepest slope found", "lipschitz/D/slope"),
             ("D: largest input gradient", "lipschitz/D/gradient_max"),
         )
     ]
@@ -42,5 +44,5 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"

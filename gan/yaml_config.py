@@ -66,7 +66,9 @@ def _name_in(node: Node) -> str | None:
 def load_config(schema: type, path: Path | None, overrides: Sequence[str] = ()) -> Any:
     """Read the YAML file at `path` (with its bases), apply `key.sub=value` overrides and return a `schema`."""
     layers = [] if path is None else read_layers(path)
-    return construct(schema, merge_layers(schema, [*layers, *map(parse_override, overrides)]), "")
+    # A choice comes before its options, in whatever order they were written: naming it would drop them again.
+    choices_first = sorted(overrides, key=lambda text: text.partition("=")[0].removesuffix(".name").count("."))
+    return construct(schema, merge_layers(schema, [*layers, *map(parse_override, choices_first)]), "")
 
 
 def construct(tp: Any, node: Node, path: str, default: Any = None) -> Any:

@@ -257,3 +257,22 @@ def test_the_command_works_from_a_shell_in_any_folder(tmp_path, tiny_config, cla
     bad = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr == "error: --out run holds a run already; add --resume to continue it, or choose another --out\n"
+
+
+@pytest.mark.parametrize("norm", ["instance", "layer", "group", "batch"])
+def test_every_activation_norm_of_the_discriminator_ends_in_a_table(tmp_path, tiny_run, capsys, norm):
+    tiny_run(tmp_path / "run", f"discriminator.activation_norm={norm}", "train.steps=2")
+    out = capsys.readouterr().out
+    assert ("(not affine)" in out) == (norm != "batch")
+    product = next(line for line in out.splitlines() if line.startswith("D: product"))
+    assert product.endswith("none") == (norm != "batch")
+
+
+def test_a_diverged_run_ends_in_a_table(tmp_path, tiny_run, capsys):
+    tiny_run(tmp_path / "run", "optimizer.generator.lr=1000", "optimizer.discriminator.lr=1000", "train.steps=4")
+    assert "D: largest input gradient" in capsys.readouterr().out
+
+
+def test_a_conditional_run_trains_and_is_audited(tmp_path, tiny_run, capsys):
+    folder = tiny_run(tmp_path / "run", "data.conditional=true", "train.steps=2")
+    assert any("lipschitz/D/certified" in line for line in read_lines(folder / "metrics.jsonl"))

@@ -1,6 +1,7 @@
 """Penalties on the weights of D's layers: toward orthogonality, or toward small singular values.
 
-They act on `layer.weight` of every convolution, transposed convolution and linear layer, reparametrized or not.
+They act on `layer.weight` of every convolution, transposed convolution and linear layer: the final weight of a
+reparametrized layer, but the raw kernel within a wrapper such as ConvNorm, which normalizes it afterwards.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.regularizers.base import REGULARIZERS, Batch, Regularizer
+from models.normalizations.weight_matrices import Layout
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 
@@ -103,12 +105,9 @@ def _layers(D: nn.Module) -> Iterator[nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
 def _matrices(D: nn.Module) -> Iterator[Tensor]:
-    """Return each layer's weight as a matrix with one row per output channel (and group)."""
+    """Return the weight of each layer, and of each group of a grouped one, as a matrix, a row an output channel."""
     for layer in _layers(D):
-        weight = layer.weight
-        if isinstance(layer, nn.ConvTranspose2d):
-            weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-        yield weight.flatten(1)
+        yield from Layout.of(layer).rows(layer.weight)
 
 
 def _total(terms: Iterator[Tensor]) -> Tensor:

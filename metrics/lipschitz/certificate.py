@@ -7,19 +7,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from metrics.lipschitz.graph import network_bound
+from metrics.lipschitz.measuring import measuring
 from metrics.lipschitz.symbol import largest_norm, polyphase_taps, riesz_factor, symbol_norm
 
 Shape = Sequence[int] | None
 CONSTANTS: dict[type[nn.Module], float] = {
-    nn.Identity: 1.0, nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.PixelShuffle: 1.0, nn.PixelUnshuffle: 1.0,
+    nn.Identity: 1.0, nn.Dropout: 1.0, nn.Dropout2d: 1.0,
+    nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.PixelShuffle: 1.0, nn.PixelUnshuffle: 1.0,
     nn.ReLU: 1.0, nn.ReLU6: 1.0, nn.Tanh: 1.0, nn.Softplus: 1.0, nn.Sigmoid: 0.25, nn.Hardtanh: 1.0,
 }  # fmt: skip
 
 
 def certified_bound(layer: nn.Module, input_shape: Shape = None, y: Tensor | None = None) -> float:
-    """Return an upper bound (l2) of the Lipschitz constant of `layer` as it is, `math.inf` where none is known.
+    """Return an upper bound (l2) of the Lipschitz constant of `layer`, `math.inf` where none is known.
+
+    In evaluation mode, and the layer is left as it was; batch norm in training mode has no bound.
 
     `input_shape` is (C, H, W), without batch; with it a circular convolution on its own grid is exact and ConvNorm
     tighter. A module that knows its own bound has a method `lipschitz_bound(input_shape, bound_of)`, which comes
@@ -28,7 +33,10 @@ def certified_bound(layer: nn.Module, input_shape: Shape = None, y: Tensor | Non
     needs `input_shape`; a class-conditional one also labels `y` (1,), which are held fixed (their value is of no
     account where a module bounds all classes, as projection heads do).
     """
-    return _bound_of(layer, input_shape, y)
+    if any(isinstance(module, _BatchNorm) and module.training for module in layer.modules()):
+        return math.inf  # it divides by the batch's own deviation, which may be anything
+    with measuring(layer):
+        return _bound_of(layer, input_shape, y)
 
 
 def _bound_of(part: nn.Module | Tensor, input_shape: Shape = None, y: Tensor | None = None) -> float:
@@ -115,8 +123,8 @@ def _linear(layer: nn.Linear, input_shape: Shape) -> float:
 
 
 def _batch_norm(layer: nn.Module, input_shape: Shape) -> float:
-    if layer.training or layer.running_var is None:
-        return math.inf  # it divides by the batch's own deviation, which may be anything
+    if layer.running_var is None:
+        return math.inf  # batch statistics, in evaluation too
     scale = (layer.running_var + layer.eps).rsqrt()
     return (scale if layer.weight is None else scale * layer.weight.abs()).max().item()
 
@@ -136,12 +144,10 @@ def _average_pool(layer: nn.AvgPool2d, input_shape: Shape) -> float:
 
 def _max_pool(layer: nn.MaxPool2d, input_shape: Shape) -> float:
     """The root of how many windows a pixel can be the largest of."""
+    if _pair(layer.dilation) != (1, 1):
+        return math.inf
     size, stride = _pair(layer.kernel_size), _pair(layer.stride)
     return math.sqrt(math.prod(polyphase_taps(size, stride)))
-
-
-def _dropout(layer: nn.Module, input_shape: Shape) -> float:
-    return 1 / (1 - layer.p) if layer.training and layer.p < 1 else 1.0
 
 
 def _first_weight(module: nn.Module) -> Tensor:
@@ -160,5 +166,4 @@ _BOUNDS: tuple[tuple[Any, Callable[[Any, Shape], float]], ...] = (
     (nn.LeakyReLU, _leaky_relu),
     (nn.AvgPool2d, _average_pool),
     (nn.MaxPool2d, _max_pool),
-    (nn.Dropout | nn.Dropout2d, _dropout),
 )

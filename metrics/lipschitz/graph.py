@@ -74,7 +74,8 @@ class _Bounds(fx.Interpreter):
         if node.op == "output":
             return incoming[0]
         if not isinstance(value, Tensor):
-            return 0.0  # a shape
+            # A size does not depend on the entries of x; a tuple of tensors (chunk, max over an axis) is not followed.
+            return 0.0 if isinstance(value, int | torch.Size) else math.inf
         if node.op == "call_module":
             return self._module(node)
         name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
@@ -91,7 +92,7 @@ class _Bounds(fx.Interpreter):
             self.fused[node] = (_as_convolution(module), self.bounds[source])
         elif isinstance(module, nn.BatchNorm2d) and not module.training:
             alone = self._fuse(node, source, _times_batch_norm, module, alone)
-        elif isinstance(module, nn.AvgPool2d):
+        elif isinstance(module, nn.AvgPool2d) and _is_plain(module):
             alone = self._fuse(node, source, _times_average, module.kernel_size, alone)
         return alone
 
@@ -107,17 +108,21 @@ class _Bounds(fx.Interpreter):
         return min(alone, before * self.bound_of(combined, None))
 
     def _function(self, node: fx.Node, name: str, value: Tensor) -> float:
+        if any(isinstance(arg, fx.Node) for arg in node.kwargs.values()):
+            return math.inf
         tensors = [arg for arg in node.args if isinstance(arg, fx.Node)]
         x = self.env[tensors[0]] if tensors else None
         incoming = [self.bounds[parent] for parent in tensors]
-        if name in _ADD and "alpha" not in node.kwargs:
-            return sum(incoming)
-        if name in _PRODUCTS:
-            return self._product(node, name)
-        if name == "cat":
-            return math.sqrt(sum(self.bounds[part] ** 2 for part in node.all_input_nodes))
+        if name in _ADD and not node.kwargs:
+            return sum(self._broadcast(parent, value) for parent in tensors)
+        if name in _PRODUCTS and len(node.args) == 2 and not node.kwargs:
+            return self._product(node, name, value)
+        if name == "cat" and all(isinstance(part, fx.Node) for part in node.args[0]):
+            return math.sqrt(sum(self.bounds[part] ** 2 for part in node.args[0]))
         if len(tensors) != 1 or len(node.all_input_nodes) != 1 or not isinstance(x, Tensor):
             return math.inf
+        if name == "getitem" and not _is_slice(node.args[1]):
+            return math.inf  # an index may repeat entries
         if name in ("sum", "mean"):
             count = x.numel() / value.numel()
             return incoming[0] * (math.sqrt(count) if name == "sum" else 1 / math.sqrt(count))
@@ -131,7 +136,13 @@ class _Bounds(fx.Interpreter):
             return incoming[0] * _interpolation(node, x, value)
         return incoming[0] * _FUNCTIONS.get(name, math.inf)
 
-    def _product(self, node: fx.Node, name: str) -> float:
+    def _broadcast(self, node: fx.Node, value: Tensor) -> float:
+        """Return the bound of a summand or factor expanded to the shape of `value`: each entry repeated so often."""
+        operand = self.env[node]
+        repeats = value.numel() / operand.numel() if isinstance(operand, Tensor) else 1.0
+        return self.bounds[node] * math.sqrt(repeats)
+
+    def _product(self, node: fx.Node, name: str, value: Tensor) -> float:
         left, right = node.args
         if isinstance(right, fx.Node) and self.bounds[right]:
             if name == "truediv" or (isinstance(left, fx.Node) and self.bounds[left]):
@@ -141,8 +152,8 @@ class _Bounds(fx.Interpreter):
         largest = factor.abs().max().item() if isinstance(factor, Tensor) else abs(factor)
         smallest = factor.abs().min().item() if isinstance(factor, Tensor) else abs(factor)
         if name == "truediv":
-            return math.inf if smallest == 0 else self.bounds[left] / smallest
-        return self.bounds[left] * largest
+            return math.inf if smallest == 0 else self._broadcast(left, value) / smallest
+        return self._broadcast(left, value) * largest
 
 
 _ADD = {"add", "sub", "iadd", "isub"}
@@ -153,6 +164,17 @@ _FUNCTIONS = {
     **dict.fromkeys(("contiguous", "float", "double", "getitem", "narrow", "pixel_shuffle", "pixel_unshuffle"), 1.0),
     "sigmoid": 0.25,
 }
+
+
+def _is_plain(pool: nn.AvgPool2d) -> bool:
+    """Tell whether a pooling averages disjoint windows and nothing else."""
+    disjoint = pool.stride == pool.kernel_size and pool.padding in (0, (0, 0))
+    return disjoint and not (pool.ceil_mode or pool.divisor_override)
+
+
+def _is_slice(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is Ellipsis or isinstance(part, int | slice) for part in parts)
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
@@ -169,6 +191,8 @@ def _interpolation(node: fx.Node, x: Tensor, value: Tensor) -> float:
     """Each pixel of whole-number nearest or bilinear upsampling by r x r is repeated, or spread, r² times."""
     ratios = [after / before for before, after in zip(x.shape[2:], value.shape[2:], strict=True)]
     mode = _argument(node, 3, "mode", "nearest")
+    if _argument(node, 4, "align_corners", None):
+        return math.inf
     whole = all(ratio >= 1 and ratio == int(ratio) for ratio in ratios)
     return math.sqrt(math.prod(ratios)) if whole and mode in ("nearest", "bilinear") else math.inf
 

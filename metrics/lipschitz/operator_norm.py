@@ -31,11 +31,15 @@ def operator_norm(layer: nn.Module, input_shape: Sequence[int], iterations: int 
 
 @torch.no_grad()
 def is_affine(layer: nn.Module, direction: Tensor) -> bool:
-    """Tell whether layer(0), layer(v) and layer(-2 v) lie on one line, for v = `direction` scaled to entries near 1."""
+    """Tell whether f(v + 2 u) - f(v) + 2 (f(-u) - f(0)) is 0 for two directions, as it is for an affine layer f.
+
+    v is `direction` scaled to entries near 1, u its mirror image.
+    """
     v = direction * direction.numel() ** 0.5
-    offset, once, minus_twice = (layer(x[None]) for x in (torch.zeros_like(v), v, -2 * v))
-    deviation = (minus_twice - offset) + 2 * (once - offset)
-    scale = max(value.abs().max().item() for value in (offset, once, minus_twice))
+    u = v.flatten().flip(0).view_as(v)
+    values = [layer(x[None]) for x in (v + 2 * u, v, -u, torch.zeros_like(v))]
+    deviation = values[0] - values[1] + 2 * (values[2] - values[3])
+    scale = max(value.abs().max().item() for value in values)
     # Infinities and NaN of a diverged network are for the norm to show.
     return not deviation.isfinite().all() or deviation.abs().max().item() <= 1e-3 * scale
 

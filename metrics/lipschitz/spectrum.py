@@ -11,33 +11,42 @@ from metrics.lipschitz.operator_norm import start_vector
 LARGEST_MATRIX = 2**21  # entries of a layer's dense matrix: its SVD takes about a second
 
 
-def singular_values(layer: nn.Module, input_shape: Sequence[int], largest: int = LARGEST_MATRIX) -> Tensor:
+def singular_values(layer: nn.Module, input_shape: Sequence[int], largest: int = LARGEST_MATRIX) -> Tensor | None:
     """Return the singular values of x -> layer(x) - layer(0), largest first, by a dense SVD in double precision.
 
     Exact for any affine layer of up to `largest` matrix entries. A larger one is measured at `feasible_shape`: the
-    distribution of a convolution's singular values depends little on the side. The layer is measured in evaluation
-    mode.
+    distribution of a convolution's singular values depends little on the side. None where no shape is feasible, and
+    for a diverged layer. The layer is measured in evaluation mode.
     """
+    shape = feasible_shape(layer, input_shape, largest)
+    if shape is None:
+        return None
     with measuring(layer):
-        example = start_vector(layer, feasible_shape(layer, input_shape, largest))
+        example = start_vector(layer, shape)
         basis = torch.eye(example.numel(), dtype=example.dtype, device=example.device).view(-1, *example.shape)
         with torch.no_grad():
             offset = layer(torch.zeros_like(example)[None])
             matrix = torch.cat([(layer(part) - offset).flatten(1) for part in basis.split(256)])
-    return torch.linalg.svdvals(matrix.double())
+    return torch.linalg.svdvals(matrix.double()) if matrix.isfinite().all() else None
 
 
 @torch.no_grad()
-def feasible_shape(layer: nn.Module, input_shape: Sequence[int], largest: int = LARGEST_MATRIX) -> tuple[int, ...]:
-    """Return `input_shape` (C, H, W), its side halved until the layer's matrix has at most `largest` entries."""
+def feasible_shape(
+    layer: nn.Module, input_shape: Sequence[int], largest: int = LARGEST_MATRIX
+) -> tuple[int, ...] | None:
+    """Return `input_shape` (C, H, W), its side halved until the layer's matrix has at most `largest` entries.
+
+    None when that would take a side below 2, where a convolution is hardly itself.
+    """
     shape = tuple(input_shape)
     with measuring(layer):
-        while len(shape) == 3 and min(shape[1:]) >= 8:
+        while True:
             example = start_vector(layer, shape)
             if example.numel() * layer(example[None]).numel() <= largest:
-                break
+                return shape
+            if len(shape) != 3 or min(shape[1:]) < 4:
+                return None
             shape = shape[0], *(side // 2 for side in shape[1:])
-    return shape
 
 
 def stable_rank(values: Tensor) -> float:

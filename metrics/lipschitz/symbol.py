@@ -42,6 +42,8 @@ def largest_norm(matrices: Tensor, at_least: float = 0.0, tolerance: float = 1e-
     and so are those that cannot exceed `at_least`; when none can, the result is no more than that either.
     """
     matrices = matrices.to(torch.complex128 if matrices.is_complex() else torch.float64)
+    if not matrices.isfinite().all():
+        return math.inf
     power = matrices @ matrices.mH
     trace = power.diagonal(dim1=1, dim2=2).real.sum(dim=1)
     alive = trace > 0

@@ -45,9 +45,10 @@ class LipschitzTracker:
         """Return the product of the layers' norms: an estimate for a chain of layers, and no bound.
 
         Each factor is an estimate from below, and residual branches are multiplied as if they were in a row. NaN when
-        some layer has no norm.
+        some layer has no norm, and for a model that knows its own bound: it does more than its layers.
         """
-        return math.nan if self.nonlinear else math.prod(norms.values())
+        unknown = self.nonlinear or hasattr(self.model, "lipschitz_bound")
+        return math.nan if unknown else math.prod(norms.values())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the singular vectors by module path."""

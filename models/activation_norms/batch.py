@@ -1,10 +1,12 @@
 """Batch normalization (Ioffe & Szegedy, ICML 2015), class-conditional too (Dumoulin et al., de Vries et al., 2017)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
+from models.ranges import AT_LEAST_0, Range
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -23,9 +25,9 @@ class BatchNormConfig(ActivationNorm):
     Class-conditional: the statistics are those of the whole batch, scale and shift belong to the class.
     """
 
-    eps: float = 1e-5
+    eps: Annotated[float, AT_LEAST_0] = 1e-5
     """Added to the variance"""
-    momentum: float = 0.1
+    momentum: Annotated[float, Range(min=0, max=1)] = 0.1
     """Weight of the newest batch in the running statistics"""
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
-from models.ranges import AT_LEAST_1
+from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 
 class GroupNorm(nn.GroupNorm):
@@ -29,7 +29,7 @@ class GroupNormConfig(ActivationNorm):
 
     groups: Annotated[int, AT_LEAST_1] = 32
     """Groups of channels, reduced to the nearest smaller divisor of a map's channels"""
-    eps: float = 1e-5
+    eps: Annotated[float, AT_LEAST_0] = 1e-5
     """Added to the variance"""
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:

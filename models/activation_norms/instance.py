@@ -1,10 +1,12 @@
 """Instance normalization (Ulyanov et al., 2016), class-conditional too (Dumoulin et al., ICLR 2017)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
+from models.ranges import AT_LEAST_0
 
 
 class InstanceNorm(nn.InstanceNorm2d):
@@ -20,7 +22,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 class InstanceNormConfig(ActivationNorm):
     """Instance normalization with a learned scale and shift per channel; per class and channel when conditional."""
 
-    eps: float = 1e-5
+    eps: Annotated[float, AT_LEAST_0] = 1e-5
     """Added to the variance"""
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:

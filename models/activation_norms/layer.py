@@ -1,11 +1,13 @@
 """Layer normalization (Ba et al., 2016) as convolutional GANs use it."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 
 from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
 from models.activation_norms.group import GroupNorm
+from models.ranges import AT_LEAST_0
 
 
 @ACTIVATION_NORMS.register("layer")
@@ -18,7 +20,7 @@ class LayerNormConfig(ActivationNorm):
     belong to class and channel when conditional.
     """
 
-    eps: float = 1e-5
+    eps: Annotated[float, AT_LEAST_0] = 1e-5
     """Added to the variance"""
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:

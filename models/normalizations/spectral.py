@@ -1,11 +1,13 @@
 """Spectral normalization of the reshaped kernel (Miyato et al., ICLR 2018)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 
 @NORMALIZATIONS.register("spectral")
@@ -18,9 +20,9 @@ class SpectralNorm(Normalization):
     the singular vectors by `n_power_iterations`; in evaluation they stand still.
     """
 
-    n_power_iterations: int = 1
+    n_power_iterations: Annotated[int, AT_LEAST_1] = 1
     """Power iterations at each access of the weight in training"""
-    eps: float = 1e-12
+    eps: Annotated[float, AT_LEAST_0] = 1e-12
     """Floor of the vectors' norms in the power iteration"""
 
     def normalize(self, layer: nn.Module) -> nn.Module:

@@ -58,6 +58,14 @@ def test_ocnn_of_an_orthogonal_convolution_is_zero_also_in_groups():
     assert penalty("ocnn", layer).item() == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize(("name", "expected"), [("orthogonal", 0), ("srip", 0), ("spectral_reg", 0.5 * 2)])
+def test_groups_are_matrices_of_their_own(name, expected):
+    layer = nn.Conv2d(4, 4, 1, groups=2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(2).repeat(2, 1)[:, :, None, None])
+    assert penalty(name, layer).item() == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["orthogonal", "ocnn", "srip", "spectral_reg"])
 def test_descent_lowers_the_penalty(name):
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from torch import nn
 
 from metrics.lipschitz import certified_bound
 from metrics.lipschitz.symbol import largest_norm, polyphase_taps, riesz_factor, symbol_norm
+from models import DISCRIMINATORS, ImageShape, build_discriminator
 from models.normalizations import NORMALIZATIONS, build_normalization
 
 ROUNDING = 1 - 1e-9
@@ -115,6 +116,7 @@ def test_holds_under_every_normalization(name, kernel, stride):
         (nn.AvgPool2d(2), 0.5),
         (nn.MaxPool2d(2), 1),
         (nn.MaxPool2d(3, stride=2), 2),
+        (nn.MaxPool2d(2, dilation=2), math.inf),
         (nn.LayerNorm(4), math.inf),
         (nn.GroupNorm(2, 4), math.inf),
         (nn.InstanceNorm2d(4), math.inf),
@@ -151,3 +153,21 @@ def test_a_module_that_knows_its_bound_is_believed():
     with torch.no_grad():
         linear.weight.copy_(4 * torch.eye(3))
     assert certified_bound(Halved(linear), (3,)) == pytest.approx(2, rel=1e-5)
+
+
+def test_a_diverged_layer_has_no_bound():
+    layer = nn.Conv2d(2, 2, 3)
+    nn.init.constant_(layer.weight, float("nan"))
+    assert certified_bound(layer) == math.inf
+
+
+@pytest.mark.parametrize("name", sorted(NORMALIZATIONS))
+def test_bounding_leaves_a_network_in_training_as_it_was(name):
+    torch.manual_seed(0)
+    options = DISCRIMINATORS.get("dcgan")(width=4, normalization=build_normalization(name))
+    D = build_discriminator(options, ImageShape(1, 16)).train()
+    before = copy.deepcopy(D.state_dict())
+    certified_bound(D, (1, 16, 16))
+    assert all(module.training for module in D.modules())
+    for key, value in D.state_dict().items():
+        assert torch.equal(value, before[key]), key

@@ -57,6 +57,14 @@ def test_a_chain_of_linear_maps_is_bounded_as_one():
     assert bound < 0.9 * apart
 
 
+@pytest.mark.parametrize(
+    "pool", [nn.AvgPool2d(3, 1), nn.AvgPool2d(2, 2, 1), nn.AvgPool2d(2), nn.AvgPool2d(3, 2, ceil_mode=True)]
+)
+def test_every_pooling_after_a_convolution_is_above_the_truth(pool):
+    network = nn.Sequential(conv(2, 3, 3, padding=1), pool)
+    assert certified_bound(network, (2, 7, 7)) >= dense_norm(network, (2, 7, 7)) * (1 - 1e-9)
+
+
 class Shared(nn.Module):
     """The convolution is read twice: it must not be folded into the pooling alone."""
 
@@ -90,6 +98,16 @@ def test_a_shared_convolution_counts_in_both_branches():
         (lambda x: F.avg_pool2d(x, 3, 1, 1), math.inf),
         (lambda x: x.exp(), math.inf),
         (lambda x: x.softmax(1), math.inf),
+        (lambda x: x + x.mean((2, 3), keepdim=True), 1 + 1),
+        (lambda x: x.mean((2, 3), keepdim=True) * torch.ones(8, 8), 1),
+        (lambda x: torch.cat([x, x]), math.sqrt(2)),
+        (lambda x: torch.add(x, other=x), math.inf),
+        (lambda x: torch.mul(x, other=2.0), math.inf),
+        (lambda x: x[:, [0, 0, 0]], math.inf),
+        (lambda x: x[:, 1:], 1),
+        (lambda x: 5 * x.chunk(3, 1)[0], math.inf),
+        (lambda x: x.max(1)[0], math.inf),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True), math.inf),
     ],
 )
 def test_functions(function, bound):

@@ -88,6 +88,18 @@ def test_a_nonlinear_layer_is_refused(layer):
         operator_norm(layer, (6,))
 
 
+class Median(nn.Module):
+    """Nonlinear, yet f(c x) = c f(x) for every number c."""
+
+    def forward(self, x):
+        return x.unfold(1, 3, 1).median(dim=2).values
+
+
+def test_a_layer_that_is_linear_along_lines_alone_is_refused():
+    with pytest.raises(ValueError, match="not affine"):
+        operator_norm(Median(), (12,))
+
+
 def test_a_diverged_layer_has_norm_nan():
     layer = nn.Linear(3, 3)
     nn.init.constant_(layer.weight, float("nan"))

@@ -26,6 +26,13 @@ def test_a_large_layer_is_measured_on_a_smaller_map():
     assert len(singular_values(layer, (2, 32, 32), largest=2**14)) == 2 * 8 * 8
 
 
+def test_a_layer_too_large_at_any_side_is_left_out():
+    layer = nn.Conv2d(2, 2, 3, padding=1)
+    assert feasible_shape(layer, (2, 7, 7), largest=18**2) == (2, 3, 3)
+    assert singular_values(layer, (2, 7, 7), largest=10) is None
+    assert singular_values(nn.Linear(8, 8), (8,), largest=10) is None
+
+
 def test_stable_rank_lies_between_one_and_the_rank():
     assert stable_rank(torch.ones(7)) == 7
     assert stable_rank(torch.tensor([3.0, 0, 0])) == 1
