@@ -5,8 +5,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def bottom_size(resolution: int) -> tuple[int, int]:
-    """Split `resolution` into bottom x 2^halvings with a bottom of 4 to 7 pixels; ValueError when there is none."""
+def bottom_size(resolution: int, bottom: int | None = None) -> tuple[int, int]:
+    """Split `resolution` into bottom x 2^halvings, halvings >= 1; ValueError when that cannot be done.
+
+    Without a `bottom` it is the one of 4 to 7 pixels.
+    """
+    if bottom is not None:
+        halvings = (resolution // bottom).bit_length() - 1
+        if halvings < 1 or bottom * 2**halvings != resolution:
+            raise ValueError(f"bottom={bottom}: {resolution} is not {bottom} times a power of 2")
+        return bottom, halvings
     halvings = 0
     bottom = resolution
     while bottom >= 8 and bottom % 2 == 0:

@@ -37,13 +37,16 @@ class ResNetGeneratorConfig(GeneratorConfig):
     """Channels at full resolution (null: the paper's, 256 up to 32 x 32 and 64 above)"""
     upsample: Upsampling = "nearest"
     """Upsampling in the blocks: nearest as in the authors' code, or bilinear as in torch-mimicry"""
+    bottom: Annotated[int, AT_LEAST_1] | None = None
+    """Side of the smallest map (null: the paper's, 4 or 6, or else the one of 4 to 7)"""
     attention: Annotated[int, AT_LEAST_1] | None = None
     """Side of the map that gets self-attention, as 32 in SAGAN at 128 x 128 (null: none)"""
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the generator for `image`."""
         width = self.width or (256 if image.resolution <= 32 else 64)
-        return ResNetGenerator(image, self.z_dim, width, self.activation_norm, self.upsample, self.attention)
+        sides = bottom_size(image.resolution, self.bottom)
+        return ResNetGenerator(image, self.z_dim, width, self.activation_norm, self.upsample, self.attention, sides)
 
 
 @DISCRIMINATORS.register("resnet")
@@ -75,10 +78,11 @@ class ResNetGenerator(nn.Module):
         activation_norm: ActivationNorm,
         upsample: Upsampling,
         attention: int | None,
+        sides: tuple[int, int],
     ):
         super().__init__()
         self.num_classes = image.num_classes
-        self.bottom, halvings = bottom_size(image.resolution)
+        self.bottom, halvings = sides
         widths = _widths(width, halvings + 1, image.resolution)[::-1]  # from the bottom map up
         self.project = nn.Linear(z_dim, widths[0] * self.bottom**2)
         blocks = [

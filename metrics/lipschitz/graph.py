@@ -67,7 +67,8 @@ class _Bounds(fx.Interpreter):
 
     def _bound(self, node: fx.Node, value: Any) -> float:
         if node.op == "placeholder":
-            return 1.0 if node is self.placeholders[0] else 0.0
+            # Labels may be any: what they select is unknown but to modules that bound all classes themselves.
+            return 1.0 if node is self.placeholders[0] else math.inf
         incoming = [self.bounds[parent] for parent in node.all_input_nodes]
         if not any(incoming):
             return 0.0  # constant in x
@@ -84,7 +85,8 @@ class _Bounds(fx.Interpreter):
     def _module(self, node: fx.Node) -> float:
         module = self.fetch_attr(node.target)
         source = node.args[0]
-        if any(self.bounds.get(other, 0.0) for other in node.args[1:] if isinstance(other, fx.Node)):
+        others = [self.bounds[other] for other in node.args[1:] if isinstance(other, fx.Node)]
+        if any(others) and not hasattr(module, "lipschitz_bound"):
             return math.inf
         shape = self.env[source].shape[1:]
         alone = self.bounds[source] * self.bound_of(module, tuple(shape))

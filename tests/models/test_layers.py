@@ -117,3 +117,11 @@ def test_a_1x1_convolution_with_bias_commutes_with_upsampling(mode):
 def test_a_1x1_convolution_with_bias_commutes_with_average_pooling(side):
     conv, x = nn.Conv2d(3, 5, 1).double(), torch.randn(2, 3, side, side, dtype=torch.double)
     torch.testing.assert_close(conv(F.avg_pool2d(x, 2)), conv_then_pool(conv, x), rtol=0, atol=1e-14)
+
+
+def test_a_chosen_bottom_is_taken_or_refused():
+    assert bottom_size(32, 8) == (8, 2)
+    assert bottom_size(32, 1) == (1, 5)
+    for bottom in (5, 32, 64):
+        with pytest.raises(ValueError, match=f"bottom={bottom}"):
+            bottom_size(32, bottom)

@@ -184,3 +184,11 @@ def test_attention_starts_as_the_identity_and_learns(config):
     network(inputs).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad.any(), name
+
+
+def test_the_bottom_of_the_generator_can_be_chosen():
+    options = ResNetGeneratorConfig(width=4, z_dim=3, bottom=8)
+    network = options.build(ImageShape(3, 32))
+    assert network.project.out_features == 4 * 8 * 8
+    assert len(network.blocks) == 2
+    assert network(torch.zeros(2, 3)).shape == (2, 3, 32, 32)

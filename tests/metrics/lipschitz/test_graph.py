@@ -10,6 +10,7 @@ from metrics.lipschitz import certified_bound, input_gradient_norms, steepest_sl
 from models import DISCRIMINATORS, ImageShape, build_discriminator
 from models.activation_norms import ACTIVATION_NORMS
 from models.normalizations import build_normalization
+from models.r3gan import BilinearDown, BilinearUp
 
 
 def conv(*args, **options):
@@ -163,3 +164,30 @@ def test_attention_and_gradient_normalization_have_none():
     assert certified_bound(build_discriminator(attentive, ImageShape(3, 32)).eval(), (3, 32, 32)) == math.inf
     wrapped = DISCRIMINATORS.get("dcgan")(width=4, normalization=build_normalization("gradient"))
     assert certified_bound(build_discriminator(wrapped, ImageShape(3, 16)).eval(), (3, 16, 16)) == math.inf
+
+
+def test_r3gan_is_bounded_through_its_resampling():
+    torch.manual_seed(0)
+    options = DISCRIMINATORS.get("r3gan")(width=8, blocks=1, group_size=4)
+    D = build_discriminator(options, ImageShape(3, 16)).double()
+    x = torch.randn(4, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert steepest_slope(D, x) <= certified_bound(D, (3, 16, 16)) < math.inf
+
+
+@pytest.mark.parametrize(("part", "norm"), [(BilinearUp(), 2), (BilinearDown(), 0.5)])
+def test_resampling_of_r3gan_has_the_norm_it_says(part, norm):
+    truth = dense_norm(part.double(), (1, 16, 16))
+    assert 0.9 * norm < truth <= norm
+    assert certified_bound(part) == norm
+
+
+def test_what_labels_select_has_no_bound():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gains = nn.Embedding(3, 4)
+
+        def forward(self, x, y):
+            return self.gains(y)[:, :, None, None] * x
+
+    assert certified_bound(Scaled(), (4, 8, 8), torch.tensor([0])) == math.inf
