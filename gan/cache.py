@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from gan.files import write_atomically
 
 
 def cache_dir() -> Path:
@@ -46,25 +47,3 @@ def cached(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         reason = error.strerror
         warnings.warn(f"the cache {path.parent} cannot be written ({reason}); going on without it", stacklevel=2)
     return value
-
-
-def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    """Call `write(binary file)` so that `path` is either the old file or the whole new one, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from gan.cache import write_atomically
 from gan.errors import UserError
+from gan.files import write_atomically
 
 
 class Checkpoints:

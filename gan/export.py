@@ -5,8 +5,8 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import nn
 
-from gan.cache import write_atomically
 from gan.config import Config
+from gan.files import write_atomically
 from gan.yaml_config import dump_config
 
 GENERATOR = "generator.safetensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from gan.cache import write_atomically
+from gan.files import write_atomically
 
 # TensorBoard's Custom Scalars tab: what is certified and what is observed on one chart (set its axis to log).
 LAYOUT = {

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gan.cache import write_atomically
 from gan.config import Config
 from gan.errors import UserError
+from gan.files import write_atomically
 from gan.yaml_config import dump_config, load_config, to_plain
 
 CONFIG = "config.yaml"
