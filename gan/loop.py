@@ -26,14 +26,13 @@ NUM_SAMPLES = 64  # images in a sample grid
 SHOWN = ("loss/D", "loss/G", "speed/images_per_s", "metrics/fd_digits")  # on the progress line
 
 
-def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress) -> dict[str, float]:
-    """Train up to `train.steps` generator updates and return the newest value of every number logged."""
+def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress) -> None:
+    """Train up to `train.steps` generator updates; numbers, samples and checkpoints go to the run folder on the way."""
     config = run.config
     steps = config.train.steps
     run.G.train()
     run.D.train()
     G, D = (torch.compile(run.G), torch.compile(run.D)) if config.train.compile else (run.G, run.D)
-    newest: dict[str, float] = {}
     timed_from, clock = run.step, time.perf_counter()
 
     while run.step < steps:
@@ -71,15 +70,13 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
         if numbers:
             logger.scalars(run.step, run.d_steps, run.images, numbers)
             progress.show(run.step, {tag.rpartition("/")[2]: numbers[tag] for tag in SHOWN if tag in numbers})
-            newest |= numbers
             timed_from, clock = run.step, time.perf_counter()  # measuring and writing are not training
         if due(config.checkpoint.every):
             checkpoints.save(run.state_dict())
-    return newest
 
 
 def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int) -> dict[str, Tensor]:
-    """Update D once; return its loss and mean logits, still on the device."""
+    """Update D once; return its loss without penalties and its mean logits, still on the device."""
     batch = batch_for(run, G, d_step)
     random = rng.generator(run.device, run.config.seed, "penalty", d_step)
     run.optimizer_D.zero_grad()
