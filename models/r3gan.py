@@ -24,15 +24,10 @@ EXPANSION = 2
 SLOPE = 0.2  # of LeakyReLU
 
 
-@GENERATORS.register("r3gan")
 @dataclass(frozen=True, kw_only=True)
-class R3GANGeneratorConfig(GeneratorConfig):
-    """A learned 4x4 basis weighted by z, residual blocks and bilinear upsampling, 1x1 convolution, no tanh."""
+class R3GANOptions:
+    """The options that both networks have. ValueError for an activation norm: it would have no place."""
 
-    activation_norm: ActivationNorm = field(default_factory=NoActivationNorm)
-    """Norm of the generator's activations: none, the architecture has no place for one"""
-    z_dim: Annotated[int, AT_LEAST_1] = 64
-    """Dimension of the latent z, drawn from N(0, I)"""
     width: Annotated[int, AT_LEAST_1] = 768
     """Channels of every map; the residual blocks have twice as many inside"""
     blocks: Annotated[int, AT_LEAST_1] = 2
@@ -41,7 +36,19 @@ class R3GANGeneratorConfig(GeneratorConfig):
     """Channels in a group of the 3x3 convolutions"""
 
     def __post_init__(self):
-        _check(self)
+        if not isinstance(self.activation_norm, NoActivationNorm):
+            raise ValueError("r3gan has no norm of activations (Huang et al., 2024); set activation_norm: none")
+
+
+@GENERATORS.register("r3gan")
+@dataclass(frozen=True, kw_only=True)
+class R3GANGeneratorConfig(R3GANOptions, GeneratorConfig):
+    """A learned 4x4 basis weighted by z, residual blocks and bilinear upsampling, 1x1 convolution, no tanh."""
+
+    activation_norm: ActivationNorm = field(default_factory=NoActivationNorm)
+    """Norm of the generator's activations: none, the architecture has no place for one"""
+    z_dim: Annotated[int, AT_LEAST_1] = 64
+    """Dimension of the latent z, drawn from N(0, I)"""
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the generator for `image`."""
@@ -50,18 +57,8 @@ class R3GANGeneratorConfig(GeneratorConfig):
 
 @DISCRIMINATORS.register("r3gan")
 @dataclass(frozen=True, kw_only=True)
-class R3GANDiscriminatorConfig(DiscriminatorConfig):
+class R3GANDiscriminatorConfig(R3GANOptions, DiscriminatorConfig):
     """1x1 convolution, residual blocks and bilinear downsampling to 4x4, a depthwise 4x4 convolution, linear head."""
-
-    width: Annotated[int, AT_LEAST_1] = 768
-    """Channels of every map; the residual blocks have twice as many inside"""
-    blocks: Annotated[int, AT_LEAST_1] = 2
-    """Residual blocks at each side"""
-    group_size: Annotated[int, AT_LEAST_1] = 16
-    """Channels in a group of the 3x3 convolutions"""
-
-    def __post_init__(self):
-        _check(self)
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the discriminator for `image`."""
@@ -210,12 +207,6 @@ def _init_msr(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> None:
     nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.weight[0].numel()))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-
-
-def _check(config: R3GANGeneratorConfig | R3GANDiscriminatorConfig) -> None:
-    """Raise ValueError for an activation norm: it would have no place."""
-    if not isinstance(config.activation_norm, NoActivationNorm):
-        raise ValueError("r3gan has no norm of activations (Huang et al., 2024); set activation_norm: none")
 
 
 def _halvings(resolution: int) -> int:
