@@ -32,18 +32,31 @@ def hash_of(*parts: Tensor | str | int) -> str:
 
 
 def cached(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the tensors kept under `name`, or compute and keep them.
-
-    A file that cannot be read is computed anew; a cache that cannot be written costs time and a warning, no more.
-    """
-    path = cache_dir() / f"{name}.pt"
-    try:
-        return torch.load(path, weights_only=True)
-    except Exception:  # absent, cut short, of another version: torch.load raises many kinds
+    """Return the tensors kept under `name`, or compute and keep them."""
+    value = read(name)
+    if value is None:
         value = compute()
+        keep(name, value)
+    return value
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """Return the tensors kept under `name`; None when there are none, or their file cannot be read."""
+    try:
+        return torch.load(_path(name), weights_only=True)
+    except Exception:  # absent, cut short, of another version: torch.load raises many kinds
+        return None
+
+
+def keep(name: str, value: dict[str, Any]) -> None:
+    """Keep the tensors under `name`; a cache that cannot be written costs time and a warning, no more."""
+    path = _path(name)
     try:
         write_atomically(path, lambda file: torch.save(value, file))
     except OSError as error:
         reason = error.strerror
         warnings.warn(f"the cache {path.parent} cannot be written ({reason}); going on without it", stacklevel=2)
-    return value
+
+
+def _path(name: str) -> Path:
+    return cache_dir() / f"{name}.pt"
