@@ -16,7 +16,7 @@ from gan.errors import UserError
 from gan.evaluate import Evaluator
 from gan.experiment import Experiment
 from metrics.catalog import METRICS
-from metrics.features import DigitsClassifier, DigitsExtractor, train_digits_classifier
+from metrics.digits import DigitsClassifier, DigitsExtractor, train_digits_classifier
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_discriminator, build_generator
 from models.registry import did_you_mean

@@ -21,8 +21,8 @@ METRICS: dict[str, Metric] = {
     "fd_digits": Metric(
         lambda fake, real: frechet_distance(real, FeatureStatistics.from_features(fake.features)), False
     ),
-    "is_digits": Metric(lambda fake, real: inception_score(fake.log_probabilities), True),
-    "modes": Metric(lambda fake, real: captured_modes(fake.log_probabilities), True),
-    "kl": Metric(lambda fake, real: kl_to_uniform(fake.log_probabilities), False),
-    "confident": Metric(lambda fake, real: confident_fraction(fake.log_probabilities), True),
+    "is_digits": Metric(lambda fake, real: inception_score(fake.logits, splits=1), True),
+    "modes": Metric(lambda fake, real: captured_modes(fake.logits), True),
+    "kl": Metric(lambda fake, real: kl_to_uniform(fake.logits), False),
+    "confident": Metric(lambda fake, real: confident_fraction(fake.logits), True),
 }
