@@ -13,8 +13,8 @@ from gan.ema import EMA
 from gan.errors import UserError
 from gan.evaluator import Evaluator
 from gan.experiment import Experiment
-from gan.extractors import EXTRACTORS, Unavailable
-from metrics.catalog import parse_protocol
+from gan.extractors import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
+from metrics.catalog import MetricProtocol, parse_protocol
 from metrics.features import FeatureExtractor
 from metrics.frechet import FeatureStatistics
 from metrics.lipschitz import LipschitzTracker
@@ -80,10 +80,10 @@ def build_evaluator(config: Config, splits: Splits, device: torch.device) -> tup
     return Evaluator(possible, extractors, real, device, statistics), left_out
 
 
-def build_extractor(space: str, config: Config, resolution: int, device: torch.device) -> FeatureExtractor:
+def extractor_of(space: str, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
     """Return the extractor of a feature space for images of this resolution; UserError when it cannot be had."""
     try:
-        return EXTRACTORS.get(space)().build(config.metrics, resolution, device)
+        return EXTRACTORS.get(space)().build(options, resolution, device)
     except (UnknownNameError, Unavailable) as error:
         raise UserError(str(error)) from None
 
@@ -107,14 +107,9 @@ def check_choices(config: Config, splits: Splits) -> None:
     data = DATASETS.name_of(type(config.data))
     for name in config.eval.metrics:
         protocol = parse_protocol(name)
-        try:
-            space = EXTRACTORS.get(protocol.features)
-        except UnknownNameError as error:
-            raise UserError(f"eval.metrics: {name}: {error}") from None
+        space = check_protocol(protocol)
         if space.digits_only and not config.data.of_digits:
             raise UserError(f"eval.metrics: {name} is for digits, not for {data}; leave it out")
-        if not space.classifies and protocol.spec.needs_logits:
-            raise UserError(f"eval.metrics: {name}: {protocol.features} has no classes, which {protocol.metric} needs")
         if protocol.reference in ("train", "test"):
             split = splits.train if protocol.reference == "train" else splits.held_out
             if split is None:
@@ -123,6 +118,17 @@ def check_choices(config: Config, splits: Splits) -> None:
                 raise UserError(
                     f"eval.metrics: {name}: {data} has {len(split)} images in its {protocol.reference} split"
                 )
+
+
+def check_protocol(protocol: MetricProtocol) -> type[FeatureSpace]:
+    """Return the feature space of a metric; UserError when there is none, or it cannot serve the metric."""
+    try:
+        space = EXTRACTORS.get(protocol.features)
+    except UnknownNameError as error:
+        raise UserError(f"{protocol}: {error}") from None
+    if protocol.spec.needs_logits and not space.classifies:
+        raise UserError(f"{protocol}: {protocol.features} has no classes, which {protocol.metric} needs")
+    return space
 
 
 def select_device(name: str) -> torch.device:

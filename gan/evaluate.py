@@ -35,8 +35,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description="Evaluate the generator of a run, or compare a folder of generated images with one of real ones.",
     )
     parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder, and config keys to change")
-    parser.add_argument("--images", type=Path, nargs="+", metavar="DIR", help="compare DIR_A (generated) with DIR_B (real)")
-    parser.add_argument("--metrics", nargs="+", help="as in eval.metrics (default: those of the run; of folders: fid kid)")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", metavar="DIR", help="compare DIR_A (generated) with DIR_B (real)"
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", help="as in eval.metrics (default: those of the run; of folders: fid kid)"
+    )
     parser.add_argument("--num-samples", type=int, help="generated images, instead of the counts in the metrics' names")
     parser.add_argument("--seeds", type=int, default=1, help="sets of latents to draw, for the spread (default: 1)")
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")

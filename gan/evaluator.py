@@ -56,8 +56,8 @@ class RealFeatures:
     @cached_property
     def statistics(self) -> FeatureStatistics:
         """Mean and covariance of the features."""
-        tensors = self._cached("statistics", lambda features: FeatureStatistics.from_features(features).to_tensors())
-        return FeatureStatistics.from_tensors(tensors)
+        tensors = self._cached("statistics", lambda features: FeatureStatistics.from_features(features).to_dict())
+        return FeatureStatistics.from_dict(tensors)
 
     def _cached(self, what: str, of: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
         name = f"{what}-{self._key}"
@@ -151,7 +151,9 @@ class Evaluator:
         scores = {}
         if rank() == 0:
             for protocol in self.protocols:
-                fake = fakes[protocol.features].first(protocol.count)
+                fake = Features(
+                    *(None if part is None else part[: protocol.count] for part in fakes[protocol.features])
+                )
                 scores[str(protocol)] = protocol.spec.compute(fake, self.references.get(_reference_key(protocol)))
         return from_first(scores)
 

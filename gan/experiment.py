@@ -99,7 +99,9 @@ def latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, T
     return draw_latents(count, run.config.generator.z_dim, run.num_classes, random)
 
 
-def draw_latents(count: int, z_dim: int, num_classes: int | None, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
+def draw_latents(
+    count: int, z_dim: int, num_classes: int | None, random: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
     """Return z (count, z_dim) ~ N(0, I) and, where there are classes, uniform labels (count,)."""
     z = torch.randn(count, z_dim, generator=random, device=random.device)
     if num_classes is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gan import rng
-from gan.build import build_extractor, select_device
+from gan.build import extractor_of, select_device
 from gan.command import Parser, exit_code
 from gan.data import to_uint8
 from gan.errors import UserError
@@ -127,7 +127,7 @@ def beside_nearest(images: Tensor, generator: TrainedGenerator, space: str | Non
     config = generator.config
     train = config.data.load().train
     space = space or ("digits" if config.data.of_digits else "inception")
-    extractor = build_extractor(space, config, images.shape[-1], device)
+    extractor = extractor_of(space, config.metrics, images.shape[-1], device)
     parts = images.split(250)
     fake = features_of(extractor, len(images), lambda k, size: parts[k].to(device)).features
     real = RealFeatures(extractor, train, None, device).features

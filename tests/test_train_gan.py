@@ -148,7 +148,7 @@ WRONG = {
     ),
     "unknown metric": (
         ["eval.metrics=[fd_digit10k_test]"],
-        "eval.metrics: fd_digit10k_test: unknown feature space 'digit' .*did you mean 'digits'",
+        "fd_digit10k_test: unknown feature space 'digit' .*did you mean 'digits'",
     ),
     "metric without its protocol": (["eval.metrics=[fid]"], "eval: metrics: 'fid' is no metric with its protocol"),
     "a metric twice": (["eval.metrics=[kl1000, kl1k]"], "eval: metrics: 'kl1k' stands there twice"),

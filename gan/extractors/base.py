@@ -26,7 +26,7 @@ class MetricsConfig:
     """A pytorch-fid .npz of real statistics, with which `_file` metrics such as fid50k_file compare"""
 
 
-class Unavailable(Exception):  # noqa: N818 - not an error: training goes on without the metrics of this space
+class Unavailable(Exception):
     """The feature space cannot be had here; the message says why, and what would bring it."""
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from metrics.fidelity import FidelityExtractor
 
 from gan.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
 from metrics.features import FeatureExtractor
-from metrics.fidelity import FidelityExtractor
 
 # Name of the space -> pattern of the weights' file in torch's hub folder.
 DINOV2 = {f"dinov2-vit-{size}-14": f"dinov2_vit{size}14_pretrain.pth" for size in "sblg"}

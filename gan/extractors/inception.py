@@ -3,10 +3,6 @@
 from pathlib import Path
 
 import torch
-
-from gan.errors import UserError
-from gan.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
-from metrics.features import FeatureExtractor
 from metrics.inception import (
     PUBLISHED_SHA256_PREFIX,
     InceptionExtractor,
@@ -14,6 +10,10 @@ from metrics.inception import (
     load_inception_weights,
     published_weights_path,
 )
+
+from gan.errors import UserError
+from gan.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
+from metrics.features import FeatureExtractor
 
 
 @EXTRACTORS.register("inception")
