@@ -36,12 +36,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder, and config keys to change")
     parser.add_argument(
-        "--images", type=Path, nargs="+", metavar="DIR", help="compare DIR_A (generated) with DIR_B (real)"
+        "--images", type=Path, nargs="+", metavar="DIR", help="folders of generated and of real images"
     )
     parser.add_argument(
-        "--metrics", nargs="+", help="as in eval.metrics (default: those of the run; of folders: fid kid)"
+        "--metrics", nargs="+", help="default: eval.metrics of the run; of folders: fid kid"
     )
-    parser.add_argument("--num-samples", type=int, help="generated images, instead of the counts in the metrics' names")
+    parser.add_argument("--num-samples", type=int, help="generated images, in place of the metrics' own counts")
     parser.add_argument("--seeds", type=int, default=1, help="sets of latents to draw, for the spread (default: 1)")
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
     parser.add_argument("--save-statistics", type=Path, metavar="FILE.npz", help="write those of --images DIR, for FID")

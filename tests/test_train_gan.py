@@ -29,7 +29,7 @@ LAYERS = ("downs.0", "downs.1", "head.linear")
 COUNTERS = {"step", "d_steps", "images"}
 TAGS = {
     *("loss/D", "loss/G", "logits/real", "logits/fake", "gradient_norm/D", "gradient_norm/G", "speed/images_per_s"),
-    *(f"metrics/{name}" for name in ("modes50", "kl50", "confident50", "fd_digits50_test", "is_digits50")),
+    *(f"metrics/{name}" for name in ("modes70", "kl70", "confident70", "fd_digits70_test", "is_digits70")),
     *("lipschitz/D/product", "lipschitz/D/gradient_max", "lipschitz/D/gradient_mean"),
     *("lipschitz/D/certified", "lipschitz/D/slope", "lipschitz/G/jacobian_max", "lipschitz/G/jacobian_log_cond"),
     *(f"lipschitz/D/{kind}/{path}" for kind in ("layers", "stable_rank") for path in LAYERS),
@@ -91,9 +91,9 @@ def test_the_saved_config_is_the_resolved_one(tmp_path, tiny_run, tiny_config):
 def test_the_best_checkpoint_is_that_of_the_best_first_metric(tmp_path, tiny_run):
     folder = tiny_run(tmp_path / "run", "train.steps=6", "optimizer.generator.lr=0.05")
     scores = {
-        line["step"]: line["metrics/fd_digits50_test"]
+        line["step"]: line["metrics/fd_digits70_test"]
         for line in read_lines(folder / "metrics.jsonl")
-        if "metrics/fd_digits50_test" in line
+        if "metrics/fd_digits70_test" in line
     }
     best = load(folder / "checkpoints" / "best.pt")
     assert best["best"] == min(scores.values())
@@ -113,8 +113,8 @@ def test_a_sample_grid_of_stacks_shows_the_planes_beside_the_colors(tmp_path, ti
 def test_a_run_ends_with_its_results_and_where_they_are(tmp_path, tiny_run, capsys):
     folder = tiny_run(tmp_path / "run")
     out = capsys.readouterr().out
-    modes = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["metrics/modes50"]
-    assert re.search(rf"^modes50 +{modes} +10$", out, re.MULTILINE)
+    modes = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["metrics/modes70"]
+    assert re.search(rf"^modes70 +{modes} +10$", out, re.MULTILINE)
     assert f"run folder:   {folder}" in out
     assert out.endswith(f"tensorboard --logdir {folder}\n")
 
