@@ -35,12 +35,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description="Evaluate the generator of a run, or compare a folder of generated images with one of real ones.",
     )
     parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder, and config keys to change")
-    parser.add_argument(
-        "--images", type=Path, nargs="+", metavar="DIR", help="folders of generated and of real images"
-    )
-    parser.add_argument(
-        "--metrics", nargs="+", help="default: eval.metrics of the run; of folders: fid kid"
-    )
+    parser.add_argument("--images", type=Path, nargs="+", metavar="DIR", help="folders of generated and of real images")
+    parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run; of folders: fid kid")
     parser.add_argument("--num-samples", type=int, help="generated images, in place of the metrics' own counts")
     parser.add_argument("--seeds", type=int, default=1, help="sets of latents to draw, for the spread (default: 1)")
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")

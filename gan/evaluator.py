@@ -86,7 +86,7 @@ class RealStatistics:
 
 
 class Evaluator:
-    """The metrics of a run: their protocols, the extractors they need (one alive per feature space), the real images."""
+    """The metrics of a run: their protocols, one extractor kept alive per feature space, and the real images."""
 
     def __init__(
         self,
@@ -151,9 +151,8 @@ class Evaluator:
         scores = {}
         if rank() == 0:
             for protocol in self.protocols:
-                fake = Features(
-                    *(None if part is None else part[: protocol.count] for part in fakes[protocol.features])
-                )
+                parts = fakes[protocol.features]
+                fake = Features(*(None if part is None else part[: protocol.count] for part in parts))
                 scores[str(protocol)] = protocol.spec.compute(fake, self.references.get(_reference_key(protocol)))
         return from_first(scores)
 

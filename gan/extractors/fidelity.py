@@ -1,4 +1,4 @@
-"""torch-fidelity's other feature spaces: DINOv2 (Oquab et al., 2024; FD-DINOv2: Stein et al., NeurIPS 2023) and CLIP."""
+"""torch-fidelity's other feature spaces: DINOv2 (for FD-DINOv2: Stein et al., NeurIPS 2023) and CLIP."""
 
 import re
 from pathlib import Path

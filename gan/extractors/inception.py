@@ -27,8 +27,9 @@ class InceptionSpace(FeatureSpace):
             state, sha256 = load_inception_weights(path)
         except (OSError, ValueError) as error:
             raise UserError(f"metrics.inception_weights: {path}: {error}") from None
-        known = "the published file" if sha256.startswith(PUBLISHED_SHA256_PREFIX) else "NOT the published file: its figures compare with no paper"  # fmt: skip
-        print(f"Inception weights {path}, sha256 {sha256[:16]} ({known})")
+        published = sha256.startswith(PUBLISHED_SHA256_PREFIX)
+        known = "the published file" if published else "not the published file: compare with no published figure"
+        print(f"Inception weights: {path}, sha256 {sha256[:16]}... ({known})")
         return InceptionExtractor(state, preprocessing=options.fid_preprocessing, device=device)
 
 
@@ -44,6 +45,6 @@ def weights_path(options: MetricsConfig) -> Path:
             raise Unavailable(f"Inception's weights cannot be downloaded: {error}") from None
     if path is None:
         raise Unavailable(
-            "Inception's weights are not here; set metrics.inception_weights=FILE, or metrics.download=true to fetch them"
+            "Inception's weights are not here; set metrics.inception_weights=FILE, or metrics.download=true"
         )
     return path
