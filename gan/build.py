@@ -41,7 +41,7 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
         ema=EMA(G, config.train.ema_halflife_kimg),
         optimizer_G=_adam(G.parameters(), config.optimizer.generator),
         optimizer_D=_adam(D.parameters(), config.optimizer.discriminator),
-        sampler=Sampler(splits.train, config.seed, device, config.data.horizontal_flip, config.data.dequantize),
+        sampler=build_sampler(config, splits, device),
         image=shape,
         stacked=splits.stacked,
         loss=config.loss,
@@ -49,6 +49,19 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
         evaluator=evaluator,
         metrics_left_out=left_out,
         tracker=build_tracker(D, images, num_classes, config.lipschitz.iterations),
+    )
+
+
+def build_sampler(config: Config, splits: Splits, device: torch.device) -> Sampler:
+    """Return the sampler of training images, on the device when they fit there."""
+    return Sampler(
+        splits.train,
+        config.seed,
+        device,
+        horizontal_flip=config.data.horizontal_flip,
+        dequantize=config.data.dequantize,
+        device_budget_gb=config.data.device_budget_gb,
+        workers=config.data.workers,
     )
 
 
