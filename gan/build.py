@@ -43,7 +43,6 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
         optimizer_D=_adam(D.parameters(), config.optimizer.discriminator),
         sampler=build_sampler(config, splits, device),
         image=shape,
-        stacked=splits.stacked,
         loss=config.loss,
         regularizers=config.regularizers,
         evaluator=evaluator,
@@ -127,7 +126,7 @@ def check_choices(config: Config, splits: Splits) -> None:
             split = splits.train if protocol.reference == "train" else splits.held_out
             if split is None:
                 raise UserError(f"eval.metrics: {name}: {data} has no held-out images; compare with _train")
-            if len(split) < (protocol.reference_count or 2):
+            if len(split) < (protocol.reference_count or protocol.spec.fewest):
                 raise UserError(
                     f"eval.metrics: {name}: {data} has {len(split)} images in its {protocol.reference} split"
                 )

@@ -35,7 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description="Evaluate the generator of a run, or compare a folder of generated images with one of real ones.",
     )
     parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder, and config keys to change")
-    parser.add_argument("--images", type=Path, nargs="+", metavar="DIR", help="folders of generated and of real images")
+    parser.add_argument("--images", nargs="+", metavar="DIR", help="folders of generated and of real images")
     parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run; of folders: fid kid")
     parser.add_argument("--num-samples", type=int, help="generated images, in place of the metrics' own counts")
     parser.add_argument("--seeds", type=int, default=1, help="sets of latents to draw, for the spread (default: 1)")
@@ -44,11 +44,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help=f"JSON file to write (default: {RESULTS} in the run folder)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     options = parser.parse_intermixed_args(argv)
-    options.overrides = [word for word in options.run if "=" in word]
-    folders = [Path(word) for word in options.run if "=" not in word]
-    if len(folders) + (options.images is not None) != 1:
+    words = [*options.run, *(options.images or [])]
+    options.overrides = [word for word in words if "=" in word]
+    runs = [Path(word) for word in options.run if "=" not in word]
+    if len(runs) + (options.images is not None) != 1:
         parser.error("name either one run folder or --images DIR_A DIR_B")
-    options.run = folders[0] if folders else None
+    options.run = runs[0] if runs else None
+    if options.images is not None:
+        options.images = [Path(word) for word in options.images if "=" not in word]
     if options.seeds < 1:
         parser.error(f"--seeds {options.seeds}: at least 1")
     if options.images is not None and len(options.images) != (1 if options.save_statistics else 2):

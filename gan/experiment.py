@@ -32,7 +32,6 @@ class Experiment:
     optimizer_D: torch.optim.Optimizer
     sampler: Sampler
     image: ImageShape
-    stacked: bool
     loss: Loss
     regularizers: dict[str, Regularizer]
     evaluator: Evaluator | None

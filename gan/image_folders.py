@@ -47,7 +47,7 @@ class ImageFolder:
         images = list(in_order(_read, paths))
         for path, image in zip(paths, images, strict=True):
             if image.shape != self.shape:
-                raise UserError(f"{path} is of another size than {self.paths[0]}; bring all images to one size first")
+                raise UserError(f"{path} differs from {self.paths[0]} in its size or colors; all images must be alike")
         return torch.stack(images)
 
 
@@ -111,7 +111,7 @@ def _protocol(name: str, count: int) -> MetricProtocol:
 
 def _read(path: Path) -> Tensor:
     try:
-        return torch.from_numpy(read_image(path.read_bytes()))
+        return torch.from_numpy(read_image(path.read_bytes(), channels=None, resolution=None).copy())
     except CorruptImageError as error:
         raise UserError(f"{path} is no image that can be read ({error}); take it out") from None
     except OSError as error:

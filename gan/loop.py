@@ -65,7 +65,7 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
             logger.histograms(run.step, spectra)
         if due(config.eval.every):
             numbers |= {f"metrics/{name}": value for name, value in evaluate(run, checkpoints).items()}
-            grid = sample_grid(fixed_samples(run), run.stacked)
+            grid = sample_grid(fixed_samples(run), config.data.stacked)
             save_png(run.folder / "samples" / f"step_{run.step:08d}.png", grid)
             logger.image("samples", run.step, grid)
         if numbers:

@@ -57,6 +57,8 @@ class Metric:
     needs: Literal["nothing", "statistics", "features"]
     features: str | None
     needs_logits: bool = False
+    fewest: int = 2
+    """Images, generated and real, without which there is no number"""
 
 
 def _frechet(fake: Features, real: Reference) -> float:
@@ -67,18 +69,18 @@ METRICS: dict[str, Metric] = {
     "fid": Metric(_frechet, False, "statistics", "inception"),
     "fd": Metric(_frechet, False, "statistics", None),
     "kid": Metric(lambda fake, real: kid(fake.features, real.features), False, "features", "inception"),
-    "is": Metric(lambda fake, real: inception_score(fake.logits), True, "nothing", "inception", True),
+    "is": Metric(lambda fake, real: inception_score(fake.logits), True, "nothing", "inception", True, 10),
     "precision": Metric(
-        lambda fake, real: precision_recall(fake.features, real.features)[0], True, "features", "inception"
+        lambda fake, real: precision_recall(fake.features, real.features)[0], True, "features", "inception", fewest=4
     ),
     "recall": Metric(
-        lambda fake, real: precision_recall(fake.features, real.features)[1], True, "features", "inception"
+        lambda fake, real: precision_recall(fake.features, real.features)[1], True, "features", "inception", fewest=4
     ),
     "density": Metric(
-        lambda fake, real: density_coverage(fake.features, real.features)[0], True, "features", "inception"
+        lambda fake, real: density_coverage(fake.features, real.features)[0], True, "features", "inception", fewest=6
     ),
     "coverage": Metric(
-        lambda fake, real: density_coverage(fake.features, real.features)[1], True, "features", "inception"
+        lambda fake, real: density_coverage(fake.features, real.features)[1], True, "features", "inception", fewest=6
     ),
     "modes": Metric(lambda fake, real: captured_modes(fake.logits), True, "nothing", "digits", True),
     "kl": Metric(lambda fake, real: kl_to_uniform(fake.logits), False, "nothing", "digits", True),
@@ -143,8 +145,8 @@ def parse_protocol(name: str) -> MetricProtocol:
     if match["reference"] == "file" and (metric.needs == "features" or match["real"]):
         raise ValueError(f"'{name}': a file of statistics serves whole Fréchet distances alone, as in fid50k_file")
     count, real = (None if text is None else _number(text) for text in (match["count"], match["real"]))
-    if min(count, real or count) < 2:
-        raise ValueError(f"'{name}': a metric needs at least 2 images")
+    if min(count, real or count) < metric.fewest:
+        raise ValueError(f"'{name}': {match['metric']} needs at least {metric.fewest} images")
     return MetricProtocol(match["metric"], features, count, match["reference"], real)
 
 

@@ -6,7 +6,7 @@ import torch
 from filelock import FileLock
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
-from gan.build import digits_classifier
+from gan.extractors.digits import digits_classifier
 from train_gan import main
 
 TINY = """\

@@ -254,7 +254,7 @@ def made_up_images(dataset) -> Splits:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs").with_suffix("")))
 def test_every_shipped_config_trains_two_steps(path, tmp_path, classifier, monkeypatch):
     config = load_config(Config, path)
-    monkeypatch.setattr("gan.build.digits_classifier", lambda resolution: classifier)
+    monkeypatch.setattr("gan.extractors.digits.digits_classifier", lambda resolution: classifier)
     if not config.data.of_digits:
         monkeypatch.setattr(type(config.data), "load", made_up_images)
     out = tmp_path / "run"

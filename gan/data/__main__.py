@@ -59,7 +59,7 @@ def show(name: str, keys: list[str], out: Path) -> None:
         print("\n".join(description(f"{name}, {title}", data)), end="\n\n")
     picks = torch.linspace(0, len(splits.train) - 1, min(GRID_IMAGES, len(splits.train))).long()
     try:
-        save_png(out, sample_grid(splits.train.images[picks], splits.stacked))
+        save_png(out, sample_grid(splits.train.images[picks], config.stacked))
     except OSError as error:
         raise UserError(f"cannot write --out {out}: {error.strerror or error}") from None
     print(f"grid of training images: {out}")

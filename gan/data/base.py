@@ -74,14 +74,10 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Splits:
-    """A dataset in its two parts; training never sees `held_out`, which may be None.
-
-    `stacked` says that the color planes are gray images of their own.
-    """
+    """A dataset in its two parts; training never sees `held_out`, which may be None."""
 
     train: ImageData
     held_out: ImageData | None
-    stacked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +86,7 @@ class DatasetConfig(ABC):
 
     registry: ClassVar[Registry["DatasetConfig"]] = DATASETS
     of_digits: ClassVar[bool] = False  # whether the digits classifier can judge such images
+    stacked: ClassVar[bool] = False  # whether the color planes are gray images of their own
 
     root: str = "data"
     """Folder of downloaded data sets (unused by those that need no download)"""

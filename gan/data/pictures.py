@@ -27,12 +27,12 @@ class CorruptImageError(Exception):
     """Bytes that are no image that can be read; the message is the reason in a few words."""
 
 
-def read_image(data: bytes, resolution: int, channels: int, filter: Filter) -> np.ndarray:
-    """Return the first image in the bytes of a file as (channels, resolution, resolution) uint8.
+def read_image(data: bytes, channels: int | None, resolution: int | None, filter: Filter = "bilinear") -> np.ndarray:
+    """Return the first image in the bytes of a file as (channels, H, W) uint8.
 
     It is turned as its EXIF orientation says, brought to 8 bits (of 16 the upper ones) and to gray or RGB (CMYK
-    and palettes too), transparent parts over white, cropped to the square in its middle and resized.
-    CorruptImageError when that cannot be done.
+    and palettes too), transparent parts over white. With a resolution it is cropped to the square in its middle and
+    resized; None keeps its size, as `channels` None keeps gray images gray. CorruptImageError when that cannot be done.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -40,7 +40,10 @@ def read_image(data: bytes, resolution: int, channels: int, filter: Filter) -> n
                 raise CorruptImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             image.load()
             upright = ImageOps.exif_transpose(image)
-        return to_array(resize(_to_mode(upright, image.format, "RGB" if channels == 3 else "L"), resolution, filter))
+            if channels is None:
+                channels = 1 if upright.mode[0] in "1LI" and "A" not in upright.mode.upper() else 3
+        image = _to_mode(upright, image.format, "RGB" if channels == 3 else "L")
+        return to_array(image if resolution is None else resize(image, resolution, filter))
     except (CorruptImageError, MemoryError):
         raise
     except Image.DecompressionBombError:

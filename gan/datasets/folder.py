@@ -48,7 +48,7 @@ class FolderConfig(DatasetConfig):
         if self.test_root is not None and self.test_fraction > 0:
             raise UserError("data.test_root and data.test_fraction are two ways to hold images out; choose one")
         root = Path(self.root).expanduser()
-        names = image_names(root, "root")
+        names = image_names(root, "data.root")
         classes = sorted({name.split("/")[0] for name in names})
         unclassed = [name for name in names if "/" not in name]
         if unclassed:
@@ -72,7 +72,7 @@ class FolderConfig(DatasetConfig):
         test_root = Path(self.test_root).expanduser()
         if test_root.resolve().is_relative_to(root.resolve()):
             raise UserError(f"data.test_root: '{test_root}' lies in data.root and would be trained on; move it out")
-        names = image_names(test_root, "test_root")
+        names = image_names(test_root, "data.test_root")
         known = all("/" in name and name.split("/")[0] in classes for name in names)
         return self._prepare("held_out", test_root, names, classes if known else [])
 
@@ -113,7 +113,7 @@ class FolderConfig(DatasetConfig):
 
     def _read(self, path: Path) -> np.ndarray | CorruptImageError:
         try:
-            return read_image(path.read_bytes(), self.resolution, self.channels, self.filter)
+            return read_image(path.read_bytes(), self.channels, self.resolution, self.filter)
         except CorruptImageError as error:  # but no OSError: for all we know the image is whole
             return error
 
@@ -143,7 +143,7 @@ def image_names(root: Path, key: str) -> list[str]:
     with reading(root, key):
         enter(root, "", ())
     if not names:
-        raise UserError(f"data.{key}: no images in '{root}' (names that end in {', '.join(SUFFIXES)})")
+        raise UserError(f"{key}: no images in '{root}' (names that end in {', '.join(SUFFIXES)})")
     return sorted(names, key=_parts)
 
 

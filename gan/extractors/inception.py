@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import torch
+
+from gan.errors import UserError
+from gan.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
+from metrics.features import FeatureExtractor
 from metrics.inception import (
     PUBLISHED_SHA256_PREFIX,
     InceptionExtractor,
@@ -10,10 +14,6 @@ from metrics.inception import (
     load_inception_weights,
     published_weights_path,
 )
-
-from gan.errors import UserError
-from gan.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
-from metrics.features import FeatureExtractor
 
 
 @EXTRACTORS.register("inception")
@@ -25,8 +25,8 @@ class InceptionSpace(FeatureSpace):
         path = weights_path(options)
         try:
             state, sha256 = load_inception_weights(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"metrics.inception_weights: {path}: {error}") from None
+        except ValueError as error:
+            raise UserError(f"metrics.inception_weights: {error}") from None
         published = sha256.startswith(PUBLISHED_SHA256_PREFIX)
         known = "the published file" if published else "not the published file: compare with no published figure"
         print(f"Inception weights: {path}, sha256 {sha256[:16]}... ({known})")
@@ -41,8 +41,8 @@ def weights_path(options: MetricsConfig) -> Path:
     if path is None and options.download:
         try:
             path = download_weights()
-        except (OSError, RuntimeError) as error:
-            raise Unavailable(f"Inception's weights cannot be downloaded: {error}") from None
+        except ValueError as error:
+            raise Unavailable(str(error)) from None
     if path is None:
         raise Unavailable(
             "Inception's weights are not here; set metrics.inception_weights=FILE, or metrics.download=true"

@@ -129,7 +129,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(run_folder, folders, tmp_pat
         "takes two folders": ["--images", fake],
         "Inception's weights are not here": ["--images", fake, real],
         "--images: no images in": ["--images", fake, tmp_path / "empty", "--metrics", "modes"],
-        "of another size": ["--images", fake, wide, "--metrics", "fd_digits"],
+        "in its size or colors": ["--images", fake, wide, "--metrics", "fd_digits"],
         "no image that can be read": ["--images", fake, torn, "--metrics", "fd_digits"],
         "unknown metric 'fod'": ["--images", fake, real, "--metrics", "fod"],
         "unknown key": ["--images", fake, real, "data.root=x"],

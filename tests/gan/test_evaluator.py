@@ -1,19 +1,24 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from torch import multiprocessing
 
 from gan import cache
 from gan.build import build_evaluator
 from gan.config import Config, EvalConfig
 from gan.data import ImageData
 from gan.datasets.digits import Digits
-from gan.evaluator import BATCH_SIZE, Evaluator, RealFeatures, features_of
+from gan.evaluator import BATCH_SIZE, Evaluator, RealFeatures
 from metrics.catalog import parse_protocol
 from metrics.digits import DigitsExtractor
 from metrics.features import Features
 from metrics.frechet import FeatureStatistics, frechet_distance
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 class Pixels:
@@ -206,30 +211,47 @@ def test_metrics_without_their_weights_are_left_out_with_a_reason(splits, cache,
     assert len(left_out) == 2
 
 
-def _share(rank: int, world: int, folder: str, count: int) -> None:
-    """One of several processes: save the features and the scores that it ends up with."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
-    fake = random_data(count, seed=1, side=4).images
-    parts = fake.split(BATCH_SIZE)
-    features = features_of(Pixels(), count, lambda k, size: parts[k][:size])
-    protocols = [parse_protocol(name) for name in (f"fd_pixels{count}_test", f"kid_pixels{count}_test")]
-    scores = Evaluator(protocols, {"pixels": Pixels()}, {"test": random_data(300, side=4)}, CPU).of_images(fake, CPU)
-    torch.save((features.features, features.logits, scores), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+# One of several processes: saves the features and the scores that it ends up with.
+SHARE = """
+import sys, torch
+from gan.data import ImageData
+from gan.evaluator import BATCH_SIZE, Evaluator, features_of
+from metrics.catalog import parse_protocol
+from metrics.features import Features
+
+folder, rank, world, count = sys.argv[1], *map(int, sys.argv[2:])
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+
+def extractor(images):
+    x = images.flatten(1).float()
+    return Features(x, x)
+
+extractor.fingerprint = "pixels"
+random = torch.Generator().manual_seed(0)
+fake, real = (torch.randint(256, (n, 1, 4, 4), generator=random, dtype=torch.uint8) for n in (count, 300))
+parts = fake.split(BATCH_SIZE)
+features, logits = features_of(extractor, count, lambda k, size: parts[k][:size])
+assert torch.equal(features, fake.flatten(1).float())
+names = f"fd_pixels{count}_test", f"kid_pixels{count}_test"
+real = {"test": ImageData(real, torch.zeros(300, dtype=torch.long), 1)}
+evaluator = Evaluator([parse_protocol(name) for name in names], {"pixels": extractor}, real, torch.device("cpu"))
+torch.save((features, logits, evaluator.of_images(fake, torch.device("cpu"))), f"{folder}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
 
 
 @pytest.mark.parametrize("count", [100, 2 * BATCH_SIZE + 90])  # one process without a batch; an uneven share
-def test_several_processes_find_the_numbers_of_one(tmp_path, count, monkeypatch):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "two"))
-    multiprocessing.spawn(_share, (2, str(tmp_path / "two"), count), nprocs=2)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
-    multiprocessing.spawn(_share, (1, str(tmp_path / "one"), count), nprocs=1)
-    features, logits, scores = torch.load(tmp_path / "one" / "0.pt")
-    for rank in (0, 1):
-        theirs = torch.load(tmp_path / "two" / f"{rank}.pt")
-        assert torch.equal(theirs[0], features)
-        assert torch.equal(theirs[1], logits)
-        assert theirs[2] == scores
+def test_several_processes_find_the_numbers_of_one(tmp_path, count):
+    for world in (1, 2):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        environment = os.environ | {"XDG_CACHE_HOME": str(folder), "PYTHONPATH": str(ROOT)}
+        commands = [[sys.executable, "-c", SHARE, *map(str, (folder, r, world, count))] for r in range(world)]
+        processes = [subprocess.Popen(command, env=environment) for command in commands]
+        assert [process.wait() for process in processes] == [0] * world
+    one, *two = (torch.load(path) for path in (tmp_path / "1/0.pt", tmp_path / "2/0.pt", tmp_path / "2/1.pt"))
+    for theirs in two:
+        assert torch.equal(theirs[0], one[0])
+        assert torch.equal(theirs[1], one[1])
+        assert theirs[2] == one[2]

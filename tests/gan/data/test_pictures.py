@@ -26,7 +26,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 def read(data: bytes, channels: int = 3) -> np.ndarray:
-    return read_image(data, SIDE, channels, "bilinear")
+    return read_image(data, channels, SIDE)
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels():

@@ -32,7 +32,7 @@ def folder(root: Path, **options) -> FolderConfig:
 
 
 def expected(root: Path, names: list[str]) -> torch.Tensor:
-    return torch.stack([torch.from_numpy(read_image((root / name).read_bytes(), 8, 3, "bilinear")) for name in names])
+    return torch.stack([torch.from_numpy(read_image((root / name).read_bytes(), 3, 8)) for name in names])
 
 
 def forbid_reading(monkeypatch):
