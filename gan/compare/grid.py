@@ -33,7 +33,7 @@ class Resources:
 def run_cells(
     cells: Sequence[Cell], folder: GridFolder, resources: Resources, report: Callable[[Cell, Outcome], None]
 ) -> None:
-    """Train all cells, calling `report` when one begins and when it ends. However this function ends, no child stays."""
+    """Train all cells, calling `report` when one begins and when it ends. However this ends, no child stays."""
     waiting = list(cells)
     running: dict[int, tuple[Cell, subprocess.Popen]] = {}  # by place, which is what a GPU is given to
     try:
