@@ -178,6 +178,8 @@ def _options(node: Node) -> list[str]:
 
 
 def _value_label(value: str, node: Node) -> str:
+    if isinstance(node.value, list):
+        return _text(node)
     if not isinstance(node.value, dict):
         return value.strip(QUOTES)  # as written: 1e-3 stays 1e-3
     return ",".join([*([_word(node)] if _word(node) else []), *_options(node)])

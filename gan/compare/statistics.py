@@ -54,6 +54,8 @@ def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
     pooled -= pooled.mean()  # mean(a) - mean(b) is then sum(a) * (1/len(a) + 1/len(b))
     observed = abs(pooled[: len(a)].sum())
     threshold = observed - 1e-9 * max(observed, float(np.abs(pooled).max()))  # ties are as extreme
+    if threshold <= 0:
+        return 1.0
     half = len(pooled) // 2
     left, right = _subset_sums(pooled[:half]), _subset_sums(pooled[half:])
     extreme = 0
@@ -61,9 +63,8 @@ def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
         if 0 <= len(a) - taken < len(right):
             others = np.sort(right[len(a) - taken])
             extreme += (len(others) - np.searchsorted(others, threshold - sums, side="left")).sum()
-            if threshold > 0:
-                extreme += np.searchsorted(others, -threshold - sums, side="right").sum()
-    return min(1.0, int(extreme) / math.comb(len(pooled), len(a)))
+            extreme += np.searchsorted(others, -threshold - sums, side="right").sum()
+    return int(extreme) / math.comb(len(pooled), len(a))
 
 
 def smallest_p(n: int) -> float:
@@ -81,7 +82,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return corrected
 
 
-def tests_against(baseline: str, values: Mapping[str, Sequence[float]]) -> dict[str, Test]:
+def compare_with(baseline: str, values: Mapping[str, Sequence[float]]) -> dict[str, Test]:
     """Return a test for each arm that has MIN_SEEDS values or more, as the baseline must have too."""
     reference = values.get(baseline, ())
     if len(reference) < MIN_SEEDS:

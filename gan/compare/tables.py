@@ -87,7 +87,7 @@ def significance(rows: Sequence[Row], tag: str, baseline: str) -> Table:
     """
     values = values_of(rows, tag)
     whole = {arm for arm in values if all(row["status"] == FINISHED for row in rows if row["arm"] == arm)}
-    tests = statistics.tests_against(baseline, {arm: seen for arm, seen in values.items() if arm in whole})
+    tests = statistics.compare_with(baseline, {arm: seen for arm, seen in values.items() if arm in whole})
     counts = {arm: len(seen) for arm, seen in values.items()}
     body = [
         [
