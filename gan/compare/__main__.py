@@ -13,9 +13,12 @@ from filelock import FileLock, Timeout
 from gan import run_folder
 from gan.compare import description as descriptions
 from gan.compare.arms import Cell, arms_of, cells_of, parse_arm, parse_axis, parse_seeds
+from gan.compare.description import Description
 from gan.compare.folder import GridFolder
 from gan.compare.grid import Resources, cores, run_cells
+from gan.compare.hparams import write_hparams
 from gan.compare.outcome import FAILED, FINISHED, Outcome, check_cell
+from gan.compare.results import collect, ended
 from gan.config import Config
 from gan.errors import UserError
 from gan.yaml_config import load_config
@@ -99,7 +102,6 @@ def compare(options: argparse.Namespace, argv: list[str]) -> int:
     """Train what is missing of the grid, and write the report."""
     from gan.compare.display import Display
     from gan.compare.report import write_report
-    from gan.compare.results import collect, ended
 
     arms = arms_of([parse_axis(text) for text in options.vary], [parse_arm(text) for text in options.arm])
     cells = cells_of(options.config, options.overrides, arms, parse_seeds(options.seeds))
@@ -125,10 +127,10 @@ def compare(options: argparse.Namespace, argv: list[str]) -> int:
                 outcomes[cell.name] = outcome
                 display.update(cell, outcome)
                 if outcome.status == FINISHED:
-                    collect(folder, description)
+                    keep(folder, description)
 
             run_cells(missing, folder, resources, report)
-            collect(folder, description)
+            keep(folder, description)
     except Timeout:
         raise UserError(f"another python -m gan.compare is at work in {folder.root}") from None
     show(write_report(folder, description, options.latex))
@@ -138,7 +140,6 @@ def compare(options: argparse.Namespace, argv: list[str]) -> int:
 def rewrite(options: argparse.Namespace) -> int:
     """Write the report of a folder again, from its cells or from what is kept of them."""
     from gan.compare.report import write_report
-    from gan.compare.results import collect
 
     folder = GridFolder(options.report)
     description = descriptions.load(folder)
@@ -146,9 +147,15 @@ def rewrite(options: argparse.Namespace) -> int:
         raise UserError(f"--report {folder.root}: holds no comparison ({folder.description.name} is missing)")
     description.choose_baseline(options.baseline)
     descriptions.save(folder, description)
-    collect(folder, description)
+    keep(folder, description)
     show(write_report(folder, description, options.latex))
     return 0
+
+
+def keep(folder: GridFolder, description: Description) -> None:
+    """Write what is kept of the cells as they stand."""
+    collect(folder, description)
+    write_hparams(folder, description)
 
 
 def show(paths: list[Path]) -> None:

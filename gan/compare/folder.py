@@ -8,7 +8,7 @@ from typing import Any
 from gan.errors import UserError
 from gan.files import write_atomically
 
-IGNORED = "/cells/\n/logs/\n/*.lock\n"
+IGNORED = "/cells/\n/logs/\n/.lock\n/events.*\n"
 
 
 @dataclass(frozen=True)
