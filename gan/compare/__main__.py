@@ -109,16 +109,18 @@ def compare(options: argparse.Namespace, argv: list[str]) -> int:
     folder = GridFolder(options.out or Path("runs") / f"compare-{run_folder.name_of(options.config)}")
     jobs = options.jobs or max(1, torch.cuda.device_count() if options.device != "cpu" else 1)
     resources = Resources(options.config, options.device, jobs, options.threads or max(1, cores() // jobs))
-    command = ["python", "-m", "gan.compare", *argv]
-    description = descriptions.extended(folder, options.config, base, cells, options.baseline, command)
+    description = descriptions.extended(folder, options.config, base, cells, options.baseline)
     for cell in cells:
         check_cell(folder, cell)
     folder.make()
     try:
         with FileLock(folder.root / ".lock", timeout=0), Display(cells, folder) as display:
-            descriptions.save(folder, description)
             outcomes = ended(folder, cells)
             missing = [cell for cell in cells if cell.name not in outcomes]
+            run = descriptions.run_of(["python", "-m", "gan.compare", *argv])
+            if missing and run not in description.runs:
+                description.runs.append(run)
+            descriptions.save(folder, description)
             for cell in cells:
                 if cell.name in outcomes:
                     display.update(cell, outcomes[cell.name])

@@ -52,10 +52,8 @@ def save(folder: GridFolder, description: Description) -> None:
     write_json(folder.description, vars(description))
 
 
-def extended(
-    folder: GridFolder, path: Path, base: Config, cells: Sequence[Cell], baseline: str | None, command: Sequence[str]
-) -> Description:
-    """Return the folder's description with these cells and this command added; UserError for one of another base."""
+def extended(folder: GridFolder, path: Path, base: Config, cells: Sequence[Cell], baseline: str | None) -> Description:
+    """Return the folder's description with these cells added; UserError for one of another base."""
     arms = list(dict.fromkeys(cell.arm.name for cell in cells))
     description = load(folder) or Description(str(path), to_plain(base), "none" if "none" in arms else arms[0])
     if changed := run_folder.differences(description.base, to_plain(base)):
@@ -73,12 +71,14 @@ def extended(
         asked = {"arm": cell.arm.name, "seed": cell.seed, "axes": cell.arm.axes, "overrides": list(cell.overrides)}
         description.cells.setdefault(cell.name, asked)
     description.choose_baseline(baseline)
-    run = {
+    return description
+
+
+def run_of(command: Sequence[str]) -> dict[str, Any]:
+    """Return how a command is given here: for `Description.runs`."""
+    return {
         "command": shlex.join(command),
         "revision": revision(),
         "versions": versions(),
         "hardware": hardware(),
     }
-    if run not in description.runs:
-        description.runs.append(run)
-    return description

@@ -100,16 +100,19 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 76rem; margin: 0 auto;
   padding: 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.7rem; line-height: 1.2; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; } p { max-width: 48rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .9rem; }
-caption { text-align: left; color: #555; padding-bottom: .4rem; }
+.scroll { overflow-x: auto; margin: .4rem 0 1rem; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
 thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
 tr > :first-child { position: sticky; left: 0; background: #fff; min-width: 5rem; text-align: left;
   font-weight: normal; white-space: normal; }
 td.text { text-align: left; white-space: normal; } .best { font-weight: 700; background: #e9f3e6; }
-.gallery { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
+.gallery { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
 figure { margin: 0; } img { width: 100%; height: auto; display: block; } img.pixels { image-rendering: pixelated; }
 figcaption { font-size: .9rem; color: #555; margin-top: .3rem; }
+@media (max-width: 30rem) {
+  table { font-size: .8rem; } th, td { padding: .3rem .4rem; }
+  tr > :first-child { min-width: 4rem; max-width: 7rem; overflow-wrap: anywhere; }
+}
 pre { background: #f5f5f5; padding: .8rem; font-size: .85rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
@@ -157,8 +160,11 @@ def _html_table(table: Table) -> str:
     for name, *entries in table.rows:
         fields = "".join(f"<td{_class(entry)}>{html.escape(entry.text)}</td>" for entry in entries)
         rows.append(f'<tr><th scope="row">{html.escape(name.text)}</th>{fields}</tr>')
-    head = f"<caption>{html.escape(table.caption)}</caption><thead><tr>{header}</tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    caption = html.escape(table.caption)
+    return (
+        f'<figure><figcaption>{caption}</figcaption><div class="scroll"><table aria-label="{caption}">'
+        f"<thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></figure>"
+    )
 
 
 def _class(entry: Entry) -> str:

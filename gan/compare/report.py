@@ -3,9 +3,11 @@
 It is made from the files that are small enough for git alone: grid.json, results.csv, curves/ and samples/.
 """
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from gan.compare import plots, statistics, tables
 from gan.compare.arms import file_name
@@ -27,6 +29,7 @@ from gan.compare.outcome import FINISHED
 from gan.compare.plots import Line
 from gan.compare.results import Row, read_table
 from gan.compare.tags import LAYER_NORM, METRIC, higher_is_better, metric_tags, primary_metric
+from gan.yaml_nodes import Dumper
 
 MAX_ARMS = 8  # on one plot; more are drawn by their second axis, if there is one
 
@@ -122,28 +125,23 @@ def _curves(folder: GridFolder, description: Description, rows: Sequence[Row]) -
     panels = _panels(description, list(curves))
     colors = plots.colors_of(list(curves), description.baseline)
 
-    def gallery(figures: Sequence[tuple[str, str, Sequence[Line], bool]]) -> list[Block]:
+    def gallery(figures: Sequence[Figure]) -> list[Block]:
         pictures = []
-        for name, label, lines, log in figures:
+        for figure in figures:
             for panel, arms in panels.items():
-                path = folder.plots / "-".join(filter(None, [name, panel]))
-                if plots.draw(path, {arm: curves[arm] for arm in arms}, lines, colors, label, log):
-                    caption = ", ".join(filter(None, [label, panel]))
+                path = folder.plots / "-".join(filter(None, [figure.name, panel]))
+                if plots.draw(path, {arm: curves[arm] for arm in arms}, figure.lines, colors, figure.label, figure.log):
+                    caption = ", ".join(filter(None, [figure.caption, panel]))
                     pictures.append(Picture(path.with_name(path.name + ".png"), caption))
         return [Gallery(pictures)] if pictures else []
 
-    arrows = {None: "", True: " (higher is better)", False: " (lower is better)"}
-    metrics = [
-        (tag.removeprefix(METRIC), tag.removeprefix(METRIC) + arrows[higher_is_better(tag)], [Line(tag)], False)
-        for tag in metric_tags(rows)
-    ]
-    network = [
-        ("lipschitz", "Lipschitz constant of D: upper bound and steepest slope found", [CERTIFIED, SLOPE], True),
-        ("gradient", "largest input gradient of D seen", [Line("lipschitz/D/gradient_max")], True),
-    ]
+    names = [tag.removeprefix(METRIC) for tag in metric_tags(rows)]
     tags = dict.fromkeys(tag for row in rows for tag in row if tag.startswith(LAYER_NORM))
-    names = [tag.removeprefix(LAYER_NORM) for tag in tags]
-    layers = [(f"layer-{n}", f"operator norm of D's {n}", [Line(f"{LAYER_NORM}{n}")], True) for n in names]
+    metrics = [Figure(name, name, name + ARROWS[higher_is_better(name)], [Line(METRIC + name)]) for name in names]
+    layers = [
+        Figure(f"layer-{name}", "operator norm", f"operator norm of {name}", [Line(LAYER_NORM + name)], log=True)
+        for name in (tag.removeprefix(LAYER_NORM) for tag in tags)
+    ]
     return [
         Heading("Over training"),
         Paragraph("Lines are means over seeds, bands reach from the lowest to the highest seed."),
@@ -151,15 +149,42 @@ def _curves(folder: GridFolder, description: Description, rows: Sequence[Row]) -
         Heading("Lipschitz constant of D"),
         Paragraph(BOUNDS),
         tables.lipschitz(rows),
-        *gallery(network),
+        *gallery([BRACKET, GRADIENT]),
         Heading("Layers of D"),
         tables.layers(rows),
         *gallery(layers),
     ]
 
 
-CERTIFIED = Line("lipschitz/D/certified", "certified upper bound", "-")
-SLOPE = Line("lipschitz/D/slope", "steepest slope found", "--")
+@dataclass(frozen=True)
+class Figure:
+    """A plot: name of its file, label of its axis, caption, what it draws, and on what axis."""
+
+    name: str
+    label: str
+    caption: str
+    lines: Sequence[Line]
+    log: bool = False
+
+
+ARROWS = {None: "", True: " (higher is better)", False: " (lower is better)"}
+BRACKET = Figure(
+    "lipschitz",
+    "Lipschitz constant of D",
+    "certified upper bound of D's Lipschitz constant, and the steepest slope found",
+    [
+        Line("lipschitz/D/certified", "certified upper bound", "-"),
+        Line("lipschitz/D/slope", "steepest slope found", "--"),
+    ],
+    log=True,
+)
+GRADIENT = Figure(
+    "gradient",
+    "input gradient of D",
+    "largest input gradient of D at real, fake and mixed images",
+    [Line("lipschitz/D/gradient_max")],
+    log=True,
+)
 BOUNDS = (
     "The Lipschitz constant itself lies between the certified bound, which no input exceeds, and the steepest slope "
     "that gradient ascent has found. Where there is no bound (layers that have none) none is shown."
@@ -214,5 +239,5 @@ def _reproduction(description: Description, rows: Sequence[Row]) -> list[Block]:
     return [
         *blocks,
         Paragraph(f"The cells ran on: {'; '.join(hardware) or 'hardware not recorded'}. The base config, resolved:"),
-        Code(json.dumps(description.base, indent=1)),
+        Code(yaml.dump(description.base, Dumper=Dumper, sort_keys=False, default_flow_style=None).rstrip()),
     ]
