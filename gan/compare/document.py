@@ -111,7 +111,7 @@ figure { margin: 0; } img { width: 100%; height: auto; display: block; } img.pix
 figcaption { font-size: .9rem; color: #555; margin-top: .3rem; }
 @media (max-width: 30rem) {
   table { font-size: .8rem; } th, td { padding: .3rem .4rem; }
-  tr > :first-child { min-width: 4rem; max-width: 7rem; overflow-wrap: anywhere; }
+  tr > :first-child { max-width: 9rem; overflow-wrap: break-word; }
 }
 pre { background: #f5f5f5; padding: .8rem; font-size: .85rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
@@ -159,7 +159,8 @@ def _html_table(table: Table) -> str:
     rows = []
     for name, *entries in table.rows:
         fields = "".join(f"<td{_class(entry)}>{html.escape(entry.text)}</td>" for entry in entries)
-        rows.append(f'<tr><th scope="row">{html.escape(name.text)}</th>{fields}</tr>')
+        label = html.escape(name.text).replace(",", ",<wbr>")  # where a narrow screen may break an arm's name
+        rows.append(f'<tr><th scope="row">{label}</th>{fields}</tr>')
     caption = html.escape(table.caption)
     return (
         f'<figure><figcaption>{caption}</figcaption><div class="scroll"><table aria-label="{caption}">'

@@ -87,12 +87,14 @@ def _quality(description: Description, rows: Sequence[Row], primary: str | None)
     if primary is None:
         return []
     table = tables.significance(rows, primary, description.baseline)
+    tested = [row[0].text for row in table.rows]
+    untested = [arm for arm in description.arms if arm not in (*tested, description.baseline)]
     return [
         Heading("Metrics"),
         tables.quality(rows),
         Heading("Differences", 3),
-        *([Paragraph(TEST), table] if table.rows else []),
-        Paragraph(_caution(rows, primary, description.baseline, [row[0].text for row in table.rows])),
+        *([Paragraph(TEST), table] if tested else []),
+        *([Paragraph(_caution(rows, primary, description.baseline, untested))] if untested else []),
     ]
 
 
@@ -103,11 +105,8 @@ TEST = (
 )
 
 
-def _caution(rows: Sequence[Row], tag: str, baseline: str, tested: Sequence[str]) -> str:
+def _caution(rows: Sequence[Row], tag: str, baseline: str, untested: Sequence[str]) -> str:
     counts = {arm: len(seen) for arm, seen in tables.values_of(rows, tag).items()}
-    untested = [arm for arm in counts if arm not in (*tested, baseline)]
-    if not untested:
-        return "All arms are tested."
     least = min(counts[arm] for arm in (*untested, baseline))
     reach = f" ({least} seeds a side cannot reach p < {statistics.smallest_p(least):.2g})" if least else ""
     return (

@@ -77,11 +77,11 @@ def read_table(path: Path) -> list[Row]:
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as CSV, with a column for each key that any row has, in the order of their first appearance."""
+    """Write rows as CSV, with a column for each key that any row has a value of, in the order of first appearance."""
     rows = list(rows)
     file = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if value not in (None, "")))
+    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
     write_text(path, file.getvalue())

@@ -95,19 +95,20 @@ def test_killed_and_asked_for_again_nothing_is_done_twice_and_the_numbers_are_th
     grid, small_config, command, tmp_path
 ):
     out = tmp_path / "out"
-    process = subprocess.Popen(command(small_config, *GRID, "--out", out), cwd=ROOT, stdout=subprocess.DEVNULL)
+    half = ["--vary", "discriminator.normalization=none,conv_norm", "--seeds", "0", "--jobs", "2", "--device", "cpu"]
+    process = subprocess.Popen(command(small_config, *half, "--out", out), cwd=ROOT, stdout=subprocess.DEVNULL)
     wait_for(lambda: len(list(out.glob("cells/*/checkpoints/step_*.pt"))) == 2)
     process.kill()
     process.wait()
     wait_for(lambda: not processes_of(out), 5)  # however the comparison dies, its cells die with it
     finished = {path.parent.name for path in out.glob("cells/*/generator.safetensors")}
     begun = set(sessions(out))
-    assert len(finished) < len(begun)
-    assert main([str(small_config), *GRID, "--out", str(out)]) == 0
-    assert sessions(out) == {cell: 2 if cell in begun - finished else 1 for cell in CELLS}
+    assert len(finished) < len(begun) == 2
+    assert main([str(small_config), *half, "--out", str(out)]) == 0
+    assert sessions(out) == {cell: 2 if cell in begun - finished else 1 for cell in CELLS[:2]}
     assert "--resume" in "".join((out / "logs" / f"{cell}.log").read_text() for cell in begun - finished)
-    assert numbers(out) == numbers(grid)
-    for cell in CELLS:
+    assert numbers(out) == numbers(grid)[:2]
+    for cell in CELLS[:2]:
         steps = [line["step"] for line in read_lines(out / "cells" / cell / "metrics.jsonl")]
         assert steps == [5, 10, 15, 20, 25, 30]
 
