@@ -1,0 +1,53 @@
+"""The process of one cell: train_gan.py, ended when the comparison that started it is gone, and measured.
+
+    python -m gan.compare.cell RECORD ARGUMENTS_OF_TRAIN_GAN...
+
+Its standard input is a pipe of which the comparison holds the other end: however that one dies, the pipe closes.
+"""
+
+import os
+import resource
+import runpy
+import sys
+import threading
+from pathlib import Path
+
+import torch
+
+from gan.compare.folder import read_json, write_json
+from gan.compare.provenance import hardware
+
+TRAIN_GAN = Path(__file__).parents[2] / "train_gan.py"
+ENDED = 143  # the exit code of a process that SIGTERM ends
+
+
+def main(arguments: list[str]) -> None:
+    """Train, and write the peak memory to the record, whatever came of it."""
+    record = Path(arguments[0])
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    sys.argv = [str(TRAIN_GAN), *arguments[1:]]
+    try:
+        runpy.run_path(str(TRAIN_GAN), run_name="__main__")
+    finally:
+        before = read_json(record)
+        peaks = {name: max(value, before.get(name) or 0) for name, value in peak_memory().items()}
+        write_json(record, before | peaks | {"hardware": hardware()})
+
+
+def end_with_parent() -> None:
+    """Wait until the pipe from the comparison closes, and end this process."""
+    os.read(0, 1)  # not sys.stdin, whose lock a waiting thread would hold while Python ends
+    os._exit(ENDED)
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the largest resident set of this process so far, and of GPU memory what PyTorch took at most, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 2**10  # getrusage counts bytes there, KiB elsewhere
+    peaks = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peaks["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return peaks
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,242 @@
+"""The report of a comparison: report.md, report.html and, when asked for, tables.tex.
+
+It is made from the files that are small enough for git alone: grid.json, results.csv, curves/ and samples/.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from gan.compare import plots, statistics, tables
+from gan.compare.arms import file_name
+from gan.compare.description import Description
+from gan.compare.document import (
+    Block,
+    Code,
+    Gallery,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    to_html,
+    to_latex,
+    to_markdown,
+)
+from gan.compare.folder import GridFolder, write_text
+from gan.compare.outcome import FINISHED
+from gan.compare.plots import Line
+from gan.compare.results import Row, read_table
+from gan.compare.tags import LAYER_NORM, METRIC, higher_is_better, metric_tags, primary_metric
+from gan.yaml_nodes import Dumper
+
+MAX_ARMS = 8  # on one plot; more are drawn by their second axis, if there is one
+
+
+def write_report(folder: GridFolder, description: Description, latex: bool) -> list[Path]:
+    """Write the report of a folder in which `gan.compare.results.collect` has kept the numbers; return its files."""
+    rows = read_table(folder.results)
+    blocks = _blocks(folder, description, rows)
+    written = {
+        folder.root / "report.md": to_markdown(blocks, folder.root),
+        folder.root / "report.html": to_html(blocks, _title(description)),
+    }
+    if latex:
+        written[folder.root / "tables.tex"] = to_latex([block for block in blocks if isinstance(block, Table)])
+    for path, text in written.items():
+        write_text(path, text)
+    return list(written)
+
+
+def _blocks(folder: GridFolder, description: Description, rows: Sequence[Row]) -> list[Block]:
+    primary = primary_metric(rows)
+    return [
+        Heading(_title(description), 1),
+        Paragraph(_summary(description, rows)),
+        *_quality(description, rows, primary),
+        *_curves(folder, description, rows),
+        *_samples(folder, rows),
+        Heading("Cost"),
+        tables.costs(rows),
+        *_endings(rows),
+        *_reproduction(description, rows),
+    ]
+
+
+def _title(description: Description) -> str:
+    path = Path(description.config)
+    return f"Comparison on {path.parent.name}/{path.stem}".replace("on /", "on ")
+
+
+def _summary(description: Description, rows: Sequence[Row]) -> str:
+    finished = sum(row["status"] == FINISHED for row in rows)
+    seeds = sorted({cell["seed"] for cell in description.cells.values()})
+    train = description.base["train"]
+    images = train["steps"] * train["n_critic"] * train["batch_size"]
+    return (
+        f"{len(description.arms)} arms, seeds {', '.join(map(str, seeds))}: {finished} of {len(rows)} cells finished. "
+        f"The base config trains for {train['steps']} generator updates ({images} real images seen by D). "
+        f"Baseline: {description.baseline}. Values are mean ± sample standard deviation over the n finished seeds of "
+        "an arm; the best mean of a column is marked, which does not say that it differs from the others by more than "
+        "chance."
+    )
+
+
+def _quality(description: Description, rows: Sequence[Row], primary: str | None) -> list[Block]:
+    if primary is None:
+        return []
+    table = tables.significance(rows, primary, description.baseline)
+    tested = [row[0].text for row in table.rows]
+    untested = [arm for arm in description.arms if arm not in (*tested, description.baseline)]
+    return [
+        Heading("Metrics"),
+        tables.quality(rows),
+        Heading("Differences", 3),
+        *([Paragraph(TEST), table] if tested else []),
+        *([Paragraph(_caution(rows, primary, description.baseline, untested))] if untested else []),
+    ]
+
+
+TEST = (
+    "Exact two-sided two-sample permutation test of the difference of means, each arm against the baseline, for the "
+    "first metric of the config alone (the one chosen before the runs); Holm's correction for the number of arms. Arms "
+    "with fewer than 5 seeds, or with a seed that diverged or failed, are not tested."
+)
+
+
+def _caution(rows: Sequence[Row], tag: str, baseline: str, untested: Sequence[str]) -> str:
+    counts = {arm: len(seen) for arm, seen in tables.values_of(rows, tag).items()}
+    least = min(counts[arm] for arm in (*untested, baseline))
+    reach = f" ({least} seeds a side cannot reach p < {statistics.smallest_p(least):.2g})" if least else ""
+    return (
+        f"No significance is claimed for {', '.join(untested)}: a test takes {statistics.MIN_SEEDS} finished seeds "
+        f"or more of the arm and of the baseline{reach}. Of these the tables show the spread alone; a difference "
+        "within it may be chance."
+    )
+
+
+def _curves(folder: GridFolder, description: Description, rows: Sequence[Row]) -> list[Block]:
+    """Return the sections of plots, drawing them on the way; of two axes, a plot for each value of the second."""
+    curves: dict[str, list[list[Row]]] = {}
+    for row in rows:
+        curves.setdefault(row["arm"], []).append(read_table(folder.curve(row["cell"])))
+    panels = _panels(description, list(curves))
+    colors = plots.colors_of(list(curves), description.baseline)
+
+    def gallery(figures: Sequence[Figure]) -> list[Block]:
+        pictures = []
+        for figure in figures:
+            for panel, arms in panels.items():
+                path = folder.plots / "-".join(filter(None, [figure.name, panel]))
+                if plots.draw(path, {arm: curves[arm] for arm in arms}, figure.lines, colors, figure.label, figure.log):
+                    caption = ", ".join(filter(None, [figure.caption, panel]))
+                    pictures.append(Picture(path.with_name(path.name + ".png"), caption))
+        return [Gallery(pictures)] if pictures else []
+
+    names = [tag.removeprefix(METRIC) for tag in metric_tags(rows)]
+    tags = dict.fromkeys(tag for row in rows for tag in row if tag.startswith(LAYER_NORM))
+    metrics = [Figure(name, name, name + ARROWS[higher_is_better(name)], [Line(METRIC + name)]) for name in names]
+    layers = [
+        Figure(f"layer-{name}", "operator norm", f"operator norm of {name}", [Line(LAYER_NORM + name)], log=True)
+        for name in (tag.removeprefix(LAYER_NORM) for tag in tags)
+    ]
+    return [
+        Heading("Over training"),
+        Paragraph("Lines are means over seeds, bands reach from the lowest to the highest seed."),
+        *gallery(metrics),
+        Heading("Lipschitz constant of D"),
+        Paragraph(BOUNDS),
+        tables.lipschitz(rows),
+        *gallery([BRACKET, GRADIENT]),
+        Heading("Layers of D"),
+        tables.layers(rows),
+        *gallery(layers),
+    ]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot: name of its file, label of its axis, caption, what it draws, and on what axis."""
+
+    name: str
+    label: str
+    caption: str
+    lines: Sequence[Line]
+    log: bool = False
+
+
+ARROWS = {None: "", True: " (higher is better)", False: " (lower is better)"}
+BRACKET = Figure(
+    "lipschitz",
+    "Lipschitz constant of D",
+    "certified upper bound of D's Lipschitz constant, and the steepest slope found",
+    [
+        Line("lipschitz/D/certified", "certified upper bound", "-"),
+        Line("lipschitz/D/slope", "steepest slope found", "--"),
+    ],
+    log=True,
+)
+GRADIENT = Figure(
+    "gradient",
+    "input gradient of D",
+    "largest input gradient of D at real, fake and mixed images",
+    [Line("lipschitz/D/gradient_max")],
+    log=True,
+)
+BOUNDS = (
+    "The Lipschitz constant itself lies between the certified bound, which no input exceeds, and the steepest slope "
+    "that gradient ascent has found. Where there is no bound (layers that have none) none is shown."
+)
+
+
+def _panels(description: Description, arms: Sequence[str]) -> dict[str, list[str]]:
+    """Return the arms of each plot by what they have in common beside the first axis; all on one when they are few."""
+    if len(arms) <= MAX_ARMS:
+        return {"": list(arms)}
+    panels: dict[str, list[str]] = {}
+    axes = {cell["arm"]: cell["axes"] for cell in description.cells.values()}
+    for arm in arms:
+        others = list(axes[arm].items())[1:]
+        name = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in others)
+        panels.setdefault(file_name(name), []).append(arm)
+    return {name: list(dict.fromkeys([description.baseline, *members])) for name, members in panels.items()}
+
+
+def _samples(folder: GridFolder, rows: Sequence[Row]) -> list[Block]:
+    """Return the pictures of the seed that most arms have one of."""
+    there = [row for row in rows if folder.sample(row["cell"]).exists()]
+    if not there:
+        return []
+    seeds = [row["seed"] for row in there]
+    seed = max(dict.fromkeys(seeds), key=seeds.count)
+    pictures = [
+        Picture(folder.sample(row["cell"]), row["arm"] + ("" if row["status"] == FINISHED else f" ({row['status']})"))
+        for row in there
+        if row["seed"] == seed
+    ]
+    return [
+        Heading("Samples"),
+        Paragraph(f"From the same latents, of the averaged generator at the end of seed {seed:.0f}, not selected."),
+        Gallery(pictures),
+    ]
+
+
+def _endings(rows: Sequence[Row]) -> list[Block]:
+    if all(row["status"] == FINISHED for row in rows):
+        return []
+    troubles = tables.troubles(rows)
+    return [Heading("Cells that did not finish"), tables.endings(rows), *([troubles] if troubles.rows else [])]
+
+
+def _reproduction(description: Description, rows: Sequence[Row]) -> list[Block]:
+    hardware = dict.fromkeys(row["hardware"] for row in rows if "hardware" in row)
+    blocks: list[Block] = [Heading("How to do it again")]
+    for run in description.runs:
+        packages = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+        blocks += [Code(run["command"]), Paragraph(f"Revision {run['revision']}; {packages}; on {run['hardware']}.")]
+    return [
+        *blocks,
+        Paragraph(f"The cells ran on: {'; '.join(hardware) or 'hardware not recorded'}. The base config, resolved:"),
+        Code(yaml.dump(description.base, Dumper=Dumper, sort_keys=False, default_flow_style=None).rstrip()),
+    ]

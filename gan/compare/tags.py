@@ -1,0 +1,34 @@
+"""What the tags of a run's numbers say to a comparison."""
+
+from collections.abc import Iterable, Mapping
+
+from metrics.catalog import METRICS
+
+METRIC = "metrics/"
+LAYER_NORM = "lipschitz/D/layers/"
+LIPSCHITZ = {
+    "lipschitz/D/certified": "certified bound",
+    "lipschitz/D/product": "product of layer norms",
+    "lipschitz/D/slope": "steepest slope found",
+    "lipschitz/D/gradient_max": "largest input gradient",
+}
+
+
+def metric_tags(rows: Iterable[Mapping]) -> list[str]:
+    """Return the tags of the metrics in rows of numbers by tag, in their order."""
+    return [tag for tag in dict.fromkeys(tag for row in rows for tag in row) if tag.startswith(METRIC)]
+
+
+def primary_metric(rows: Iterable[Mapping]) -> str | None:
+    """Return the tag of the metric that chooses a run's best checkpoint: the first; None when there is none."""
+    return next(iter(metric_tags(rows)), None)
+
+
+def higher_is_better(tag: str) -> bool | None:
+    """Tell whether a metric is better when it is larger; None when that is not known.
+
+    A tag may carry its protocol after the metric's name, as in `metrics/fd_digits10k_test`.
+    """
+    name = tag.removeprefix(METRIC)
+    known = max((known for known in METRICS if name.startswith(known)), key=len, default=None)
+    return None if known is None else METRICS[known].higher_is_better
