@@ -1,6 +1,5 @@
 """Prepare a data set and show what is in it: python -m gan.data NAME [key=value ...] [--out grid.png]."""
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 import gan.datasets  # noqa: F401 (registers them)
+from gan.command import Parser, exit_code
 from gan.config_help import describe
 from gan.data.base import DATASETS, ImageData
 from gan.errors import UserError
@@ -21,7 +21,7 @@ GRID_IMAGES = 64
 CHUNK = 4096  # images whose pixels are counted at a time
 
 
-class Parser(argparse.ArgumentParser):
+class DatasetParser(Parser):
     """Shows the keys of every data set in `--help`."""
 
     def format_help(self) -> str:
@@ -32,17 +32,17 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
-    parser = Parser(prog="python -m gan.data", description="Prepare a data set and show what is in it.")
+    return exit_code(lambda: run(argv))
+
+
+def run(argv: list[str] | None) -> None:
+    """Read the options and show the data set; UserError for what is wrong."""
+    parser = DatasetParser(prog="python -m gan.data", description="Prepare a data set and show what is in it.")
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
     parser.add_argument("--out", type=Path, help="PNG file for a grid of images, not there yet (default: NAME.png)")
     parser.add_argument("keys", nargs="*", metavar="key=value", help="keys of the data set, such as download=true")
     options = parser.parse_intermixed_args(argv)
-    try:
-        show(options.name, options.keys, options.out or Path(f"{options.name}.png"))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    show(options.name, options.keys, options.out or Path(f"{options.name}.png"))
 
 
 def show(name: str, keys: list[str], out: Path) -> None:

@@ -56,7 +56,9 @@ class Source:
         with reading(self.root):
             for name in self.files:
                 stat = os.stat(os.path.join(self.root, name))
-                digest.update(os.fsencode(name) + repr((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode())
+                digest.update(
+                    os.fsencode(name) + b"\0" + repr((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode()
+                )
         return digest.hexdigest()
 
 

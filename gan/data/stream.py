@@ -51,7 +51,6 @@ class Stream:
             self._expected.pop(key).cancel()
         for key in keys:
             if key not in self._expected:
-                # A function without self: the threads keep no stream alive that its owner has forgotten.
                 index = self._indices(*key)
                 self._expected[key] = self._pool.submit(_gather, self._images, self._labels, index, self._pin)
 

@@ -75,5 +75,5 @@ class CIFAR100Config(CIFARConfig):
 
 def _unpickle(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy's, of how Python 2 pickled a dtype
+        warnings.simplefilter("ignore")  # NumPy 2.4.0 minds how Python 2 pickled a dtype
         return pickle.load(file, encoding="latin1")

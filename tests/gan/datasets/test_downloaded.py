@@ -72,6 +72,7 @@ def test_an_interrupted_download_leaves_nothing(tmp_path, cifar10, monkeypatch, 
 
     def interrupted(*arguments, **options):
         fetch(*arguments, **options)
+        assert all(name.startswith(".") for name in visible(tmp_path / "data"))
         raise stop
 
     monkeypatch.setattr(downloaded, "download_and_extract_archive", interrupted)
