@@ -121,8 +121,8 @@ class FolderConfig(DatasetConfig):
 def image_names(root: Path, key: str) -> list[str]:
     """Return the images below a folder by name, with '/' between the parts, sorted part by part.
 
-    Links are followed but for those into a folder that they lie in. UserError when there is no image, or when a
-    folder cannot be read.
+    Links are followed but for those into a folder that they lie in. UserError, which begins with the `key` that chose
+    the folder, when there is no image, or when a folder cannot be read.
     """
     names = []
 

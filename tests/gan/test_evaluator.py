@@ -241,17 +241,31 @@ torch.distributed.destroy_process_group()
 """
 
 
+def shared_out(arguments, cache):
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)}
+    commands = [[sys.executable, "-c", SHARE, *map(str, those)] for those in arguments]
+    processes = [subprocess.Popen(command, env=environment) for command in commands]
+    assert [process.wait() for process in processes] == [0] * len(commands)
+
+
 @pytest.mark.parametrize("count", [100, 2 * BATCH_SIZE + 90])  # one process without a batch; an uneven share
 def test_several_processes_find_the_numbers_of_one(tmp_path, count):
     for world in (1, 2):
         folder = tmp_path / str(world)
         folder.mkdir()
-        environment = os.environ | {"XDG_CACHE_HOME": str(folder), "PYTHONPATH": str(ROOT)}
-        commands = [[sys.executable, "-c", SHARE, *map(str, (folder, r, world, count))] for r in range(world)]
-        processes = [subprocess.Popen(command, env=environment) for command in commands]
-        assert [process.wait() for process in processes] == [0] * world
+        shared_out([(folder, r, world, count) for r in range(world)], folder)
     one, *two = (torch.load(path) for path in (tmp_path / "1/0.pt", tmp_path / "2/0.pt", tmp_path / "2/1.pt"))
     for theirs in two:
         assert torch.equal(theirs[0], one[0])
         assert torch.equal(theirs[1], one[1])
         assert theirs[2] == one[2]
+
+
+def test_two_runs_that_fill_the_cache_at_once_both_end_well(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    shared_out([(tmp_path / name, 0, 1, 300) for name in ("a", "b")], tmp_path)
+    (_, _, first), (_, _, second) = (torch.load(tmp_path / name / "0.pt") for name in ("a", "b"))
+    assert first == second
+    (path,) = (tmp_path / "convnorm-gan").glob("statistics-*")
+    assert torch.load(path, weights_only=True)["mean"].shape == (16,)

@@ -195,3 +195,12 @@ def test_an_error_comes_through_and_ends_the_threads():
     with pytest.raises(ZeroDivisionError):
         list(in_order(lambda i: 1 // (5 - i), range(100)))
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"), [("1", 1), ("L", 1), ("I;16", 1), ("LA", 3), ("P", 3), ("RGB", 3), ("CMYK", 3)]
+)
+def test_an_image_can_keep_its_size_and_its_gray(mode, channels):
+    format = {"CMYK": "TIFF"}.get(mode, "PNG")
+    array = read_image(encoded(Image.new(mode, (7, 5)), format), None, None)
+    assert array.shape == (channels, 5, 7)
