@@ -20,7 +20,7 @@ def precision_recall(fake: Tensor, real: Tensor, neighbors: int = 3) -> tuple[fl
     for start, distances in _distances(fake, real):
         precise += (distances <= reach_of_real).any(dim=1).sum()
         recalled |= (distances <= reach_of_fake[start : start + BLOCK, None]).any(dim=0)
-    return (precise / len(fake)).item(), recalled.double().mean().item()
+    return precise.item() / len(fake), recalled.double().mean().item()
 
 
 def density_coverage(fake: Tensor, real: Tensor, neighbors: int = 5) -> tuple[float, float]:
@@ -36,7 +36,7 @@ def density_coverage(fake: Tensor, real: Tensor, neighbors: int = 5) -> tuple[fl
         within = distances < reach
         inside += within.sum()
         covered |= within.any(dim=0)
-    return (inside / (neighbors * len(fake))).item(), covered.double().mean().item()
+    return inside.item() / (neighbors * len(fake)), covered.double().mean().item()
 
 
 def _reach(features: Tensor, neighbors: int) -> Tensor:

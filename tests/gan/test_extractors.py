@@ -7,7 +7,7 @@ import torch
 from gan.build import extractor_of
 from gan.errors import UserError
 from gan.extractors import EXTRACTORS, MetricsConfig
-from gan.extractors.fidelity import CLIP, DINOV2
+from gan.extractors.torch_fidelity import CLIP, DINOV2
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_a_file_that_holds_no_inception_is_an_error(tmp_path):
             path.write_bytes(content)
         with pytest.raises(UserError, match=r"^metrics\.inception_weights: .*weights\.pth"):
             extractor_of("inception", MetricsConfig(inception_weights=str(path)), 32, CPU)
-    with pytest.raises(UserError, match="absent.pth"):
+    with pytest.raises(UserError, match=r"absent\.pth"):
         extractor_of("inception", MetricsConfig(inception_weights=str(tmp_path / "absent.pth")), 32, CPU)
 
 

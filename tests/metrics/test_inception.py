@@ -22,6 +22,7 @@ from metrics.kid import kid
 from metrics.manifold import precision_recall
 
 NAME = "inception-v3-compat"
+BATCH_SIZE = 4  # larger ones need no less time here and more memory
 
 
 class Images(Dataset):
@@ -48,15 +49,18 @@ def deep_features(deep, image_sets):
 
 @pytest.fixture(scope="module")
 def shallow_features(inception_state_dict, image_sets):
-    """Features of layer 64 of all images, in two batches."""
+    """Features of layer 64 of all images, in batches."""
     extractor = InceptionExtractor(inception_state_dict, layer="64")
-    return [Features.concatenate([extractor(part) for part in images.split(40)]).features for _, images in image_sets]
+    return [
+        Features.concatenate([extractor(part) for part in images.split(BATCH_SIZE)]).features
+        for _, images in image_sets
+    ]
 
 
 def reference_metrics(inception_file, **options):
     return torch_fidelity.calculate_metrics(
         feature_extractor=NAME, feature_extractor_weights_path=str(inception_file), cuda=False, cache=False,
-        save_cpu_ram=True, verbose=False, **options,
+        save_cpu_ram=True, verbose=False, batch_size=BATCH_SIZE, **options,
     )  # fmt: skip
 
 
@@ -68,7 +72,7 @@ def test_fid_kid_and_precision_recall_are_those_of_torch_fidelity(inception_file
         kid_subsets=20, prc=True, **layers,
     )  # fmt: skip
     fake, real = shallow_features
-    assert fake.std(dim=0).median() > 0.05 * fake.mean()
+    assert fake.std(dim=0).median() > 0.1 * fake.mean()
     a, b = FeatureStatistics.from_features(fake), FeatureStatistics.from_features(real)
     scale = (a.covariance.trace() + b.covariance.trace()).item()
     assert expected["frechet_inception_distance"] > 0.01 * scale
@@ -81,18 +85,17 @@ def test_fid_kid_and_precision_recall_are_those_of_torch_fidelity(inception_file
     assert precision_recall(fake, real) == pytest.approx((expected["precision"], expected["recall"]), rel=1e-6)
 
 
-def test_metrics_of_the_whole_network_are_those_of_torch_fidelity(inception_file, image_sets, deep_features):
+def test_inception_score_and_precision_recall_of_the_whole_network_are_those_of_torch_fidelity(
+    inception_file, image_sets, deep_features
+):
     expected = reference_metrics(
         inception_file, input1=Images(image_sets[0][1][:12]), input2=Images(image_sets[1][1][:12]), isc=True,
-        isc_splits=2, kid=True, kid_subset_size=8, kid_subsets=5, prc=True,
+        isc_splits=2, prc=True,
     )  # fmt: skip
     fake, real = deep_features
-    assert fake.features.std(dim=0).median() > 0.02 * fake.features.mean()
-    assert expected["inception_score_mean"] > 1.01
+    assert fake.features.std(dim=0).median() > 0.05 * fake.features.mean()
+    assert expected["inception_score_mean"] > 1.05
     assert inception_score(fake.logits, splits=2) == pytest.approx(expected["inception_score_mean"], rel=1e-6)
-    assert kid(fake.features, real.features, subsets=5, subset_size=8) == pytest.approx(
-        expected["kernel_inception_distance_mean"], rel=1e-6
-    )
     assert precision_recall(fake.features, real.features) == pytest.approx(
         (expected["precision"], expected["recall"]), rel=1e-6
     )
@@ -124,10 +127,11 @@ def test_the_other_preprocessing_gives_the_numbers_and_files_of_pytorch_fid(
     monkeypatch.setattr(pytorch_fid.inception, "load_state_dict_from_url", lambda url, progress: inception_state_dict)
     (fake_folder, fake_images), (real_folder, real_images) = image_sets
     saved = tmp_path / "real.npz"
-    pytorch_fid.fid_score.save_fid_stats([str(real_folder), str(saved)], 36, "cpu", 64, num_workers=0)
+    pytorch_fid.fid_score.save_fid_stats([str(real_folder), str(saved)], BATCH_SIZE, "cpu", 64, num_workers=0)
     extractor = InceptionExtractor(inception_state_dict, layer="64", preprocessing="pytorch_fid")
-    fake = FeatureStatistics.from_features(extractor(fake_images).features)
-    real = FeatureStatistics.from_features(extractor(real_images).features)
+    fake, real = (
+        FeatureStatistics.from_features(features_of(extractor, images)) for images in (fake_images, real_images)
+    )
     read = FeatureStatistics.load(saved)
     assert (read.count, real.count) == (None, 72)
     torch.testing.assert_close(real.mean, read.mean, rtol=1e-5, atol=0)
@@ -135,9 +139,9 @@ def test_the_other_preprocessing_gives_the_numbers_and_files_of_pytorch_fid(
 
     fake.save(tmp_path / "fake.npz")
     paths = [str(tmp_path / "fake.npz"), str(saved)]
-    through_files = pytorch_fid.fid_score.calculate_fid_given_paths(paths, 36, "cpu", 64, num_workers=0)
+    through_files = pytorch_fid.fid_score.calculate_fid_given_paths(paths, BATCH_SIZE, "cpu", 64, num_workers=0)
     theirs = pytorch_fid.fid_score.calculate_fid_given_paths(
-        [str(fake_folder), str(saved)], 36, "cpu", 64, num_workers=0
+        [str(fake_folder), str(saved)], BATCH_SIZE, "cpu", 64, num_workers=0
     )
     assert frechet_distance(fake, read) == pytest.approx(theirs, rel=1e-4)
     assert frechet_distance(fake, read) == pytest.approx(through_files, rel=1e-8)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from metrics.fidelity import FidelityExtractor
 
 from gan.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
 from metrics.features import FeatureExtractor
+from metrics.torch_fidelity_extractor import TorchFidelityExtractor
 
 # Name of the space -> pattern of the weights' file in torch's hub folder.
 DINOV2 = {f"dinov2-vit-{size}-14": f"dinov2_vit{size}14_pretrain.pth" for size in "sblg"}
@@ -37,9 +37,9 @@ class FidelitySpace(FeatureSpace):
                 f"the weights of {self.space} are not in {folder}; set metrics.download=true to fetch them"
             )
         try:
-            return FidelityExtractor(self.space, device=device)
-        except (OSError, RuntimeError) as error:  # no network, a file cut short
-            raise Unavailable(f"{self.space} cannot be loaded: {error}") from None
+            return TorchFidelityExtractor(self.space, device)
+        except ValueError as error:
+            raise Unavailable(str(error)) from None
 
 
 for _name, _weights in (DINOV2 | CLIP).items():

@@ -1,5 +1,0 @@
-"""stub"""
-
-
-class FidelityExtractor:
-    pass
