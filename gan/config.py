@@ -75,7 +75,10 @@ class EvalConfig:
 
     def __post_init__(self):
         """Raise ValueError for a metric that does not exist."""
-        names = [str(parse_protocol(name)) for name in self.metrics]
+        try:
+            names = [str(parse_protocol(name)) for name in self.metrics]
+        except ValueError as error:
+            raise ValueError(f"metrics: {error}") from None
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"metrics: '{name}' stands there twice")
