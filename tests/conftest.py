@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from filelock import FileLock
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
@@ -47,6 +48,38 @@ def classifier(cache):
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "classifier.lock"):
         return digits_classifier(16)
+
+
+@pytest.fixture(scope="session")
+def inception_state_dict() -> dict[str, torch.Tensor]:
+    """Weights named and shaped as the published ones, drawn so that activations keep their variance."""
+    with torch.device("meta"):
+        shapes = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
+    random = torch.Generator().manual_seed(0)
+
+    def draw(name: str, shape: torch.Size) -> torch.Tensor:
+        if name.endswith("num_batches_tracked"):
+            return torch.tensor(1)
+        if name.endswith("conv.weight"):
+            weight = torch.randn(shape, generator=random) * (2.2 / shape[1:].numel()) ** 0.5
+            if name.startswith("Conv2d_1a"):
+                return weight
+            return weight - weight.mean(dim=(1, 2, 3), keepdim=True)  # else the mean activation kills half the units
+        if name == "fc.weight":
+            return torch.randn(shape, generator=random) * 0.5
+        if name.endswith(("running_var", "bn.weight")):
+            return torch.empty(shape).uniform_(0.8, 1.2, generator=random)
+        return torch.randn(shape, generator=random) * 0.1
+
+    return {name: draw(name, tensor.shape) for name, tensor in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def inception_file(inception_state_dict, tmp_path_factory) -> Path:
+    """A weights file in the published format, as torch-fidelity and pytorch-fid load it."""
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save(inception_state_dict, path)
+    return path
 
 
 @pytest.fixture

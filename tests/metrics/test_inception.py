@@ -43,18 +43,19 @@ def deep(inception_state_dict):
 
 @pytest.fixture(scope="module")
 def deep_features(deep, image_sets):
-    """Features of the whole network of 12 images of each set."""
-    return [deep(images[:12]) for _, images in image_sets]
+    """Features of the whole network of 8 images of each set."""
+    return [deep(images[:8]) for _, images in image_sets]
 
 
 @pytest.fixture(scope="module")
 def shallow_features(inception_state_dict, image_sets):
     """Features of layer 64 of all images, in batches."""
     extractor = InceptionExtractor(inception_state_dict, layer="64")
-    return [
-        Features.concatenate([extractor(part) for part in images.split(BATCH_SIZE)]).features
-        for _, images in image_sets
-    ]
+    return [features_of(extractor, images) for _, images in image_sets]
+
+
+def features_of(extractor, images):
+    return Features.concatenate([extractor(part) for part in images.split(BATCH_SIZE)]).features
 
 
 def reference_metrics(inception_file, **options):
@@ -85,11 +86,9 @@ def test_fid_kid_and_precision_recall_are_those_of_torch_fidelity(inception_file
     assert precision_recall(fake, real) == pytest.approx((expected["precision"], expected["recall"]), rel=1e-6)
 
 
-def test_inception_score_and_precision_recall_of_the_whole_network_are_those_of_torch_fidelity(
-    inception_file, image_sets, deep_features
-):
+def test_metrics_of_the_whole_network_are_those_of_torch_fidelity(inception_file, image_sets, deep_features):
     expected = reference_metrics(
-        inception_file, input1=Images(image_sets[0][1][:12]), input2=Images(image_sets[1][1][:12]), isc=True,
+        inception_file, input1=Images(image_sets[0][1][:8]), input2=Images(image_sets[1][1][:8]), isc=True,
         isc_splits=2, prc=True,
     )  # fmt: skip
     fake, real = deep_features
@@ -167,22 +166,34 @@ def test_gray_images_are_taken_as_rgb(inception_state_dict, image_sets):
     assert torch.equal(extractor(gray).features, extractor(gray.repeat(1, 3, 1, 1)).features)
 
 
-def test_measuring_changes_no_setting_and_obeys_none(inception_state_dict, image_sets):
+def test_the_callers_precision_is_not_obeyed_and_not_changed(inception_state_dict, image_sets, monkeypatch):
     extractor = InceptionExtractor(inception_state_dict, layer="64")
     images = image_sets[0][1][:2]
     plain = extractor(images).features
-    state = torch.get_rng_state()
+    inside = []
+
+    def preprocess(images):
+        inside.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return resize_like_torch_fidelity(images)
+
+    extractor.preprocess = preprocess
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            again = InceptionExtractor(inception_state_dict, layer="64")(images).features
-        assert torch.get_float32_matmul_precision() == "medium"
+            again = extractor(images).features
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert again.dtype == torch.float32
-    torch.testing.assert_close(again, plain, rtol=1e-6, atol=1e-6)
-    assert torch.equal(torch.get_rng_state(), state)
+    assert inside == [("highest", False)]
+    assert torch.equal(again, plain)
     assert not plain.requires_grad
+
+
+def test_building_draws_no_global_random_number(inception_state_dict):
+    state = torch.get_rng_state()
+    InceptionExtractor(inception_state_dict, layer="64")
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_fingerprint_holds_layer_preprocessing_and_weights(inception_state_dict):
