@@ -13,11 +13,13 @@ import threading
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from gan.compare.folder import read_json, write_json
 from gan.compare.provenance import hardware
 
 TRAIN_GAN = Path(__file__).parents[2] / "train_gan.py"
+LOCK_S = 120
 ENDED = 143  # the exit code of a process that SIGTERM ends
 
 
@@ -27,7 +29,9 @@ def main(arguments: list[str]) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     sys.argv = [str(TRAIN_GAN), *arguments[1:]]
     try:
-        runpy.run_path(str(TRAIN_GAN), run_name="__main__")
+        # No two processes write into one run: one whose end has not been noticed yet is waited for.
+        with FileLock(record.with_suffix(".lock"), timeout=LOCK_S):
+            runpy.run_path(str(TRAIN_GAN), run_name="__main__")
     finally:
         before = read_json(record)
         peaks = {name: max(value, before.get(name) or 0) for name, value in peak_memory().items()}
