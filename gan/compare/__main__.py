@@ -33,6 +33,9 @@ earlier one stopped, and does nothing twice; with more values, arms or seeds it 
       --vary optimizer.generator.lr,optimizer.discriminator.lr=1e-3,3e-3 --seeds 0,1,2,3,4 --jobs 2
   python -m gan.compare CONFIG --arm base --arm bn:discriminator.activation_norm=batch --baseline base train.steps=500
   python -m gan.compare --report runs/compare-digits-dcgan
+
+--launcher ray takes the cluster at RAY_ADDRESS, or the one that this machine is part of. --out, CONFIG and the toolkit
+must be on storage that all its nodes share under one path, which is checked at the start.
 """
 
 
@@ -87,12 +90,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--jobs", type=int, metavar="N", help="cells at a time (default: the number of GPUs, or 1; with Ray: all)")
     add("--threads", type=int, metavar="N", help="CPU threads of each cell (default: cores / jobs; with Ray: 1)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
-    add(
-        "--launcher",
-        choices=("local", "ray"),
-        default="local",
-        help="this machine, or the Ray cluster at RAY_ADDRESS, with --out on shared storage (default: local)",
-    )
+    add("--launcher", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster (default: local)")
     add("--latex", action="store_true", help="write tables.tex (booktabs) as well")
     add("--report", type=Path, metavar="DIR", help="only write the report of DIR again; start nothing")
     options = parser.parse_intermixed_args(argv)

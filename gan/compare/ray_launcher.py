@@ -94,8 +94,8 @@ def check_storage(folder: GridFolder) -> None:
         path.unlink()
     if blind:
         raise UserError(
-            f"--launcher ray: {', '.join(blind)} cannot read {folder.root} (or cannot import this toolkit); --out must be "
-            "on storage that all nodes share under one path"
+            f"--launcher ray: {', '.join(blind)} cannot read {folder.root} (or import this toolkit); --out must "
+            "be on storage that all nodes share under one path"
         )
 
 

@@ -83,7 +83,7 @@ def test_nodes_that_share_no_storage_are_told_before_anything_starts(cluster, sm
         ray_launcher.check_storage(GridFolder(tmp_path))
         assert list(tmp_path.iterdir()) == []
         monkeypatch.setattr(ray_launcher, "read_token", lambda path: "")  # what a node of its own storage would find
-        with pytest.raises(UserError, match="on storage that all nodes share"):
+        with pytest.raises(UserError, match="be on storage that all nodes share"):
             ray_launcher.check_storage(GridFolder(tmp_path))
     finally:
         ray.shutdown()

@@ -12,7 +12,7 @@ from gan.compare import tables
 from gan.compare.__main__ import main
 from gan.compare.description import Description
 from gan.compare.document import Entry, Heading, Paragraph, Table, to_html, to_latex, to_markdown
-from gan.compare.plots import colors_of
+from gan.compare.plots import BLACK, GRAY, colors_of
 from gan.compare.report import _panels
 from gan.compare.results import MAX_ROWS, curve, read_table, seconds_per_step, write_table
 from gan.compare.tags import higher_is_better
@@ -174,27 +174,25 @@ def test_time_per_step_leaves_the_warm_up_out():
     assert seconds_per_step([], 64) is None
 
 
-def test_many_arms_are_drawn_by_their_second_axis():
-    names = [f"n{i}" for i in range(9)]
-    cells = {
-        f"{name},r1={r1}-seed0": {"arm": f"{name},r1={r1}", "seed": 0, "overrides": [], "axes": {"n": name, "p.r1": r1}}
-        for name in names
-        for r1 in ("null", "1")
-    }
-    description = Description("c.yaml", {}, "n0,r1=null", cells)
-    panels = _panels(description, description.arms)
-    assert list(panels) == ["r1=null", "r1=1"]
-    assert panels["r1=null"] == [f"{name},r1=null" for name in names]
-    assert panels["r1=1"] == ["n0,r1=null", *(f"{name},r1=1" for name in names)], "the baseline is on all"
-    assert _panels(description, description.arms[:8]) == {"": description.arms[:8]}
+def test_many_arms_are_drawn_in_groups_and_the_baseline_is_on_all():
+    names = ["none", "a", "b", "c", "d,stride=paper"]
+    arms = [f"{name}{end}" for name in names for end in ("", ",r1")]
+    description = Description("c.yaml", {}, "none")
+    panels = _panels(description, arms)
+    assert list(panels) == ["", "r1"]
+    assert panels[""] == names
+    assert panels["r1"] == ["none", *(f"{name},r1" for name in names)]
+    assert _panels(description, arms[:8]) == {"": arms[:8]}
 
 
-def test_each_arm_has_its_own_color():
-    for count in (3, 8, 15):
-        arms = [str(i) for i in range(count)]
-        colors = colors_of(arms, "2")
-        assert len(set(colors.values())) == count
-        assert colors["2"] == "#000000"
+@pytest.mark.parametrize("count", [3, 8, 15])
+def test_each_kind_of_arm_has_its_own_color(count):
+    kinds = {f"{i}{end}": str(i) for i in range(count) for end in ("", ",r1")}
+    colors = colors_of(kinds, "2")
+    assert colors["2"] == BLACK
+    assert colors["2,r1"] == GRAY
+    assert all(colors[f"{i}"] == colors[f"{i},r1"] for i in range(count) if i != 2)
+    assert len(set(colors.values())) == count + 1
 
 
 DOCUMENT = [
