@@ -3,14 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from gan import run_folder
 from gan.build import build_experiment, select_device
 from gan.checkpoint import Checkpoints
+from gan.command import Parser, exit_code
 from gan.config import Config
 from gan.config_help import describe
-from gan.errors import UserError
 from gan.export import export_generator
 from gan.logging import RunLogger
 from gan.loop import train
@@ -24,30 +23,21 @@ DEFAULT_CONFIG = CONFIGS / "digits" / "dcgan_conv_norm.yaml"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
-    try:
-        run(parse(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(parse(argv)))
 
 
-class Parser(argparse.ArgumentParser):
-    """Shows the config's keys in `--help`, and says what is wrong as every other error is said."""
+class ConfigParser(Parser):
+    """Shows the config's keys in `--help`."""
 
     def format_help(self) -> str:
         """Return the options and the config's keys."""
         keys = f"Config keys, in YAML or on the command line as key.sub=value:\n\n{describe(Config)}"
         return f"{super().format_help()}\n{keys}\n"
 
-    def error(self, message: str) -> NoReturn:
-        """Raise UserError."""
-        raise UserError(f"{message} (see --help)")
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options; UserError for wrong ones."""
-    parser = Parser(prog="train_gan.py", description="Train a GAN from a YAML config.")
+    parser = ConfigParser(prog="train_gan.py", description="Train a GAN from a YAML config.")
     default = DEFAULT_CONFIG.relative_to(CONFIGS.parent)
     parser.add_argument("--config", type=Path, help=f"YAML file (default: {default}; with --resume: the run's own)")
     parser.add_argument("--out", type=Path, help="run folder (default: a new one in runs/, named after the config)")
@@ -71,7 +61,8 @@ def run(options: argparse.Namespace) -> None:
         run_folder.check_free(folder)
 
     device = select_device(options.device)
-    experiment = build_experiment(config, config.data.load(), folder, device)
+    splits = config.data.load()
+    experiment = build_experiment(config, splits, folder, device)
     checkpoints = Checkpoints(folder, config.checkpoint.keep)
     state = checkpoints.load_newest(device) if options.resume else None
     if state is not None:
@@ -81,6 +72,8 @@ def run(options: argparse.Namespace) -> None:
     print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
     if experiment.tracker.nonlinear:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
+    for name, reason in experiment.metrics_left_out.items():
+        print(f"metric {name} left out: {reason}")
     logger, progress = RunLogger(folder, experiment.step), Progress(experiment.step, config.train.steps)
     try:
         train(experiment, checkpoints, logger, progress)
@@ -89,8 +82,10 @@ def run(options: argparse.Namespace) -> None:
         logger.close()
     export_generator(folder, experiment.ema.network, config)
     evaluator = experiment.evaluator
-    floor = {} if evaluator is None else evaluator.floor(experiment.sampler.images)
-    print("\n" + results_table(newest_values(folder), floor))
+    names = [] if evaluator is None else list(map(str, evaluator.protocols))
+    # What a perfect generator would reach; of features dearer than those of digits it would cost too much.
+    floor = evaluator.of_images(splits.train.images, device) if names and config.data.of_digits else {}
+    print("\n" + results_table(newest_values(folder), names, floor))
     print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
 
 

@@ -1,6 +1,5 @@
 """Audit a checkpoint: norms of D's layers, estimated and certified, and of the networks: python -m gan.audit RUN."""
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -8,15 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gan import run_folder
-from gan.build import build_experiment, build_tracker
-from gan.checkpoint import Checkpoints
-from gan.config import Config
-from gan.errors import UserError
+from gan.build import build_tracker
+from gan.command import Parser, exit_code
 from gan.experiment import Experiment
 from gan.lipschitz import lipschitz_audit, lipschitz_numbers
+from gan.restore import restore_experiment
 from gan.summary import format_table
-from gan.yaml_config import load_config
 from metrics.lipschitz import certified_bound
 from metrics.lipschitz.measuring import measuring
 from metrics.lipschitz.spectrum import feasible_shape
@@ -26,26 +22,18 @@ ITERATIONS = 50  # of the Lanczos iteration, from scratch
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m gan.audit", description="Audit the networks of a run.")
-    parser.add_argument("run", type=Path, help="run folder")
-    options = parser.parse_args(argv)
-    try:
-        print(audit(options.run))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def command() -> None:
+        parser = Parser(prog="python -m gan.audit", description="Audit the networks of a run.")
+        parser.add_argument("run", type=Path, help="run folder")
+        print(audit(parser.parse_args(argv).run))
+
+    return exit_code(command)
 
 
 def audit(folder: Path) -> str:
     """Return the tables for the newest checkpoint of a run, measured in double precision on the CPU."""
-    config = load_config(Config, run_folder.config_path(folder), ["eval.metrics=[]"])
-    device = torch.device("cpu")
-    run = build_experiment(config, config.data.load(), folder, device)
-    state = Checkpoints(folder, config.checkpoint.keep).load_newest(device)
-    if state is None:
-        raise UserError(f"{folder} has no checkpoint yet")
-    run.load_state_dict(state)
+    run = restore_experiment(folder, torch.device("cpu"), ["eval.metrics=[]"])
     run.D.double()
     run.ema.network.double()
     run.tracker = build_tracker(run.D, run.sampler.images, run.num_classes, ITERATIONS)

@@ -7,19 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from gan import rng
-from gan.cache import cached, hash_of
 from gan.config import AdamConfig, Config
 from gan.data import DATASETS, Sampler, Splits
-from gan.datasets.digits import Digits
 from gan.ema import EMA
 from gan.errors import UserError
-from gan.evaluate import Evaluator
+from gan.evaluator import Evaluator
 from gan.experiment import Experiment
-from metrics.catalog import METRICS
-from metrics.features import DigitsClassifier, DigitsExtractor, train_digits_classifier
+from gan.extractors import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
+from metrics.catalog import MetricProtocol, parse_protocol
+from metrics.features import FeatureExtractor
+from metrics.frechet import FeatureStatistics
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_discriminator, build_generator
-from models.registry import did_you_mean
+from models.registry import UnknownNameError
 
 
 def build_experiment(config: Config, splits: Splits, folder: Path, device: torch.device) -> Experiment:
@@ -31,6 +31,7 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
     torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers draw from the global generator
     G = _network(build_generator, config.generator, shape, "generator", device, config)
     D = _network(build_discriminator, config.discriminator, shape, "discriminator", device, config)
+    evaluator, left_out = build_evaluator(config, splits, device)
     return Experiment(
         config=config,
         folder=folder,
@@ -40,13 +41,26 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
         ema=EMA(G, config.train.ema_halflife_kimg),
         optimizer_G=_adam(G.parameters(), config.optimizer.generator),
         optimizer_D=_adam(D.parameters(), config.optimizer.discriminator),
-        sampler=Sampler(splits.train, config.seed, device, config.data.horizontal_flip, config.data.dequantize),
-        num_classes=num_classes,
-        stacked=splits.stacked,
+        sampler=build_sampler(config, splits, device),
+        image=shape,
         loss=config.loss,
         regularizers=config.regularizers,
-        evaluator=build_evaluator(config, splits, device),
+        evaluator=evaluator,
+        metrics_left_out=left_out,
         tracker=build_tracker(D, images, num_classes, config.lipschitz.iterations),
+    )
+
+
+def build_sampler(config: Config, splits: Splits, device: torch.device) -> Sampler:
+    """Return the sampler of training images, on the device when they fit there."""
+    return Sampler(
+        splits.train,
+        config.seed,
+        device,
+        horizontal_flip=config.data.horizontal_flip,
+        dequantize=config.data.dequantize,
+        device_budget_gb=config.data.device_budget_gb,
+        workers=config.data.workers,
     )
 
 
@@ -57,23 +71,43 @@ def build_tracker(D: nn.Module, images: Tensor, num_classes: int | None, iterati
     return LipschitzTracker(D, (weight.new_zeros(1, *images.shape[1:]), labels), iterations)
 
 
-def build_evaluator(config: Config, splits: Splits, device: torch.device) -> Evaluator | None:
-    """Return the evaluator on the features of the digits classifier, or None when no metric is asked for."""
-    if not config.eval.metrics:
-        return None
-    held_out = splits.held_out.images.to(device)
-    extractor = DigitsExtractor(digits_classifier(held_out.shape[-1]).to(device))
-    return Evaluator(extractor, held_out, config.eval.metrics, config.eval.num_samples)
+def build_evaluator(config: Config, splits: Splits, device: torch.device) -> tuple[Evaluator | None, dict[str, str]]:
+    """Return the evaluator of the metrics that can be had here (None when there are none), and why others cannot."""
+    protocols = [parse_protocol(name) for name in config.eval.metrics]
+    resolution = splits.train.images.shape[-1]
+    extractors: dict[str, FeatureExtractor] = {}
+    left_out: dict[str, str] = {}
+    for space in dict.fromkeys(protocol.features for protocol in protocols):
+        try:
+            extractors[space] = EXTRACTORS.get(space)().build(config.metrics, resolution, device)
+        except Unavailable as reason:
+            left_out |= {str(protocol): str(reason) for protocol in protocols if protocol.features == space}
+    possible = [protocol for protocol in protocols if protocol.features in extractors]
+    if not possible:
+        return None, left_out
+    real = {"train": splits.train} | ({} if splits.held_out is None else {"test": splits.held_out})
+    statistics = None
+    if any(protocol.reference == "file" for protocol in possible):
+        statistics = load_statistics(config.metrics.statistics)
+    return Evaluator(possible, extractors, real, device, statistics), left_out
 
 
-def digits_classifier(resolution: int) -> DigitsClassifier:
-    """Return the classifier of gray digits of this resolution, trained on the training scans alone."""
-    scans = Digits(resolution=resolution).load().train
-    key = hash_of(scans.images, scans.labels, DigitsClassifier.VERSION)
-    state = cached(f"digits_classifier-{key}", lambda: train_digits_classifier(scans.images, scans.labels).state_dict())
-    classifier = DigitsClassifier()
-    classifier.load_state_dict(state)
-    return classifier.eval().requires_grad_(False)
+def extractor_of(space: str, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
+    """Return the extractor of a feature space for images of this resolution; UserError when it cannot be had."""
+    try:
+        return EXTRACTORS.get(space)().build(options, resolution, device)
+    except (UnknownNameError, Unavailable) as error:
+        raise UserError(str(error)) from None
+
+
+def load_statistics(path: str | None) -> FeatureStatistics:
+    """Return the statistics in a pytorch-fid .npz file; UserError when there are none."""
+    if path is None:
+        raise UserError("eval.metrics: a metric that ends in _file needs metrics.statistics=FILE.npz")
+    try:
+        return FeatureStatistics.load(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"metrics.statistics: cannot read {path}: {error}") from None
 
 
 def check_choices(config: Config, splits: Splits) -> None:
@@ -82,13 +116,31 @@ def check_choices(config: Config, splits: Splits) -> None:
         raise UserError(
             f"train.batch_size={config.train.batch_size} is larger than the training set ({len(splits.train)} images)"
         )
+    data = DATASETS.name_of(type(config.data))
     for name in config.eval.metrics:
-        if name not in METRICS:
-            hint = did_you_mean(name, METRICS)
-            raise UserError(f"eval.metrics: unknown metric '{name}' (choices: {', '.join(sorted(METRICS))}){hint}")
-        if not config.data.of_digits:
-            data = DATASETS.name_of(type(config.data))
-            raise UserError(f"eval.metrics: {name} is for digits, not for {data}; set eval.metrics=[]")
+        protocol = parse_protocol(name)
+        space = check_protocol(protocol)
+        if space.digits_only and not config.data.of_digits:
+            raise UserError(f"eval.metrics: {name} is for digits, not for {data}; leave it out")
+        if protocol.reference in ("train", "test"):
+            split = splits.train if protocol.reference == "train" else splits.held_out
+            if split is None:
+                raise UserError(f"eval.metrics: {name}: {data} has no held-out images; compare with _train")
+            if len(split) < (protocol.reference_count or protocol.spec.fewest):
+                raise UserError(
+                    f"eval.metrics: {name}: {data} has {len(split)} images in its {protocol.reference} split"
+                )
+
+
+def check_protocol(protocol: MetricProtocol) -> type[FeatureSpace]:
+    """Return the feature space of a metric; UserError when there is none, or it cannot serve the metric."""
+    try:
+        space = EXTRACTORS.get(protocol.features)
+    except UnknownNameError as error:
+        raise UserError(f"{protocol}: {error}") from None
+    if protocol.spec.needs_logits and not space.classifies:
+        raise UserError(f"{protocol}: {protocol.features} has no classes, which {protocol.metric} needs")
+    return space
 
 
 def select_device(name: str) -> torch.device:

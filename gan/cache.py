@@ -1,5 +1,6 @@
 """Files computed once and kept between runs, in `$XDG_CACHE_HOME/convnorm-gan` (default `~/.cache/convnorm-gan`)."""
 
+import errno
 import hashlib
 import os
 import warnings
@@ -14,9 +15,22 @@ from gan.files import write_atomically
 
 
 def cache_dir() -> Path:
-    """Return the folder of the cache; it need not exist."""
+    """Return the folder of the cache; it need not exist. OSError when there is no home to put it in."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "convnorm-gan"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "convnorm-gan"
+    except RuntimeError:
+        raise OSError(errno.ENOENT, "there is no home folder; set XDG_CACHE_HOME") from None
+
+
+def warn_unwritable(error: OSError) -> None:
+    """Warn that the cache cannot be written. The text names no file, so that Python shows it once."""
+    try:
+        where = f" {cache_dir()}"
+    except OSError:
+        where = ""
+    reason = error.strerror or error
+    warnings.warn(f"the cache{where} cannot be written ({reason}); going on without it", stacklevel=3)
 
 
 def hash_of(*parts: Tensor | str | int) -> str:
@@ -32,18 +46,29 @@ def hash_of(*parts: Tensor | str | int) -> str:
 
 
 def cached(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the tensors kept under `name`, or compute and keep them.
-
-    A file that cannot be read is computed anew; a cache that cannot be written costs time and a warning, no more.
-    """
-    path = cache_dir() / f"{name}.pt"
-    try:
-        return torch.load(path, weights_only=True)
-    except Exception:  # absent, cut short, of another version: torch.load raises many kinds
+    """Return the tensors kept under `name`, or compute and keep them."""
+    value = read(name)
+    if value is None:
         value = compute()
-    try:
-        write_atomically(path, lambda file: torch.save(value, file))
-    except OSError as error:
-        reason = error.strerror
-        warnings.warn(f"the cache {path.parent} cannot be written ({reason}); going on without it", stacklevel=2)
+        keep(name, value)
     return value
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """Return the tensors kept under `name`; None when there are none, or their file cannot be read."""
+    try:
+        return torch.load(_path(name), weights_only=True)
+    except Exception:  # absent, cut short, of another version: torch.load raises many kinds
+        return None
+
+
+def keep(name: str, value: dict[str, Any]) -> None:
+    """Keep the tensors under `name`; a cache that cannot be written costs time and a warning, no more."""
+    try:
+        write_atomically(_path(name), lambda file: torch.save(value, file))
+    except OSError as error:
+        warn_unwritable(error)
+
+
+def _path(name: str) -> Path:
+    return cache_dir() / f"{name}.pt"

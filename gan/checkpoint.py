@@ -31,6 +31,11 @@ class Checkpoints:
         paths = self._numbered()
         return load(paths[-1], device) if paths else None
 
+    def load_best(self, device: torch.device) -> dict[str, Any] | None:
+        """Return the best state on `device`, or None when there is none."""
+        path = self.folder / "best.pt"
+        return load(path, device) if path.exists() else None
+
     def _numbered(self) -> list[Path]:
         return sorted(self.folder.glob("step_*.pt"))
 

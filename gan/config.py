@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 from gan.data import DatasetConfig
 from gan.datasets.digits import Digits
+from gan.extractors import MetricsConfig
 from gan.losses import Hinge, Loss
 from gan.regularizers import Regularizer
+from metrics.catalog import parse_protocol
 from models import DiscriminatorConfig, GeneratorConfig
 from models.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from models.ranges import AT_LEAST_0, AT_LEAST_1, Range
@@ -68,10 +70,15 @@ class EvalConfig:
 
     every: Annotated[int, AT_LEAST_1] = 500
     """Generator updates between evaluations and sample grids"""
-    metrics: tuple[str, ...] = ("fd_digits", "modes", "kl", "confident", "is_digits")
-    """Metrics to compute, if any; the first one chooses the best checkpoint"""
-    num_samples: Annotated[int, Range(min=2)] = 10_000
-    """Generated images per evaluation"""
+    metrics: tuple[str, ...] = ("fd_digits10k_test", "modes10k", "kl10k", "confident10k", "is_digits10k")
+    """Metrics with their protocols, METRIC[_FEATURES]COUNT[_train|_test]; the first chooses the best checkpoint"""
+
+    def __post_init__(self):
+        """Raise ValueError for a metric that does not exist."""
+        names = [str(parse_protocol(name)) for name in self.metrics]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"metrics: '{name}' stands there twice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,5 +131,6 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     log: LogConfig = field(default_factory=LogConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     lipschitz: LipschitzConfig = field(default_factory=LipschitzConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -1,56 +1,140 @@
-"""Quality of a generator: the same latents each time, features once, every metric asked for."""
+"""Evaluate a run's generator, or compare two folders of images: python -m gan.evaluate RUN | --images A B."""
 
-from collections.abc import Callable, Sequence
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+from pathlib import Path
 
-import torch
-from torch import Tensor
+from gan import run_folder
+from gan.build import select_device
+from gan.command import Parser, exit_code
+from gan.config import Config
+from gan.errors import UserError
+from gan.experiment import latents
+from gan.files import write_atomically
+from gan.image_folders import compare_folders, save_statistics
+from gan.restore import restore_experiment
+from gan.summary import format_table
+from gan.yaml_config import dump_value, load_config
+from metrics.catalog import parse_protocol
 
-from gan.data import to_uint8
-from metrics.catalog import METRICS
-from metrics.features import FeatureExtractor, Features
-from metrics.frechet import FeatureStatistics
-
-BATCH_SIZE = 250
+RESULTS = "evaluation.json"
 
 
-class Evaluator:
-    """Compares samples of a generator with the held-out real images."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    return exit_code(lambda: run(parse(argv)))
 
-    def __init__(self, extractor: FeatureExtractor, held_out: Tensor, names: Sequence[str], num_samples: int):
-        self.extractor = extractor
-        self.names = names
-        self.num_samples = num_samples
-        self.reference = FeatureStatistics.from_features(self._features(held_out).features)
 
-    def __call__(
-        self,
-        generate: Callable[[Tensor, Tensor | None], Tensor],
-        latents: Callable[[int, int], tuple[Tensor, Tensor | None]],
-    ) -> dict[str, float]:
-        """Return each metric of `num_samples` images by name.
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options; UserError for wrong ones."""
+    parser = Parser(
+        prog="python -m gan.evaluate",
+        description="Evaluate the generator of a run, or compare a folder of generated images with one of real ones.",
+    )
+    parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder, and config keys to change")
+    parser.add_argument("--images", nargs="+", metavar="DIR", help="folders of generated and of real images")
+    parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run; of folders: fid kid")
+    parser.add_argument("--num-samples", type=int, help="generated images, in place of the metrics' own counts")
+    parser.add_argument("--seeds", type=int, default=1, help="sets of latents to draw, for the spread (default: 1)")
+    parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
+    parser.add_argument("--save-statistics", type=Path, metavar="FILE.npz", help="write those of --images DIR, for FID")
+    parser.add_argument("--out", type=Path, help=f"JSON file to write (default: {RESULTS} in the run folder)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    options = parser.parse_intermixed_args(argv)
+    words = [*options.run, *(options.images or [])]
+    options.overrides = [word for word in words if "=" in word]
+    runs = [Path(word) for word in options.run if "=" not in word]
+    if len(runs) + (options.images is not None) != 1:
+        parser.error("name either one run folder or --images DIR_A DIR_B")
+    options.run = runs[0] if runs else None
+    if options.images is not None:
+        options.images = [Path(word) for word in options.images if "=" not in word]
+    if options.seeds < 1:
+        parser.error(f"--seeds {options.seeds}: at least 1")
+    if options.images is not None and len(options.images) != (1 if options.save_statistics else 2):
+        parser.error("--images takes two folders, DIR_A DIR_B, or one with --save-statistics FILE.npz")
+    return options
 
-        `latents(count, k)` gives the z (count, z_dim) and labels of the k-th batch, `generate` the images (count, C,
-        H, W) in [-1, 1].
-        """
-        parts = []
-        with torch.no_grad():
-            for k, start in enumerate(range(0, self.num_samples, BATCH_SIZE)):
-                z, y = latents(min(BATCH_SIZE, self.num_samples - start), k)
-                parts.append(self.extractor(to_uint8(generate(z, y))))
-        return self._scores(Features.concatenate(parts))
 
-    def floor(self, train: Tensor) -> dict[str, float]:
-        """Return each metric of real training images (N, C, H, W) uint8: what a perfect generator would reach."""
-        return self._scores(self._features(train[: self.num_samples]))
+def run(options: argparse.Namespace) -> None:
+    """Measure, print the table, write the JSON."""
+    device = select_device(options.device)
+    if options.run is not None:
+        evaluate_run(options, device)
+    elif options.save_statistics:
+        save_statistics(options.images[0], options.save_statistics, options.overrides, device)
+    else:
+        scores = compare_folders(*options.images, options.metrics or ["fid", "kid"], options.overrides, device)
+        print(format_table([("", "value"), *((name, f"{value:.6g}") for name, value in scores.items())]))
+        if options.out is not None:
+            _write(options.out, {"images": [str(path) for path in options.images], "metrics": scores})
 
-    def is_better(self, value: float, best: float | None) -> bool:
-        """Compare two values of the first metric, the one that chooses the best checkpoint."""
-        if best is None:
-            return True
-        return value > best if METRICS[self.names[0]].higher_is_better else value < best
 
-    def _features(self, images: Tensor) -> Features:
-        return Features.concatenate([self.extractor(batch) for batch in images.split(BATCH_SIZE)])
+def evaluate_run(options: argparse.Namespace, device) -> None:
+    """Evaluate a checkpoint with one or more sets of latents; results are added to those in the JSON file."""
+    folder = options.run
+    config = load_config(Config, run_folder.config_path(folder), options.overrides)
+    run_folder.check_same(folder, config)
+    try:
+        protocols = [parse_protocol(name) for name in options.metrics or config.eval.metrics]
+        if options.num_samples is not None:
+            protocols = [parse_protocol(str(protocol.with_count(options.num_samples))) for protocol in protocols]
+    except ValueError as error:
+        raise UserError(f"--metrics: {error}") from None
+    names = list(dict.fromkeys(map(str, protocols)))
+    experiment = restore_experiment(
+        folder, device, [*options.overrides, f"eval.metrics={dump_value(tuple(names))}"], options.checkpoint
+    )
+    for name, reason in experiment.metrics_left_out.items():
+        print(f"metric {name} left out: {reason}", file=sys.stderr)
+    if experiment.evaluator is None:
+        raise UserError("no metric to compute" if not names else "none of the metrics can be had here")
 
-    def _scores(self, features: Features) -> dict[str, float]:
-        return {name: METRICS[name].compute(features, self.reference) for name in self.names}
+    path = options.out or folder / RESULTS
+    results = _read(path)
+    entry = results.setdefault(f"step_{experiment.step:08d}", {})
+    seeds = [config.seed + i for i in range(options.seeds)]
+    for seed in seeds:
+        experiment.config = dataclasses.replace(experiment.config, seed=seed)
+        scores = experiment.evaluator(
+            experiment.ema.network, lambda count, k: latents(experiment, count, "evaluation", k)
+        )
+        for name, value in scores.items():
+            entry.setdefault(name, {})[str(seed)] = value
+    _write(path, results)
+
+    rows = [("", "mean", "std", "n")]
+    for protocol in experiment.evaluator.protocols:
+        values = [entry[str(protocol)][str(seed)] for seed in seeds]
+        spread = f"{statistics.stdev(values):.3g}" if len(values) > 1 else ""
+        rows.append((str(protocol), f"{statistics.fmean(values):.6g}", spread, str(len(values))))
+    print(f"{folder}, step {experiment.step}, averaged generator; n sets of latents\n")
+    print(format_table(rows))
+    print(f"\n{path}")
+
+
+def _read(path: Path) -> dict:
+    if not path.exists():
+        return {}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(results, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot add to {path}: {error}; move it away or choose another --out") from None
+    return results
+
+
+def _write(path: Path, results: dict) -> None:
+    text = json.dumps(results, indent=2) + "\n"
+    try:
+        write_atomically(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise UserError(f"cannot write to --out {path}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,10 +11,11 @@ from gan import rng
 from gan.config import Config
 from gan.data import Sampler
 from gan.ema import EMA
-from gan.evaluate import Evaluator
+from gan.evaluator import Evaluator
 from gan.losses import Loss
 from gan.regularizers import Regularizer
 from metrics.lipschitz import LipschitzTracker
+from models import ImageShape
 
 
 @dataclass
@@ -30,14 +31,20 @@ class Experiment:
     optimizer_G: torch.optim.Optimizer
     optimizer_D: torch.optim.Optimizer
     sampler: Sampler
-    num_classes: int | None
-    stacked: bool
+    image: ImageShape
     loss: Loss
     regularizers: dict[str, Regularizer]
     evaluator: Evaluator | None
+    metrics_left_out: dict[str, str]
+    """Metrics asked for that cannot be had here, and why"""
     tracker: LipschitzTracker
     step: int = 0
     best: float | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of a conditional GAN; None without labels."""
+        return self.image.num_classes
 
     @property
     def d_steps(self) -> int:
@@ -51,9 +58,8 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a later step depends on."""
-        return {"step": self.step, "best": self.best, "best_by": self._best_by} | {
-            name: part.state_dict() for name, part in self._stateful().items()
-        }
+        about = {"step": self.step, "best": self.best, "best_by": self._best_by, "image": tuple(self.image)}
+        return about | {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
@@ -63,9 +69,9 @@ class Experiment:
             part.load_state_dict(state[name])
 
     @property
-    def _best_by(self) -> tuple[str, ...]:
-        """What the best value is a value of: it compares with no other metric or number of samples."""
-        return (*self.config.eval.metrics[:1], str(self.config.eval.num_samples))
+    def _best_by(self) -> str | None:
+        """The protocol that the best value is a value of: it compares with no other."""
+        return None if self.evaluator is None else str(self.evaluator.protocols[0])
 
     def _stateful(self) -> dict[str, Any]:
         return {
@@ -89,10 +95,17 @@ def real_images(run: Experiment, position: int, count: int) -> tuple[Tensor, Ten
 def latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
     """Return z (count, z_dim) ~ N(0, I) and, for a conditional generator, uniform labels (count,)."""
     random = rng.generator(run.device, run.config.seed, "latents", *purpose)
-    z = torch.randn(count, run.config.generator.z_dim, generator=random, device=run.device)
-    if run.num_classes is None:
+    return draw_latents(count, run.config.generator.z_dim, run.num_classes, random)
+
+
+def draw_latents(
+    count: int, z_dim: int, num_classes: int | None, random: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Return z (count, z_dim) ~ N(0, I) and, where there are classes, uniform labels (count,)."""
+    z = torch.randn(count, z_dim, generator=random, device=random.device)
+    if num_classes is None:
         return z, None
-    return z, torch.randint(run.num_classes, (count,), generator=random, device=run.device)
+    return z, torch.randint(num_classes, (count,), generator=random, device=random.device)
 
 
 def generator_batch_size(config: Config) -> int:

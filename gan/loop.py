@@ -23,7 +23,7 @@ from gan.regularizers import Batch
 from gan.samples import sample_grid, save_png
 
 NUM_SAMPLES = 64  # images in a sample grid
-SHOWN = ("loss/D", "loss/G", "speed/images_per_s", "metrics/fd_digits")  # on the progress line
+SHOWN = ("loss/D", "loss/G", "speed/images_per_s")  # on the progress line, beside the first metric
 
 
 def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress) -> None:
@@ -33,6 +33,7 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
     run.G.train()
     run.D.train()
     G, D = (torch.compile(run.G), torch.compile(run.D)) if config.train.compile else (run.G, run.D)
+    shown = SHOWN if run.evaluator is None else (*SHOWN, f"metrics/{run.evaluator.protocols[0]}")
     timed_from, clock = run.step, time.perf_counter()
 
     while run.step < steps:
@@ -64,12 +65,12 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
             logger.histograms(run.step, spectra)
         if due(config.eval.every):
             numbers |= {f"metrics/{name}": value for name, value in evaluate(run, checkpoints).items()}
-            grid = sample_grid(fixed_samples(run), run.stacked)
+            grid = sample_grid(fixed_samples(run), config.data.stacked)
             save_png(run.folder / "samples" / f"step_{run.step:08d}.png", grid)
             logger.image("samples", run.step, grid)
         if numbers:
             logger.scalars(run.step, run.d_steps, run.images, numbers)
-            progress.show(run.step, {tag.rpartition("/")[2]: numbers[tag] for tag in SHOWN if tag in numbers})
+            progress.show(run.step, {tag.rpartition("/")[2]: numbers[tag] for tag in shown if tag in numbers})
             timed_from, clock = run.step, time.perf_counter()  # measuring and writing are not training
         if due(config.checkpoint.every):
             checkpoints.save(run.state_dict())
@@ -161,7 +162,7 @@ def evaluate(run: Experiment, checkpoints: Checkpoints) -> dict[str, float]:
     if run.evaluator is None:
         return {}
     scores = run.evaluator(lambda z, y: run.ema.network(z, y), lambda count, k: latents(run, count, "evaluation", k))
-    first = scores[run.config.eval.metrics[0]]
+    first = next(iter(scores.values()))
     if run.evaluator.is_better(first, run.best):
         run.best = first
         checkpoints.save_best(run.state_dict())

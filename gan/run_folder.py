@@ -15,7 +15,10 @@ CONFIG = "config.yaml"
 
 # What a resumed run may change: how long it goes on, where its data lie and what it reports. A falling learning rate
 # falls over the new number of steps from then on.
-MAY_CHANGE = ("train.steps", "data.root", "data.download", "log.", "eval.", "lipschitz.", "checkpoint.")
+MAY_CHANGE = (
+    *("train.steps", "data.root", "data.test_root", "data.download", "data.device_budget_gb", "data.workers"),
+    *("log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
+)
 
 
 def name_of(config: Path) -> str:

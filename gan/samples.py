@@ -11,22 +11,23 @@ COLUMNS = 8
 SMALLEST_SIDE = 48  # pixels of an image in a grid; smaller ones are enlarged by whole pixels
 
 
-def sample_grid(images: Tensor, stacked: bool) -> Tensor:
-    """Return one image (3, H, W) of uint8 images (N, C, h, w).
+def sample_grid(images: Tensor, stacked: bool, columns: int = COLUMNS) -> Tensor:
+    """Return one image (3, H, W) of uint8 images (N, C, h, w), `columns` of them in a row.
 
     With `stacked` the three color planes stand once more to the right of their image, as gray triples in the same
     rows: the blend of three digits is unreadable.
     """
     scale = max(1, -(-SMALLEST_SIDE // images.shape[-1]))
     images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-    grid = make_grid(images, nrow=COLUMNS, padding=scale, pad_value=96)
+    grid = make_grid(images, nrow=columns, padding=scale, pad_value=96)
     if not stacked:
         return grid
     planes = images.flatten(0, 1)[:, None]
-    return torch.cat([grid, make_grid(planes, nrow=3 * COLUMNS, padding=scale, pad_value=96)], dim=2)
+    return torch.cat([grid, make_grid(planes, nrow=3 * columns, padding=scale, pad_value=96)], dim=2)
 
 
 def save_png(path: Path, image: Tensor) -> None:
-    """Write a uint8 image (3, H, W)."""
+    """Write a uint8 image (3, H, W), or a gray one (1, H, W)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(path)
+    pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+    Image.fromarray(pixels.contiguous().cpu().numpy()).save(path)

@@ -14,12 +14,12 @@ def newest_values(folder: Path) -> dict[str, float]:
     return values
 
 
-def results_table(values: dict[str, float], floor: dict[str, float]) -> str:
-    """Return a table of the metrics beside those of real training images, and of the Lipschitz estimates."""
-    rows = [("", "generated", "real")]
+def results_table(values: dict[str, float], names: Sequence[str], floor: dict[str, float]) -> str:
+    """Return a table of the metrics beside those of real images where `floor` has them, and the Lipschitz estimates."""
+    rows = [("", "generated", "real" if floor else "")]
     rows += [
-        (name, _number(values[f"metrics/{name}"]), _number(real))
-        for name, real in floor.items()
+        (name, _number(values[f"metrics/{name}"]), _number(floor[name]) if name in floor else "")
+        for name in names
         if f"metrics/{name}" in values
     ]
     rows += [

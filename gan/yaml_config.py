@@ -88,7 +88,7 @@ def construct(tp: Any, node: Node, path: str, default: Any = None) -> Any:
     if dataclasses.is_dataclass(tp):
         return _construct_dataclass(tp, node, path, default)
     if origin is Literal:
-        if node.value not in args:
+        if not any(node.value == choice and type(node.value) is type(choice) for choice in args):  # True == 1
             hint = did_you_mean(str(node.value), map(str, args))
             raise _error(node, path, f"must be one of {', '.join(map(str, args))}, not {kind_of(node)}{hint}")
         return node.value

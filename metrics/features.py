@@ -1,10 +1,11 @@
-"""Feature extractors: images -> features and class probabilities."""
+"""What a feature extractor is: images -> features and, where it classifies, logits."""
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Features(NamedTuple):
@@ -12,96 +13,40 @@ class Features(NamedTuple):
 
     features: Tensor
     """(N, d)"""
-    log_probabilities: Tensor
-    """(N, K), normalized"""
+    logits: Tensor | None = None
+    """(N, K), of any shift: metrics take their log-softmax in double precision; None where nothing classifies"""
 
     @staticmethod
-    def concatenate(parts: "list[Features]") -> "Features":
-        """Join batches."""
-        return Features(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    def concatenate(parts: "Sequence[Features]") -> "Features":
+        """Join batches of one extractor."""
+        logits = [part.logits for part in parts if part.logits is not None]
+        return Features(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
 
 
 class FeatureExtractor(Protocol):
-    """Maps uint8 images (B, C, H, W) to their features."""
+    """Maps uint8 images (B, C, H, W) to their features, on the extractor's device."""
 
     def __call__(self, images: Tensor) -> Features:
         """Return the features of a batch."""
         ...
 
-
-class DigitsClassifier(nn.Module):
-    """A small convolutional classifier of gray digits (B, 1, H, W) in [-1, 1]: 64 features, 10 logits."""
-
-    VERSION = 1  # part of the cache's key: raise it with any change of the network or its training
-
-    feature_scale: Tensor
-
-    def __init__(self):
-        super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(64, 64, 3, stride=2, padding=1), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4), nn.Flatten(),
-            nn.Linear(64 * 16, 64), nn.ReLU(),
-        )  # fmt: skip
-        self.head = nn.Linear(64, 10)
-        self.register_buffer("feature_scale", torch.ones(()))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, 64), of mean variance 1 over the training images, and logits (B, 10)."""
-        hidden = self.convolutions(x)
-        return hidden / self.feature_scale, self.head(hidden)
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the features depend on beside the images: the key of cached statistics."""
+        ...
 
 
-def train_digits_classifier(images: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) -> DigitsClassifier:
-    """Train the classifier on gray images (N, 1, H, W) uint8 with labels (N,); a function of its arguments alone.
-
-    Each epoch sees every image once, shifted by up to half a pixel of the original 8x8 scan.
-    """
-    random = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        classifier = DigitsClassifier()
-        shift = images.shape[-1] // 16
-        batch_size = min(64, len(images))
-        steps = epochs * (len(images) // batch_size)
-        optimizer = torch.optim.Adam(classifier.parameters(), lr=2e-3)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(epochs):
-            for index in torch.randperm(len(images), generator=random).split(batch_size):
-                if len(index) < batch_size:
-                    continue
-                dy, dx = torch.randint(-shift, shift + 1, (2,), generator=random).tolist()
-                x = torch.roll(images[index].float() / 127.5 - 1, (dy, dx), dims=(2, 3))
-                loss = F.cross_entropy(classifier(x)[1], labels[index])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    classifier.eval().requires_grad_(False)
-    classifier.feature_scale.copy_(classifier(images.float() / 127.5 - 1)[0].var(dim=0).mean().sqrt())
-    return classifier
+def fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str:
+    """Return a hash of named weights (their bytes, shapes and types) and of whatever else makes the features."""
+    digest = hashlib.sha256(repr(parts).encode())
+    for name, tensor in weights.items():
+        digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
 
 
-class DigitsExtractor:
-    """Features of gray digits (B, 1, H, W), or of digits stacked as color planes (B, 3, H, W).
-
-    A stack's features are those of its planes side by side (3 x 64), its 1000 classes 100 r + 10 g + b the products
-    of the planes' classes.
-    """
-
-    def __init__(self, classifier: DigitsClassifier):
-        self.classifier = classifier
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Features:
-        """Map uint8 images (B, C, H, W) to features (B, 64 C) and log-probabilities (B, 10^C), C being 1 or 3."""
-        count, planes = images.shape[:2]
-        x = images.flatten(0, 1)[:, None].float() / 127.5 - 1
-        features, logits = self.classifier(x)
-        per_plane = logits.double().log_softmax(dim=1).unflatten(0, (count, planes))
-        joint = per_plane[:, 0]
-        for plane in range(1, planes):
-            joint = (joint[:, :, None] + per_plane[:, plane, None, :]).flatten(1)
-        return Features(features.unflatten(0, (count, planes)).flatten(1), joint)
+def to_rgb(images: Tensor) -> Tensor:
+    """Return uint8 images (B, 1 or 3, H, W) with three channels, gray ones repeated; ValueError for others."""
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"expected uint8 images (B, 1 or 3, H, W), not {images.dtype} of shape {tuple(images.shape)}")
+    return images.expand(-1, 3, -1, -1)

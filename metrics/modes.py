@@ -8,21 +8,21 @@ from torch import Tensor
 CONFIDENCE = 0.9  # the probability from which an image counts as classified with confidence
 
 
-def captured_modes(log_probabilities: Tensor) -> int:
-    """Return how many of the K classes are the likeliest of at least one image; log_probabilities is (N, K).
+def captured_modes(logits: Tensor) -> int:
+    """Return how many of the K classes are the likeliest of at least one image; logits are (N, K).
 
     Beware: uniform noise "captures" hundreds of 1000 modes. Read it beside `kl_to_uniform` and `confident_fraction`.
     """
-    return len(log_probabilities.argmax(dim=1).unique())
+    return len(logits.argmax(dim=1).unique())
 
 
-def kl_to_uniform(log_probabilities: Tensor) -> float:
-    """Return KL(histogram of the likeliest classes || uniform) in nats; log_probabilities is (N, K)."""
-    classes = log_probabilities.shape[1]
-    frequency = torch.bincount(log_probabilities.argmax(dim=1), minlength=classes).double() / len(log_probabilities)
+def kl_to_uniform(logits: Tensor) -> float:
+    """Return KL(histogram of the likeliest classes || uniform) in nats; logits are (N, K)."""
+    classes = logits.shape[1]
+    frequency = torch.bincount(logits.argmax(dim=1), minlength=classes).double() / len(logits)
     return math.log(classes) + torch.special.xlogy(frequency, frequency).sum().item()
 
 
-def confident_fraction(log_probabilities: Tensor) -> float:
-    """Return the fraction of images whose likeliest class has a probability of at least 0.9."""
-    return (log_probabilities.amax(dim=1).exp() >= CONFIDENCE).double().mean().item()
+def confident_fraction(logits: Tensor) -> float:
+    """Return the fraction of images whose likeliest class has a probability of at least 0.9; logits are (N, K)."""
+    return (logits.double().softmax(dim=1).amax(dim=1) >= CONFIDENCE).double().mean().item()

@@ -6,7 +6,7 @@ import torch
 from filelock import FileLock
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
-from gan.build import digits_classifier
+from gan.extractors.digits import digits_classifier
 from train_gan import main
 
 TINY = """\
@@ -16,7 +16,7 @@ discriminator: {width: 4, normalization: conv_norm}
 regularizers: {r1: {weight: 0.1, every: 3}}
 train: {steps: 4, batch_size: 8, n_critic: 2}
 log: {every: 1}
-eval: {every: 2, num_samples: 50}
+eval: {every: 2, metrics: [fd_digits70_test, modes70, kl70, confident70, is_digits70]}
 lipschitz: {every: 2, audit_every: 2, iterations: 3}
 checkpoint: {every: 2, keep: 1}
 """

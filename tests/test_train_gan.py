@@ -18,6 +18,7 @@ from gan.data import ImageData, Splits
 from gan.datasets.digits import StackedDigits
 from gan.logging import read_lines
 from gan.yaml_config import load_config
+from metrics.catalog import parse_protocol
 from models import ImageShape, build_generator
 from train_gan import main
 
@@ -28,7 +29,7 @@ LAYERS = ("downs.0", "downs.1", "head.linear")
 COUNTERS = {"step", "d_steps", "images"}
 TAGS = {
     *("loss/D", "loss/G", "logits/real", "logits/fake", "gradient_norm/D", "gradient_norm/G", "speed/images_per_s"),
-    *("metrics/modes", "metrics/kl", "metrics/confident", "metrics/fd_digits", "metrics/is_digits"),
+    *(f"metrics/{name}" for name in ("modes70", "kl70", "confident70", "fd_digits70_test", "is_digits70")),
     *("lipschitz/D/product", "lipschitz/D/gradient_max", "lipschitz/D/gradient_mean"),
     *("lipschitz/D/certified", "lipschitz/D/slope", "lipschitz/G/jacobian_max", "lipschitz/G/jacobian_log_cond"),
     *(f"lipschitz/D/{kind}/{path}" for kind in ("layers", "stable_rank") for path in LAYERS),
@@ -90,9 +91,9 @@ def test_the_saved_config_is_the_resolved_one(tmp_path, tiny_run, tiny_config):
 def test_the_best_checkpoint_is_that_of_the_best_first_metric(tmp_path, tiny_run):
     folder = tiny_run(tmp_path / "run", "train.steps=6", "optimizer.generator.lr=0.05")
     scores = {
-        line["step"]: line["metrics/fd_digits"]
+        line["step"]: line["metrics/fd_digits70_test"]
         for line in read_lines(folder / "metrics.jsonl")
-        if "metrics/fd_digits" in line
+        if "metrics/fd_digits70_test" in line
     }
     best = load(folder / "checkpoints" / "best.pt")
     assert best["best"] == min(scores.values())
@@ -102,7 +103,7 @@ def test_the_best_checkpoint_is_that_of_the_best_first_metric(tmp_path, tiny_run
 def test_a_sample_grid_of_stacks_shows_the_planes_beside_the_colors(tmp_path, tiny_run):
     sizes = {}
     for name in ("digits", "{name: stacked_digits, size: 20, held_out_size: 20}"):
-        folder = tiny_run(tmp_path / name[:4], f"data={name}", "train.steps=1")
+        folder = tiny_run(tmp_path / name[:4], f"data={name}", "train.steps=1", "eval.metrics=[modes20]")
         with Image.open(folder / "samples" / "step_00000001.png") as image:
             sizes[name[:4]] = image.size
     assert sizes["{nam"][0] > 3.9 * sizes["digi"][0]
@@ -112,8 +113,8 @@ def test_a_sample_grid_of_stacks_shows_the_planes_beside_the_colors(tmp_path, ti
 def test_a_run_ends_with_its_results_and_where_they_are(tmp_path, tiny_run, capsys):
     folder = tiny_run(tmp_path / "run")
     out = capsys.readouterr().out
-    modes = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["metrics/modes"]
-    assert re.search(rf"^modes +{modes} +10$", out, re.MULTILINE)
+    modes = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["metrics/modes70"]
+    assert re.search(rf"^modes70 +{modes} +10$", out, re.MULTILINE)
     assert f"run folder:   {folder}" in out
     assert out.endswith(f"tensorboard --logdir {folder}\n")
 
@@ -146,8 +147,19 @@ WRONG = {
         r"train.batch_size=1438 is larger than the training set \(1437 images\)",
     ),
     "unknown metric": (
-        ["eval.metrics=[fd_digit]"],
-        "eval.metrics: unknown metric 'fd_digit' .*did you mean 'fd_digits'",
+        ["eval.metrics=[fd_digit10k_test]"],
+        "fd_digit10k_test: unknown feature space 'digit' .*did you mean 'digits'",
+    ),
+    "metric without its protocol": (["eval.metrics=[fid]"], "eval: metrics: 'fid' is no metric with its protocol"),
+    "a metric twice": (["eval.metrics=[kl1000, kl1k]"], "eval: metrics: 'kl1k' stands there twice"),
+    "more real images than there are": (
+        ["eval.metrics=[fd_digits10_test361]"],
+        "eval.metrics: fd_digits10_test361: digits has 360 images in its test split",
+    ),
+    "a file metric without its file": (["eval.metrics=[fd_digits10_file]"], "needs metrics.statistics=FILE"),
+    "a file that holds no statistics": (
+        ["eval.metrics=[fd_digits10_file]", "metrics.statistics=tiny.yaml"],
+        "metrics.statistics: cannot read tiny.yaml",
     ),
     "impossible resolution": (["data.resolution=17"], "generator: no network for 17 x 17 images"),
     "missing data": (["data=cifar10", "eval.metrics=[]"], "data.root: no whole cifar10 in 'data'"),
@@ -221,7 +233,9 @@ def test_help_lists_every_section_of_the_config(capsys):
 def shrunk(config: Config) -> list[str]:
     """Return the overrides that make any config small enough for a test."""
     overrides = ["train.steps=2", "train.batch_size=4", "train.generator_batch_size=4", "train.compile=false"]
-    overrides += ["eval.num_samples=20", "eval.every=1", "lipschitz.iterations=2", "generator.z_dim=4"]
+    overrides += ["eval.every=1", "lipschitz.iterations=2", "generator.z_dim=4"]
+    small = [str(parse_protocol(name).with_count(20)) for name in config.eval.metrics]
+    overrides.append(f"eval.metrics=[{', '.join(small)}]")
     overrides += [
         f"{name}.width=8" for name in ("generator", "discriminator") if hasattr(getattr(config, name), "width")
     ]
@@ -237,10 +251,11 @@ def made_up_images(dataset) -> Splits:
     return Splits(*(ImageData(images, torch.arange(20) % 10, 10) for images in parts))
 
 
+@pytest.mark.filterwarnings("ignore:the Fréchet distance of")  # of 20 images
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs").with_suffix("")))
 def test_every_shipped_config_trains_two_steps(path, tmp_path, classifier, monkeypatch):
     config = load_config(Config, path)
-    monkeypatch.setattr("gan.build.digits_classifier", lambda resolution: classifier)
+    monkeypatch.setattr("gan.extractors.digits.digits_classifier", lambda resolution: classifier)
     if not config.data.of_digits:
         monkeypatch.setattr(type(config.data), "load", made_up_images)
     out = tmp_path / "run"

@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from gan import run_folder
+from gan.command import Parser
 from gan.compare import description as descriptions
 from gan.compare.arms import Cell, arms_of, cells_of, parse_arm, parse_axis, parse_seeds
 from gan.compare.description import Description
@@ -61,14 +62,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong as every other error is said."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UserError."""
-        raise UserError(f"{message} (see --help)")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from metrics.catalog import METRICS
+from metrics import catalog
 
 METRIC = "metrics/"
 LAYER_NORM = "lipschitz/D/layers/"
@@ -25,10 +25,8 @@ def primary_metric(rows: Iterable[Mapping]) -> str | None:
 
 
 def higher_is_better(tag: str) -> bool | None:
-    """Tell whether a metric is better when it is larger; None when that is not known.
-
-    A tag may carry its protocol after the metric's name, as in `metrics/fd_digits10k_test`.
-    """
-    name = tag.removeprefix(METRIC)
-    known = max((known for known in METRICS if name.startswith(known)), key=len, default=None)
-    return None if known is None else METRICS[known].higher_is_better
+    """Tell whether a metric is better when it is larger; None when that is not known."""
+    try:
+        return catalog.higher_is_better(tag.removeprefix(METRIC))
+    except ValueError:  # of a run by a version that knew more metrics
+        return None

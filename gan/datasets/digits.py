@@ -45,6 +45,7 @@ class StackedDigits(DatasetConfig):
     """
 
     of_digits: ClassVar[bool] = True
+    stacked: ClassVar[bool] = True
 
     resolution: Annotated[int, Range(min=8, max=1024)] = 16
     """Side of the images in pixels"""
@@ -56,9 +57,7 @@ class StackedDigits(DatasetConfig):
     def load(self) -> Splits:
         """Return the training and held-out triples, (N, 3, H, W)."""
         train, held_out = _scans(self.resolution)
-        return Splits(
-            _stack(*train, self.size, "train"), _stack(*held_out, self.held_out_size, "held out"), stacked=True
-        )
+        return Splits(_stack(*train, self.size, "train"), _stack(*held_out, self.held_out_size, "held out"))
 
 
 def _scans(resolution: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -1,101 +1,114 @@
-"""CIFAR-10, CIFAR-100 and STL-10 through torchvision. Nothing is downloaded unless `data.download=true` asks for it."""
+"""Data sets with a published archive, in torchvision's words: its address, file names and checksums.
 
+Nothing is downloaded unless `data.download=true` asks for it.
+"""
+
+import http.client
+import os
+import tarfile
+import tempfile
+import zlib
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torchvision import datasets
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+from torchvision.datasets.vision import VisionDataset
 
-from gan.data import DATASETS, DatasetConfig, ImageData, Splits
+from gan.data.base import DATASETS, DatasetConfig, Splits
+from gan.data.prepared import Source, prepare
 from gan.errors import UserError
-from models.ranges import Range
 
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadedConfig(DatasetConfig):
-    """Base of the data sets that torchvision reads from `root`."""
+    """Base of the data sets that are read from an unpacked archive in `root`."""
+
+    archive: ClassVar[type[VisionDataset]]
 
     download: bool = False
     """Download the data set to `root` if it is not there"""
 
     def load(self) -> Splits:
-        """Return the training and the test images; UserError when they are not in `root`."""
-        try:
-            return self._load()
-        except RuntimeError as error:  # torchvision's word for a missing or damaged file
-            name = DATASETS.name_of(type(self))
-            raise UserError(
-                f"data.root: no whole {name} in '{self.root}' ({str(error).split('.')[0]});"
-                " add data.download=true to download it, or set data.root to where it is"
-            ) from None
-        except OSError as error:
-            raise UserError(f"data.root: cannot read or download to '{self.root}': {error}") from None
+        """Return the training and the test images; UserError when they are not in `root` or damaged."""
+        self._require_files()
+        return Splits(prepare(self.training_source()), prepare(self.test_source()))
 
     @abstractmethod
-    def _load(self) -> Splits:
-        """Read both splits with torchvision."""
+    def training_source(self) -> Source:
+        """Return what the training images are made from."""
 
+    @abstractmethod
+    def test_source(self) -> Source:
+        """Return what the test images are made from."""
 
-@DATASETS.register("cifar10")
-@dataclass(frozen=True, kw_only=True)
-class CIFAR10Config(DownloadedConfig):
-    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels in 10 classes."""
+    @property
+    def name(self) -> str:
+        """The name by which the data set is chosen."""
+        return DATASETS.name_of(type(self))
 
-    def _load(self) -> Splits:
-        return _cifar(datasets.CIFAR10, self, 10)
+    @property
+    def folder(self) -> Path:
+        """Where the unpacked archive is."""
+        return Path(self.root).expanduser() / self.archive.base_folder
 
+    def verify(self, names: Iterable[str]) -> None:
+        """Raise UserError when a file is not the published one, by its checksum."""
+        md5 = checksums(self.archive)
+        for name in names:
+            if not check_integrity(self.folder / name, md5[name]):
+                raise UserError(
+                    f"data.root: '{self.folder / name}' is damaged, it is not the published file of {self.name};"
+                    " remove it and add data.download=true"
+                )
 
-@DATASETS.register("cifar100")
-@dataclass(frozen=True, kw_only=True)
-class CIFAR100Config(DownloadedConfig):
-    """CIFAR-100: 50,000 training and 10,000 test images of 32x32 pixels in 100 classes."""
-
-    def _load(self) -> Splits:
-        return _cifar(datasets.CIFAR100, self, 100)
-
-
-@DATASETS.register("stl10")
-@dataclass(frozen=True, kw_only=True)
-class STL10Config(DownloadedConfig):
-    """STL-10: 100,000 unlabeled training images of 96x96 pixels, 5,000 labeled ones, 8,000 test images, 10 classes.
-
-    The default, the unlabeled images resized to 48x48, is Miyato et al.'s (ICLR 2018).
-    """
-
-    split: Literal["unlabeled", "train", "train+unlabeled"] = "unlabeled"
-    """Images to train on; a conditional GAN needs `train`"""
-    resolution: Annotated[int, Range(min=8, max=96)] = 48
-    """Side in pixels; below 96 the images are resized with the antialiased bilinear filter"""
-
-    def _load(self) -> Splits:
-        if self.conditional and self.split != "train":
-            raise UserError(f"data.split={self.split}: unlabeled images cannot make a conditional GAN; use split=train")
-        train = datasets.STL10(self.root, self.split, download=self.download)
-        test = datasets.STL10(self.root, "test", download=self.download)
-        return Splits(*(self._resized(torch.from_numpy(part.data), part.labels) for part in (train, test)))
-
-    def _resized(self, images: Tensor, labels: np.ndarray) -> ImageData:
-        if self.resolution < 96:
-            size = (self.resolution, self.resolution)
-            images = torch.cat(
-                [
-                    F.interpolate(part.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
-                    for part in images.split(1000)
-                ]
+    def _require_files(self) -> None:
+        missing = self._missing()
+        if missing and self.download:
+            fetch(self.archive, Path(self.root).expanduser())
+            missing = self._missing()
+        if missing:
+            raise UserError(
+                f"data.root: no whole {self.name} in '{self.root}' ({self.archive.base_folder}/{missing[0]} is"
+                f" missing); run `python -m gan.data {self.name} download=true`, add data.download=true,"
+                " or set data.root to where it is"
             )
-        # torchvision labels the unlabeled images -1.
-        return ImageData(images, torch.as_tensor(labels).long().clamp(min=0), 10)
+
+    def _missing(self) -> list[str]:
+        return [name for name in checksums(self.archive) if not (self.folder / name).is_file()]
 
 
-def _cifar(dataset: type[datasets.CIFAR10], config: DownloadedConfig, classes: int) -> Splits:
-    parts = (dataset(config.root, train, download=config.download) for train in (True, False))
-    return Splits(
-        *(
-            ImageData(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets), classes)
-            for part in parts
-        )
-    )
+def checksums(archive: type[VisionDataset]) -> dict[str, str]:
+    """Return the MD5 sum of every file that a data set needs, by name."""
+    meta = getattr(archive, "meta", None)
+    return dict([*archive.train_list, *archive.test_list, *([(meta["filename"], meta["md5"])] if meta else [])])
+
+
+def fetch(archive: type[VisionDataset], root: Path) -> None:
+    """Download and unpack an archive below `root`; UserError when that fails, and then nothing is left of it.
+
+    It is unpacked in a hidden folder first and moved into place when it is whole.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=f".{archive.base_folder}-") as staging:
+            download_and_extract_archive(archive.url, staging, filename=archive.filename, md5=archive.tgz_md5)
+            _place(Path(staging) / archive.base_folder, root / archive.base_folder)
+    except (OSError, RuntimeError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
+        raise UserError(f"data.download: cannot download {archive.url} to '{root}': {error}; try again") from None
+
+
+def _place(staged: Path, folder: Path) -> None:
+    if not folder.exists():
+        try:
+            os.replace(staged, folder)
+            return
+        except OSError:  # another process was faster
+            if not folder.exists():
+                raise
+    folder.mkdir(exist_ok=True)
+    for path in sorted(staged.iterdir()):  # what is there already stays as it is
+        if not (folder / path.name).exists():
+            os.replace(path, folder / path.name)

@@ -50,6 +50,16 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
         assert cached("name", lambda: {"x": 2}) == {"x": 2}
 
 
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.warns(UserWarning, match=r"cannot be written \(there is no home folder; set XDG_CACHE_HOME\)"):
+        assert cached("name", lambda: {"x": 2}) == {"x": 2}
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -1,94 +1,141 @@
+import json
+import re
+import shutil
+
+import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from gan.build import build_evaluator
-from gan.config import Config
 from gan.datasets.digits import Digits
-from gan.evaluate import BATCH_SIZE, Evaluator
-from metrics.features import DigitsExtractor, Features
+from gan.evaluate import main
+from gan.logging import read_lines
 
-
-@pytest.fixture(scope="module")
-def splits():
-    return Digits(resolution=16).load()
+CPU = ["--device", "cpu"]
+NAME = "fd_digits70_test"
 
 
 @pytest.fixture
-def evaluator(splits, classifier):
-    return Evaluator(DigitsExtractor(classifier), splits.held_out.images, ("fd_digits", "modes", "confident"), 300)
+def run_folder(tmp_path, tiny_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tiny_run(tmp_path / "run")
 
 
-def noise(count, k):
-    return torch.rand(count, 1, 16, 16, generator=torch.Generator().manual_seed(k)), None
+def evaluate(*arguments):
+    assert main([*map(str, arguments), *CPU]) == 0
 
 
-def test_real_images_score_well_and_noise_does_not(evaluator, splits):
-    real = evaluator.floor(splits.train.images)
-    fake = evaluator(lambda z, y: 2 * z - 1, noise)
-    assert real["modes"] == 10
-    assert real["confident"] > 0.9
-    assert real["fd_digits"] < 5 < fake["fd_digits"]
+def results(folder):
+    return json.loads((folder / "evaluation.json").read_text())
 
 
-def test_a_generator_of_the_held_out_images_has_distance_zero(evaluator, splits):
-    x = splits.held_out.images.float() / 127.5 - 1
-    evaluator.num_samples = len(x)
-    scores = evaluator(lambda z, y: x[z], lambda count, k: (torch.arange(count) + k * BATCH_SIZE, None))
-    assert scores["fd_digits"] == pytest.approx(0, abs=1e-5)
+def test_the_first_seed_gives_the_numbers_that_the_run_logged(run_folder, capsys):
+    evaluate(run_folder)
+    logged = read_lines(run_folder / "metrics.jsonl")[-1]
+    entry = results(run_folder)["step_00000004"]
+    assert {name: values["0"] for name, values in entry.items()} == {
+        tag.removeprefix("metrics/"): value for tag, value in logged.items() if tag.startswith("metrics/")
+    }
+    assert re.search(rf"^{NAME} +{entry[NAME]['0']:.6g} +1$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_exactly_num_samples_images_are_made_with_their_labels(splits):
-    seen = []
-
-    def extractor(images):
-        return Features(images.flatten(1).float(), torch.zeros(len(images), 10).log_softmax(dim=1))
-
-    def generate(z, y):
-        seen.append((len(z), y))
-        return z
-
-    evaluator = Evaluator(extractor, splits.held_out.images, ("modes",), 2 * BATCH_SIZE + 7)
-    evaluator(generate, lambda count, k: (torch.zeros(count, 1, 16, 16), k))
-    assert seen == [(BATCH_SIZE, 0), (BATCH_SIZE, 1), (7, 2)]
+def test_more_seeds_give_a_mean_and_a_spread(run_folder, capsys):
+    evaluate(run_folder, "--seeds", 3, "--metrics", NAME)
+    values = [results(run_folder)["step_00000004"][NAME][str(seed)] for seed in range(3)]
+    assert len(set(values)) == 3
+    mean, std = np.mean(values), np.std(values, ddof=1)
+    assert re.search(rf"^{NAME} +{mean:.6g} +{std:.3g} +3$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_metrics_come_in_the_order_asked_for(evaluator):
-    assert list(evaluator(lambda z, y: z, noise)) == ["fd_digits", "modes", "confident"]
+def test_results_are_added_and_none_is_lost(run_folder):
+    evaluate(run_folder, "--seeds", 2, "--metrics", "kl30")
+    before = results(run_folder)["step_00000004"]
+    evaluate(run_folder, "--metrics", "kl40")
+    after = results(run_folder)["step_00000004"]
+    assert after["kl30"] == before["kl30"]
+    assert list(after) == ["kl30", "kl40"]
 
 
-def test_evaluating_builds_no_graph_and_draws_no_global_random_number(evaluator):
-    weight = torch.ones((), requires_grad=True)
-    made = []
-
-    def generate(z, y):
-        made.append(weight * z)
-        return made[-1]
-
-    before = torch.get_rng_state()
-    evaluator(generate, noise)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not any(images.requires_grad for images in made)
+def test_the_number_of_samples_takes_the_place_of_the_counts(run_folder):
+    evaluate(run_folder, "--num-samples", 80)
+    assert "fd_digits80_test" in results(run_folder)["step_00000004"]
 
 
-@pytest.mark.parametrize(("names", "better"), [(("fd_digits", "modes"), 1.0), (("modes", "fd_digits"), 3.0)])
-def test_the_first_metric_knows_which_value_is_better(splits, classifier, names, better):
-    evaluator = Evaluator(DigitsExtractor(classifier), splits.held_out.images[:20], names, 2)
-    assert evaluator.is_better(better, 2.0)
-    assert not evaluator.is_better(2.0, better)
-    assert not evaluator.is_better(2.0, 2.0)
-    assert evaluator.is_better(2.0, None)
+def test_the_best_checkpoint_can_be_chosen(run_folder):
+    best = min(
+        (line for line in read_lines(run_folder / "metrics.jsonl") if f"metrics/{NAME}" in line),
+        key=lambda line: line[f"metrics/{NAME}"],
+    )
+    evaluate(run_folder, "--checkpoint", "best", "--metrics", NAME)
+    assert results(run_folder) == {f"step_{best['step']:08d}": {NAME: {"0": best[f"metrics/{NAME}"]}}}
 
 
-def test_the_classifier_is_trained_once_and_kept(splits, classifier, monkeypatch):
-    def never(*arguments):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr("gan.build.train_digits_classifier", never)
-    evaluator = build_evaluator(Config(), splits, torch.device("cpu"))
-    x = splits.held_out.images[:5]
-    assert torch.equal(evaluator.extractor(x).features, DigitsExtractor(classifier)(x).features)
+def test_evaluating_writes_its_file_and_touches_nothing_else(run_folder, tmp_path):
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    evaluate(run_folder, "--out", tmp_path / "mine.json", "--metrics", "kl30")
+    assert {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()} == before
+    assert json.loads((tmp_path / "mine.json").read_text())["step_00000004"]["kl30"]
 
 
-def test_the_classifier_generalizes(splits, classifier):
-    log_p = DigitsExtractor(classifier)(splits.held_out.images).log_probabilities
-    assert (log_p.argmax(dim=1) == splits.held_out.labels).double().mean() > 0.95
+@pytest.fixture
+def folders(tmp_path):
+    """Training and held-out digits as PNG files, some of them in subfolders."""
+    splits = Digits(resolution=16).load()
+    for name, part in (("fake", splits.train.images[:150]), ("real", splits.held_out.images[:200])):
+        for number, image in enumerate(part):
+            path = tmp_path / name / str(number % 3) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(path)
+    return tmp_path / "fake", tmp_path / "real"
+
+
+def test_two_folders_of_images_are_compared(folders, classifier, capsys, tmp_path):
+    fake, real = folders
+    names = ["fd_digits", "kid_digits", "precision_digits", "modes", "is_digits"]
+    evaluate("--images", fake, real, "--metrics", *names, "--out", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())["metrics"]
+    assert list(scores) == ["fd_digits150", "kid_digits150", "precision_digits150", "modes150", "is_digits150"]
+    assert scores["modes150"] == 10
+    assert 0 < scores["fd_digits150"] < 10
+    assert re.search(rf"^fd_digits150 +{scores['fd_digits150']:.6g}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_folder_compared_with_itself_has_distance_zero(folders, classifier, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "copy")
+    evaluate("--images", folders[0], tmp_path / "copy", "--metrics", "fd_digits", "--out", tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["metrics"]["fd_digits150"] == pytest.approx(0, abs=1e-6)
+
+
+def test_wrong_options_are_one_line_and_exit_code_2(run_folder, folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    fake, real = folders
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "empty").mkdir()
+    wide = tmp_path / "wide"
+    shutil.copytree(real, wide)
+    Image.new("L", (8, 16)).save(wide / "0" / "0.png")
+    torn = tmp_path / "torn"
+    shutil.copytree(real, torn)
+    (torn / "1" / "1.png").write_bytes(b"no image")
+    wrong = {
+        "name either one run folder or --images": [],
+        "no metric with its protocol": [run_folder, "--metrics", "fid"],
+        "unknown feature space 'digit'": [run_folder, "--metrics", "fd_digit10_test"],
+        "none of the metrics can be had here": [run_folder, "--metrics", "fid50_train"],
+        "at least 2 images": [run_folder, "--num-samples", 1],
+        "--seeds 0: at least 1": [run_folder, "--seeds", 0],
+        "cannot add to .*broken.json": [run_folder, "--metrics", "kl30", "--out", tmp_path / "broken.json"],
+        "differs in seed": [run_folder, "seed=7"],
+        "holds no run": [tmp_path],
+        "takes two folders": ["--images", fake],
+        "Inception's weights are not here": ["--images", fake, real],
+        "--images: no images in": ["--images", fake, tmp_path / "empty", "--metrics", "modes"],
+        "in its size or colors": ["--images", fake, wide, "--metrics", "fd_digits"],
+        "no image that can be read": ["--images", fake, torn, "--metrics", "fd_digits"],
+        "unknown metric 'fod'": ["--images", fake, real, "--metrics", "fod"],
+        "unknown key": ["--images", fake, real, "data.root=x"],
+    }
+    for message, arguments in wrong.items():
+        capsys.readouterr()
+        assert main([*map(str, arguments), *CPU]) == 2
+        assert re.search(rf"^error: .*{message}.*\n$", capsys.readouterr().err, re.MULTILINE), message
+    assert (tmp_path / "broken.json").read_text() == "{"

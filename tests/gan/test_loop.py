@@ -252,14 +252,14 @@ def test_latents_are_normal_and_differ_by_purpose(experiment):
 
 
 def test_the_best_value_of_another_metric_is_forgotten(tmp_path, tiny_run):
-    folder = tiny_run(tmp_path / "run", "eval.metrics=[confident]")  # 0, which no KL is below
-    resume(folder, "train.steps=6", "eval.metrics=[kl]")
-    assert newest(folder)["best"] == min(line["metrics/kl"] for line in numbers(folder) if "metrics/kl" in line)
+    folder = tiny_run(tmp_path / "run", "eval.metrics=[confident70]")  # 0, which no KL is below
+    resume(folder, "train.steps=6", "eval.metrics=[kl70]")
+    assert newest(folder)["best"] == min(line["metrics/kl70"] for line in numbers(folder) if "metrics/kl70" in line)
 
 
 def test_a_finished_run_can_be_asked_for_other_metrics(tmp_path, tiny_run):
-    folder = tiny_run(tmp_path / "run", "eval.metrics=[modes]")
-    resume(folder, "eval.metrics=[kl, modes]")
+    folder = tiny_run(tmp_path / "run", "eval.metrics=[modes70]")
+    resume(folder, "eval.metrics=[kl70, modes70]")
 
 
 def test_every_line_has_its_counters(tmp_path, tiny_run):
@@ -272,9 +272,9 @@ def test_numbers_are_logged_when_due_and_at_the_end(tmp_path, tiny_run):
     folder = tiny_run(tmp_path / "run", "train.steps=5", "log.every=2", "lipschitz.every=3", "eval.every=4")
     steps = {
         tag: [line["step"] for line in numbers(folder) if tag in line]
-        for tag in ("loss/D", "lipschitz/D/product", "metrics/kl")
+        for tag in ("loss/D", "lipschitz/D/product", "metrics/kl70")
     }
-    assert steps == {"loss/D": [2, 4, 5], "lipschitz/D/product": [3, 5], "metrics/kl": [4, 5]}
+    assert steps == {"loss/D": [2, 4, 5], "lipschitz/D/product": [3, 5], "metrics/kl70": [4, 5]}
 
 
 @pytest.mark.slow

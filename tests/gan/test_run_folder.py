@@ -90,7 +90,8 @@ def test_a_folder_without_a_config_holds_no_run(tmp_path):
 
 
 def test_a_run_may_go_on_longer_and_report_otherwise(run):
-    changes = ["train.steps=9", "log.every=1", "eval.num_samples=7", "lipschitz.every=2", "checkpoint.keep=5"]
+    changes = ["train.steps=9", "log.every=1", "eval.metrics=[modes7]", "lipschitz.every=2", "checkpoint.keep=5"]
+    changes += ["data.device_budget_gb=0", "data.workers=5", "data.root=elsewhere"]
     run_folder.check_same(run, load_config(Config, None, changes))
 
 

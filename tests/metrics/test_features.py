@@ -1,56 +1,46 @@
 import pytest
 import torch
 
-from gan.datasets.digits import Digits, StackedDigits
-from metrics.features import DigitsClassifier, DigitsExtractor, train_digits_classifier
+from metrics.features import Features, fingerprint, to_rgb
 
 
-@pytest.fixture(scope="module")
-def extractor():
-    train = Digits(resolution=8).load().train
-    return DigitsExtractor(train_digits_classifier(train.images, train.labels, epochs=6))
+def test_batches_are_joined_in_order():
+    first, second = Features(torch.zeros(2, 3), torch.zeros(2, 4)), Features(torch.ones(1, 3), torch.ones(1, 4))
+    joined = Features.concatenate([first, second])
+    assert joined.features[:, 0].tolist() == [0, 0, 1]
+    assert joined.logits[:, 0].tolist() == [0, 0, 1]
 
 
-def test_held_out_digits_are_recognized(extractor):
-    held_out = Digits(resolution=8).load().held_out
-    features, log_probabilities = extractor(held_out.images)
-    assert features.shape == (360, 64)
-    assert (log_probabilities.argmax(dim=1) == held_out.labels).double().mean() >= 0.93
+def test_features_without_a_classifier_stay_without():
+    assert Features.concatenate([Features(torch.zeros(2, 3)), Features(torch.zeros(1, 3))]).logits is None
 
 
-def test_features_have_mean_variance_one_over_the_training_images(extractor):
-    features, _ = extractor(Digits(resolution=8).load().train.images)
-    assert features.var(dim=0).mean().item() == pytest.approx(1, rel=1e-4)
+def test_a_fingerprint_changes_with_every_part():
+    weight = torch.arange(6.0).view(2, 3)
+    other = weight.clone()
+    other[1, 2] += 1e-6
+    variants = [
+        fingerprint({"w": weight}, "name", "layer"),
+        fingerprint({"w": other}, "name", "layer"),
+        fingerprint({"w": weight.view(3, 2)}, "name", "layer"),
+        fingerprint({"w": weight.view(torch.int32)}, "name", "layer"),
+        fingerprint({"v": weight}, "name", "layer"),
+        fingerprint({"w": weight}, "name", "other layer"),
+        fingerprint({"w": weight}, "namelayer"),
+    ]
+    assert len(set(variants)) == len(variants)
+    assert variants[0] == fingerprint({"w": weight.clone()}, "name", "layer")
 
 
-def test_a_stack_is_the_product_of_its_planes(extractor):
-    data = StackedDigits(resolution=8, size=50, held_out_size=50).load().held_out
-    features, log_probabilities = extractor(data.images)
-    planes = [extractor(data.images[:, plane : plane + 1]) for plane in range(3)]
-    assert features.shape == (50, 192)
-    torch.testing.assert_close(features, torch.cat([plane.features for plane in planes], dim=1))
-    r, g, b = (plane.log_probabilities[7] for plane in planes)
-    assert log_probabilities[7, 357].item() == pytest.approx((r[3] + g[5] + b[7]).item(), rel=1e-9)
-    assert log_probabilities.exp().sum(dim=1).sub(1).abs().max() < 1e-9
-    assert (log_probabilities.argmax(dim=1) == data.labels).double().mean() >= 0.8
+def test_a_fingerprint_takes_scalars_and_any_memory_order():
+    weight = torch.randn(2, 3, 4, 4)
+    weights = {"w": weight, "step": torch.tensor(3)}
+    assert fingerprint(weights) == fingerprint({**weights, "w": weight.to(memory_format=torch.channels_last)})
 
 
-def test_training_is_a_function_of_its_arguments_and_leaves_the_random_state_alone():
-    train = Digits(resolution=8).load().train
-    state = torch.get_rng_state()
-    first, second = (train_digits_classifier(train.images[:128], train.labels[:128], epochs=1) for _ in range(2))
-    assert torch.equal(torch.get_rng_state(), state)
-    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_other_seeds_give_other_classifiers():
-    train = Digits(resolution=8).load().train
-    first, second = (train_digits_classifier(train.images[:64], train.labels[:64], seed, epochs=1) for seed in (0, 1))
-    assert not torch.equal(first.head.weight, second.head.weight)
-
-
-def test_classifier_takes_any_resolution():
-    features, logits = DigitsClassifier()(torch.zeros(2, 1, 32, 32))
-    assert features.shape == (2, 64)
-    assert logits.shape == (2, 10)
+def test_gray_images_get_three_equal_channels_and_others_are_refused():
+    gray = torch.randint(256, (2, 1, 4, 4), dtype=torch.uint8)
+    assert torch.equal(to_rgb(gray), torch.cat([gray, gray, gray], dim=1))
+    for wrong in (torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 4, 4, dtype=torch.uint8), gray[0]):
+        with pytest.raises(ValueError, match="expected uint8 images"):
+            to_rgb(wrong)

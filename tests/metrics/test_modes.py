@@ -26,3 +26,4 @@ def test_kl_of_half_the_classes_is_log_two():
 def test_confident_counts_from_nine_tenths_on():
     p = torch.tensor([[0.91, 0.09], [0.89, 0.11], [0.05, 0.95], [0.5, 0.5]], dtype=torch.float64)
     assert confident_fraction(p.log()) == 0.5
+    assert confident_fraction(p.log() - 7) == 0.5

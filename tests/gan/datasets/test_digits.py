@@ -39,7 +39,7 @@ def test_the_splits_are_the_same_every_time(digits):
 
 def test_a_stack_is_labelled_by_the_digits_of_its_planes(digits):
     stacks = StackedDigits(resolution=8, size=300, held_out_size=200).load()
-    assert stacks.stacked
+    assert StackedDigits.stacked
     for part, scans, size in ((stacks.train, digits.train, 300), (stacks.held_out, digits.held_out, 200)):
         label_of = {
             image.numpy().tobytes(): label for image, label in zip(scans.images, scans.labels.tolist(), strict=True)

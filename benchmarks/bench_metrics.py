@@ -1,0 +1,189 @@
+"""Time and error of the metrics beside those of pytorch-fid and torch-fidelity, in one process.
+
+    python benchmarks/bench_metrics.py                       # everything, some minutes on 2 cores
+    python benchmarks/bench_metrics.py --only frechet --repeats 3
+
+The contestants take turns within each repeat, so that a change of the machine's load hits all of them; each ratio is
+of times of the same repeat. Printed: the median ratio and the range of all of them. Features and images are made up,
+and so are the weights of Inception, which change neither the time nor what rounding does.
+"""
+
+import argparse
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+from pytorch_fid.fid_score import calculate_frechet_distance
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
+
+from metrics.features import Features
+from metrics.frechet import FeatureStatistics, frechet_distance
+from metrics.inception import InceptionExtractor, load_inception_weights
+from metrics.kid import kid
+from metrics.manifold import precision_recall
+
+DIMENSION = 2048  # of Inception's last layer
+BATCH_SIZE = 64  # torch-fidelity's default
+
+
+def race(reference: Callable, contestants: dict[str, tuple[Callable, float | None]], repeats: int) -> dict[str, object]:
+    """Time the contestants (function, wanted ratio) against the reference; print a line each, return the results."""
+    results = {"reference": reference(), **{name: run() for name, (run, _) in contestants.items()}}  # warm up
+    ratios, reference_seconds = {name: [] for name in contestants}, []
+    for _ in range(repeats):
+        reference_seconds.append(seconds(reference))
+        for name, (run, _) in contestants.items():
+            ratios[name].append(reference_seconds[-1] / seconds(run))
+    for name, (_, bar) in contestants.items():
+        values = torch.tensor(ratios[name])
+        verdict = "" if bar is None else f"  bar {bar}x: {'met' if values.median() >= bar else 'MISSED'}"
+        print(
+            f"{name:46s} {values.median():6.2f}x [{values.min():.2f}, {values.max():.2f}] as fast, "
+            f"reference {torch.tensor(reference_seconds).median():.2f} s{verdict}",
+            flush=True,
+        )
+    return results
+
+
+def seconds(run: Callable) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def random_features(count: int, seed: int, shift: float = 0.0) -> Tensor:
+    """Return features (count, 2048) like Inception's: positive, correlated, with a falling spectrum."""
+    mix = torch.randn(DIMENSION, DIMENSION, generator=torch.Generator().manual_seed(0))
+    mix *= torch.logspace(0, -2, DIMENSION)[:, None]
+    noise = torch.randn(count, DIMENSION, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.softplus(noise @ mix / 8 + shift)
+
+
+def bench_frechet(options: argparse.Namespace) -> None:
+    a, b = (FeatureStatistics.from_features(random_features(6000, seed, 0.1 * seed)) for seed in (1, 2))
+    arrays = [x.numpy() for x in (a.mean, a.covariance, b.mean, b.covariance)]
+    _ = a.factor
+
+    def fresh(statistics: FeatureStatistics) -> FeatureStatistics:
+        return FeatureStatistics(statistics.mean, statistics.covariance, statistics.count)
+
+    with warnings.catch_warnings(action="ignore"):  # scipy's about `disp`
+        results = race(
+            lambda: calculate_frechet_distance(*arrays),
+            {
+                "Fréchet distance, reference's factor kept": (lambda: frechet_distance(a, fresh(b)), 8.0),
+                "Fréchet distance, nothing kept": (lambda: frechet_distance(fresh(a), fresh(b)), 4.0),
+            },
+            options.repeats,
+        )
+    theirs, *ours = results.values()
+    exact = (
+        (a.mean - b.mean).square().sum()
+        + a.covariance.trace()
+        + b.covariance.trace()
+        - 2 * torch.linalg.svdvals(a.factor.T @ b.factor).sum()
+    ).item()
+    print(f"  d = {DIMENSION}, relative error to singular values: {max(abs(x / exact - 1) for x in ours):.1e} ours,")
+    print(f"  {abs(theirs / exact - 1):.1e} pytorch-fid's")
+
+
+class Images(Dataset):
+    """Images as torch-fidelity's loop takes them."""
+
+    def __init__(self, images: Tensor):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def write_weights(path: Path) -> None:
+    """Write a file in the published format, its weights drawn so that activations keep their variance."""
+    state_dict = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
+    for name, tensor in state_dict.items():
+        if name.endswith("conv.weight"):
+            tensor.normal_(std=(2.2 / tensor[0].numel()) ** 0.5)
+            tensor -= tensor.mean(dim=(1, 2, 3), keepdim=True)
+    torch.save(state_dict, path)
+
+
+def bench_extraction(options: argparse.Namespace) -> None:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (options.images, 3, 32, 32), generator=random, dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pth"
+        write_weights(path)
+        extractor = InceptionExtractor(load_inception_weights(path)[0])
+        reference = create_feature_extractor(
+            "inception-v3-compat", ["2048"], cuda=False, feature_extractor_weights_path=str(path), verbose=False
+        )
+    results = race(
+        lambda: get_featuresdict_from_dataset(Images(images), reference, BATCH_SIZE, False, False, False)["2048"],
+        {
+            "extraction from 32x32, layer 2048": (
+                lambda: Features.concatenate([extractor(batch) for batch in images.split(BATCH_SIZE)]).features,
+                1.3,
+            )
+        },
+        options.repeats,
+    )
+    theirs, ours = results.values()
+    error = (ours - theirs).abs().max() / theirs.abs().max()
+    print(f"  {len(images)} images, largest error over the largest feature: {error:.1e}")
+
+
+def bench_subsets_and_neighbors(options: argparse.Namespace) -> None:
+    fake, real = random_features(options.features, 1, 0.1), random_features(options.features, 2)
+    results = race(
+        lambda: kid_features_to_metric(fake, real, kid_subsets=20, verbose=False)["kernel_inception_distance_mean"],
+        {"KID, 20 subsets of 1000": (lambda: kid(fake, real, subsets=20), None)},
+        options.repeats,
+    )
+    theirs, ours = results.values()
+    print(f"  {ours:.8f}, torch-fidelity {theirs:.8f}")
+    results = race(
+        lambda: prc_features_to_metric(fake, real, verbose=False),
+        {"precision and recall": (lambda: precision_recall(fake, real), None)},
+        options.repeats,
+    )
+    theirs, ours = results.values()
+    print(f"  {ours}, torch-fidelity {theirs['precision'], theirs['recall']}")
+
+
+BENCHMARKS = {
+    "frechet": bench_frechet,
+    "extraction": bench_extraction,
+    "subsets": bench_subsets_and_neighbors,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=BENCHMARKS)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--features", type=int, default=4000, help="of each set, for KID and precision and recall")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {options.threads} threads")
+    for name, bench in BENCHMARKS.items():
+        if options.only in (None, name):
+            bench(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The study of normalizers on stacked digits; going on where it stopped, and adding what is new.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+
+arms=()
+add() { # an arm of that name without R1, and one with it
+    arms+=(--arm "$1:$2" --arm "$1,r1:$2,regularizers.r1.weight=0.5")
+}
+for name in none spectral spectral_conv bidirectional_spectral stable_rank weight conv_norm oni gradient; do
+    add "$name" "discriminator.normalization=$name"
+done
+add conv_norm,paper "discriminator.normalization={name: conv_norm, stride: paper}"
+add batch discriminator.activation_norm=batch
+add ocnn regularizers.ocnn.weight=0.001
+
+compare() {
+    python -m gan.compare configs/stacked_digits/study.yaml --out docs/studies/digits --baseline none \
+        --device cpu --jobs 2 --threads 1 "$@"
+}
+compare "${arms[@]}" --seeds 0,1,2
+for seeds in 3 4; do
+    compare --arm none:discriminator.normalization=none --arm spectral:discriminator.normalization=spectral \
+        --arm conv_norm:discriminator.normalization=conv_norm --seeds "$seeds"
+done

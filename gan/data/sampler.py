@@ -1,0 +1,94 @@
+"""Batches of training images as a function of the seed and the position in the stream."""
+
+import torch
+from torch import Tensor
+
+from gan import rng
+from gan.data.base import ImageData, to_float
+from gan.data.stream import Stream
+
+GIGABYTE = 1e9
+
+
+class Order:
+    """The endless stream of image numbers 0..count-1: each epoch once over all of them, in an order of its own."""
+
+    def __init__(self, count: int, seed: int, device: torch.device):
+        self._count, self._seed, self._device = count, seed, device
+        self._epochs: dict[int, Tensor] = {}
+
+    def indices(self, position: int, size: int) -> Tensor:
+        """Return the numbers (size,) int64 from `position` on, on the device."""
+        parts = []
+        while size > 0:
+            epoch, start = divmod(position, self._count)
+            parts.append(self._epoch(epoch)[start : start + size])
+            position, size = position + len(parts[-1]), size - len(parts[-1])
+        return torch.cat(parts)
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            # Drawn on the CPU, so that every device sees the same order.
+            order = torch.randperm(self._count, generator=rng.generator("cpu", self._seed, "epoch", epoch))
+            # Two epochs are kept: batches are prepared for the next one while the present one is not over.
+            self._epochs = dict([*self._epochs.items()][-1:]) | {epoch: order.to(self._device)}
+        return self._epochs[epoch]
+
+
+class Sampler:
+    """Training images, drawn without replacement within an epoch, each epoch in a new order.
+
+    `batch(position, size)` is a function of the seed and the position in the endless stream alone. Images of up to
+    `device_budget_gb` lie on the device (on the CPU: where they are); more stay where they are, and `workers` threads
+    gather the next batches while the device computes. The batches are the same.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        seed: int,
+        device: torch.device,
+        horizontal_flip: bool = False,
+        dequantize: bool = False,
+        device_budget_gb: float = float("inf"),
+        workers: int = 2,
+    ):
+        self.horizontal_flip = horizontal_flip
+        self.dequantize = dequantize
+        self.seed = seed
+        self.device = device
+        fits = data.images.nbytes <= device_budget_gb * GIGABYTE
+        self.images = data.images.to(device) if fits else data.images
+        self.labels = data.labels.to(device) if fits else data.labels
+        self._order = Order(len(data), seed, self.images.device)
+        self._stream: Stream | None = None
+        if not fits:
+            pin = device.type == "cuda"
+            self._stream = Stream(data.images, data.labels, self._order.indices, workers, pin)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the images are too large for the device."""
+        return self._stream is not None
+
+    def batch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
+        """Return images (size, C, H, W) in [-1, 1] and labels (size,): the stream from `position` on."""
+        if self._stream is None:
+            index = self._order.indices(position, size)
+            images, y = self.images[index], self.labels[index]
+        else:
+            host = self._stream.batch(position, size)
+            images, y = (part.to(self.device, non_blocking=True) for part in host)
+        x = to_float(images)
+        random = rng.generator(x.device, self.seed, "batch", position)
+        if self.horizontal_flip:
+            mirrored = torch.rand(size, generator=random, device=x.device) < 0.5
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        if self.dequantize:
+            x = x + torch.rand(x.shape, generator=random, device=x.device) / 127.5
+        return x, y
+
+    def close(self) -> None:
+        """End the threads, if there are any; a sampler that is forgotten ends them too."""
+        if self._stream is not None:
+            self._stream.close()

@@ -1,0 +1,161 @@
+"""Quality of a generator: the same latents each time, features once, every metric asked for."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gan import cache, rng
+from gan.cache import hash_of
+from gan.data import ImageData, to_uint8
+from gan.distributed import from_first, gather_rows, rank, world_size
+from metrics.catalog import MetricProtocol, Reference
+from metrics.features import FeatureExtractor, Features
+from metrics.frechet import FeatureStatistics
+
+BATCH_SIZE = 250
+
+
+def features_of(extractor: FeatureExtractor, count: int, batch: Callable[[int, int], Tensor]) -> Features:
+    """Return the features of `count` images, on every process; the batches are shared out between the processes.
+
+    `batch(k, size)` gives the uint8 images (size, C, H, W) of the k-th batch.
+    """
+    sizes = [min(BATCH_SIZE, count - start) for start in range(0, count, BATCH_SIZE)]
+    mine = range(rank(), len(sizes), world_size())
+    # A process with no batch of its own makes one all the same, to learn what features look like.
+    parts = [extractor(batch(k, sizes[k])) for k in mine] or [extractor(batch(0, sizes[0]))]
+    local = Features.concatenate(parts)
+    numbers = torch.arange(count).split(BATCH_SIZE)
+    rows = [torch.cat([*numbers[r :: world_size()], torch.empty(0, dtype=torch.long)]) for r in range(world_size())]
+    whole = (None if part is None else gather_rows(part[: len(rows[rank()])], rows, count) for part in local)
+    return Features(*whole)
+
+
+class RealFeatures:
+    """Features of the real images of a split and their statistics, computed when first asked for and then cached.
+
+    The cache's key is a hash of the images, their number, and the extractor with its weights. Of several processes all
+    must ask; the first one's cache is the one that counts.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, data: ImageData, count: int | None, device: torch.device):
+        self.extractor = extractor
+        self.data = data
+        self.count = len(data) if count is None else count
+        self.device = device
+        self._key = hash_of(data.fingerprint, self.count, extractor.fingerprint, "version 1")
+
+    @cached_property
+    def features(self) -> Tensor:
+        """(count, d)"""
+        return self._cached("features", lambda features: {"features": features})["features"]
+
+    @cached_property
+    def statistics(self) -> FeatureStatistics:
+        """Mean and covariance of the features."""
+        tensors = self._cached("statistics", lambda features: FeatureStatistics.from_features(features).to_dict())
+        return FeatureStatistics.from_dict(tensors)
+
+    def _cached(self, what: str, of: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+        name = f"{what}-{self._key}"
+        found = from_first(cache.read(name) if rank() == 0 else None)
+        if found is None:
+            features = vars(self).get("features")
+            found = of(self._extract() if features is None else features)
+            if rank() == 0:
+                cache.keep(name, found)
+        return {key: tensor.to(self.device) for key, tensor in found.items()}
+
+    def _extract(self) -> Tensor:
+        index = torch.arange(len(self.data))
+        if self.count < len(self.data):  # the same ones whatever the run's seed
+            index = torch.randperm(len(self.data), generator=rng.generator("cpu", 0, "reference"))[: self.count]
+        parts = index.split(BATCH_SIZE)
+        images = self.data.images
+        return features_of(self.extractor, self.count, lambda k, size: images[parts[k]].to(self.device)).features
+
+
+@dataclass(frozen=True)
+class RealStatistics:
+    """Statistics of real images that came without the images."""
+
+    statistics: FeatureStatistics
+
+
+class Evaluator:
+    """The metrics of a run: their protocols, one extractor kept alive per feature space, and the real images."""
+
+    def __init__(
+        self,
+        protocols: Sequence[MetricProtocol],
+        extractors: dict[str, FeatureExtractor],
+        real: dict[str, ImageData],
+        device: torch.device,
+        statistics: FeatureStatistics | None = None,
+    ):
+        """`real` has the images of each split that a protocol names, `statistics` are those of a file."""
+        self.protocols = protocols
+        self.extractors = extractors
+        self.references: dict[tuple, Reference] = {}
+        for protocol in protocols:
+            key = _reference_key(protocol)
+            if protocol.reference == "file":
+                self.references[key] = RealStatistics(statistics)
+            elif protocol.reference is not None:
+                if key not in self.references:
+                    images = real[protocol.reference]
+                    self.references[key] = RealFeatures(
+                        extractors[protocol.features], images, protocol.reference_count, device
+                    )
+                # Now, and not at the first evaluation: what fails had better fail at the start.
+                getattr(self.references[key], protocol.spec.needs)
+
+    def __call__(
+        self,
+        generate: Callable[[Tensor, Tensor | None], Tensor],
+        latents: Callable[[int, int], tuple[Tensor, Tensor | None]],
+    ) -> dict[str, float]:
+        """Return each metric by the name of its protocol.
+
+        `latents(count, k)` gives the z (count, z_dim) and labels of the k-th batch, `generate` the images (count, C,
+        H, W) in [-1, 1]. A metric of fewer images than another looks at the first of them.
+        """
+
+        @torch.no_grad()
+        def batch(k: int, size: int) -> Tensor:
+            return to_uint8(generate(*latents(size, k)))
+
+        return self._scores(lambda name, count: features_of(self.extractors[name], count, batch))
+
+    def of_images(self, images: Tensor, device: torch.device) -> dict[str, float]:
+        """Return each metric of the first images (N, C, H, W) uint8 instead of generated ones, as far as they reach."""
+        parts = images.split(BATCH_SIZE)
+        return self._scores(
+            lambda name, count: features_of(
+                self.extractors[name], min(count, len(images)), lambda k, size: parts[k][:size].to(device)
+            )
+        )
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        """Compare two values of the first metric, the one that chooses the best checkpoint."""
+        if best is None:
+            return True
+        return value > best if self.protocols[0].spec.higher_is_better else value < best
+
+    def _scores(self, features: Callable[[str, int], Features]) -> dict[str, float]:
+        counts = {name: max(p.count for p in self.protocols if p.features == name) for name in self.extractors}
+        fakes = {name: features(name, count) for name, count in counts.items()}
+        scores = {}
+        if rank() == 0:
+            for protocol in self.protocols:
+                parts = fakes[protocol.features]
+                fake = Features(*(None if part is None else part[: protocol.count] for part in parts))
+                scores[str(protocol)] = protocol.spec.compute(fake, self.references.get(_reference_key(protocol)))
+        return from_first(scores)
+
+
+def _reference_key(protocol: MetricProtocol) -> tuple[str, str | None, int | None]:
+    return protocol.features, protocol.reference, protocol.reference_count

@@ -1,0 +1,147 @@
+"""Draw samples from a trained generator: python -m gan.sample RUN -n 64 --out grid.png | --out-dir DIR."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gan import rng
+from gan.build import extractor_of, select_device
+from gan.command import Parser, exit_code
+from gan.data import to_uint8
+from gan.errors import UserError
+from gan.evaluator import RealFeatures, features_of
+from gan.experiment import draw_latents
+from gan.restore import TrainedGenerator, restore_generator
+from gan.samples import sample_grid, save_png
+
+BATCH_SIZE = 64
+STEPS = 8  # images from one end of an interpolation to the other
+NEIGHBORS = 7  # real images beside a sample
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    return exit_code(lambda: run(parse(argv)))
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options; UserError for wrong ones."""
+    parser = Parser(prog="python -m gan.sample", description="Draw samples from the averaged generator of a run.")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("-n", type=int, default=64, help="images (with --interpolate and --nearest: rows; default: 64)")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--out", type=Path, help="PNG file for one grid of all")
+    target.add_argument("--out-dir", type=Path, help="new folder for a PNG file of each")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the latents (default: 0)")
+    parser.add_argument("--label", type=int, help="class of all images, of a conditional generator (default: any)")
+    parser.add_argument(
+        "--truncation", type=float, metavar="T", help="draw latents again until all lie in [-T, T] (Brock et al., 2019)"
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--interpolate", action="store_true", help="rows of images between two latents")
+    kind.add_argument("--nearest", action="store_true", help="rows of a sample and the training images nearest to it")
+    parser.add_argument("--features", help="feature space of --nearest (default: digits for digits, else inception)")
+    parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    options = parser.parse_args(argv)
+    if options.n < 1:
+        parser.error(f"-n {options.n}: at least 1")
+    if options.truncation is not None and options.truncation < 0.1:
+        parser.error(f"--truncation {options.truncation}: at least 0.1 (drawing again would take for ever)")
+    if options.out_dir is not None and (options.interpolate or options.nearest):
+        parser.error("--interpolate and --nearest make a grid; name its file with --out")
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw the samples and write them; files that exist are left alone."""
+    target = options.out or options.out_dir
+    if target.exists():
+        raise UserError(f"{target} exists already; choose another --{'out' if options.out else 'out-dir'}")
+    device = select_device(options.device)
+    generator = restore_generator(options.run, device, options.checkpoint)
+    classes = generator.image.num_classes
+    if options.label is not None and not 0 <= options.label < (classes or 0):
+        known = "the generator is not conditional" if classes is None else f"classes are 0 to {classes - 1}"
+        raise UserError(f"--label {options.label}: {known}")
+
+    z, y = draw(options, generator, device)
+    if options.interpolate:
+        z, y = interpolate(z, y)
+    images = generate(generator, z, y)
+    if options.nearest:
+        images = beside_nearest(images, generator, options.features, device)
+    if options.out is not None:
+        columns = STEPS if options.interpolate else 1 + NEIGHBORS
+        _write(options.out, sample_grid(images, generator.config.data.stacked, columns))
+        print(options.out)
+    else:
+        for number, image in enumerate(images):
+            _write(options.out_dir / f"{number:06d}.png", image)
+        print(f"{len(images)} images in {options.out_dir}")
+
+
+def draw(
+    options: argparse.Namespace, generator: TrainedGenerator, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Return latents (n, z_dim), twice as many for interpolations, and labels (n,) or None."""
+    count = 2 * options.n if options.interpolate else options.n
+    random = rng.generator(device, options.seed, "sample")
+    z, y = draw_latents(count, generator.config.generator.z_dim, generator.image.num_classes, random)
+    if options.truncation is not None:
+        while (outside := z.abs() > options.truncation).any():
+            z[outside] = torch.randn(int(outside.sum()), generator=random, device=device)
+    if options.label is not None:
+        y = torch.full_like(y, options.label)
+    return z, y
+
+
+def interpolate(z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the latents (8 n, z_dim) of n rows, each from one of z (2 n, z_dim) to the next along the great circle.
+
+    Norms are interpolated too, so that all look like draws from N(0, I) (White, 2016). A row keeps its first label.
+    """
+    start, end = z[0::2, None], z[1::2, None]
+    t = torch.linspace(0, 1, STEPS, device=z.device)[None, :, None]
+    norms = torch.lerp(start.norm(dim=2, keepdim=True), end.norm(dim=2, keepdim=True), t)
+    a, b = (torch.nn.functional.normalize(point, dim=2) for point in (start, end))
+    angle = torch.arccos((a * b).sum(dim=2, keepdim=True).clamp(-1, 1))
+    weights = torch.sin((1 - t) * angle), torch.sin(t * angle)
+    direction = torch.nn.functional.normalize(weights[0] * a + weights[1] * b, dim=2)
+    return (norms * direction).flatten(0, 1), None if y is None else y[0::2].repeat_interleave(STEPS)
+
+
+@torch.no_grad()
+def generate(generator: TrainedGenerator, z: Tensor, y: Tensor | None) -> Tensor:
+    """Return uint8 images (N, C, H, W) on the CPU."""
+    labels = [None] * len(z.split(BATCH_SIZE)) if y is None else y.split(BATCH_SIZE)
+    batches = zip(z.split(BATCH_SIZE), labels, strict=True)
+    return torch.cat([to_uint8(generator.network(*batch)).cpu() for batch in batches])
+
+
+def beside_nearest(images: Tensor, generator: TrainedGenerator, space: str | None, device: torch.device) -> Tensor:
+    """Return rows of a sample and its 7 nearest training images by the distance of their features: memorization?"""
+    config = generator.config
+    train = config.data.load().train
+    space = space or ("digits" if config.data.of_digits else "inception")
+    extractor = extractor_of(space, config.metrics, images.shape[-1], device)
+    parts = images.split(250)
+    fake = features_of(extractor, len(images), lambda k, size: parts[k].to(device)).features
+    real = RealFeatures(extractor, train, None, device).features
+    nearest = torch.cdist(fake.double(), real.double()).topk(min(NEIGHBORS, len(real)), dim=1, largest=False).indices
+    rows = [torch.cat([image[None], train.images[index]]) for image, index in zip(images, nearest.cpu(), strict=True)]
+    return torch.cat(rows)
+
+
+def _write(path: Path, image: Tensor) -> None:
+    try:
+        save_png(path, image)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gan.data import ImageData, Preparation, to_float, to_uint8
+from gan.data.base import Fingerprint
+
+
+def random_data(count: int = 5000) -> ImageData:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, 3, 2, 4), generator=random, dtype=torch.uint8)
+    return ImageData(images, torch.randint(10, (count,), generator=random), 10)
+
+
+def test_bytes_survive_the_way_to_floats_and_back():
+    images = torch.arange(256, dtype=torch.uint8)
+    x = to_float(images)
+    assert (x.min(), x.max()) == (-1, 1)
+    assert torch.equal(to_uint8(x), images)
+    assert to_uint8(torch.tensor([-9.0, 9.0])).tolist() == [0, 255]
+
+
+def changed(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.clone()
+    tensor[-1] += 1
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: replace(data, images=changed(data.images)),
+        lambda data: replace(data, labels=changed(data.labels)),
+        lambda data: replace(data, images=data.images.transpose(0, 1).reshape(data.images.shape)),
+        lambda data: replace(data, images=data.images.view(-1, 3, 4, 2)),
+        lambda data: replace(data, images=data.images[:-1], labels=data.labels[:-1]),
+    ],
+)
+def test_the_fingerprint_sees_pixels_labels_and_shape(change):
+    assert change(random_data()).fingerprint != random_data().fingerprint
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_its_layout():
+    data = random_data()
+    channels_last = data.images.contiguous(memory_format=torch.channels_last)
+    assert replace(data, images=channels_last).fingerprint == data.fingerprint
+
+
+def test_the_fingerprint_does_not_depend_on_the_pieces():
+    data = random_data(100)
+    fingerprint = Fingerprint()
+    for part in np.array_split(data.images.numpy(), 7):
+        fingerprint.update(part)
+    assert fingerprint.finish(data.images.shape, data.labels.numpy()) == data.fingerprint
+
+
+def test_a_fingerprint_that_is_known_is_not_computed_again(tmp_path):
+    data = replace(random_data(), preparation=Preparation(tmp_path, None, "known"))
+    assert data.fingerprint == "known"

@@ -1,0 +1,103 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gan.data import ImageData
+from gan.data.__main__ import class_counts, main, pixel_statistics
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """Two classes of gray levels that are known."""
+    for name, level in (("cat/1", 0), ("cat/2", 100), ("dog/1", 200)):
+        path = tmp_path / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), level, np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def test_it_says_what_is_there_and_writes_a_grid(images, capsys):
+    assert main(["folder", f"root={images}", "resolution=8", "--out", "grid.png"]) == 0
+    out = capsys.readouterr().out
+    assert f"  from         {images}\n  cached in    {images.parent}/cache/convnorm-gan/datasets/folder-train-" in out
+    assert "  images       3 of 3 x 8 x 8\n  classes      2: cat 2, dog 1\n" in out
+    assert "  mean         100.000  100.000  100.000 " in out
+    assert "  std          81.650  81.650  81.650\n" in out
+    assert re.search(r"^  fingerprint  [0-9a-f]{32}$", out, re.MULTILINE)
+    assert "folder, held out\n  none\n" in out
+    assert "left out" not in out
+    with Image.open("grid.png") as grid:
+        assert set(np.asarray(grid).flatten().tolist()) == {0, 100, 200, 96}
+
+
+def test_it_names_what_was_left_out(images, capsys):
+    (images / "cat" / "0.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="left out 1 of 4"):
+        assert main(["folder", f"root={images}", "skip_corrupt=true"]) == 0
+    assert "  left out     1 that cannot be read\n    cat/0.png: not an image\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fodler"], "unknown dataset 'fodler' .*did you mean 'folder'"),
+        (["folder", "resolutoin=9"], r"resolutoin: unknown key .*did you mean 'resolution'"),
+        (["folder", "channels=2"], "channels: must be one of 3, 1"),
+        (["folder", "root=gone"], "cannot read 'gone': No such file"),
+        (["cifar10"], "python -m gan.data cifar10 download=true"),
+        (["digits", "--out", "taken.png"], "--out taken.png is there already; choose another name"),
+        (["digits", "--out", "taken.png/below.png"], "cannot write --out taken.png/below.png: "),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys):
+    Path("taken.png").write_bytes(b"mine")
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(rf"error: .*{message}.*\n", err), err
+    assert Path("taken.png").read_bytes() == b"mine"
+
+
+def test_help_lists_the_keys_of_every_dataset(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    for text in ("'stl10'", "'folder'", "  skip_corrupt  (default: false)\n", "  filter  (default: bilinear)\n"):
+        assert text in out
+
+
+def test_statistics_are_those_of_all_pixels(monkeypatch):
+    monkeypatch.setattr("gan.data.__main__.CHUNK", 7)
+    images = torch.randint(256, (30, 3, 5, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean, std = pixel_statistics(images)
+    flat = images.double().transpose(0, 1).flatten(1)
+    assert torch.allclose(mean, flat.mean(dim=1), rtol=1e-12)
+    assert torch.allclose(std, flat.std(dim=1, correction=0), rtol=1e-12)
+
+
+def test_many_classes_are_summed_up():
+    labels = torch.arange(250) % 100
+    images = torch.zeros(250, 1, 1, 1, dtype=torch.uint8)
+    assert class_counts(ImageData(images, labels, 100)) == "100 of 2 to 3 images"
+    assert class_counts(ImageData(images, labels * 0, 1)) == "no labels"
+    assert class_counts(ImageData(images, labels % 2, 2)) == "2: 0 125, 1 125"
+
+
+def test_the_command_works_from_a_shell(tmp_path):
+    command = [sys.executable, "-m", "gan.data", "digits", "resolution=8"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "digits.png").exists()

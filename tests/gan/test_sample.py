@@ -1,0 +1,132 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gan.restore import restore_generator
+from gan.sample import STEPS, interpolate, main
+
+CPU = ["--device", "cpu"]
+
+
+@pytest.fixture
+def run_folder(tmp_path, tiny_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tiny_run(tmp_path / "run", "train.steps=2")
+
+
+@pytest.fixture
+def conditional_folder(tmp_path, tiny_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tiny_run(tmp_path / "run", "train.steps=2", "data.conditional=true")
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def sample(folder, *arguments):
+    assert main([str(folder), *CPU, *map(str, arguments)]) == 0
+
+
+def test_a_grid_and_a_folder_hold_the_same_samples(run_folder, tmp_path):
+    sample(run_folder, "-n", 5, "--out-dir", "images")
+    sample(run_folder, "-n", 5, "--out", "grid.png")
+    files = sorted((tmp_path / "images").iterdir())
+    assert [file.name for file in files] == [f"00000{i}.png" for i in range(5)]
+    grid = pixels("grid.png")[..., 0]
+    scale = 3  # images of 16 pixels are enlarged to 48
+    for column, file in enumerate(files):
+        left = scale + column * (48 + scale)
+        assert np.array_equal(grid[scale : scale + 48 : scale, left : left + 48 : scale], pixels(file))
+
+
+def test_the_seed_decides_the_samples(run_folder):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        sample(run_folder, "-n", 4, "--seed", seed, "--out", f"{name}.png")
+    assert np.array_equal(pixels("a.png"), pixels("b.png"))
+    assert not np.array_equal(pixels("a.png"), pixels("c.png"))
+
+
+def test_truncated_latents_lie_within_the_threshold(run_folder, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("gan.sample.generate", lambda g, z, y: drawn.append(z) or torch.zeros(len(z), 1, 16, 16).byte())
+    sample(run_folder, "-n", 200, "--truncation", 0.7, "--out", "a.png")
+    sample(run_folder, "-n", 200, "--out", "b.png")
+    assert drawn[0].abs().max() <= 0.7 < drawn[1].abs().max()
+    assert drawn[0].std() > 0.3
+
+
+def test_an_interpolation_runs_from_one_latent_to_the_next_with_their_norms():
+    ends = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    z, y = interpolate(ends, torch.arange(6))
+    rows = z.unflatten(0, (3, STEPS))
+    torch.testing.assert_close(rows[:, 0], ends[0::2])
+    torch.testing.assert_close(rows[:, -1], ends[1::2])
+    lengths = rows.norm(dim=2)
+    steps = (rows[:, 1:] / lengths[:, 1:, None] - rows[:, :-1] / lengths[:, :-1, None]).norm(dim=2)
+    assert (steps.amax(dim=1) / steps.amin(dim=1) - 1).max() < 1e-3  # an even walk along the great circle
+    assert (lengths >= torch.minimum(lengths[:, :1], lengths[:, -1:]) - 1e-4).all()
+    assert y.tolist() == [0] * STEPS + [2] * STEPS + [4] * STEPS
+
+
+def test_interpolations_make_rows(run_folder):
+    sample(run_folder, "-n", 3, "--interpolate", "--out", "rows.png")
+    assert pixels("rows.png").shape == (3 * 51 + 3, STEPS * 51 + 3, 3)
+
+
+def test_nearest_neighbors_of_training_images_are_themselves(run_folder, monkeypatch):
+    train = restore_generator(run_folder, torch.device("cpu")).config.data.load().train
+    rows = []
+    monkeypatch.setattr("gan.sample.generate", lambda g, z, y: train.images[: len(z)])
+    monkeypatch.setattr(
+        "gan.sample.sample_grid", lambda images, *rest: rows.append(images) or images[0].expand(3, -1, -1)
+    )
+    sample(run_folder, "-n", 6, "--nearest", "--out", "near.png")
+    first, nearest = rows[0].unflatten(0, (6, 8))[:, 0], rows[0].unflatten(0, (6, 8))[:, 1]
+    assert torch.equal(first, train.images[:6])
+    assert torch.equal(nearest, first)
+
+
+def test_a_class_can_be_chosen(conditional_folder, monkeypatch):
+    labels = []
+    monkeypatch.setattr(
+        "gan.sample.generate", lambda g, z, y: labels.append(y) or torch.zeros(len(z), 1, 16, 16).byte()
+    )
+    sample(conditional_folder, "-n", 20, "--label", 3, "--out", "a.png")
+    sample(conditional_folder, "-n", 20, "--out", "b.png")
+    assert labels[0].tolist() == [3] * 20
+    assert len(set(labels[1].tolist())) > 4
+
+
+def test_sampling_needs_no_data_set(run_folder, monkeypatch):
+    def never(self):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("gan.datasets.digits.Digits.load", never)
+    sample(run_folder, "-n", 2, "--out", "grid.png")
+
+
+def test_wrong_options_are_one_line_and_exit_code_2(run_folder, tmp_path, capsys):
+    (tmp_path / "taken.png").write_text("mine")
+    wrong = {
+        "exists already": [run_folder, "--out", "taken.png"],
+        "not conditional": [run_folder, "--label", "1", "--out", "a.png"],
+        "at least 1": [run_folder, "-n", "0", "--out", "a.png"],
+        "at least 0.1": [run_folder, "--truncation", "0", "--out", "a.png"],
+        "name its file with --out": [run_folder, "--nearest", "--out-dir", "a"],
+        "one of the arguments --out --out-dir is required": [run_folder],
+        "did you mean 'digits'": [run_folder, "--nearest", "--features", "digit", "--out", "a.png"],
+        "holds no run": [tmp_path, "--out", "a.png"],
+    }
+    for message, arguments in wrong.items():
+        capsys.readouterr()
+        assert main([*map(str, arguments), *CPU]) == 2
+        out, err = capsys.readouterr()
+        assert re.fullmatch(rf"error: .*{message}.*\n", err), err
+        assert out == ""
+    assert (tmp_path / "taken.png").read_text() == "mine"
+    assert not (tmp_path / "a.png").exists()

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics.catalog import METRICS, MetricProtocol, higher_is_better, parse_protocol
+from metrics.features import Features
+from metrics.frechet import FeatureStatistics
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    {
+        "fid50k_train": MetricProtocol("fid", "inception", 50_000, "train", None),
+        "fid5k_test10k": MetricProtocol("fid", "inception", 5000, "test", 10_000),
+        "fid50k_file": MetricProtocol("fid", "inception", 50_000, "file", None),
+        "is50k": MetricProtocol("is", "inception", 50_000, None, None),
+        "is_digits10k": MetricProtocol("is", "digits", 10_000, None, None),
+        "modes26k": MetricProtocol("modes", "digits", 26_000, None, None),
+        "fd_digits123_test7": MetricProtocol("fd", "digits", 123, "test", 7),
+        "kid_my_space2k_train": MetricProtocol("kid", "my_space", 2000, "train", None),
+        "fd_dinov2-vit-b-14-50k_train": MetricProtocol("fd", "dinov2-vit-b-14", 50_000, "train", None),
+        "precision_clip-rn50-10k_test": MetricProtocol("precision", "clip-rn50", 10_000, "test", None),
+    }.items(),
+)
+def test_a_name_says_the_whole_protocol(name, protocol):
+    assert parse_protocol(name) == protocol
+    assert str(protocol) == name
+
+
+spaces = st.from_regex(r"[a-z]+([-_][a-z0-9]+)*", fullmatch=True).filter(lambda s: not s.startswith(("train", "test")))
+
+
+@given(
+    st.sampled_from(sorted(METRICS)),
+    spaces,
+    st.integers(10, 10**7),
+    st.sampled_from(["train", "test"]),
+    st.none() | st.integers(10, 10**7),
+)
+def test_names_and_protocols_are_one_to_one(metric, space, count, reference, reference_count):
+    spec = METRICS[metric]
+    if metric == "fid":
+        space = "inception"
+    if spec.needs == "nothing":
+        reference = reference_count = None
+    protocol = MetricProtocol(metric, space, count, reference, reference_count)
+    assert parse_protocol(str(protocol)) == protocol
+
+
+def test_counts_have_one_way_to_be_written():
+    assert str(parse_protocol("fid50000_train10000")) == "fid50k_train10k"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    {
+        "fid": "no metric with its protocol",
+        "fid50k": "fid50k_train or fid50k_test",
+        "fidd50k_train": "unknown metric 'fidd'",
+        "is50k_train": "compares with no real images",
+        "fd10k_test": "must name its feature space",
+        "fid_digits10k_test": "write fd_digits",
+        "kid10k_file": "file of statistics",
+        "fid50k_file10k": "file of statistics",
+        "fid1_train": "at least 2 images",
+        "is9": "at least 10 images",
+        "precision3_train": "at least 4 images",
+        "fid10k_test1": "at least 2 images",
+        "fid50k_valid": "no metric",
+        "": "no metric",
+    }.items(),
+)
+def test_a_wrong_name_says_what_is_wrong(name, message):
+    with pytest.raises(ValueError, match=message):
+        parse_protocol(name)
+
+
+def test_distances_are_better_when_small_and_scores_when_large():
+    assert not any(map(higher_is_better, ("fid10k_train", "kid10k_train", "kl10k", "fd_digits10k_test")))
+    assert all(map(higher_is_better, ("is10k", "modes10k", "recall10k_train", "coverage10k_test", "confident10k")))
+
+
+class Real:
+    def __init__(self, features):
+        self.features = features
+        self.statistics = FeatureStatistics.from_features(features)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_tells_real_images_from_noise(name):
+    """Features of four well separated classes; the noise lies between them."""
+    random = torch.Generator().manual_seed(0)
+    centers = 20 * torch.eye(4)
+
+    def draw(count):
+        classes = torch.arange(count) % 4
+        return centers[classes] + torch.randn(count, 4, generator=random)
+
+    real = Real(draw(400))
+    good, bad = draw(400), 5 + torch.randn(400, 4, generator=random)
+    metric = METRICS[name]
+    a, b = (metric.compute(Features(x, x), real if metric.needs != "nothing" else None) for x in (good, bad))
+    if name == "modes":  # noise captures modes too, as its docstring warns
+        assert a >= b
+    else:
+        assert a > b if metric.higher_is_better else a < b
