@@ -25,9 +25,11 @@ from gan.config import Config
 from gan.errors import UserError
 from gan.yaml_config import load_config
 
+EXTRAS = {"matplotlib": "compare", "rich": "compare", "ray": "ray"}  # which extra has an optional package
+
 EPILOG = """\
-Each cell is one ordinary run of train_gan.py in OUT/cells/. The same command goes on where an
-earlier one stopped, and does nothing twice; with more values, arms or seeds it adds cells. examples:
+Each cell is one ordinary run of train_gan.py in OUT/cells/. The same command goes on where an earlier one stopped, and
+does nothing twice; with more values, arms or seeds it adds cells. examples:
 
   python -m gan.compare configs/digits/dcgan.yaml --vary discriminator.normalization=none,spectral,conv_norm
   python -m gan.compare CONFIG --vary 'discriminator.normalization=none,{name: conv_norm, stride: paper}' \\
@@ -54,10 +56,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "rich", "ray"):
+        package = str(error.name).partition(".")[0]
+        if package not in EXTRAS:
             raise
-        extra = "ray" if error.name == "ray" else "compare"
-        print(f"error: this needs {error.name}: pip install -e '.[{extra}]'", file=sys.stderr)
+        print(f"error: this needs {package}: pip install -e '.[{EXTRAS[package]}]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)

@@ -92,6 +92,8 @@ def test_a_grid_asked_for_again_trains_nothing_and_a_larger_one_adds_cells(grid,
     assert main([str(small_config), *GRID, "--out", str(out)]) == 0
     assert sessions(out) == sessions(grid)
     assert numbers(out) == numbers(grid)
+    (out / "cells" / "quick-seed7").mkdir()
+    (out / "cells" / "quick-seed7" / ".config.yaml.x.tmp").touch()  # as a kill can leave it
     assert main([str(small_config), "--arm", "quick:lipschitz.iterations=1", "--seeds", "7", "--out", str(out)]) == 0
     assert sessions(out) == sessions(grid) | {"quick-seed7": 1}
     assert [row["cell"] for row in read_table(out / "results.csv")] == [*CELLS, "quick-seed7"]
@@ -203,6 +205,16 @@ def test_each_of_several_gpus_gets_its_share(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [gpu_of(place) for place in range(3)] == ["0", "1", "0"]
+
+
+def test_without_an_optional_package_there_is_a_line_that_names_it(small_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gan.compare.display", None)
+    with pytest.raises(ModuleNotFoundError):
+        main([str(small_config), "--out", str(tmp_path / "out")])
+    monkeypatch.delitem(sys.modules, "gan.compare.display")
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    line = error_of(capsys, small_config, "--out", tmp_path / "out")
+    assert line == "error: this needs rich: pip install -e '.[compare]'\n"
 
 
 def test_two_comparisons_do_not_work_in_one_folder(grid, small_config, capsys):
