@@ -59,7 +59,7 @@ def processes_of(out: Path) -> list[str]:
     return found
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def wait_for(condition, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -122,6 +122,8 @@ def test_the_cells_of_a_killed_comparison_die_with_it(killed_grid):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_comparison_and_its_cells(number, small_config, tmp_path):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("this test run ignores the signal, as one in the background does Ctrl-C, and its children do too")
     out = tmp_path / "out"
     line = [sys.executable, "-m", "gan.compare", small_config, *GRID, "--out", out, "train.steps=100000"]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
