@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,15 +25,20 @@ from gan.config import Config
 from gan.errors import UserError
 from gan.yaml_config import load_config
 
+EXTRAS = {"matplotlib": "compare", "rich": "compare", "ray": "ray"}  # which extra has an optional package
+
 EPILOG = """\
-Each cell is one ordinary run of train_gan.py in OUT/cells/. The same command goes on where an
-earlier one stopped, and does nothing twice; with more values, arms or seeds it adds cells. examples:
+Each cell is one ordinary run of train_gan.py in OUT/cells/. The same command goes on where an earlier one stopped, and
+does nothing twice; with more values, arms or seeds it adds cells. examples:
 
   python -m gan.compare configs/digits/dcgan.yaml --vary discriminator.normalization=none,spectral,conv_norm
   python -m gan.compare CONFIG --vary 'discriminator.normalization=none,{name: conv_norm, stride: paper}' \\
       --vary optimizer.generator.lr,optimizer.discriminator.lr=1e-3,3e-3 --seeds 0,1,2,3,4 --jobs 2
   python -m gan.compare CONFIG --arm base --arm bn:discriminator.activation_norm=batch --baseline base train.steps=500
   python -m gan.compare --report runs/compare-digits-dcgan
+
+--launcher ray takes the cluster at RAY_ADDRESS, or the one that this machine is part of. --out, CONFIG and the toolkit
+must be on storage that all its nodes share under one path, which is checked at the start.
 """
 
 
@@ -50,10 +56,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "rich", "ray"):
+        package = str(error.name).partition(".")[0]
+        if package not in EXTRAS:
             raise
-        extra = "ray" if error.name == "ray" else "compare"
-        print(f"error: this needs {error.name}: pip install -e '.[{extra}]'", file=sys.stderr)
+        print(f"error: this needs {package}: pip install -e '.[{EXTRAS[package]}]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
@@ -76,8 +82,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--seeds", default="0,1,2", metavar="S,S", help="seeds of every arm (default: 0,1,2)")
     add("--out", type=Path, help="folder of the comparison (default: runs/compare-<config>)")
     add("--baseline", metavar="ARM", help="arm that the others are tested against (default: none, or the first)")
-    add("--jobs", type=int, metavar="N", help="cells at a time (default: the number of GPUs, or 1)")
-    add("--threads", type=int, metavar="N", help="CPU threads of each cell (default: cores / jobs)")
+    add("--jobs", type=int, metavar="N", help="cells at a time (default: the number of GPUs, or 1; with Ray: all)")
+    add("--threads", type=int, metavar="N", help="CPU threads of each cell (default: cores / jobs; with Ray: 1)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     add("--launcher", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster (default: local)")
     add("--latex", action="store_true", help="write tables.tex (booktabs) as well")
@@ -100,8 +106,7 @@ def compare(options: argparse.Namespace, argv: list[str]) -> int:
     cells = cells_of(options.config, options.overrides, arms, parse_seeds(options.seeds))
     base = load_config(Config, options.config, options.overrides)
     folder = GridFolder(options.out or Path("runs") / f"compare-{run_folder.name_of(options.config)}")
-    jobs = options.jobs or max(1, torch.cuda.device_count() if options.device != "cpu" else 1)
-    resources = Resources(options.config, options.device, jobs, options.threads or max(1, cores() // jobs))
+    launch, resources = launcher(options, len(cells))
     description = descriptions.extended(folder, options.config, base, cells, options.baseline)
     for cell in cells:
         check_cell(folder, cell)
@@ -124,12 +129,24 @@ def compare(options: argparse.Namespace, argv: list[str]) -> int:
                 if outcome.status == FINISHED:
                     keep(folder, description)
 
-            run_cells(missing, folder, resources, report)
+            launch(missing, folder, resources, report)
             keep(folder, description)
     except Timeout:
         raise UserError(f"another python -m gan.compare is at work in {folder.root}") from None
     show(write_report(folder, description, options.latex))
     return 1 if any(outcome.status == FAILED for outcome in outcomes.values()) else 0
+
+
+def launcher(options: argparse.Namespace, count: int) -> tuple[Callable[..., None], Resources]:
+    """Return what trains `count` cells, and what each gets to run on."""
+    if options.launcher == "ray":
+        from gan.compare import ray_launcher
+
+        return ray_launcher.run_cells, Resources(
+            options.config, options.device, options.jobs or count, options.threads or 1
+        )
+    jobs = options.jobs or max(1, torch.cuda.device_count() if options.device != "cpu" else 1)
+    return run_cells, Resources(options.config, options.device, jobs, options.threads or max(1, cores() // jobs))
 
 
 def rewrite(options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """The process of one cell: train_gan.py, ended when the comparison that started it is gone, and measured.
 
-    python -m gan.compare.cell RECORD ARGUMENTS_OF_TRAIN_GAN...
+    python -m gan.compare.cell FOLDER CELL ARGUMENTS_OF_TRAIN_GAN...
 
 Its standard input is a pipe of which the comparison holds the other end: however that one dies, the pipe closes.
 """
@@ -13,21 +13,28 @@ import threading
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
-from gan.compare.folder import read_json, write_json
+from gan.compare.folder import GridFolder, read_json, write_json
 from gan.compare.provenance import hardware
 
 TRAIN_GAN = Path(__file__).parents[2] / "train_gan.py"
+LOCK_S = 120
 ENDED = 143  # the exit code of a process that SIGTERM ends
 
 
 def main(arguments: list[str]) -> None:
     """Train, and write the peak memory to the record, whatever came of it."""
-    record = Path(arguments[0])
+    folder, cell = GridFolder(Path(arguments[0])), arguments[1]
+    record = folder.record(cell)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    sys.argv = [str(TRAIN_GAN), *arguments[1:]]
+    sys.argv = [str(TRAIN_GAN), *arguments[2:]]
     try:
-        runpy.run_path(str(TRAIN_GAN), run_name="__main__")
+        # No two processes write into one run: one whose end has not been noticed yet is waited for.
+        with FileLock(record.with_suffix(".lock"), timeout=LOCK_S):
+            for part in folder.run(cell).rglob(".*.tmp"):  # of a file that a killed process was about to write
+                part.unlink()
+            runpy.run_path(str(TRAIN_GAN), run_name="__main__")
     finally:
         before = read_json(record)
         peaks = {name: max(value, before.get(name) or 0) for name, value in peak_memory().items()}

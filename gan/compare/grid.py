@@ -72,7 +72,7 @@ def start(cell: Cell, folder: GridFolder, resources: Resources, gpu: str | None 
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | threads | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
     environment |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-    command = [sys.executable, "-m", "gan.compare.cell", str(folder.record(cell.name)), *arguments]
+    command = [sys.executable, "-m", "gan.compare.cell", str(folder.root), cell.name, *arguments]
     folder.log(cell.name).parent.mkdir(parents=True, exist_ok=True)
     with folder.log(cell.name).open("ab") as log:
         log.write(f"$ python train_gan.py {subprocess.list2cmdline(arguments)}\n".encode())

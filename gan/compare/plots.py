@@ -16,8 +16,11 @@ from gan.files import write_atomically
 
 # Nothing random or dated in the files, so that an unchanged plot is an unchanged file.
 RC = {"svg.hashsalt": "convnorm-gan", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-# Okabe & Ito's colors, for all eyes; more arms than those take the paired ones of matplotlib.
+# Okabe & Ito's colors, for all eyes; more arms than those take matplotlib's, dark before light, without its grays.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b")
+_TAB20 = [to_hex(color) for color in mpl.colormaps["tab20"].colors]
+MANY_COLORS = [color for start in (0, 1) for i, color in enumerate(_TAB20[start::2]) if i != 7]
+BLACK, GRAY = "#000000", "#8a8a8a"
 SIZE = (4.8, 3.2)  # inches: on a phone the letters shrink to three quarters
 LEGEND_ROW = 0.2  # inches
 DPI = 150
@@ -34,11 +37,13 @@ class Line:
     style: str = "-"
 
 
-def colors_of(arms: Sequence[str], baseline: str) -> dict[str, str]:
-    """Return a color for each arm, black for the baseline."""
-    others = [arm for arm in arms if arm != baseline]
-    palette = COLORS if len(others) <= len(COLORS) else [to_hex(color) for color in mpl.colormaps["tab20"].colors]
-    return {baseline: "#000000"} | {arm: palette[i % len(palette)] for i, arm in enumerate(others)}
+def colors_of(kinds: Mapping[str, str], baseline: str) -> dict[str, str]:
+    """Return a color for each arm: one for all of a kind (`kinds[arm]`), black for the baseline, gray for its kind."""
+    own = kinds.get(baseline)
+    others = list(dict.fromkeys(kind for kind in kinds.values() if kind != own))
+    palette = COLORS if len(others) <= len(COLORS) else MANY_COLORS
+    colors = {kind: palette[i % len(palette)] for i, kind in enumerate(others)}
+    return {arm: colors.get(kind, GRAY) for arm, kind in kinds.items()} | {baseline: BLACK}
 
 
 def draw(path: Path, curves: Curves, lines: Sequence[Line], colors: Mapping[str, str], label: str, log: bool) -> bool:
@@ -54,7 +59,7 @@ def draw(path: Path, curves: Curves, lines: Sequence[Line], colors: Mapping[str,
         axes = figure.add_subplot()
         for arm in drawn:
             for line in lines:
-                _draw_line(axes, _band(curves[arm], line.tag), colors[arm], line.style)
+                _draw_line(axes, _band(curves[arm], line.tag), colors[arm], line.style, 0.9 / max(6, len(drawn)))
         axes.set_xlabel("real images seen by D (thousands)")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3, linewidth=0.6)
@@ -72,12 +77,12 @@ def draw(path: Path, curves: Curves, lines: Sequence[Line], colors: Mapping[str,
     return True
 
 
-def _draw_line(axes: Axes, band: np.ndarray | None, color: str, style: str) -> None:
+def _draw_line(axes: Axes, band: np.ndarray | None, color: str, style: str, alpha: float) -> None:
     if band is None:
         return
     x, low, mean, high = band
     axes.plot(x, mean, style, color=color, linewidth=1.5, marker="." if len(x) == 1 else None)
-    axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
 
 
 def _band(seeds: Sequence[Sequence[Row]], tag: str) -> np.ndarray | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import yaml
 
 from gan.compare import plots, statistics, tables
-from gan.compare.arms import file_name
 from gan.compare.description import Description
 from gan.compare.document import (
     Block,
@@ -31,7 +30,7 @@ from gan.compare.results import Row, read_table
 from gan.compare.tags import LAYER_NORM, METRIC, higher_is_better, metric_tags, primary_metric
 from gan.yaml_nodes import Dumper
 
-MAX_ARMS = 8  # on one plot; more are drawn by their second axis, if there is one
+MAX_ARMS = 8  # on one plot; more are drawn in groups
 
 
 def write_report(folder: GridFolder, description: Description, latex: bool) -> list[Path]:
@@ -109,20 +108,22 @@ def _caution(rows: Sequence[Row], tag: str, baseline: str, untested: Sequence[st
     counts = {arm: len(seen) for arm, seen in tables.values_of(rows, tag).items()}
     least = min(counts[arm] for arm in (*untested, baseline))
     reach = f" ({least} seeds a side cannot reach p < {statistics.smallest_p(least):.2g})" if least else ""
+    several = f"{len(untested)} of {len(counts) - 1} arms"
     return (
-        f"No significance is claimed for {', '.join(untested)}: a test takes {statistics.MIN_SEEDS} finished seeds "
-        f"or more of the arm and of the baseline{reach}. Of these the tables show the spread alone; a difference "
-        "within it may be chance."
+        f"No significance is claimed for {', '.join(untested) if len(untested) <= MAX_ARMS else several}: a test takes "
+        f"{statistics.MIN_SEEDS} finished seeds or more of the arm and of the baseline{reach}. Of these the tables "
+        "show the spread alone; a difference within it may be chance."
     )
 
 
 def _curves(folder: GridFolder, description: Description, rows: Sequence[Row]) -> list[Block]:
-    """Return the sections of plots, drawing them on the way; of two axes, a plot for each value of the second."""
+    """Return the sections of plots, drawing them on the way; of many arms, a plot for each group of them."""
     curves: dict[str, list[list[Row]]] = {}
     for row in rows:
         curves.setdefault(row["arm"], []).append(read_table(folder.curve(row["cell"])))
     panels = _panels(description, list(curves))
-    colors = plots.colors_of(list(curves), description.baseline)
+    kinds = {arm: arm.removesuffix(f",{_group(arm, list(curves))}") for arm in curves}
+    colors = plots.colors_of(kinds, description.baseline)
 
     def gallery(figures: Sequence[Figure]) -> list[Block]:
         pictures = []
@@ -191,16 +192,19 @@ BOUNDS = (
 
 
 def _panels(description: Description, arms: Sequence[str]) -> dict[str, list[str]]:
-    """Return the arms of each plot by what they have in common beside the first axis; all on one when they are few."""
+    """Return the arms of each plot, the baseline on all: one plot when they are few, else one for each group."""
     if len(arms) <= MAX_ARMS:
         return {"": list(arms)}
     panels: dict[str, list[str]] = {}
-    axes = {cell["arm"]: cell["axes"] for cell in description.cells.values()}
     for arm in arms:
-        others = list(axes[arm].items())[1:]
-        name = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in others)
-        panels.setdefault(file_name(name), []).append(arm)
+        panels.setdefault(_group(arm, arms), []).append(arm)
     return {name: list(dict.fromkeys([description.baseline, *members])) for name, members in panels.items()}
+
+
+def _group(arm: str, arms: Sequence[str]) -> str:
+    """Return the end of an arm's name after its last comma, as `lr=1e-3` of `spectral,lr=1e-3`, if others share it."""
+    end = arm.rpartition(",")[2]
+    return end if sum(other.endswith(f",{end}") for other in arms) > 1 else ""
 
 
 def _samples(folder: GridFolder, rows: Sequence[Row]) -> list[Block]:

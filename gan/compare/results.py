@@ -1,4 +1,4 @@
-"""The numbers of a comparison, small enough for git: results.csv, a curve and a picture of each cell.
+"""The numbers of a comparison, small enough for git: results.csv, a curve of each cell, a picture of each arm.
 
 Cells whose run folder is there are read anew; of the others what was kept before stays.
 """
@@ -35,9 +35,10 @@ Row = dict[str, Any]
 
 
 def collect(folder: GridFolder, description: Description) -> None:
-    """Write results.csv, curves/ and samples/ of all cells that have begun."""
+    """Write results.csv, the curves of all cells that have begun, and samples of each arm's first seed."""
     kept = {row["cell"]: row for row in read_table(folder.results)}
     axes = list(dict.fromkeys(key for cell in description.cells.values() for key in cell["axes"]))
+    first_seeds = {cell["arm"]: cell["seed"] for cell in reversed(description.cells.values())}
     rows = []
     for name, cell in description.cells.items():
         if not (folder.run(name) / "metrics.jsonl").exists() and name in kept:
@@ -45,6 +46,8 @@ def collect(folder: GridFolder, description: Description) -> None:
             continue
         identity = {"cell": name, "arm": cell["arm"]} | {key: cell["axes"].get(key) for key in axes}
         rows.append(identity | {"seed": cell["seed"]} | _measured(folder, name))
+        if cell["seed"] == first_seeds[cell["arm"]]:
+            keep_sample(folder.run(name) / "samples", folder.sample(name))
     write_table(folder.results, rows)
 
 
@@ -88,7 +91,7 @@ def write_table(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _measured(folder: GridFolder, name: str) -> Row:
-    """Return status, last numbers and costs of a cell, and keep its curve and samples."""
+    """Return status, last numbers and costs of a cell, and keep its curve."""
     run = folder.run(name)
     lines = read_lines(run / "metrics.jsonl")
     record = read_json(folder.record(name))
@@ -109,7 +112,6 @@ def _measured(folder: GridFolder, name: str) -> Row:
     row["seconds_per_step"] = seconds_per_step(lines, config.train.n_critic * config.train.batch_size)
     row |= {tag: last[tag] for tag in last if tag in COUNTERS or tag.startswith(MEASURED)}
     write_table(folder.curve(name), curve(lines))
-    keep_sample(run / "samples", folder.sample(name))
     return row
 
 

@@ -1,18 +1,21 @@
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import pytest
 
 from gan.compare.__main__ import main
 
+ROOT = Path(__file__).parents[3]
 SMALL = """\
 data: {name: digits, resolution: 16}
 generator: {width: 4, z_dim: 8}
 discriminator: {width: 4}
 train: {steps: 30, batch_size: 8}
 log: {every: 5}
-eval: {every: 10, num_samples: 50}
+eval: {every: 10, metrics: [fd_digits70_test, modes70, kl70, confident70, is_digits70]}
 lipschitz: {every: 10, audit_every: 10, iterations: 3}
 checkpoint: {every: 5, keep: 1}
 """
@@ -28,16 +31,27 @@ def small_config(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def command() -> Callable[..., list[str]]:
-    """The command line of a comparison."""
-    return lambda *arguments: [sys.executable, "-m", "gan.compare", *map(str, arguments)]
+def killed_grid(small_config, classifier, tmp_path_factory) -> Path:
+    """A comparison of two normalizers with two seeds, killed by SIGKILL when its first checkpoint was there."""
+    out = tmp_path_factory.mktemp("grid") / "out"
+    command = [sys.executable, "-m", "gan.compare", str(small_config), *GRID, "--out", str(out)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(out.glob("cells/*/checkpoints/step_*.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    time.sleep(1)  # however the comparison dies, its cells die with it; a test sees to that
+    shutil.copytree(out, out.with_name("killed"))
+    return out
 
 
 @pytest.fixture(scope="session")
-def grid(small_config, classifier, tmp_path_factory) -> Path:
-    """A finished comparison of two normalizers with two seeds; tests read it, or copy it."""
-    out = tmp_path_factory.mktemp("grid") / "out"
+def grid(killed_grid, small_config) -> Path:
+    """The same comparison asked for again, and finished; tests read it, or copy it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("signal.signal", lambda *arguments: None)
-        assert main([str(small_config), *GRID, "--out", str(out)]) == 0
-    return out
+        assert main([str(small_config), *GRID, "--out", str(killed_grid)]) == 0
+    return killed_grid
