@@ -83,8 +83,9 @@ def run(options: argparse.Namespace) -> None:
     export_generator(folder, experiment.ema.network, config)
     evaluator = experiment.evaluator
     names = [] if evaluator is None else list(map(str, evaluator.protocols))
-    # What a perfect generator would reach; of features dearer than those of digits it would cost too much.
-    floor = evaluator.of_images(splits.train.images, device) if names and config.data.of_digits else {}
+    # What a perfect generator would reach, where it is cheap to know.
+    is_cheap = evaluator is not None and set(evaluator.extractors) == {"digits"}
+    floor = evaluator.of_images(splits.train.images, device) if is_cheap else {}
     print("\n" + results_table(newest_values(folder), names, floor))
     print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
 
