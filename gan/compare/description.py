@@ -1,5 +1,6 @@
 """grid.json: what is compared, and by which commands, on what. A grid asked for again with more arms or seeds grows."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from gan.compare.folder import GridFolder, read_json, write_json
 from gan.compare.provenance import hardware, revision, versions
 from gan.config import Config
 from gan.errors import UserError
-from gan.yaml_config import load_config, to_plain
+from gan.yaml_config import construct, load_config, to_plain
+from gan.yaml_nodes import parse_override
 
 
 @dataclass
@@ -56,7 +58,7 @@ def extended(folder: GridFolder, path: Path, base: Config, cells: Sequence[Cell]
     """Return the folder's description with these cells added; UserError for one of another base."""
     arms = list(dict.fromkeys(cell.arm.name for cell in cells))
     description = load(folder) or Description(str(path), to_plain(base), "none" if "none" in arms else arms[0])
-    if changed := run_folder.differences(description.base, to_plain(base)):
+    if changed := run_folder.differences(to_plain(_config(description.base)), to_plain(base)):
         keys = ", ".join(changed)
         raise UserError(
             f"--out {folder.root} holds a comparison on another base (it differs in {keys}); choose another --out"
@@ -72,6 +74,12 @@ def extended(folder: GridFolder, path: Path, base: Config, cells: Sequence[Cell]
         description.cells.setdefault(cell.name, asked)
     description.choose_baseline(baseline)
     return description
+
+
+def _config(base: dict[str, Any]) -> Config:
+    """Return the config of a plain one; keys that it does not know yet have their defaults."""
+    node = parse_override(f"base={json.dumps(base)}").value["base"]
+    return construct(Config, node, "")
 
 
 def run_of(command: Sequence[str]) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def test_two_folders_have_the_fid_and_kid_that_torch_fidelity_finds(tmp_path, in
         cuda=False,
         verbose=False,
         cache=False,
+        save_cpu_ram=True,  # no worker processes
         feature_extractor_weights_path=str(inception_file),
     )
     out = tmp_path / "scores.json"

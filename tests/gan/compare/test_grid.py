@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -197,6 +198,16 @@ def test_another_base_config_in_the_same_folder_is_refused(grid, small_config, c
     line = error_of(capsys, small_config, "--arm", "none:loss=hinge,generator.width=8", "--out", grid)
     assert "holds another none-seed0" in line
     assert before == {path: path.stat().st_mtime for path in grid.rglob("*")}
+
+
+def test_a_base_written_before_a_key_came_is_the_same_base(grid, small_config, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(grid, out)
+    description = read_json(out / "grid.json")
+    del description["base"]["data"]["workers"], description["base"]["metrics"]
+    (out / "grid.json").write_text(json.dumps(description))
+    assert main([str(small_config), *GRID, "--out", str(out)]) == 0
+    assert sessions(out) == sessions(grid)
 
 
 def test_each_of_several_gpus_gets_its_share(monkeypatch):
