@@ -82,7 +82,8 @@ def test_two_folders_have_the_fid_and_kid_that_torch_fidelity_finds(tmp_path, in
     scores = json.loads(out.read_text())["metrics"]
     # Of 10 images in 2048 dimensions torch-fidelity's matrix root, unlike ours, is good to some digits only.
     assert scores["fid10"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
-    assert scores["kid10"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
+    # A difference of kernels near 1, which torch-fidelity takes in single precision.
+    assert scores["kid10"] == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-6)
     assert re.search(rf"^fid10 +{scores['fid10']:.6g}$", capsys.readouterr().out, re.MULTILINE)
 
 
