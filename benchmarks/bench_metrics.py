@@ -76,7 +76,7 @@ def bench_frechet(options: argparse.Namespace) -> None:
     def fresh(statistics: FeatureStatistics) -> FeatureStatistics:
         return FeatureStatistics(statistics.mean, statistics.covariance, statistics.count)
 
-    with warnings.catch_warnings(action="ignore"):  # scipy's about `disp`
+    with warnings.catch_warnings(action="ignore"):  # scipy's, about `disp`
         results = race(
             lambda: calculate_frechet_distance(*arrays),
             {
@@ -114,8 +114,7 @@ def write_weights(path: Path) -> None:
     state_dict = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
     for name, tensor in state_dict.items():
         if name.endswith("conv.weight"):
-            tensor.normal_(std=(2.2 / tensor[0].numel()) ** 0.5)
-            tensor -= tensor.mean(dim=(1, 2, 3), keepdim=True)
+            tensor.normal_(std=(2 / tensor[0].numel()) ** 0.5)
     torch.save(state_dict, path)
 
 
