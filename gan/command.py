@@ -2,8 +2,9 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gan.errors import UserError
 
@@ -17,10 +18,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Run a command; return 0, or 2 after an error that the user can mend, which is shown in one line."""
+    """Run a command; return 0, or 2 after an error that the user can mend. Errors and warnings take one line each."""
+    usual = warnings.formatwarning
+
+    def in_one_line(message: Warning | str, category: type[Warning], *where: Any) -> str:
+        return f"warning: {message}\n" if category is UserWarning else usual(message, category, *where)
+
+    warnings.formatwarning = in_one_line
     try:
         command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    finally:
+        warnings.formatwarning = usual
     return 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The study of normalizers on stacked digits; going on where it stopped, and adding what is new.
+# The study of normalizers on stacked digits; goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 

@@ -1,0 +1,36 @@
+import warnings
+
+import pytest
+
+from gan.command import Parser, exit_code
+from gan.errors import UserError
+
+
+def test_errors_of_the_user_are_one_line_and_exit_code_2(capsys):
+    def command():
+        raise UserError("what is wrong,\nand what to do")
+
+    assert exit_code(command) == 2
+    assert capsys.readouterr() == ("", "error: what is wrong, and what to do\n")
+
+
+def test_other_errors_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: 1 / 0)
+
+
+def test_warnings_of_ours_are_one_line_and_others_as_they_were(capsys):
+    usual = warnings.formatwarning
+
+    def command():
+        print(warnings.formatwarning("take more images", UserWarning, "file.py", 1), end="")
+        print(warnings.formatwarning("old", DeprecationWarning, "file.py", 1), end="")
+
+    assert exit_code(command) == 0
+    assert capsys.readouterr().out == "warning: take more images\nfile.py:1: DeprecationWarning: old\n"
+    assert warnings.formatwarning is usual
+
+
+def test_wrong_options_are_errors_of_the_user():
+    with pytest.raises(UserError, match=r"unrecognized arguments: --frog \(see --help\)"):
+        Parser(prog="x").parse_args(["--frog"])
