@@ -7,6 +7,8 @@ import statistics
 import sys
 from pathlib import Path
 
+import torch
+
 from gan import run_folder
 from gan.build import select_device
 from gan.command import Parser, exit_code
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
             _write(options.out, {"images": [str(path) for path in options.images], "metrics": scores})
 
 
-def evaluate_run(options: argparse.Namespace, device) -> None:
+def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     """Evaluate a checkpoint with one or more sets of latents; results are added to those in the JSON file."""
     folder = options.run
     config = load_config(Config, run_folder.config_path(folder), options.overrides)

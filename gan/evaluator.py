@@ -51,7 +51,7 @@ class RealFeatures:
     @cached_property
     def features(self) -> Tensor:
         """(count, d)"""
-        return self._cached("features", lambda features: {"features": features})["features"]
+        return self._cached("features", lambda features: {"features": features.cpu()})["features"].to(self.device)
 
     @cached_property
     def statistics(self) -> FeatureStatistics:
@@ -67,7 +67,7 @@ class RealFeatures:
             found = of(self._extract() if features is None else features)
             if rank() == 0:
                 cache.keep(name, found)
-        return {key: tensor.to(self.device) for key, tensor in found.items()}
+        return found  # on the CPU, where statistics belong
 
     def _extract(self) -> Tensor:
         index = torch.arange(len(self.data))

@@ -80,7 +80,11 @@ def compare_folders(
         reference = FolderReference(reals.features(extractor, device).features)
         for protocol in protocols:
             if protocol.features == space:
-                scores[str(protocol).removesuffix("_train")] = protocol.spec.compute(fake_features, reference)
+                name = str(protocol).removesuffix("_train")
+                try:
+                    scores[name] = protocol.spec.compute(fake_features, reference)
+                except ValueError as error:  # too few real images, gray ones against colored ones
+                    raise UserError(f"{name}: {error}") from None
     return {name: scores[name] for name in (str(protocol).removesuffix("_train") for protocol in protocols)}
 
 

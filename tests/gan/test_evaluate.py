@@ -116,6 +116,8 @@ def test_wrong_options_are_one_line_and_exit_code_2(run_folder, folders, tmp_pat
     torn = tmp_path / "torn"
     shutil.copytree(real, torn)
     (torn / "1" / "1.png").write_bytes(b"no image")
+    (tmp_path / "one").mkdir()
+    shutil.copy(real / "0" / "0.png", tmp_path / "one" / "0.png")
     wrong = {
         "name either one run folder or --images": [],
         "no metric with its protocol": [run_folder, "--metrics", "fid"],
@@ -131,6 +133,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(run_folder, folders, tmp_pat
         "--images: no images in": ["--images", fake, tmp_path / "empty", "--metrics", "modes"],
         "in its size or colors": ["--images", fake, wide, "--metrics", "fd_digits"],
         "no image that can be read": ["--images", fake, torn, "--metrics", "fd_digits"],
+        "fd_digits150: .*at least 2 features": ["--images", fake, tmp_path / "one", "--metrics", "fd_digits"],
         "unknown metric 'fod'": ["--images", fake, real, "--metrics", "fod"],
         "unknown key": ["--images", fake, real, "data.root=x"],
     }

@@ -172,6 +172,15 @@ def test_a_damaged_cache_file_is_noticed_and_rebuilt(damage):
     assert torch.load(path, weights_only=True)
 
 
+def test_features_go_to_the_device_and_statistics_stay_on_the_cpu():
+    data = random_data(30)
+    for what in ("features", "statistics"):
+        getattr(RealFeatures(Pixels(), data, None, CPU), what)  # into the cache
+    elsewhere = RealFeatures(Pixels(), data, None, torch.device("meta"))
+    assert elsewhere.features.device.type == "meta"
+    assert elsewhere.statistics.mean.device == CPU
+
+
 def test_a_part_of_the_real_images_is_a_fixed_random_one():
     data = random_data(200)
     first, second = (RealFeatures(Pixels(), data, 50, CPU).features for _ in range(2))
