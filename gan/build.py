@@ -87,8 +87,15 @@ def build_evaluator(config: Config, splits: Splits, device: torch.device) -> tup
         return None, left_out
     real = {"train": splits.train} | ({} if splits.held_out is None else {"test": splits.held_out})
     statistics = None
-    if any(protocol.reference == "file" for protocol in possible):
-        statistics = load_statistics(config.metrics.statistics)
+    for protocol in possible:
+        if protocol.reference == "file":
+            statistics = statistics or load_statistics(config.metrics.statistics)
+            dimension = extractors[protocol.features](splits.train.images[:1].to(device)).features.shape[1]
+            if dimension != len(statistics.mean):
+                raise UserError(
+                    f"metrics.statistics: {config.metrics.statistics} is of {len(statistics.mean)} features,"
+                    f" not of the {dimension} that {protocol} has"
+                )
     return Evaluator(possible, extractors, real, device, statistics), left_out
 
 

@@ -11,7 +11,9 @@ from gan.build import build_evaluator
 from gan.config import Config, EvalConfig
 from gan.data import ImageData
 from gan.datasets.digits import Digits
+from gan.errors import UserError
 from gan.evaluator import BATCH_SIZE, Evaluator, RealFeatures
+from gan.extractors import MetricsConfig
 from metrics.catalog import parse_protocol
 from metrics.digits import DigitsExtractor
 from metrics.features import Features
@@ -207,6 +209,16 @@ def test_the_classifier_generalizes(splits, classifier):
     assert (logits.argmax(dim=1) == splits.held_out.labels).double().mean() > 0.95
 
 
+def test_a_file_of_other_features_is_refused_at_the_start(splits, cache, classifier, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    path = tmp_path / "statistics.npz"
+    FeatureStatistics.from_features(torch.rand(9, 7)).save(path)
+    names = EvalConfig(metrics=("fd_digits70_file",))
+    config = Config(eval=names, metrics=MetricsConfig(statistics=str(path)))
+    with pytest.raises(UserError, match="is of 7 features, not of the 64 that fd_digits70_file has"):
+        build_evaluator(config, splits, CPU)
+
+
 def test_metrics_without_their_weights_are_left_out_with_a_reason(splits, cache, classifier, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
@@ -224,6 +236,7 @@ def test_metrics_without_their_weights_are_left_out_with_a_reason(splits, cache,
 SHARE = """
 import sys, torch
 from gan.data import ImageData
+from gan.errors import UserError
 from gan.evaluator import BATCH_SIZE, Evaluator, features_of
 from metrics.catalog import parse_protocol
 from metrics.features import Features
