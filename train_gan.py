@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from gan import run_folder
+from gan.allocator import keep_freed_memory
 from gan.build import build_experiment, select_device
 from gan.checkpoint import Checkpoints
 from gan.command import Parser, exit_code
@@ -61,6 +62,7 @@ def run(options: argparse.Namespace) -> None:
         run_folder.check_free(folder)
 
     device = select_device(options.device)
+    keep_freed_memory()
     splits = config.data.load()
     experiment = build_experiment(config, splits, folder, device)
     checkpoints = Checkpoints(folder, config.checkpoint.keep)
