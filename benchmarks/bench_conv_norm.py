@@ -8,6 +8,7 @@ of times of the same repeat. Printed: the median ratio and the range of the midd
 """
 
 import argparse
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -65,9 +66,8 @@ def compare(channels: int, options: argparse.Namespace) -> None:
         layers[f"bare s={stride}"] = convolution(channels, stride)
         layers[label] = build_normalization(name, **keywords).normalize(convolution(channels, stride))
     layers = {label: layer.to(device, memory_format=memory_format) for label, layer in layers.items()}
-    times = take_turns(
-        {label: lambda at=layer: layer_seconds(at, x) for label, layer in layers.items()}, options.repeats
-    )
+    contestants = {label: partial(layer_seconds, layer, x) for label, layer in layers.items()}
+    times = take_turns(contestants, options.repeats)
     bare = torch.tensor(times["bare s=1"]).median().item()
     print(f"C={channels}, bare convolution {1000 * bare:.1f} ms")
     for label, (stride, _, _, bar) in CONTESTANTS.items():

@@ -6,6 +6,7 @@ Each entry is the median ratio to the bare convolution of the same turn, with th
 """
 
 import argparse
+from functools import partial
 
 import torch
 from timing import layer_seconds, ratios, take_turns, title
@@ -53,9 +54,8 @@ def row(channels: int, side: int, batch: int, options: argparse.Namespace) -> st
         for label, (name, keywords) in NORMALIZATIONS.items()
     }
     layers = {label: layer.to(**placed) for label, layer in layers.items()}
-    times = take_turns(
-        {label: lambda at=layer: layer_seconds(at, x) for label, layer in layers.items()}, options.repeats
-    )
+    contestants = {label: partial(layer_seconds, layer, x) for label, layer in layers.items()}
+    times = take_turns(contestants, options.repeats)
     entries = []
     for label in NORMALIZATIONS:
         low, median, high = ratios(times[label], times["bare"])

@@ -1,4 +1,4 @@
-"""Contestants that take turns, and ratios of times of the same turn: a change of the machine's load hits all of them."""
+"""Contestants that take turns, and ratios of times of the same turn, so that a change of load hits all of them."""
 
 import os
 import time
