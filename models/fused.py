@@ -41,7 +41,7 @@ def upsample_then_conv(layer: nn.Module, x: Tensor, mode: str = "nearest") -> Te
         return _Blur.apply(z, layer.bias, taps, 0)
     taps = (1 - (torch.arange(5, dtype=z.dtype, device=z.device) - 1.5).abs() / 2).clamp(min=0)
     y = _Blur.apply(z, layer.bias, taps, 1)
-    y = y.index_add(2, *_lacking(x, weight, 2))  # not in place: under vmap, what the blur returns is a view
+    y = y.clone().index_add_(2, *_lacking(x, weight, 2))  # a copy: under vmap, what the blur returns is a view
     return y.index_add_(3, *_lacking(x, weight, 3))
 
 
@@ -100,7 +100,7 @@ def _lacking(x: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         lines = F.pad(F.interpolate(ends, scale_factor=2, mode="linear"), (1, 1))
     else:
         lines = F.interpolate(F.pad(ends, (1, 1)), scale_factor=2, mode="linear")[..., 1:-1]
-    windows = lines.unfold(2, 3, 1).permute(0, 2, 3, 1)  # (2 B, 2 N, 3, I)
+    windows = torch.cat([lines[..., :-2], lines[..., 1:-1], lines[..., 2:]], dim=1).mT  # (2 B, 2 N, 3 I)
     a, b, c = (weight / 4).unbind(dim)
     kernels = torch.stack([torch.cat([c, b - c]), torch.cat([b - a, a])])  # (2, 2 O, I, 3)
     lacking = windows.reshape(2, -1, 3 * x.shape[1]) @ kernels.permute(0, 3, 2, 1).flatten(1, 2)  # (2, B 2 N, 2 O)
