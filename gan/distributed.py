@@ -45,14 +45,14 @@ def all_processes(device: torch.device) -> Iterator[None]:
     if not dist.is_torchelastic_launched():
         yield
         return
-    own = None
+    backend = "gloo"
     if device.type == "cuda":
         count, found = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         if count > found:
             raise UserError(f"torchrun: {count} processes for {found} CUDA devices; use --nproc_per_node={found}")
-        own = torch.device("cuda", _local_rank())
-        torch.cuda.set_device(own)
-    dist.init_process_group("gloo" if own is None else "nccl", timeout=PATIENCE, device_id=own)
+        torch.cuda.set_device(_local_rank())
+        backend = "cpu:gloo,cuda:nccl"  # objects go from CPU to CPU: no GPU spins while its process waits for them
+    dist.init_process_group(backend, timeout=PATIENCE)
     if rank() == 0:
         yield
     else:
@@ -77,13 +77,14 @@ def fails_first() -> bool:
 @contextmanager
 def first_on_each_machine() -> Iterator[None]:
     """Let the first process of each machine go through the context before the others, to fill a cache for them."""
-    if world_size() > 1 and _local_rank() > 0:
-        dist.barrier()
+    is_first = world_size() == 1 or _local_rank() == 0
+    if not is_first:
+        from_all(None)
     try:
         yield
     finally:
-        if world_size() > 1 and _local_rank() == 0:
-            dist.barrier()
+        if is_first:
+            from_all(None)  # what the others wait for
 
 
 def on_first(compute: Callable[[], T]) -> T:

@@ -14,10 +14,9 @@ class Stream:
     """Gathers batches of images (N, C, H, W) and labels (N,) in threads before they are asked for.
 
     The batch (position, size) has the images that `indices` names. After it those at position + size, position + 2
-    size, ... are expected. A batch that was
-    not expected is gathered while the caller waits; the expectations follow when the one after it is asked for too,
-    so that a single look elsewhere does not disturb them. With `pin` batches lie in page-locked memory, from where they
-    are copied to a CUDA device without waiting.
+    size, ... are expected. A batch that was not expected is gathered while the caller waits; the expectations follow
+    when the one after it is asked for too, so that a single look elsewhere does not disturb them. With `pin` batches
+    lie in page-locked memory, from where they are copied to a CUDA device without waiting.
     """
 
     def __init__(
