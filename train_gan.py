@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from gan import run_folder
 from gan.allocator import keep_freed_memory
 from gan.build import build_experiment, select_device
@@ -11,6 +13,7 @@ from gan.checkpoint import Checkpoints
 from gan.command import Parser, exit_code
 from gan.config import Config
 from gan.config_help import describe
+from gan.distributed import all_processes, first_on_each_machine, first_only, on_first
 from gan.export import export_generator
 from gan.logging import RunLogger
 from gan.loop import train
@@ -49,7 +52,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train a new run, or go on with an old one, and show what came of it."""
+    """Train a new run, or go on with an old one, and show what came of it; with others that torchrun started too."""
+    device = select_device(options.device)
+    with all_processes(device):
+        run_here(options, device)
+
+
+def open_run(options: argparse.Namespace) -> tuple[Path, Config]:
+    """Return the folder and the config of the new run, or of the old one to go on with; UserError for a wrong one."""
     path = options.config or DEFAULT_CONFIG
     name = run_folder.name_of(path)
     if options.resume:
@@ -60,29 +70,35 @@ def run(options: argparse.Namespace) -> None:
         folder = options.out or run_folder.free_folder(name)
         config = load_config(Config, path, options.overrides)
         run_folder.check_free(folder)
+    return folder, config
 
-    device = select_device(options.device)
+
+def run_here(options: argparse.Namespace, device: torch.device) -> None:
+    """Do this process's part of a run. The first one alone reads and writes the run's folder."""
+    folder, config = on_first(lambda: open_run(options))
     keep_freed_memory()
-    splits = config.data.load()
+    with first_on_each_machine():
+        splits = config.data.load()
     experiment = build_experiment(config, splits, folder, device)
-    checkpoints = Checkpoints(folder, config.checkpoint.keep)
-    state = checkpoints.load_newest(device) if options.resume else None
+    checkpoints = first_only(Checkpoints)(folder, config.checkpoint.keep)
+    state = on_first(lambda: checkpoints.load_newest("cpu")) if options.resume else None
     if state is not None:
         experiment.load_state_dict(state)
-    run_folder.write_config(folder, config)
+    first_only(run_folder.write_config)(folder, config)
 
     print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
     if experiment.tracker.nonlinear:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     for name, reason in experiment.metrics_left_out.items():
         print(f"metric {name} left out: {reason}")
-    logger, progress = RunLogger(folder, experiment.step), Progress(experiment.step, config.train.steps)
+    logger = first_only(RunLogger)(folder, experiment.step)
+    progress = first_only(Progress)(experiment.step, config.train.steps)
     try:
         train(experiment, checkpoints, logger, progress)
     finally:
         progress.close()
         logger.close()
-    export_generator(folder, experiment.ema.network, config)
+    first_only(export_generator)(folder, experiment.ema.network, config)
     evaluator = experiment.evaluator
     names = [] if evaluator is None else list(map(str, evaluator.protocols))
     # What a perfect generator would reach, where it is cheap to know.

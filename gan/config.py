@@ -58,6 +58,8 @@ class TrainConfig:
     """DiffAugment of the images that the discriminator is shown, real and fake"""
     amp: Literal["none", "bf16"] = "none"
     """Mixed precision of the forward passes: bf16 pays on GPUs and on processors with avx512_bf16 or AMX"""
+    sync_batch_norm: bool = False
+    """Of several processes: take the statistics of batch norm over the batches of all, not over each one's own"""
     compile: bool = False
     """Run both networks through torch.compile (gradient penalties stay eager)"""
     channels_last: bool = True

@@ -8,10 +8,11 @@ attention, say, and none of a diverged network) is left out.
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan import rng
-from gan.experiment import Experiment, latents, real_images
+from gan.distributed import all_rows, own_rows
+from gan.experiment import Experiment, latents, own_latents, real_images
 from metrics.lipschitz import (
     certified_bound,
     input_gradient_norms,
@@ -30,7 +31,7 @@ def lipschitz_numbers(run: Experiment) -> dict[str, float]:
     """Return the norms of D's layers, their product, and its input gradients on real, fake and mixed images."""
     norms = run.tracker.measure()
     points, y = _points(run)
-    gradients = input_gradient_norms(run.D, points, y)
+    gradients = all_rows(input_gradient_norms(run.D, points, y))
     return _known(
         {
             "lipschitz/D/product": run.tracker.product(norms),
@@ -44,7 +45,7 @@ def lipschitz_numbers(run: Experiment) -> dict[str, float]:
 def lipschitz_audit(run: Experiment) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return the dear numbers: bounds, the steepest slope, G's Jacobian; and each layer's singular values by tag."""
     points, y = _points(run)
-    steepest = input_gradient_norms(run.D, points, y).topk(min(SLOPE_PAIRS, len(points))).indices
+    steepest, y_steepest = _steepest(run.D, points, y)
     z, labels = latents(run, JACOBIAN_POINTS, "jacobian")
     jacobian = jacobian_singular_values(run.ema.network, z.to(points.dtype), labels)
     shapes = run.tracker.input_shapes
@@ -54,7 +55,7 @@ def lipschitz_audit(run: Experiment) -> tuple[dict[str, float], dict[str, Tensor
         certified = certified_bound(run.D, points.shape[1:], None if y is None else y[:1])
     numbers = {
         "lipschitz/D/certified": certified,
-        "lipschitz/D/slope": steepest_slope(run.D, points[steepest], None if y is None else y[steepest]),
+        "lipschitz/D/slope": steepest_slope(run.D, steepest, y_steepest),
         "lipschitz/G/jacobian_max": jacobian[:, 0].max().item(),
         "lipschitz/G/jacobian_log_cond": (jacobian[:, 0] / jacobian[:, -1]).log().mean().item(),
         **{f"lipschitz/D/stable_rank/{path}": stable_rank(values) for path, values in spectra.items()},
@@ -63,18 +64,30 @@ def lipschitz_audit(run: Experiment) -> tuple[dict[str, float], dict[str, Tensor
 
 
 def _points(run: Experiment) -> tuple[Tensor, Tensor | None]:
-    """Return real, fake and interpolated images (3 B, C, H, W) of this step, with labels for a conditional D."""
+    """Return real, fake and interpolated images (3 B, C, H, W) of this step, with labels for a conditional D.
+
+    B is this process's share of the batch size.
+    """
     size = run.config.train.batch_size
     dtype = next(run.D.parameters()).dtype
     x_real, y_real = real_images(run, run.images, size)
     x_real = x_real.to(dtype)
-    z, y = latents(run, size, "lipschitz", run.step)
+    z, y = own_latents(run, size, "lipschitz", run.step)
     with torch.no_grad():
         x_fake = run.ema.network(z.to(dtype), y)
     random = rng.generator(run.device, run.config.seed, "interpolation", run.step)
-    t = torch.rand(size, 1, 1, 1, generator=random, device=run.device, dtype=dtype)
+    t = own_rows(torch.rand(size, 1, 1, 1, generator=random, device=run.device, dtype=dtype))
     labels = None if y is None else torch.cat([y_real, y, y_real])
     return torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)]), labels
+
+
+def _steepest(D: nn.Module, points: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return on every process the points of all of them where D is steepest, with their labels."""
+    norms = input_gradient_norms(D, points, y)
+    best = norms.topk(min(SLOPE_PAIRS, len(norms))).indices  # of its own, then of all
+    norms, points, y = (None if part is None else all_rows(part[best]) for part in (norms, points, y))
+    best = norms.topk(min(SLOPE_PAIRS, len(norms))).indices
+    return points[best], None if y is None else y[best]
 
 
 def _known(numbers: dict[str, float]) -> dict[str, float]:

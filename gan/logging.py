@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from gan.files import write_atomically
+from gan.samples import save_png
 
 # TensorBoard's Custom Scalars tab: what is certified and what is observed on one chart (set its axis to log).
 LAYOUT = {
@@ -47,7 +48,8 @@ class RunLogger:
             self._writer.add_scalar(tag, value, step)
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
-        """Log an image (C, H, W) uint8."""
+        """Log an image (C, H, W) uint8, and write it to `tag/step_00000500.png`."""
+        save_png(self.path.parent / tag / f"step_{step:08d}.png", image)
         self._writer.add_image(tag, image, step)
 
     def histograms(self, step: int, values: dict[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 from gan import rng
 from gan.data.base import ImageData, to_float
 from gan.data.stream import Stream
+from gan.distributed import own_rows
 
 GIGABYTE = 1e9
 
@@ -18,13 +19,13 @@ class Order:
         self._epochs: dict[int, Tensor] = {}
 
     def indices(self, position: int, size: int) -> Tensor:
-        """Return the numbers (size,) int64 from `position` on, on the device."""
+        """Return this process's share of the `size` numbers from `position` on, (B,) int64 on the device."""
         parts = []
         while size > 0:
             epoch, start = divmod(position, self._count)
             parts.append(self._epoch(epoch)[start : start + size])
             position, size = position + len(parts[-1]), size - len(parts[-1])
-        return torch.cat(parts)
+        return own_rows(torch.cat(parts))
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:
@@ -40,7 +41,8 @@ class Sampler:
 
     `batch(position, size)` is a function of the seed and the position in the endless stream alone. Images of up to
     `device_budget_gb` lie on the device (on the CPU: where they are); more stay where they are, and `workers` threads
-    gather the next batches while the device computes. The batches are the same.
+    gather the next batches while the device computes. The batches are the same. Of several processes each gets its
+    own rows of a batch.
     """
 
     def __init__(
@@ -72,7 +74,10 @@ class Sampler:
         return self._stream is not None
 
     def batch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return images (size, C, H, W) in [-1, 1] and labels (size,): the stream from `position` on."""
+        """Return images (B, C, H, W) in [-1, 1] and labels (B,) of the `size` in the stream from `position` on.
+
+        B is `size`, or this process's share of it.
+        """
         if self._stream is None:
             index = self._order.indices(position, size)
             images, y = self.images[index], self.labels[index]
@@ -82,10 +87,10 @@ class Sampler:
         x = to_float(images)
         random = rng.generator(x.device, self.seed, "batch", position)
         if self.horizontal_flip:
-            mirrored = torch.rand(size, generator=random, device=x.device) < 0.5
+            mirrored = own_rows(torch.rand(size, generator=random, device=x.device)) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         if self.dequantize:
-            x = x + torch.rand(x.shape, generator=random, device=x.device) / 127.5
+            x = x + own_rows(torch.rand(size, *x.shape[1:], generator=random, device=x.device)) / 127.5
         return x, y
 
     def close(self) -> None:
