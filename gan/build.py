@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gan import rng
 from gan.config import AdamConfig, Config
 from gan.data import DATASETS, Sampler, Splits
+from gan.data.subset import subset_rows
 from gan.ema import EMA
 from gan.errors import UserError
 from gan.evaluator import Evaluator
@@ -61,6 +62,7 @@ def build_sampler(config: Config, splits: Splits, device: torch.device) -> Sampl
         dequantize=config.data.dequantize,
         device_budget_gb=config.data.device_budget_gb,
         workers=config.data.workers,
+        rows=subset_rows(splits.train.labels, config.data.subset, config.seed),
     )
 
 

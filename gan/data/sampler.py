@@ -40,7 +40,8 @@ class Sampler:
 
     `batch(position, size)` is a function of the seed and the position in the endless stream alone. Images of up to
     `device_budget_gb` lie on the device (on the CPU: where they are); more stay where they are, and `workers` threads
-    gather the next batches while the device computes. The batches are the same.
+    gather the next batches while the device computes. The batches are the same. With `rows` (n,) only the images of
+    these numbers are drawn.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Sampler:
         dequantize: bool = False,
         device_budget_gb: float = float("inf"),
         workers: int = 2,
+        rows: Tensor | None = None,
     ):
         self.horizontal_flip = horizontal_flip
         self.dequantize = dequantize
@@ -60,11 +62,12 @@ class Sampler:
         fits = data.images.nbytes <= device_budget_gb * GIGABYTE
         self.images = data.images.to(device) if fits else data.images
         self.labels = data.labels.to(device) if fits else data.labels
-        self._order = Order(len(data), seed, self.images.device)
+        self._order = Order(len(data) if rows is None else len(rows), seed, self.images.device)
+        self._rows = None if rows is None else rows.to(self.images.device)
         self._stream: Stream | None = None
         if not fits:
             pin = device.type == "cuda"
-            self._stream = Stream(data.images, data.labels, self._order.indices, workers, pin)
+            self._stream = Stream(data.images, data.labels, self._indices, workers, pin)
 
     @property
     def streams(self) -> bool:
@@ -74,7 +77,7 @@ class Sampler:
     def batch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
         """Return images (size, C, H, W) in [-1, 1] and labels (size,): the stream from `position` on."""
         if self._stream is None:
-            index = self._order.indices(position, size)
+            index = self._indices(position, size)
             images, y = self.images[index], self.labels[index]
         else:
             host = self._stream.batch(position, size)
@@ -87,6 +90,10 @@ class Sampler:
         if self.dequantize:
             x = x + torch.rand(x.shape, generator=random, device=x.device) / 127.5
         return x, y
+
+    def _indices(self, position: int, size: int) -> Tensor:
+        index = self._order.indices(position, size)
+        return index if self._rows is None else self._rows[index]
 
     def close(self) -> None:
         """End the threads, if there are any; a sampler that is forgotten ends them too."""
