@@ -11,10 +11,12 @@ GIGABYTE = 1e9
 
 
 class Order:
-    """The endless stream of image numbers 0..count-1: each epoch once over all of them, in an order of its own."""
+    """The endless stream of image numbers, 0..count-1 or `rows` (count,): each epoch once over all of them, in an order
+    of its own.
+    """
 
-    def __init__(self, count: int, seed: int, device: torch.device):
-        self._count, self._seed, self._device = count, seed, device
+    def __init__(self, count: int, seed: int, device: torch.device, rows: Tensor | None = None):
+        self._count, self._seed, self._device, self._rows = count, seed, device, rows
         self._epochs: dict[int, Tensor] = {}
 
     def indices(self, position: int, size: int) -> Tensor:
@@ -30,6 +32,7 @@ class Order:
         if epoch not in self._epochs:
             # Drawn on the CPU, so that every device sees the same order.
             order = torch.randperm(self._count, generator=rng.generator("cpu", self._seed, "epoch", epoch))
+            order = order if self._rows is None else self._rows[order]
             # Two epochs are kept: batches are prepared for the next one while the present one is not over.
             self._epochs = dict([*self._epochs.items()][-1:]) | {epoch: order.to(self._device)}
         return self._epochs[epoch]
@@ -62,12 +65,11 @@ class Sampler:
         fits = data.images.nbytes <= device_budget_gb * GIGABYTE
         self.images = data.images.to(device) if fits else data.images
         self.labels = data.labels.to(device) if fits else data.labels
-        self._order = Order(len(data) if rows is None else len(rows), seed, self.images.device)
-        self._rows = None if rows is None else rows.to(self.images.device)
+        self._order = Order(len(data) if rows is None else len(rows), seed, self.images.device, rows)
         self._stream: Stream | None = None
         if not fits:
             pin = device.type == "cuda"
-            self._stream = Stream(data.images, data.labels, self._indices, workers, pin)
+            self._stream = Stream(data.images, data.labels, self._order.indices, workers, pin)
 
     @property
     def streams(self) -> bool:
@@ -77,7 +79,7 @@ class Sampler:
     def batch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
         """Return images (size, C, H, W) in [-1, 1] and labels (size,): the stream from `position` on."""
         if self._stream is None:
-            index = self._indices(position, size)
+            index = self._order.indices(position, size)
             images, y = self.images[index], self.labels[index]
         else:
             host = self._stream.batch(position, size)
@@ -90,10 +92,6 @@ class Sampler:
         if self.dequantize:
             x = x + torch.rand(x.shape, generator=random, device=x.device) / 127.5
         return x, y
-
-    def _indices(self, position: int, size: int) -> Tensor:
-        index = self._order.indices(position, size)
-        return index if self._rows is None else self._rows[index]
 
     def close(self) -> None:
         """End the threads, if there are any; a sampler that is forgotten ends them too."""
