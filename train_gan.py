@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from gan import run_folder
+from gan.allocator import keep_freed_memory
 from gan.build import build_experiment, select_device
 from gan.checkpoint import Checkpoints
 from gan.command import exit_code
@@ -34,6 +35,7 @@ def run(options: argparse.Namespace) -> None:
     """Train a new run, or go on with an old one, and show what came of it."""
     folder, config = open_run(options, Config, DEFAULT_CONFIG)
     device = select_device(options.device)
+    keep_freed_memory()
     splits = config.data.load()
     experiment = build_experiment(config, splits, folder, device)
     checkpoints = Checkpoints(folder, config.checkpoint.keep)

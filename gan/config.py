@@ -57,11 +57,11 @@ class TrainConfig:
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """DiffAugment of the images that the discriminator is shown, real and fake"""
     amp: Literal["none", "bf16"] = "none"
-    """Mixed precision of the forward passes"""
+    """Mixed precision of the forward passes: bf16 pays on GPUs and on processors with avx512_bf16 or AMX"""
     compile: bool = False
     """Run both networks through torch.compile (gradient penalties stay eager)"""
-    channels_last: bool = False
-    """Keep images and feature maps in channels-last memory format"""
+    channels_last: bool = True
+    """Keep images and feature maps in channels-last memory format (faster; false: channels first)"""
 
     @property
     def images_per_step(self) -> int:

@@ -32,7 +32,7 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
     steps = config.train.steps
     run.G.train()
     run.D.train()
-    G, D = (torch.compile(run.G), torch.compile(run.D)) if config.train.compile else (run.G, run.D)
+    G, D = compiled_networks(run)
     shown = SHOWN if run.evaluator is None else (*SHOWN, f"metrics/{run.evaluator.protocols[0]}")
     timed_from, clock = run.step, time.perf_counter()
 
@@ -74,6 +74,14 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
             timed_from, clock = run.step, time.perf_counter()  # measuring and writing are not training
         if due(config.checkpoint.every):
             checkpoints.save(run.state_dict())
+
+
+def compiled_networks(run: Experiment) -> tuple[nn.Module, nn.Module]:
+    """Return G and D as the steps run them: compiled where the config asks for it."""
+    if not run.config.train.compile:
+        return run.G, run.D
+    # Of fixed shapes: the few batch sizes of a run are each worth a graph of its own.
+    return torch.compile(run.G, dynamic=False), torch.compile(run.D, dynamic=False)
 
 
 def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int) -> dict[str, Tensor]:

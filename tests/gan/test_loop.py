@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch._dynamo.utils import counters
 
 from gan import loop
 from gan.build import build_experiment
@@ -291,7 +292,21 @@ def test_a_compiled_run_equals_the_eager_one(tmp_path, tiny_run, normalization):
         assert [line[tag] for line in compiled] == pytest.approx([line[tag] for line in eager], rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("option", ["train.amp=bf16", "train.channels_last=true"])
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_nothing_is_compiled_after_the_first_step(tmp_path, tiny_run):
+    graphs = []
+    for steps in (1, 4):
+        torch._dynamo.reset()
+        counters.clear()
+        tiny_run(tmp_path / str(steps), "train.compile=true", f"train.steps={steps}")
+        graphs.append((counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())))
+    assert graphs[0] == graphs[1]
+    assert graphs[0][0] > 0
+
+
+@pytest.mark.parametrize("option", ["train.amp=bf16", "train.channels_last=false"])
 def test_other_number_formats_and_layouts_train_alike(tmp_path, tiny_run, option):
     plain, other = (
         numbers(tiny_run(tmp_path / name, "train.steps=2", *extra)) for name, extra in (("a", ()), ("b", (option,)))

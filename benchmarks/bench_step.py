@@ -1,0 +1,163 @@
+"""Speed and memory of a training iteration (n_critic D steps, one G step) against torch-mimicry's own train_step.
+
+    python benchmarks/bench_step.py                           # SNGAN-ResNet 32, batch 64, n_critic 5
+    python benchmarks/bench_step.py --nets resnet dcgan normalizations --repeats 3
+
+Needs torch-mimicry's source, which is no dependency: pip install --no-deps torch-mimicry. Each contestant is a process
+of its own, since the allocator's setting is a process's; they take turns, one iteration each, so that a change of the
+machine's load hits all of them, and each ratio is of times of the same turn. Printed: the median ratio and the range of
+the middle half of them, the median time, and the peak resident memory (on a GPU: PyTorch's peak there).
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peer import mimicry_step
+
+from gan.allocator import keep_freed_memory
+from gan.build import build_experiment
+from gan.config import Config
+from gan.data import ImageData, Splits
+from gan.loop import compiled_networks, discriminator_step, generator_step
+from gan.yaml_config import load_config
+
+CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet_mimicry.yaml"
+NEAREST, BF16 = "generator.upsample=nearest", "train.amp=bf16"
+DCGAN = ["discriminator.normalization=none", "loss=nonsaturating"]  # mimicry's DCGAN has SNGAN's nets
+NOT_FUSED = "not fused"  # in a label: with hooks on all layers, which keeps fused.py from rewriting
+CONV_NORM = "discriminator.normalization={name: conv_norm, stride: %s, affine: %s}"
+
+# For each table, by label: the name of a net of mimicry's, or overrides of CONFIG. Ratios are to the first.
+TABLES: dict[str, dict[str, str | list[str]]] = {
+    "resnet": {
+        "torch-mimicry": "sngan",
+        "bilinear, fp32": [],
+        "bilinear, bf16": [BF16],
+        "nearest, fp32": [NEAREST],
+        "nearest, bf16": [NEAREST, BF16],
+        "nearest, fp32, not fused": [NEAREST],
+        "nearest, fp32, channels first": [NEAREST, "train.channels_last=false"],
+        "nearest, fp32, compiled": [NEAREST, "train.compile=true"],
+    },
+    "dcgan": {"torch-mimicry": "dcgan", "bilinear, fp32": DCGAN, "bilinear, bf16": [*DCGAN, BF16]},
+    "normalizations": {
+        "spectral, not fused": [NEAREST],
+        "spectral": [NEAREST],
+        "none": [NEAREST, "discriminator.normalization=none"],
+        "spectral_conv": [NEAREST, "discriminator.normalization=spectral_conv"],
+        "conv_norm paper": [NEAREST, CONV_NORM % ("paper", "true")],
+        "conv_norm strided": [NEAREST, CONV_NORM % ("strided", "true")],
+        "conv_norm strided, no affine": [NEAREST, CONV_NORM % ("strided", "false")],
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nets", nargs="+", choices=tuple(TABLES), default=["resnet"], metavar="TABLE")
+    parser.add_argument("--only", nargs="+", help="labels of the contestants besides the first (default: all)")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--n-critic", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        torch.set_num_threads(options.threads)
+        serve(*options.worker, options)
+        return
+    print(f"torch {torch.__version__}, {options.device}, {options.threads} threads, batch {options.batch}")
+    for table in options.nets:
+        compare(table, options)
+
+
+def compare(table: str, options: argparse.Namespace) -> None:
+    """Let the contestants of a table take turns, and print one line for each."""
+    first, *others = TABLES[table]
+    labels = [first, *(options.only or others)]
+    workers = {label: start(table, label, options) for label in labels}
+    times: dict[str, list[float]] = {label: [] for label in labels}
+    for turn in range(options.repeats + 1):
+        for label, worker in workers.items():
+            worker.stdin.write("step\n")
+            worker.stdin.flush()
+            seconds = worker.stdout.readline()
+            if not seconds:
+                raise SystemExit(f"{label}: its process ended")
+            if turn > 0:  # the first warms up
+                times[label].append(float(seconds))
+    peaks = {label: float(worker.communicate()[0]) for label, worker in workers.items()}  # closes the input
+    images = options.batch * options.n_critic
+    print(f"\n{table}: speed and peak memory relative to {first}")
+    for label in labels:
+        ratios = torch.tensor(times[first]) / torch.tensor(times[label])
+        low, median, high = ratios.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+        seconds = torch.tensor(times[label]).median().item()
+        print(
+            f"{label:30s} {median:5.2f}x [{low:.2f}, {high:.2f}] {seconds:7.2f} s {images / seconds:8.1f} images/s"
+            f"  memory {peaks[label] / peaks[first]:.2f}x ({peaks[label]:.0f} MiB)",
+            flush=True,
+        )
+
+
+def start(table: str, label: str, options: argparse.Namespace) -> subprocess.Popen:
+    """Start the process of a contestant."""
+    numbers = [f"--{name}={vars(options)[name.replace('-', '_')]}" for name in ("batch", "n-critic", "threads")]
+    command = [sys.executable, __file__, *numbers, f"--device={options.device}", "--worker", table, label]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def serve(table: str, label: str, options: argparse.Namespace) -> None:
+    """Do one iteration for each line of the standard input and print its seconds; at the end the peak memory in MiB."""
+    what, device = TABLES[table][label], torch.device(options.device)
+    if isinstance(what, str):
+        step = mimicry_step(what, options.batch, options.n_critic, device)
+    else:
+        step = our_step(what, NOT_FUSED in label, options, device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        wait()
+        print(time.perf_counter() - start, flush=True)
+    on_device = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_device else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(peak / 2**20)
+
+
+def our_step(
+    overrides: list[str], watched: bool, options: argparse.Namespace, device: torch.device
+) -> Callable[[], None]:
+    """Return a function that does one iteration of the loop."""
+    keep_freed_memory()
+    given = [f"train.batch_size={options.batch}", f"train.n_critic={options.n_critic}", "eval.metrics=[]"]
+    config = load_config(Config, CONFIG, [*given, *overrides])
+    images = torch.randint(256, (2048, 3, 32, 32), dtype=torch.uint8)
+    data = ImageData(images, torch.zeros(len(images), dtype=torch.int64), 10)
+    run = build_experiment(config, Splits(data, data), Path("unused"), device)
+    if watched:
+        for module in [*run.G.modules(), *run.D.modules()]:
+            module.register_forward_hook(lambda *args: None)
+    run.G.train()
+    run.D.train()
+    G, D = compiled_networks(run)
+
+    def step() -> None:
+        for k in range(options.n_critic):
+            discriminator_step(run, G, D, run.d_steps + k)
+        generator_step(run, G, D)
+        run.ema.update(run.G, options.batch)
+        run.step += 1
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
