@@ -9,6 +9,7 @@ from classification.config import Config
 from classification.loop import train
 from classification.summary import accuracy_tables
 from gan import run_folder
+from gan.allocator import keep_freed_memory
 from gan.build import select_device
 from gan.checkpoint import Checkpoints
 from gan.command import exit_code
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
     """Train a new run, or go on with an old one, and show what came of it."""
     folder, config = open_run(options, Config, DEFAULT_CONFIG)
     device = select_device(options.device)
+    keep_freed_memory()
     experiment = build_experiment(config, config.data.load(), folder, device)
     checkpoints = Checkpoints(folder, config.checkpoint.keep)
     state = checkpoints.load_newest(device) if options.resume else None
@@ -47,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
     sets = experiment.sets
     print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
     print(f"images: {len(sets.rows)} training, {len(sets.validation_rows)} validation, {len(sets.test)} test")
+    if experiment.tracker.nonlinear:
+        print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     logger = RunLogger(folder, experiment.step, CLASSIFIER.network)
     progress = Progress(experiment.step, config.train.steps)
     try:

@@ -67,8 +67,8 @@ class TrainConfig:
     """Augmentations: translation shifts by up to an eighth of the side, black comes in (at 32: a crop of padding 4)"""
     amp: Literal["none", "bf16"] = "none"
     """Mixed precision of the forward passes of training"""
-    channels_last: bool = False
-    """Keep images and feature maps in channels-last memory format"""
+    channels_last: bool = True
+    """Keep images and feature maps in channels-last memory format (faster on most hardware; false: channels first)"""
 
     @property
     def images_per_step(self) -> int:
