@@ -112,14 +112,14 @@ def test_every_number_is_in_metrics_jsonl_and_in_tensorboard_under_one_tag(train
     assert [line["images"] for line in lines] == [16, 32, 48, 64]
 
 
-@pytest.mark.parametrize("kept", ["checkpoints/step_00000002.pt", "nothing"])
-def test_a_resumed_run_is_bit_equal_to_one_never_stopped(tmp_path, run, event_files_in_order, kept):
-    whole = run(tmp_path / "whole", "train.steps=5")
-    parted = run(tmp_path / "parted", "train.steps=5")
-    for path in (parted / "checkpoints").glob("*.pt"):
-        if path.name != Path(kept).name:
-            path.unlink()
-    run(parted, "--resume", "train.steps=5")
+@pytest.mark.parametrize("step", [1, 4], ids=["in the midst of a batch's replays", "after a validation"])
+def test_a_resumed_run_is_bit_equal_to_one_never_stopped(tmp_path, run, event_files_in_order, step):
+    arguments = ["train.steps=5", "checkpoint.every=1", "checkpoint.keep=9"]
+    whole, parted = (run(tmp_path / name, *arguments) for name in ("whole", "parted"))
+    for later in range(step + 1, 6):
+        (parted / "checkpoints" / f"step_{later:08d}.pt").unlink()
+    assert (parted / "checkpoints" / f"step_{step:08d}.pt").exists()
+    run(parted, *arguments, "--resume")
     a, b = (load(folder / "checkpoints" / "step_00000005.pt") for folder in (whole, parted))
     assert a["delta"].any()
     assert torch.equal(a["delta"], b["delta"])

@@ -25,6 +25,10 @@ def test_the_cifar_resnet18_has_the_usual_number_of_parameters():
     network = build_classifier("resnet18", ImageShape(3, 32, 10))
     assert sum(p.numel() for p in network.parameters()) == 11_173_962
     assert network.conv1.stride == (1, 1)
+    maps = {}
+    network.layer1.register_forward_hook(lambda module, inputs, output: maps.update(layer1=output.shape))
+    network.eval()(torch.zeros(1, 3, 32, 32))
+    assert maps["layer1"] == (1, 64, 32, 32), "the stem keeps the resolution"
 
 
 def test_convolutions_are_initialized_as_torchvisions():
