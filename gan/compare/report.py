@@ -32,6 +32,7 @@ from gan.kinds import Kind
 from gan.yaml_nodes import Dumper
 
 MAX_ARMS = 8  # on one plot; more are drawn in groups
+MAX_LAYERS = 16  # with a plot each; of more the table alone
 
 
 def write_report(folder: GridFolder, description: Description, latex: bool) -> list[Path]:
@@ -121,6 +122,7 @@ def _curves(folder: GridFolder, description: Description, rows: Sequence[Row]) -
     curves: dict[str, list[list[Row]]] = {}
     for row in rows:
         curves.setdefault(row["arm"], []).append(read_table(folder.curve(row["cell"])))
+    all_curves, of_layers = [curve for seeds in curves.values() for curve in seeds], layer_tags(rows)
     panels = _panels(description, list(curves))
     kind, images = description.kind, description.kind.images
     kinds = {arm: arm.removesuffix(f",{_group(arm, list(curves))}") for arm in curves}
@@ -138,11 +140,13 @@ def _curves(folder: GridFolder, description: Description, rows: Sequence[Row]) -
                     pictures.append(Picture(path.with_name(path.name + ".png"), caption))
         return [Gallery(pictures)] if pictures else []
 
-    names = [tag.removeprefix(METRIC) for tag in metric_tags(rows)]
+    tags = [tag for tag in metric_tags(rows) if any(sum(tag in row for row in curve) > 1 for curve in all_curves)]
+    names = [tag.removeprefix(METRIC) for tag in tags]
     metrics = [Figure(name, name, name + ARROWS[higher_is_better(name)], [Line(METRIC + name)]) for name in names]
     layers = [
         Figure(f"layer-{name}", "operator norm", f"operator norm of {name}", [Line(tag)], log=True)
-        for tag, name in layer_tags(rows).items()
+        for tag, name in of_layers.items()
+        if len(of_layers) <= MAX_LAYERS
     ]
     return [
         Heading("Over training"),
