@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     keep_freed_memory()
     splits = config.data.load()
     experiment = build_experiment(config, splits, folder, device)
-    checkpoints = Checkpoints(folder, config.checkpoint.keep)
+    checkpoints = Checkpoints(folder, config)
     state = checkpoints.load_newest(device) if options.resume else None
     if state is not None:
         experiment.load_state_dict(state)
