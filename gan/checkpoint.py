@@ -80,7 +80,7 @@ class Checkpoints:
         held = parse_config(Config, state["config"], str(path))
         if changed := run_folder.changes(held, self.config):
             keys = ", ".join(changed)
-            raise UserError(f"cannot use the checkpoint {path}: it is of a run of another config (it differs in {keys})")
+            raise UserError(f"cannot use the checkpoint {path}: it is of another config (it differs in {keys})")
         return state
 
 

@@ -108,10 +108,10 @@ def test_every_flipped_bit_is_noticed(tmp_path):
 def test_a_checkpoint_of_another_config_is_passed_over(tmp_path):
     checkpoints_of(tmp_path, seed=1).save(state(9))
     checkpoints_of(tmp_path, keep=2).save(state(8))
-    with pytest.warns(UserWarning, match=r"step_00000009.pt: it is of a run of another config \(it differs in seed\)"):
+    with pytest.warns(UserWarning, match=r"step_00000009.pt: it is of another config \(it differs in seed\)"):
         assert checkpoints_of(tmp_path).load_newest(CPU)["step"] == 8
     checkpoints_of(tmp_path, seed=1).save_best(state(9))
-    with pytest.raises(UserError, match=r"best.pt: it is of a run of another config"):
+    with pytest.raises(UserError, match=r"best.pt: it is of another config"):
         checkpoints_of(tmp_path).load_best(CPU)
 
 
