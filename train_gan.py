@@ -12,6 +12,7 @@ from gan.command import Parser, exit_code
 from gan.config import Config
 from gan.config_help import describe
 from gan.export import export_generator
+from gan.interrupt import Interrupt
 from gan.logging import RunLogger
 from gan.loop import train
 from gan.progress import Progress
@@ -23,7 +24,9 @@ DEFAULT_CONFIG = CONFIGS / "digits" / "dcgan_conv_norm.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command line; return the exit code: 0, 2 for an error that the user can mend, 143 or 130 for SIGTERM
+    or Ctrl-C.
+    """
     return exit_code(lambda: run(parse(argv)))
 
 
@@ -76,9 +79,10 @@ def run(options: argparse.Namespace) -> None:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     for name, reason in experiment.metrics_left_out.items():
         print(f"metric {name} left out: {reason}")
-    logger, progress = RunLogger(folder, experiment.step), Progress(experiment.step, config.train.steps)
+    logger, progress = RunLogger(folder, experiment.logged_step), Progress(experiment.step, config.train.steps)
     try:
-        train(experiment, checkpoints, logger, progress)
+        with Interrupt() as interrupt:
+            train(experiment, checkpoints, logger, progress, interrupt)
     finally:
         progress.close()
         logger.close()

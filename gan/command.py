@@ -1,4 +1,4 @@
-"""What all commands share: options whose mistakes are one line, and exit code 2 for what the user can mend."""
+"""What all commands share: options whose mistakes are one line, and an exit code for each kind of end."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from gan.errors import UserError
+from gan.errors import Stopped, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,7 +18,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Run a command; return 0, or 2 after an error that the user can mend. Errors and warnings take one line each."""
+    """Run a command; return 0, 2 after an error that the user can mend, 130 after a Ctrl-C, or what a run that stopped
+    itself says. Errors and warnings take one line each.
+    """
     usual = warnings.formatwarning
 
     def in_one_line(message: Warning | str, category: type[Warning], *where: Any) -> str:
@@ -30,6 +32,12 @@ def exit_code(command: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.code
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     finally:
         warnings.formatwarning = usual
     return 0
