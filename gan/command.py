@@ -1,4 +1,4 @@
-"""What all commands share: options whose mistakes are one line, and exit code 2 for what the user can mend."""
+"""What all commands share: options whose mistakes are one line, and an exit code for each kind of end."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from gan.distributed import fails_first
-from gan.errors import UserError
+from gan.errors import Stopped, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,7 +19,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Run a command; return 0, or 2 after an error that the user can mend. Errors and warnings take one line each.
+    """Run a command; return 0, 2 after an error that the user can mend, 130 after a Ctrl-C, or what a run that stopped
+    itself says. Errors and warnings take one line each.
 
     Of several processes that fail, all at once or one after the other's end, the first shows its error.
     """
@@ -35,6 +36,13 @@ def exit_code(command: Callable[[], None]) -> int:
         if fails_first():
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        if fails_first():
+            print(stop, file=sys.stderr)
+        return stop.code
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     except Exception:
         if fails_first():
             raise
