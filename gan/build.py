@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gan import rng
 from gan.config import AdamConfig, Config
-from gan.data import DATASETS, Sampler, Splits
+from gan.data import DATASETS, ImageData, Sampler, Splits
+from gan.data.subset import subset_rows
 from gan.distributed import first_on_each_machine, from_all, world_size
 from gan.ema import EMA
 from gan.errors import UserError
@@ -54,15 +56,21 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
 
 
 def build_sampler(config: Config, splits: Splits, device: torch.device) -> Sampler:
-    """Return the sampler of training images, on the device when they fit there."""
+    """Return the sampler of the training images that `data.subset` leaves, on the device when they fit there."""
+    return sampler_of(config, splits.train, subset_rows(splits.train.labels, config.data.subset, config.seed), device)
+
+
+def sampler_of(config: Any, data: ImageData, rows: Tensor | None, device: torch.device) -> Sampler:
+    """Return the sampler of these images, or of some rows of them, with the seed and data options of a config."""
     return Sampler(
-        splits.train,
+        data,
         config.seed,
         device,
         horizontal_flip=config.data.horizontal_flip,
         dequantize=config.data.dequantize,
         device_budget_gb=config.data.device_budget_gb,
         workers=config.data.workers,
+        rows=rows,
     )
 
 

@@ -65,6 +65,11 @@ class TrainConfig:
     channels_last: bool = True
     """Keep images and feature maps in channels-last memory format (faster; false: channels first)"""
 
+    @property
+    def images_per_step(self) -> int:
+        """Real images that D sees in a step."""
+        return self.n_critic * self.batch_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
@@ -88,12 +93,12 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LipschitzConfig:
-    """Lipschitz estimates of the discriminator; the last step is always measured."""
+    """Lipschitz estimates of the discriminator or classifier; the last step is always measured."""
 
     every: Annotated[int, AT_LEAST_1] = 100
-    """Generator updates between measurements of layer norms and input gradients"""
+    """Steps between measurements of layer norms and input gradients"""
     audit_every: Annotated[int, AT_LEAST_1] = 1000
-    """Generator updates between the dear ones: certified bound, steepest slope, G's Jacobian, spectra"""
+    """Steps between the dear ones: certified bound, steepest slope, spectra, G's Jacobian"""
     iterations: Annotated[int, AT_LEAST_1] = 10
     """Lanczos iterations per layer and measurement, each starting from the vector of the one before"""
 
@@ -103,7 +108,7 @@ class LogConfig:
     """Scalars in TensorBoard and metrics.jsonl."""
 
     every: Annotated[int, AT_LEAST_1] = 25
-    """Generator updates between log entries"""
+    """Steps between log entries"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +116,7 @@ class CheckpointConfig:
     """Checkpoints in the run folder; the last step is always kept."""
 
     every: Annotated[int, AT_LEAST_1] = 500
-    """Generator updates between checkpoints"""
+    """Steps between checkpoints"""
     keep: Annotated[int, AT_LEAST_1] = 2
     """Newest checkpoints to keep, besides the best one"""
 

@@ -1,6 +1,7 @@
-"""The finished generator as one file that other programs can read."""
+"""A finished network as one file that other programs can read."""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 from torch import nn
@@ -14,6 +15,11 @@ GENERATOR = "generator.safetensors"
 
 def export_generator(folder: Path, generator: nn.Module, config: Config) -> None:
     """Write the averaged generator's weights, with the config in the file's metadata."""
-    tensors = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
+    export_network(folder / GENERATOR, generator, config)
+
+
+def export_network(path: Path, network: nn.Module, config: Any) -> None:
+    """Write a network's weights, with the config in the file's metadata."""
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     blob = save(tensors, metadata={"config": dump_config(config)})
-    write_atomically(folder / GENERATOR, lambda file: file.write(blob))
+    write_atomically(path, lambda file: file.write(blob))

@@ -12,10 +12,12 @@ GIGABYTE = 1e9
 
 
 class Order:
-    """The endless stream of image numbers 0..count-1: each epoch once over all of them, in an order of its own."""
+    """The endless stream of image numbers, 0..count-1 or `rows` (count,): each epoch once over all of them, in an order
+    of its own.
+    """
 
-    def __init__(self, count: int, seed: int, device: torch.device):
-        self._count, self._seed, self._device = count, seed, device
+    def __init__(self, count: int, seed: int, device: torch.device, rows: Tensor | None = None):
+        self._count, self._seed, self._device, self._rows = count, seed, device, rows
         self._epochs: dict[int, Tensor] = {}
 
     def indices(self, position: int, size: int) -> Tensor:
@@ -31,6 +33,7 @@ class Order:
         if epoch not in self._epochs:
             # Drawn on the CPU, so that every device sees the same order.
             order = torch.randperm(self._count, generator=rng.generator("cpu", self._seed, "epoch", epoch))
+            order = order if self._rows is None else self._rows[order]
             # Two epochs are kept: batches are prepared for the next one while the present one is not over.
             self._epochs = dict([*self._epochs.items()][-1:]) | {epoch: order.to(self._device)}
         return self._epochs[epoch]
@@ -41,8 +44,8 @@ class Sampler:
 
     `batch(position, size)` is a function of the seed and the position in the endless stream alone. Images of up to
     `device_budget_gb` lie on the device (on the CPU: where they are); more stay where they are, and `workers` threads
-    gather the next batches while the device computes. The batches are the same. Of several processes each gets its
-    own rows of a batch.
+    gather the next batches while the device computes. The batches are the same. With `rows` (n,) only the images of
+    these numbers are drawn. Of several processes each gets its own share of a batch.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Sampler:
         dequantize: bool = False,
         device_budget_gb: float = float("inf"),
         workers: int = 2,
+        rows: Tensor | None = None,
     ):
         self.horizontal_flip = horizontal_flip
         self.dequantize = dequantize
@@ -62,7 +66,7 @@ class Sampler:
         fits = data.images.nbytes <= device_budget_gb * GIGABYTE
         self.images = data.images.to(device) if fits else data.images
         self.labels = data.labels.to(device) if fits else data.labels
-        self._order = Order(len(data), seed, self.images.device)
+        self._order = Order(len(data) if rows is None else len(rows), seed, self.images.device, rows)
         self._stream: Stream | None = None
         if not fits:
             pin = device.type == "cuda"
