@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from gan import distributed, rng
 from gan.augment import augment
-from gan.checkpoint import Checkpoints, load
+from gan.checkpoint import Checkpoints
 from gan.data import ImageData, Sampler
 from gan.data import stream as stream_module
 from gan.distributed import first_only, own_rows
@@ -101,7 +101,7 @@ def job(tmp_path, tiny_config, classifier, cache):
 
 def states(out: Path) -> list[dict]:
     """Return the last states of both processes."""
-    return [load(out.parent / f"states-{out.name}" / f"state-{rank}.pt") for rank in (0, 1)]
+    return [torch.load(out.parent / f"states-{out.name}" / f"state-{rank}.pt") for rank in (0, 1)]
 
 
 def numbers(folder: Path) -> list[dict]:
