@@ -11,10 +11,11 @@ from gan.checkpoint import Checkpoints
 from gan.command import Parser, exit_code
 from gan.config import Config
 from gan.config_help import describe
-from gan.export import export_generator
+from gan.export import GENERATOR, export_generator
 from gan.logging import RunLogger
 from gan.loop import train
 from gan.progress import Progress
+from gan.restore import TrainedGenerator
 from gan.summary import newest_values, results_table
 from gan.yaml_config import load_config
 
@@ -82,7 +83,8 @@ def run(options: argparse.Namespace) -> None:
     finally:
         progress.close()
         logger.close()
-    export_generator(folder, experiment.ema.network, config)
+    trained = TrainedGenerator(experiment.ema.network, config, experiment.image, experiment.step)
+    export_generator(folder / GENERATOR, trained)
     evaluator = experiment.evaluator
     names = [] if evaluator is None else list(map(str, evaluator.protocols))
     # What a perfect generator would reach, where it is cheap to know.
