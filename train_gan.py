@@ -77,7 +77,8 @@ def run(options: argparse.Namespace) -> None:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     for name, reason in experiment.metrics_left_out.items():
         print(f"metric {name} left out: {reason}")
-    logger, progress = RunLogger(folder, experiment.step), Progress(experiment.step, config.train.steps)
+    logger = RunLogger(folder, experiment.step, to=config.log.to)
+    progress = Progress(experiment.step, config.train.steps)
     try:
         train(experiment, checkpoints, logger, progress)
     finally:

@@ -51,7 +51,25 @@ def test_every_relative_link_and_image_is_there(path):
     assert not dead
 
 
+WANDB = """
+class Run:
+    def log(self, values, step):
+        print("logged", step, *values)
+
+    def finish(self):
+        print("finished")
+
+
+def init(dir, name, id, resume):
+    return Run()
+
+
+Image = Histogram = len
+"""
+
+
 def test_the_examples_of_extending_train_together(tmp_path, tiny_config):
+    (tmp_path / "wandb.py").write_text(WANDB)
     program = (
         python_blocks("extending.md")
         + """
@@ -60,10 +78,14 @@ from train_gan import main
 discriminator = "discriminator={name: perceptron, width: 8, normalization: {name: frobenius, gain: 2}}"
 parts = [discriminator, "loss=minimax", "regularizers.drift.weight=0.001", "data={name: disks, size: 50}"]
 metrics = "eval.metrics=[fd_gray30_train, precision_gray30_train, spread_gray30]"
-assert main(["--config", "tiny.yaml", "--out", "run", "--device", "cpu", "train.steps=1", *parts, metrics]) == 0
+run = ["--config", "tiny.yaml", "--out", "run", "--device", "cpu", "train.steps=1", "log.to=[wandb]"]
+assert main([*run, *parts, metrics]) == 0
 """
     )
-    execute(program, tmp_path)
+    shown = execute(program, tmp_path).splitlines()
+    assert {"logged 1 samples", "finished"} <= set(shown)
+    assert any("loss/D" in line.split() for line in shown if line.startswith("logged 1 "))
+    assert not list((tmp_path / "run").glob("events.*"))
     numbers = (tmp_path / "run" / "metrics.jsonl").read_text()
     for tag in ("metrics/fd_gray30_train", "metrics/precision_gray30_train", "metrics/spread_gray30"):
         assert f'"{tag}": ' in numbers
