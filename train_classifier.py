@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"images: {len(sets.rows)} training, {len(sets.validation_rows)} validation, {len(sets.test)} test")
     if experiment.tracker.nonlinear:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
-    logger = RunLogger(folder, experiment.step, CLASSIFIER.network)
+    logger = RunLogger(folder, experiment.step, CLASSIFIER.network, config.log.to)
     progress = Progress(experiment.step, config.train.steps)
     try:
         with Interrupt() as interrupt:

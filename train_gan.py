@@ -13,12 +13,13 @@ from gan.checkpoint import Checkpoints
 from gan.command import exit_code
 from gan.config import Config
 from gan.distributed import all_processes, first_on_each_machine, first_only, on_first
-from gan.export import export_generator
+from gan.export import GENERATOR, export_generator
 from gan.front_door import open_run, training_parser
 from gan.interrupt import Interrupt
 from gan.logging import RunLogger
 from gan.loop import train
 from gan.progress import Progress
+from gan.restore import TrainedGenerator
 from gan.summary import newest_values, results_table
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm.yaml"
@@ -62,7 +63,7 @@ def run_here(options: argparse.Namespace, device: torch.device) -> None:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     for name, reason in experiment.metrics_left_out.items():
         print(f"metric {name} left out: {reason}")
-    logger = first_only(RunLogger)(folder, experiment.logged_step)
+    logger = first_only(RunLogger)(folder, experiment.logged_step, to=config.log.to)
     progress = first_only(Progress)(experiment.step, config.train.steps)
     try:
         with Interrupt() as interrupt:
@@ -70,7 +71,8 @@ def run_here(options: argparse.Namespace, device: torch.device) -> None:
     finally:
         progress.close()
         logger.close()
-    first_only(export_generator)(folder, experiment.ema.network, config)
+    trained = TrainedGenerator(experiment.ema.network, config, experiment.image, experiment.step)
+    first_only(export_generator)(folder / GENERATOR, trained)
     evaluator = experiment.evaluator
     names = [] if evaluator is None else list(map(str, evaluator.protocols))
     # What a perfect generator would reach, where it is cheap to know.

@@ -8,6 +8,7 @@ from gan.datasets.digits import Digits
 from gan.extractors import MetricsConfig
 from gan.losses import Hinge, Loss
 from gan.regularizers import Regularizer
+from gan.writers import WRITERS
 from metrics.catalog import parse_protocol
 from models import DiscriminatorConfig, GeneratorConfig
 from models.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
@@ -105,10 +106,17 @@ class LipschitzConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """Scalars in TensorBoard and metrics.jsonl."""
+    """The numbers of a run, always in metrics.jsonl."""
 
     every: Annotated[int, AT_LEAST_1] = 25
     """Steps between log entries"""
+    to: tuple[str, ...] = ("tensorboard",)
+    """Writers that show the numbers, images and histograms too"""
+
+    def __post_init__(self):
+        """Raise ValueError for a writer that does not exist."""
+        for name in self.to:
+            WRITERS.get(name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Pair = tuple[int, int]
+Pair = Sequence[int]  # two of them, for the height and the width
 
 DENSE_LIMIT = 64  # largest side of a grid on which a dense transform beats the FFT on a CPU
 CHUNK_BYTES = 2**21  # of maps that such a transform works on at once, to stay in cache

@@ -147,6 +147,7 @@ WRONG = {
         ["train.batch_size=1438"],
         r"train.batch_size=1438 is larger than the training set \(1437 images\)",
     ),
+    "unknown writer": (["log.to=[tensorbord]"], "log: unknown writer 'tensorbord' .*did you mean 'tensorboard'"),
     "unknown metric": (
         ["eval.metrics=[fd_digit10k_test]"],
         "fd_digit10k_test: unknown feature space 'digit' .*did you mean 'digits'",

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,7 @@ class UnitRows(nn.Module):
         return weight / torch.where(norm > 0, norm, 1.0)
 
 
-class _ConvNormLayer(nn.Module):
+class ConvNormLayer(nn.Module):
     """What both convolutions share: the convolution itself, V and the affine part."""
 
     is_layer = True
@@ -112,6 +112,14 @@ class _ConvNormLayer(nn.Module):
         v = preconditioner(kernel if self.options.through_gradient else kernel.detach(), grid, self.options.eps)
         return self.average(v.to(kernel.dtype)) if self.options.running_average else v
 
+    def to_grid(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Window, Window]]:
+        """Return the convolution of x (B, I, H, W) on its grid, its stride-1 kernel there, and the output's window."""
+        raise NotImplementedError
+
+    def is_circular(self, size: Pair) -> bool:
+        """Tell whether an input of `size` is its own grid."""
+        return False  # zero padding: an `nn.ConvTranspose2d` has no other
+
     def _finish(self, y: Tensor) -> Tensor:
         if self.conv.bias is not None:
             y.add_(self.conv.bias[:, None, None])  # in place: one pass over the map less
@@ -128,8 +136,10 @@ class _ConvNormLayer(nn.Module):
         return f"affine={self.options.affine}, stride={self.options.stride!r}"
 
 
-class ConvNorm2d(_ConvNormLayer):
+class ConvNorm2d(ConvNormLayer):
     """ConvNorm of an `nn.Conv2d`; (B, I, H, W) -> (B, O, H', W'), with the shape of the bare convolution."""
+
+    conv: nn.Conv2d
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve into the grid, precondition, crop, subsample and apply the affine part."""
@@ -175,7 +185,8 @@ class ConvNorm2d(_ConvNormLayer):
         # The stride folded into input channels, so that the strided operator is a stride-1 one on the grid.
         kernel = fold_phases(dilate(weight, conv.dilation), stride).flatten(1, 3)
         steps = (wanted // done for wanted, done in zip(conv.stride, stride, strict=True))
-        return y, kernel, tuple(map(Window, skips, counts, steps))
+        rows, columns = map(Window, skips, counts, steps)
+        return y, kernel, (rows, columns)
 
     @property
     def _stride(self) -> Pair:
@@ -189,15 +200,19 @@ class ConvNorm2d(_ConvNormLayer):
         return kh, kw
 
 
-class ConvNormTranspose2d(_ConvNormLayer):
+class ConvNormTranspose2d(ConvNormLayer):
     """ConvNorm of an `nn.ConvTranspose2d`, each output channel and stride phase on the input grid."""
+
+    conv: nn.ConvTranspose2d
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (B, I, H, W) to the shape of the bare transposed convolution."""
         if x.dim() == 3:
             return self(x[None], output_size)[0]
         conv = self.conv
-        extra = conv._output_padding(x, output_size, conv.stride, conv.padding, conv.kernel_size, 2, conv.dilation)
+        padding = cast(tuple[int, int], conv.padding)  # only `nn.Conv2d` takes a string
+        geometry = list(conv.stride), list(padding), list(conv.kernel_size), 2, list(conv.dilation)
+        extra = conv._output_padding(x, output_size, *geometry)
         sh, sw = conv.stride
         phases = self._precondition(*self.to_grid(x)).unflatten(1, (conv.out_channels, sh, sw))
         y = phases.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
@@ -205,11 +220,11 @@ class ConvNormTranspose2d(_ConvNormLayer):
         reach = (d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
         size = [
             (n - 1) * s - 2 * p + k + e
-            for n, s, p, k, e in zip(x.shape[2:], conv.stride, conv.padding, reach, extra, strict=True)
+            for n, s, p, k, e in zip(x.shape[2:], conv.stride, padding, reach, extra, strict=True)
         ]
-        missing = [max(0, p + m - have) for p, m, have in zip(conv.padding, size, y.shape[2:], strict=True)]
+        missing = [max(0, p + m - have) for p, m, have in zip(padding, size, y.shape[2:], strict=True)]
         y = F.pad(y, (0, missing[1], 0, missing[0]))
-        top, side = conv.padding
+        top, side = padding
         return self._finish(y[..., top : top + size[0], side : side + size[1]])
 
     def to_grid(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Window, Window]]:
