@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import torch
+
 from gan.errors import UserError
 
 
@@ -27,9 +29,21 @@ def exit_code(command: Callable[[], None]) -> int:
     warnings.formatwarning = in_one_line
     try:
         command()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else _out_of_memory(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
         return 2
     finally:
         warnings.formatwarning = usual
     return 0
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """Return what to say when memory, of the machine or of a GPU, did not suffice; None for another error."""
+    # PyTorch raises a bare RuntimeError where malloc fails.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return f"out of memory; take smaller networks, batches or images ({reason})"
+    return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from gan.data.base import DATASETS, DatasetConfig, ImageData, Splits
 from gan.data.pictures import SUFFIXES, CorruptImageError, Filter, in_order, read_image
-from gan.data.prepared import Chunk, Source, prepare, printable, reading
+from gan.data.prepared import Chunk, Source, prepare, printable, reading, user_path
 from gan.errors import UserError
 from models.ranges import Range
 
@@ -47,7 +47,7 @@ class FolderConfig(DatasetConfig):
         """Return the training images and the held-out ones, if any; UserError for what cannot be read."""
         if self.test_root is not None and self.test_fraction > 0:
             raise UserError("data.test_root and data.test_fraction are two ways to hold images out; choose one")
-        root = Path(self.root).expanduser()
+        root = user_path(self.root)
         names = image_names(root, "data.root")
         classes = sorted({name.split("/")[0] for name in names})
         unclassed = [name for name in names if "/" not in name]
@@ -69,10 +69,10 @@ class FolderConfig(DatasetConfig):
         return Splits(train, self._prepare("held_out", root, held_out, classes) if held_out else None)
 
     def _load_test_root(self, root: Path, classes: Sequence[str]) -> ImageData:
-        test_root = Path(self.test_root).expanduser()
+        test_root = user_path(self.test_root, "data.test_root")
+        names = image_names(test_root, "data.test_root")
         if test_root.resolve().is_relative_to(root.resolve()):
             raise UserError(f"data.test_root: '{test_root}' lies in data.root and would be trained on; move it out")
-        names = image_names(test_root, "data.test_root")
         known = all("/" in name and name.split("/")[0] in classes for name in names)
         return self._prepare("held_out", test_root, names, classes if known else [])
 
