@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 
 from gan.errors import UserError
+from gan.files import WriteError
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,7 +31,7 @@ def exit_code(command: Callable[[], None]) -> int:
     try:
         command()
     except Exception as error:
-        message = str(error) if isinstance(error, UserError) else _out_of_memory(error)
+        message = str(error) if isinstance(error, UserError | WriteError) else _out_of_memory(error)
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)

@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from gan.files import write_atomically
+from gan.events import Events
+from gan.files import append, write_atomically
 
 # TensorBoard's Custom Scalars tab: what is certified and what is observed on one chart (set its axis to log).
 LAYOUT = {
@@ -33,32 +33,29 @@ class RunLogger:
         kept = [line for line in read_lines(self.path) if line["step"] <= start]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(self.path, lambda file: file.write(text.encode()))
-        self._file = self.path.open("a", encoding="utf-8")
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
-        self._writer.add_custom_scalars(LAYOUT)
+        self._events = Events(folder, purge_step=start + 1)
+        self._events.add("custom_scalars", LAYOUT)
 
     def scalars(self, step: int, d_steps: int, images: int, numbers: dict[str, float]) -> None:
         """Log the numbers by tag after generator update `step`; `images` counts the real images D has seen."""
         finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}  # JSON knows no NaN
         line = {"step": step, "d_steps": d_steps, "images": images, **finite}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        append(self.path, f"{json.dumps(line)}\n".encode())
         for tag, value in numbers.items():
-            self._writer.add_scalar(tag, value, step)
+            self._events.add("scalar", tag, value, step)
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
         """Log an image (C, H, W) uint8."""
-        self._writer.add_image(tag, image, step)
+        self._events.add("image", tag, image, step)
 
     def histograms(self, step: int, values: dict[str, Tensor]) -> None:
         """Log the distribution of each tensor by tag."""
         for tag, tensor in values.items():
-            self._writer.add_histogram(tag, tensor, step)
+            self._events.add("histogram", tag, tensor, step)
 
     def close(self) -> None:
-        """Flush and close both."""
-        self._file.close()
-        self._writer.close()
+        """Flush and close the events; the lines are written already."""
+        self._events.close()
 
 
 def read_lines(path: Path) -> list[dict]:

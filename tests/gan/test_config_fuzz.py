@@ -197,3 +197,22 @@ def test_a_message_quotes_no_more_than_a_line_can_hold():
         load_config(Config, None, ["seed=" + "x" * 100_000])
     assert re.fullmatch(r"command line: seed=x{900,} \.\.\. x{900,}'", str(caught.value))
     assert len(str(UserError("short\nlines"))) == 11
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["generator.width=9223372036854775807"], "generator.width: must be from 1 to 65536"),
+        (["generator.z_dim=1" + "0" * 30], "generator.z_dim: must be from 1 to 65536"),
+        (["generator=r3gan", "generator.blocks=2147483648"], "generator.blocks: must be from 1 to 1000"),
+        (["train.batch_size=1" + "0" * 30], "is larger than the training set"),
+        (["data.workers=1000000"], "data.workers: must be from 1 to 1000"),
+        (["data=stacked_digits", "data.size=1" + "0" * 30], "data.size: must be from 2 to 1e+08"),
+        (["discriminator.width=65536"], "out of memory; take smaller networks, batches or images"),
+    ],
+)
+def test_sizes_beyond_all_machines_are_refused_in_one_line(overrides, message, tmp_path, capsys):
+    assert main(["--device", "cpu", "--out", str(tmp_path / "run"), *overrides]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "run").exists()

@@ -154,17 +154,22 @@ def test_links_from_few_folders_to_many_paths_have_an_end(tmp_path, monkeypatch)
         image_names(tmp_path, "data.root")
 
 
-def test_a_deep_tree_is_read(tmp_path):
+@pytest.fixture
+def deep(tmp_path) -> Path:
+    """A tree too deep for Python's recursion, pytest's own when it cleans up too."""
     before = Path.cwd()
-    try:
-        os.chdir(tmp_path)
-        for _ in range(1300):  # Python's own recursion ends at 1000
-            os.mkdir("d")
-            os.chdir("d")
-        Path("1.png").write_bytes(WHOLE[0])
-    finally:
-        os.chdir(before)
-    assert image_names(tmp_path, "data.root") == ["d/" * 1300 + "1.png"]
+    os.chdir(tmp_path)
+    for _ in range(1300):
+        os.mkdir("d")
+        os.chdir("d")
+    Path("1.png").write_bytes(WHOLE[0])
+    os.chdir(before)
+    yield tmp_path
+    subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)
+
+
+def test_a_deep_tree_is_read(deep):
+    assert image_names(deep, "data.root") == ["d/" * 1300 + "1.png"]
 
 
 @pytest.mark.parametrize(
