@@ -10,7 +10,7 @@ The rewrite needs to know that the layer is a plain convolution: a wrapper such 
 does everything under the eyes of a hook or of a tracer, who wants to see the layer itself.
 """
 
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,8 +25,9 @@ def conv_then_pool(layer: nn.Module, x: Tensor) -> Tensor:
     """Convolve x (B, I, H, W), then average 2 x 2 pixels: (B, O, H / 2, W / 2)."""
     if not _is_plain(layer, x):
         return F.avg_pool2d(layer(x), 2)
-    blurred = [min(1, p) for p in layer.padding]  # the blur of the zeros beyond is zero again
-    rest = [p - b for p, b in zip(layer.padding, blurred, strict=True)]
+    padding = cast("tuple[int, int]", layer.padding)
+    blurred = [min(1, p) for p in padding]  # the blur of the zeros beyond is zero again
+    rest = [p - b for p, b in zip(padding, blurred, strict=True)]
     return F.conv2d(F.avg_pool2d(x, 2, 1, blurred), layer.weight, layer.bias, 2, rest, 1, layer.groups)
 
 
