@@ -16,7 +16,7 @@ from models.fused import SMALLEST_BILINEAR, conv_then_pool, upsample, upsample_t
 from models.normalizations import build_normalization
 from models.resnet import ResNetDiscriminatorConfig
 
-TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}  # the sums of the bias's gradient reach 1e-6, all else 6e-7
 
 
 def plain_pool(layer, x):
@@ -53,13 +53,14 @@ def compare(kind: str, layer: nn.Conv2d, x: torch.Tensor) -> None:
     fused, plain = PAIRS[kind]
     x = x.abs()
     with torch.no_grad():
-        layer.weight.abs_()
+        for parameter in layer.parameters():
+            parameter.abs_()
     results = []
     for function, conv in ((fused, unseen(layer)), (plain, layer)):
         leaves = x.clone().requires_grad_(), *conv.parameters()
         output = function(conv, leaves[0])
         cotangent = torch.linspace(0.5, 1.5, output.numel(), dtype=x.dtype).view(output.shape)
-        gradients = torch.autograd.grad(output.exp(), leaves, cotangent, create_graph=True)
+        gradients = torch.autograd.grad(output.square(), leaves, cotangent, create_graph=True)
         penalties = torch.autograd.grad(gradients[0].square().sum(), leaves[:2])
         results.append([output, *gradients, *penalties])
     assert results[0][0].shape == results[1][0].shape
