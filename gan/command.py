@@ -1,4 +1,4 @@
-"""What all commands share: options whose mistakes are one line, and exit code 2 for what the user can mend."""
+"""What all commands share: options whose mistakes are one line, and an exit code for each kind of end."""
 
 import argparse
 import sys
@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from gan.errors import UserError
+from gan.distributed import fails_first
+from gan.errors import Stopped, UserError
 from gan.files import WriteError
 
 
@@ -21,7 +22,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Run a command; return 0, or 2 after an error that the user can mend. Errors and warnings take one line each."""
+    """Run a command; return 0, 2 after an error that the user can mend, 130 after a Ctrl-C, or what a run that stopped
+    itself says. Errors and warnings take one line each.
+
+    Of several processes that fail, all at once or one after the other's end, the first shows its error.
+    """
     usual = warnings.formatwarning
 
     def in_one_line(message: Warning | str, category: type[Warning], *where: Any) -> str:
@@ -30,12 +35,21 @@ def exit_code(command: Callable[[], None]) -> int:
     warnings.formatwarning = in_one_line
     try:
         command()
+    except Stopped as stop:
+        if fails_first():
+            print(stop, file=sys.stderr)
+        return stop.code
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     except Exception as error:
         message = message_of(error)
-        if message is None:
+        first = fails_first()
+        if message is None and first:
             raise
-        print(f"error: {message}", file=sys.stderr)
-        return 2
+        if message is not None and first:
+            print(f"error: {message}", file=sys.stderr)
+        return 1 if message is None else 2
     finally:
         warnings.formatwarning = usual
     return 0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gan import rng
 from gan.config import Config
 from gan.data import Sampler
+from gan.distributed import own_rows
 from gan.ema import EMA
 from gan.evaluator import Evaluator
 from gan.losses import Loss
@@ -40,6 +41,8 @@ class Experiment:
     tracker: LipschitzTracker
     step: int = 0
     best: float | None = None
+    measured: dict[str, dict[str, Any]] | None = None
+    """What this step has given to log, while its evaluation has not ended: `numbers` and `spectra` by tag"""
 
     @property
     def num_classes(self) -> int | None:
@@ -56,14 +59,20 @@ class Experiment:
         """Real images that the discriminator has seen so far."""
         return self.d_steps * self.config.train.batch_size
 
+    @property
+    def logged_step(self) -> int:
+        """The newest step whose numbers are in the log."""
+        return self.step if self.measured is None else self.step - 1
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a later step depends on."""
         about = {"step": self.step, "best": self.best, "best_by": self._best_by, "image": tuple(self.image)}
+        about |= {"measured": self.measured}
         return about | {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
-        self.step = state["step"]
+        self.step, self.measured = state["step"], state["measured"]
         self.best = state["best"] if state["best_by"] == self._best_by else None
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
@@ -85,7 +94,7 @@ class Experiment:
 
 
 def real_images(run: Experiment, position: int, count: int) -> tuple[Tensor, Tensor | None]:
-    """Return `count` real images of the stream from `position` on, with labels for a conditional GAN."""
+    """Return this process's share of `count` real images of the stream from `position` on; labels if conditional."""
     x, y = run.sampler.batch(position, count)
     if run.config.train.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -96,6 +105,12 @@ def latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, T
     """Return z (count, z_dim) ~ N(0, I) and, for a conditional generator, uniform labels (count,)."""
     random = rng.generator(run.device, run.config.seed, "latents", *purpose)
     return draw_latents(count, run.config.generator.z_dim, run.num_classes, random)
+
+
+def own_latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
+    """Return this process's share of `latents`."""
+    z, y = latents(run, count, *purpose)
+    return own_rows(z), None if y is None else own_rows(y)
 
 
 def draw_latents(
