@@ -144,6 +144,27 @@ LINES = {
         ["{config}", "seed=x"],
     ],
     "gan.audit": [*RUNS, [], ["a", "b"]],
+    "gan.export": [
+        *(["--out", "new.safetensors", *line] for line in RUNS),
+        [],
+        ["{run}"],
+        ["{run}", "--out", "x.frog"],
+        ["{run}", "--out", "{file}"],
+        ["{run}", "--out", "{file}/below.safetensors"],
+        ["{run}", "--out", f"{LONG}.safetensors"],
+        ["{run}", "--out", "a.safetensors", "--checkpoint", "best"],
+    ],
+    "train_classifier": [
+        ["frog=1"],
+        ["--config", "{config}"],
+        ["--config", "{binary}"],
+        ["--out", "{run}"],
+        ["--out", LONG],
+        ["--resume", "--out", "{run}"],
+        ["--resume", "--out", "{damaged}"],
+        ["--resume", "--out", "gone"],
+        ["data=folder", "data.root=gone"],
+    ],
 }
 CASES = [
     pytest.param(command, line, id=f"{command} {' '.join(line)}"[:60].encode("ascii", "backslashreplace").decode())
