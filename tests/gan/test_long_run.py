@@ -43,18 +43,14 @@ def test_a_long_run_holds_and_writes_no_more_than_a_short_one(tmp_path, cache):
     notes = json.loads((tmp_path / "notes.json").read_text())
     warm = [note for note in notes if note["step"] >= WARM]
     assert len(warm) == (STEPS - WARM) // 100
-    print(notes)
-    assert warm[-1]["rss"] - warm[0]["rss"] < 20e6
+    assert warm[-1]["rss"] - warm[0]["rss"] < 5e6  # bytes; a tensor kept from each step would be more
     assert {(note["files"], note["threads"]) for note in warm} == {(warm[0]["files"], warm[0]["threads"])}
 
     run = tmp_path / "run"
     lines = read_lines(run / "metrics.jsonl")
     numbers = sum(len(line) for line in lines)
     pictures = sum(path.stat().st_size for path in (run / "samples").iterdir())
-    audits = sum("lipschitz/D/certified" in line for line in lines)
     (events,) = run.glob("events.out.tfevents.*")
-    size = events.stat().st_size
-    print(size, numbers, pictures, audits, (run / "metrics.jsonl").stat().st_size)
-    # An event is its tag, its value and some 50 bytes; a histogram has at most some 1,500 buckets of 16 bytes.
-    assert size < 10_000 + 120 * numbers + 2 * pictures + 10 * 25_000 * audits
+    # An event is its tag, its value and some 50 bytes; the pictures are in it once more, and a few histograms.
+    assert events.stat().st_size < 10_000 + 100 * numbers + 1.1 * pictures
     assert len(list((run / "checkpoints").iterdir())) == 3  # checkpoint.keep newest and the best
