@@ -29,8 +29,18 @@ def export_network(path: Path, network: nn.Module, config: Any, **about: Any) ->
     """Write a network's weights; the file's metadata have the config as YAML and `about` as JSON."""
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"config": dump_config(config)} | {name: json.dumps(value) for name, value in about.items()}
-    blob = save(tensors, metadata=metadata)
+    blob = _in_order(save(tensors, metadata=metadata))
     write_atomically(path, lambda file: file.write(blob))
+
+
+def _in_order(blob: bytes) -> bytes:
+    """Sort the metadata of a safetensors file, whose order is random otherwise: equal networks give equal files."""
+    end = 8 + int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + blob[end:]
 
 
 def export_generator(path: Path, generator: TrainedGenerator) -> None:
