@@ -24,13 +24,13 @@ def cache_dir() -> Path:
 
 
 def warn_unwritable(error: OSError) -> None:
-    """Warn that the cache cannot be written. The text names no file, so that Python shows it once."""
+    """Warn that the cache cannot be written. Text and place are always the same, so that Python shows it once."""
     try:
         where = f" {cache_dir()}"
     except OSError:
         where = ""
     reason = error.strerror or error
-    warnings.warn(f"the cache{where} cannot be written ({reason}); going on without it", stacklevel=3)
+    warnings.warn(f"the cache{where} cannot be written ({reason}); going on without it", stacklevel=1)
 
 
 def hash_of(*parts: Tensor | str | int) -> str:

@@ -43,7 +43,7 @@ def exit_code(command: Callable[[], None]) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        message = str(error) if isinstance(error, UserError | WriteError) else _out_of_memory(error)
+        message = message_of(error)
         first = fails_first()
         if message is None and first:
             raise
@@ -55,8 +55,12 @@ def exit_code(command: Callable[[], None]) -> int:
     return 0
 
 
-def _out_of_memory(error: Exception) -> str | None:
-    """Return what to say when memory, of the machine or of a GPU, did not suffice; None for another error."""
+def message_of(error: Exception) -> str | None:
+    """Return what to tell the user in one line; None for an error that is none of the user's."""
+    if isinstance(error, UserError | WriteError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, no permission
+        return str(UserError(f"{error.filename}: {error.strerror}"))
     # PyTorch raises a bare RuntimeError where malloc fails.
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         reason = str(error).partition("\n")[0] or type(error).__name__

@@ -7,7 +7,7 @@ class UserError(Exception):
     """Bad input, exit code 2. The message is one line that says what is wrong, where, and what to do."""
 
     def __init__(self, message: str):
-        line = " ".join(message.splitlines())
+        line = " ".join(message.splitlines()).encode("utf-8", "backslashreplace").decode()  # a path may be no text
         half = MAX_LENGTH // 2
         super().__init__(line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}")
 

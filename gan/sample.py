@@ -18,6 +18,7 @@ from gan.restore import TrainedGenerator, restore_generator
 from gan.samples import sample_grid, save_png
 
 BATCH_SIZE = 64
+MAX_IMAGES = 10_000_000
 STEPS = 8  # images from one end of an interpolation to the other
 NEIGHBORS = 7  # real images beside a sample
 
@@ -47,9 +48,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     options = parser.parse_args(argv)
-    if options.n < 1:
-        parser.error(f"-n {options.n}: at least 1")
-    if options.truncation is not None and options.truncation < 0.1:
+    if not 1 <= options.n <= MAX_IMAGES:
+        parser.error(f"-n {options.n}: from 1 to {MAX_IMAGES:,}")
+    if options.truncation is not None and not options.truncation >= 0.1:  # nor nan
         parser.error(f"--truncation {options.truncation}: at least 0.1 (drawing again would take for ever)")
     if options.out_dir is not None and (options.interpolate or options.nearest):
         parser.error("--interpolate and --nearest make a grid; name its file with --out")

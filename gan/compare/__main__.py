@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from gan import run_folder
-from gan.command import Parser
+from gan.command import Parser, message_of
 from gan.compare import description as descriptions
 from gan.compare.arms import Cell, arms_of, cells_of, parse_arm, parse_axis, parse_seeds
 from gan.compare.description import Description
@@ -52,14 +52,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = parse(argv)
         return rewrite(options) if options.report is not None else compare(options, argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         if package not in EXTRAS:
             raise
         print(f"error: this needs {package}: pip install -e '.[{EXTRAS[package]}]'", file=sys.stderr)
+        return 2
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
