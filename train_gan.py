@@ -11,6 +11,8 @@ from gan.checkpoint import Checkpoints
 from gan.command import Parser, exit_code
 from gan.config import Config
 from gan.config_help import describe
+from gan.divergence import Diverged, roll_back
+from gan.experiment import Experiment
 from gan.export import export_generator
 from gan.interrupt import Interrupt
 from gan.logging import RunLogger
@@ -24,8 +26,8 @@ DEFAULT_CONFIG = CONFIGS / "digits" / "dcgan_conv_norm.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 2 for an error that the user can mend, 143 or 130 for SIGTERM
-    or Ctrl-C.
+    """Run the command line; return the exit code: 0, 2 for an error that the user can mend, 3 when training
+    diverged, 143 or 130 for SIGTERM or Ctrl-C.
     """
     return exit_code(lambda: run(parse(argv)))
 
@@ -79,13 +81,11 @@ def run(options: argparse.Namespace) -> None:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     for name, reason in experiment.metrics_left_out.items():
         print(f"metric {name} left out: {reason}")
-    logger, progress = RunLogger(folder, experiment.logged_step), Progress(experiment.step, config.train.steps)
-    try:
-        with Interrupt() as interrupt:
-            train(experiment, checkpoints, logger, progress, interrupt)
-    finally:
-        progress.close()
-        logger.close()
+    if state is None and config.train.on_nan == "rollback":
+        checkpoints.save(experiment.state_dict())  # to have something to go back to
+    with Interrupt() as interrupt:
+        while not train_on(experiment, checkpoints, interrupt):
+            pass
     export_generator(folder, experiment.ema.network, config)
     evaluator = experiment.evaluator
     names = [] if evaluator is None else list(map(str, evaluator.protocols))
@@ -94,6 +94,21 @@ def run(options: argparse.Namespace) -> None:
     floor = evaluator.of_images(splits.train.images, device) if is_cheap else {}
     print("\n" + results_table(newest_values(folder), names, floor))
     print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
+
+
+def train_on(experiment: Experiment, checkpoints: Checkpoints, interrupt: Interrupt) -> bool:
+    """Train to the last step and return True, or until training diverges and is taken back to a checkpoint."""
+    steps = experiment.config.train.steps
+    logger, progress = RunLogger(experiment.folder, experiment.logged_step), Progress(experiment.step, steps)
+    try:
+        train(experiment, checkpoints, logger, progress, interrupt)
+    except Diverged as diverged:
+        roll_back(experiment, checkpoints, diverged)
+        return False
+    finally:
+        progress.close()
+        logger.close()
+    return True
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ class TrainConfig:
     """Mixed precision of the forward passes: bf16 pays on GPUs and on processors with avx512_bf16 or AMX"""
     compile: bool = False
     """Run both networks through torch.compile (gradient penalties stay eager)"""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """When training diverges: stop, or go back to the last checkpoint with another seed (three times at most)"""
     channels_last: bool = True
     """Keep images and feature maps in channels-last memory format (faster; false: channels first)"""
 
