@@ -10,7 +10,6 @@ from typing import IO, Any
 import torch
 
 from gan import run_folder
-from gan.config import Config
 from gan.errors import UserError
 from gan.files import write_atomically
 from gan.yaml_config import dump_config, parse_config
@@ -25,7 +24,7 @@ class Checkpoints:
     Each file ends in its SHA-256 and holds the config of its run.
     """
 
-    def __init__(self, folder: Path, config: Config):
+    def __init__(self, folder: Path, config: Any):
         self.folder = folder / "checkpoints"
         self.keep = config.checkpoint.keep
         self.config = config
@@ -42,7 +41,7 @@ class Checkpoints:
         """Write the state as the best one so far."""
         self._write(self.folder / "best.pt", state)
 
-    def load_newest(self, device: torch.device) -> dict[str, Any] | None:
+    def load_newest(self, device: torch.device | str) -> dict[str, Any] | None:
         """Return the newest whole state of this run on `device`, or None when there is no checkpoint.
 
         Those that it passes over are named in a warning; UserError when none is whole.
@@ -75,9 +74,9 @@ class Checkpoints:
     def _write(self, path: Path, state: dict[str, Any]) -> None:
         write_atomically(path, lambda file: save(state | {"config": dump_config(self.config)}, file))
 
-    def _load(self, path: Path, device: torch.device) -> dict[str, Any]:
+    def _load(self, path: Path, device: torch.device | str) -> dict[str, Any]:
         state = load(path, device)
-        held = parse_config(Config, state["config"], str(path))
+        held = parse_config(type(self.config), state["config"], str(path))
         if changed := run_folder.changes(held, self.config):
             keys = ", ".join(changed)
             raise UserError(f"cannot use the checkpoint {path}: it is of another config (it differs in {keys})")

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from gan.distributed import fails_first
 from gan.errors import Stopped, UserError
 
 
@@ -20,6 +21,8 @@ class Parser(argparse.ArgumentParser):
 def exit_code(command: Callable[[], None]) -> int:
     """Run a command; return 0, 2 after an error that the user can mend, 130 after a Ctrl-C, or what a run that stopped
     itself says. Errors and warnings take one line each.
+
+    Of several processes that fail, all at once or one after the other's end, the first shows its error.
     """
     usual = warnings.formatwarning
 
@@ -30,14 +33,20 @@ def exit_code(command: Callable[[], None]) -> int:
     try:
         command()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if fails_first():
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stop:
-        print(stop, file=sys.stderr)
+        if fails_first():
+            print(stop, file=sys.stderr)
         return stop.code
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except Exception:
+        if fails_first():
+            raise
+        return 1
     finally:
         warnings.formatwarning = usual
     return 0

@@ -8,6 +8,7 @@ from gan.datasets.digits import Digits
 from gan.extractors import MetricsConfig
 from gan.losses import Hinge, Loss
 from gan.regularizers import Regularizer
+from gan.writers import WRITERS
 from metrics.catalog import parse_protocol
 from models import DiscriminatorConfig, GeneratorConfig
 from models.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
@@ -58,12 +59,19 @@ class TrainConfig:
     """DiffAugment of the images that the discriminator is shown, real and fake"""
     amp: Literal["none", "bf16"] = "none"
     """Mixed precision of the forward passes: bf16 pays on GPUs and on processors with avx512_bf16 or AMX"""
+    sync_batch_norm: bool = False
+    """Of several processes: take the statistics of batch norm over the batches of all, not over each one's own"""
     compile: bool = False
     """Run both networks through torch.compile (gradient penalties stay eager)"""
     on_nan: Literal["stop", "rollback"] = "stop"
     """When training diverges: stop, or go back to the last checkpoint with another seed (three times at most)"""
     channels_last: bool = True
     """Keep images and feature maps in channels-last memory format (faster; false: channels first)"""
+
+    @property
+    def images_per_step(self) -> int:
+        """Real images that D sees in a step."""
+        return self.n_critic * self.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,22 +96,29 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LipschitzConfig:
-    """Lipschitz estimates of the discriminator; the last step is always measured."""
+    """Lipschitz estimates of the discriminator or classifier; the last step is always measured."""
 
     every: Annotated[int, AT_LEAST_1] = 100
-    """Generator updates between measurements of layer norms and input gradients"""
+    """Steps between measurements of layer norms and input gradients"""
     audit_every: Annotated[int, AT_LEAST_1] = 1000
-    """Generator updates between the dear ones: certified bound, steepest slope, G's Jacobian, spectra"""
+    """Steps between the dear ones: certified bound, steepest slope, spectra, G's Jacobian"""
     iterations: Annotated[int, AT_LEAST_1] = 10
     """Lanczos iterations per layer and measurement, each starting from the vector of the one before"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """Scalars in TensorBoard and metrics.jsonl."""
+    """The numbers of a run, always in metrics.jsonl."""
 
     every: Annotated[int, AT_LEAST_1] = 25
-    """Generator updates between log entries"""
+    """Steps between log entries"""
+    to: tuple[str, ...] = ("tensorboard",)
+    """Writers that show the numbers, images and histograms too"""
+
+    def __post_init__(self):
+        """Raise ValueError for a writer that does not exist."""
+        for name in self.to:
+            WRITERS.get(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +126,7 @@ class CheckpointConfig:
     """Checkpoints in the run folder; the last step is always kept."""
 
     every: Annotated[int, AT_LEAST_1] = 500
-    """Generator updates between checkpoints"""
+    """Steps between checkpoints"""
     keep: Annotated[int, AT_LEAST_1] = 2
     """Newest checkpoints to keep, besides the best one"""
 

@@ -1,64 +1,60 @@
-"""Where the numbers of a run go: TensorBoard events and, once more for programs, `metrics.jsonl`."""
+"""Where the numbers of a run go: `metrics.jsonl`, for programs, and writers such as TensorBoard, for the eye."""
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from gan.files import write_atomically
-
-# TensorBoard's Custom Scalars tab: what is certified and what is observed on one chart (set its axis to log).
-LAYOUT = {
-    "Lipschitz": {
-        "D: certified above, observed below": [
-            "Multiline",
-            [f"^lipschitz/D/{name}$" for name in ("certified", "product", "slope", "gradient_max", "gradient_mean")],
-        ],
-        "D: norm of each layer": ["Multiline", ["^lipschitz/D/layers/"]],
-        "D: stable rank of each layer": ["Multiline", ["^lipschitz/D/stable_rank/"]],
-    }
-}
+from gan.samples import save_png
+from gan.writers import WRITERS
 
 
 class RunLogger:
-    """Writes one line of JSON per logged step, and the same numbers to TensorBoard under the same tags.
+    """Writes one line of JSON per logged step, and the same numbers under the same tags to the writers called `to`.
 
-    Opening it at step `start` drops what was logged after that step, so that a resumed run repeats nothing.
+    Opening it at step `start` drops what was logged after that step, so that a resumed run repeats nothing. `network`
+    is the one whose Lipschitz constant is logged.
     """
 
-    def __init__(self, folder: Path, start: int = 0):
+    def __init__(self, folder: Path, start: int = 0, network: str = "D", to: Sequence[str] = ("tensorboard",)):
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_lines(self.path) if line["step"] <= start]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(self.path, lambda file: file.write(text.encode()))
         self._file = self.path.open("a", encoding="utf-8")
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
-        self._writer.add_custom_scalars(LAYOUT)
+        self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 
-    def scalars(self, step: int, d_steps: int, images: int, numbers: dict[str, float]) -> None:
-        """Log the numbers by tag after generator update `step`; `images` counts the real images D has seen."""
+    def scalars(self, step: int, d_steps: int | None, images: int, numbers: dict[str, float]) -> None:
+        """Log the numbers by tag after step `step`; `d_steps` counts D's updates (None: there is no D), `images` the
+        training images seen.
+        """
         finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}  # JSON knows no NaN
-        line = {"step": step, "d_steps": d_steps, "images": images, **finite}
+        counters = {"step": step} | ({} if d_steps is None else {"d_steps": d_steps}) | {"images": images}
+        line = counters | finite
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for tag, value in numbers.items():
-            self._writer.add_scalar(tag, value, step)
+        for writer in self._writers:
+            writer.scalars(step, numbers)
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
-        """Log an image (C, H, W) uint8."""
-        self._writer.add_image(tag, image, step)
+        """Log an image (C, H, W) uint8, and write it to `tag/step_00000500.png`."""
+        save_png(self.path.parent / tag / f"step_{step:08d}.png", image)
+        for writer in self._writers:
+            writer.image(tag, step, image)
 
     def histograms(self, step: int, values: dict[str, Tensor]) -> None:
         """Log the distribution of each tensor by tag."""
-        for tag, tensor in values.items():
-            self._writer.add_histogram(tag, tensor, step)
+        for writer in self._writers:
+            writer.histograms(step, values)
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close all."""
         self._file.close()
-        self._writer.close()
+        for writer in self._writers:
+            writer.close()
 
 
 def read_lines(path: Path) -> list[dict]:

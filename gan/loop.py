@@ -17,14 +17,15 @@ from gan import rng
 from gan.augment import augment
 from gan.checkpoint import Checkpoints
 from gan.data import to_uint8
+from gan.distributed import average_batch_statistics, average_gradients, mean_numbers
 from gan.divergence import check_finite
-from gan.experiment import Experiment, generator_batch_size, latents, real_images
+from gan.experiment import Experiment, generator_batch_size, latents, own_latents, real_images
 from gan.interrupt import Interrupt, Interrupted
 from gan.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.logging import RunLogger
 from gan.progress import Progress
 from gan.regularizers import Batch
-from gan.samples import sample_grid, save_png
+from gan.samples import sample_grid
 
 NUM_SAMPLES = 64  # images in a sample grid
 SHOWN = ("loss/D", "loss/G", "speed/images_per_s")  # on the progress line, beside the first metric
@@ -78,6 +79,8 @@ def update(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
         d_numbers = discriminator_step(run, G, D, run.d_steps + k)
     if config.first == "discriminator":
         g_numbers = generator_step(run, G, D)
+    average_batch_statistics(run.D)
+    average_batch_statistics(run.G)
     run.ema.update(run.G, generator_batch_size(run.config))
     run.step += 1
     return d_numbers | g_numbers
@@ -104,7 +107,7 @@ def measure(run: Experiment, losses: dict[str, Tensor], speed: Speed) -> dict[st
     numbers: dict[str, float] = {}
     spectra: dict[str, Tensor] = {}
     if due(run, config.log.every):
-        numbers |= {tag: value.item() for tag, value in losses.items()}  # waits for the device
+        numbers |= mean_numbers(losses)
         numbers |= {"gradient_norm/D": gradient_norm(run.D), "gradient_norm/G": gradient_norm(run.G)}
         numbers["speed/images_per_s"] = speed(run)
     if due(run, config.lipschitz.every):
@@ -124,9 +127,7 @@ def record(
     if due(run, run.config.eval.every):
         scores = evaluate(run, interrupt)
         numbers = numbers | {f"metrics/{name}": value for name, value in scores.items()}
-        grid = sample_grid(fixed_samples(run), run.config.data.stacked)
-        save_png(run.folder / "samples" / f"step_{run.step:08d}.png", grid)
-        logger.image("samples", run.step, grid)
+        logger.image("samples", run.step, sample_grid(fixed_samples(run), run.config.data.stacked))
     logger.histograms(run.step, run.measured["spectra"])
     if numbers:
         logger.scalars(run.step, run.d_steps, run.images, numbers)
@@ -160,6 +161,7 @@ def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int)
                 factor = regularizer.weight * regularizer.every
                 total = total + factor * regularizer.penalty(run.D, batch, random)
     total.backward()
+    average_gradients(run.D)
     run.optimizer_D.step()
     return {
         "loss/D": loss.detach(),
@@ -175,7 +177,7 @@ def generator_step(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Ten
     run.optimizer_G.zero_grad()
     run.D.requires_grad_(False)
     with autocast(run):
-        z, y = latents(run, size, "G", run.step)
+        z, y = own_latents(run, size, "G", run.step)
         logits_fake = D(augment(G(z, y).float(), run.config.train.augment, random), y).float()
         logits_real = None
         if run.loss.generator_sees_real:
@@ -184,6 +186,7 @@ def generator_step(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Ten
                 logits_real = D(augment(x_real, run.config.train.augment, random), y_real).float()
         loss = run.loss.generator(logits_fake, logits_real)
     loss.backward()
+    average_gradients(run.G)
     run.D.requires_grad_(True)
     run.optimizer_G.step()
     return {"loss/G": loss.detach()}
@@ -194,7 +197,7 @@ def batch_for(run: Experiment, G: nn.Module, d_step: int) -> Batch:
     config = run.config.train
     x_real, y_real = real_images(run, d_step * config.batch_size, config.batch_size)
     with autocast(run), torch.no_grad():
-        z, y_fake = latents(run, config.batch_size, "D", d_step)
+        z, y_fake = own_latents(run, config.batch_size, "D", d_step)
         x_fake = G(z, y_fake)
     random = rng.generator(run.device, run.seed, "augmentation", "D", d_step)
     x_real = augment(x_real, config.augment, random)

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gan.config import Config
 from gan.errors import UserError
 from gan.files import write_atomically
 from gan.yaml_config import dump_config, load_config, to_plain
@@ -64,9 +63,9 @@ def config_path(folder: Path) -> Path:
     return folder / CONFIG
 
 
-def check_same(folder: Path, config: Config) -> None:
+def check_same(folder: Path, config: Any) -> None:
     """Raise UserError when the run in `folder` is another experiment than `config`."""
-    if changed := changes(load_config(Config, config_path(folder)), config):
+    if changed := changes(load_config(type(config), config_path(folder)), config):
         keys = ", ".join(changed)
         raise UserError(f"--out {folder} holds a run of another config (it differs in {keys}); choose another --out")
 
@@ -79,7 +78,7 @@ def _readable(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot look into --out {folder}: {error.strerror}") from None
 
 
-def write_config(folder: Path, config: Config) -> None:
+def write_config(folder: Path, config: Any) -> None:
     """Write the resolved config, making the folder when it is not there; UserError when that cannot be done."""
     text = dump_config(config)
     try:
@@ -88,7 +87,7 @@ def write_config(folder: Path, config: Config) -> None:
         raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
 
 
-def changes(held: Config, config: Config) -> list[str]:
+def changes(held: Any, config: Any) -> list[str]:
     """Return the dotted keys that make `config` another experiment than `held`."""
     return [key for key in differences(to_plain(held), to_plain(config)) if not key.startswith(MAY_CHANGE)]
 

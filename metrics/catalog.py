@@ -17,7 +17,7 @@ the training set where it is 21 against the test set), so a protocol's name says
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 
@@ -52,13 +52,24 @@ class Metric:
     `needs_logits` that its extractor must classify.
     """
 
-    compute: Callable[[Features, Reference | None], float]
+    compute: Callable[[Features, Any], float]
     higher_is_better: bool
     needs: Literal["nothing", "statistics", "features"]
     features: str | None
     needs_logits: bool = False
     fewest: int = 2
     """Images, generated and real, without which there is no number"""
+
+
+def _of_logits(compute: Callable[[Tensor], float]) -> Callable[[Features, Any], float]:
+    """Return a metric of the logits alone; its extractor classifies."""
+
+    def of_features(fake: Features, real: None) -> float:
+        if fake.logits is None:
+            raise ValueError("these features come without logits")
+        return compute(fake.logits)
+
+    return of_features
 
 
 def _frechet(fake: Features, real: Reference) -> float:
@@ -69,7 +80,7 @@ METRICS: dict[str, Metric] = {
     "fid": Metric(_frechet, False, "statistics", "inception"),
     "fd": Metric(_frechet, False, "statistics", None),
     "kid": Metric(lambda fake, real: kid(fake.features, real.features), False, "features", "inception"),
-    "is": Metric(lambda fake, real: inception_score(fake.logits), True, "nothing", "inception", True, 10),
+    "is": Metric(_of_logits(inception_score), True, "nothing", "inception", True, 10),
     "precision": Metric(
         lambda fake, real: precision_recall(fake.features, real.features)[0], True, "features", "inception", fewest=4
     ),
@@ -82,9 +93,9 @@ METRICS: dict[str, Metric] = {
     "coverage": Metric(
         lambda fake, real: density_coverage(fake.features, real.features)[1], True, "features", "inception", fewest=6
     ),
-    "modes": Metric(lambda fake, real: captured_modes(fake.logits), True, "nothing", "digits", True),
-    "kl": Metric(lambda fake, real: kl_to_uniform(fake.logits), False, "nothing", "digits", True),
-    "confident": Metric(lambda fake, real: confident_fraction(fake.logits), True, "nothing", "digits", True),
+    "modes": Metric(_of_logits(captured_modes), True, "nothing", "digits", True),
+    "kl": Metric(_of_logits(kl_to_uniform), False, "nothing", "digits", True),
+    "confident": Metric(_of_logits(confident_fraction), True, "nothing", "digits", True),
 }
 
 
@@ -144,10 +155,11 @@ def parse_protocol(name: str) -> MetricProtocol:
         raise ValueError(f"'{name}' must say what it compares with: {name}_train or {name}_test")
     if match["reference"] == "file" and (metric.needs == "features" or match["real"]):
         raise ValueError(f"'{name}': a file of statistics serves whole Fréchet distances alone, as in fid50k_file")
-    count, real = (None if text is None else _number(text) for text in (match["count"], match["real"]))
+    count, real = _number(match["count"]), None if match["real"] is None else _number(match["real"])
     if min(count, real or count) < metric.fewest:
         raise ValueError(f"'{name}': {match['metric']} needs at least {metric.fewest} images")
-    return MetricProtocol(match["metric"], features, count, match["reference"], real)
+    reference = cast(Literal["train", "test", "file"] | None, match["reference"])  # the grammar has no other
+    return MetricProtocol(match["metric"], features, count, reference, real)
 
 
 def higher_is_better(name: str) -> bool:

@@ -41,7 +41,7 @@ def fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str:
     digest = hashlib.sha256(repr(parts).encode())
     for name, tensor in weights.items():
         digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class FeatureStatistics:
         path = Path(path)
         if path.exists():
             raise ValueError(f"{path} exists already; choose another name")
-        arrays = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
+        arrays: dict[str, Any] = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
         if self.count is not None:
             arrays["count"] = np.array(self.count)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")

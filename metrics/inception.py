@@ -63,7 +63,7 @@ class InceptionExtractor:
         self.stages = nn.Sequential(*map(_folded, stages)).requires_grad_(False).to(self.device)
         if self.device.type == "cpu":
             self.stages.to(memory_format=torch.channels_last)  # the activations follow: a third of the time less
-        self.head = network.fc.weight.detach().to(self.device) if layer == "2048" else None
+        self.head = network.get_parameter("fc.weight").detach().to(self.device) if layer == "2048" else None
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:

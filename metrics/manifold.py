@@ -16,7 +16,7 @@ def precision_recall(fake: Tensor, real: Tensor, neighbors: int = 3) -> tuple[fl
     ValueError when there are too few features or the dimensions differ.
     """
     reach_of_fake, reach_of_real = _reach(fake, neighbors), _reach(real, neighbors)
-    precise, recalled = 0, torch.zeros_like(reach_of_real, dtype=torch.bool)
+    precise, recalled = reach_of_real.new_zeros(()), torch.zeros_like(reach_of_real, dtype=torch.bool)
     for start, distances in _distances(fake, real):
         precise += (distances <= reach_of_real).any(dim=1).sum()
         recalled |= (distances <= reach_of_fake[start : start + BLOCK, None]).any(dim=0)
@@ -31,7 +31,7 @@ def density_coverage(fake: Tensor, real: Tensor, neighbors: int = 5) -> tuple[fl
     there are too few features or the dimensions differ.
     """
     reach = _reach(real, neighbors)
-    inside, covered = 0, torch.zeros_like(reach, dtype=torch.bool)
+    inside, covered = reach.new_zeros(()), torch.zeros_like(reach, dtype=torch.bool)
     for _, distances in _distances(fake, real):
         within = distances < reach
         inside += within.sum()

@@ -99,5 +99,5 @@ def init_normal(module: nn.Module) -> None:
     """Draw weights from N(0, 0.02²) and set biases to 0 (paper, section 4)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
+            nn.init.zeros_(bias)

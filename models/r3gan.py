@@ -34,6 +34,8 @@ class R3GANOptions:
     """Residual blocks at each side"""
     group_size: Annotated[int, AT_LEAST_1] = 16
     """Channels in a group of the 3x3 convolutions"""
+    activation_norm: ActivationNorm = field(default_factory=NoActivationNorm)
+    """Norm of activations: none, the architecture has no place for one"""
 
     def __post_init__(self):
         if not isinstance(self.activation_norm, NoActivationNorm):
@@ -45,8 +47,6 @@ class R3GANOptions:
 class R3GANGeneratorConfig(R3GANOptions, GeneratorConfig):
     """A learned 4x4 basis weighted by z, residual blocks and bilinear upsampling, 1x1 convolution, no tanh."""
 
-    activation_norm: ActivationNorm = field(default_factory=NoActivationNorm)
-    """Norm of the generator's activations: none, the architecture has no place for one"""
     z_dim: Annotated[int, AT_LEAST_1] = 64
     """Dimension of the latent z, drawn from N(0, I)"""
 
@@ -86,7 +86,7 @@ class R3GANGenerator(nn.Module):
         self.to_image = nn.Conv2d(width, image.channels, 1, bias=False)
         for layer in (self.project, self.to_image):
             _init_msr(layer)
-        if self.embedding is not None:  # the authors' linear layer on one-hot labels
+        if image.num_classes is not None and self.embedding is not None:  # the authors' linear layer on one-hot labels
             nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(image.num_classes))
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -120,7 +120,7 @@ class R3GANDiscriminator(nn.Module):
         self.embedding = None if image.num_classes is None else nn.Embedding(image.num_classes, width)
         for layer in (self.from_image, self.basis, self.head):
             _init_msr(layer)
-        if self.embedding is not None:
+        if image.num_classes is not None and self.embedding is not None:
             nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(width * image.num_classes))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:

@@ -5,9 +5,10 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+Entry = TypeVar("Entry", bound=type)
 
 
 class UnknownNameError(ValueError):
@@ -25,12 +26,12 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str):
         self.kind = kind
-        self._entries: dict[str, type[T]] = {}
+        self._entries: dict[str, type[Any]] = {}
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+    def register(self, name: str) -> Callable[[Entry], Entry]:
         """Class decorator that enters the class under `name`; ValueError when the name is taken."""
 
-        def enter(cls: type[T]) -> type[T]:
+        def enter(cls: Entry) -> Entry:
             if name in self._entries:
                 raise ValueError(f"{self.kind} '{name}' is registered twice: {self._entries[name]} and {cls}")
             self._entries[name] = cls

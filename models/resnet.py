@@ -12,6 +12,7 @@ in the authors' code), the discriminator has a projection head on the sum-pooled
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -88,8 +89,8 @@ class ResNetGenerator(nn.Module):
         blocks = [
             UpBlock(before, after, activation_norm, image.num_classes, upsample) for before, after in pairwise(widths)
         ]
-        sides = [self.bottom * 2 ** (i + 1) for i in range(halvings)]
-        self.blocks = _with_attention(blocks, sides, widths[1:], attention)
+        sides_out = [self.bottom * 2 ** (i + 1) for i in range(halvings)]
+        self.blocks = _with_attention(blocks, sides_out, widths[1:], attention)
         self.norm = activation_norm.build(widths[-1])
         self.to_image = nn.Conv2d(widths[-1], image.channels, 3, padding=1)
         self.apply(init_xavier)
@@ -193,8 +194,8 @@ def init_xavier(module: nn.Module) -> None:
     """Draw weights Xavier uniform, with gain √2 for the 3x3 convolutions of blocks, and set biases to 0."""
     if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
         nn.init.xavier_uniform_(module.weight)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
+            nn.init.zeros_(bias)
     elif isinstance(module, UpBlock | DownBlock):  # `apply` comes to a block after its layers
         for conv in (module.conv1, module.conv2):
             nn.init.xavier_uniform_(conv.weight, gain=math.sqrt(2))
@@ -207,7 +208,7 @@ def _widths(width: int, count: int, resolution: int) -> list[int]:
 
 
 def _with_attention(
-    blocks: list[nn.Module], sides: list[int], widths: list[int], attention: int | None
+    blocks: Sequence[nn.Module], sides: list[int], widths: list[int], attention: int | None
 ) -> nn.ModuleList:
     """Put self-attention behind the first block whose output has side `attention`; ValueError when none has."""
     if attention is None:

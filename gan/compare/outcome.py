@@ -10,10 +10,8 @@ from safetensors.torch import load_file
 from gan import run_folder
 from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder, read_json, write_json
-from gan.config import Config
-from gan.divergence import DIVERGENCES, EXIT_CODE, STOPPED, read_divergences
+from gan.divergence import EXIT_CODE, STOPPED, read_divergences
 from gan.errors import UserError
-from gan.export import GENERATOR
 from gan.logging import read_lines
 from gan.yaml_config import load_config, to_plain
 
@@ -39,7 +37,7 @@ def check_cell(folder: GridFolder, cell: Cell) -> None:
     run = folder.run(cell.name)
     if not (run / run_folder.CONFIG).exists():
         return
-    held = to_plain(load_config(Config, run / run_folder.CONFIG))
+    held = to_plain(load_config(type(cell.config), run / run_folder.CONFIG))
     changed = [key for key in run_folder.differences(held, to_plain(cell.config)) if key not in MAY_DIFFER]
     if changed:
         raise UserError(
@@ -50,19 +48,20 @@ def check_cell(folder: GridFolder, cell: Cell) -> None:
 def outcome_of(run: Path, steps: int) -> Outcome | None:
     """Return how the run in a folder ended, or None for one that can go on."""
     lines = read_lines(run / "metrics.jsonl")
-    if not lines or lines[-1]["step"] < steps or not (run / GENERATOR).exists():
+    exported = next(run.glob("*.safetensors"), None)  # what a run writes last
+    if not lines or lines[-1]["step"] < steps or exported is None:
         reason = divergence(run)
         return Outcome(DIVERGED, reason) if reason else None
     try:
-        load_file(run / GENERATOR)
+        load_file(exported)
     except (SafetensorError, OSError) as error:
-        return Outcome(FAILED, f"{GENERATOR}: {error}"[:REASON_LENGTH])
+        return Outcome(FAILED, f"{exported.name}: {error}"[:REASON_LENGTH])
     return Outcome(FINISHED)
 
 
 def divergence(run: Path) -> str:
     """Return what the run in a folder says of the divergence that stopped it, nothing when none has."""
-    *_, last = [{}, *read_divergences(run / DIVERGENCES)]
+    *_, last = [{}, *read_divergences(run)]
     return f"{last['not_finite'][0]} is not finite at step {last['step']}" if last.get("then") == STOPPED else ""
 
 

@@ -43,8 +43,9 @@ def _bound_of(part: nn.Module | Tensor, input_shape: Shape = None, y: Tensor | N
     with torch.no_grad():
         if isinstance(part, Tensor):
             return largest_norm(part)
-        if hasattr(part, "lipschitz_bound"):
-            return part.lipschitz_bound(input_shape, _bound_of)
+        own_bound: Any = getattr(part, "lipschitz_bound", None)
+        if own_bound is not None:
+            return own_bound(input_shape, _bound_of)
         for types, bound in _BOUNDS:
             if isinstance(part, types):
                 return bound(part, input_shape)
@@ -59,7 +60,7 @@ def _bound_of(part: nn.Module | Tensor, input_shape: Shape = None, y: Tensor | N
 def _convolution(layer: nn.Conv2d, input_shape: Shape) -> float:
     kernel = _dilated(layer.weight, layer.dilation)
     groups = kernel.chunk(layer.groups)
-    if _is_circular(layer, kernel, input_shape):
+    if input_shape is not None and _is_circular(layer, kernel, input_shape):
         grid = [n // s for n, s in zip(input_shape[1:], layer.stride, strict=True)]
         return max(symbol_norm(group, layer.stride, grid) for group in groups)
     bound = max(plane_bound(group, layer.stride) for group in groups)
@@ -82,9 +83,9 @@ def plane_bound(kernel: Tensor, stride: Sequence[int]) -> float:
     return symbol_norm(kernel, stride, grid) * riesz_factor(taps, grid)
 
 
-def _is_circular(layer: nn.Conv2d, kernel: Tensor, input_shape: Shape) -> bool:
+def _is_circular(layer: nn.Conv2d, kernel: Tensor, input_shape: Sequence[int]) -> bool:
     """Tell whether the convolution is circular on the grid of its own input."""
-    if layer.padding_mode != "circular" or input_shape is None:
+    if layer.padding_mode != "circular":
         return False
     left, right, top, bottom = layer._reversed_padding_repeated_twice
     sides = ((top, bottom), (left, right))
@@ -122,7 +123,7 @@ def _linear(layer: nn.Linear, input_shape: Shape) -> float:
     return largest_norm(layer.weight[None])
 
 
-def _batch_norm(layer: nn.Module, input_shape: Shape) -> float:
+def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, input_shape: Shape) -> float:
     if layer.running_var is None:
         return math.inf  # batch statistics, in evaluation too
     scale = (layer.running_var + layer.eps).rsqrt()
@@ -140,6 +141,13 @@ def _average_pool(layer: nn.AvgPool2d, input_shape: Shape) -> float:
         return math.inf
     kernel = torch.full((1, 1, *size), 1 / math.prod(size), dtype=torch.float64)
     return plane_bound(kernel, stride)
+
+
+def _adaptive_average_pool(layer: nn.AdaptiveAvgPool2d, input_shape: Shape) -> float:
+    """The mean over the whole map, 1 / sqrt(H W); other sizes are not known."""
+    if _pair(layer.output_size) != (1, 1) or input_shape is None:
+        return math.inf
+    return 1 / math.sqrt(math.prod(input_shape[1:]))
 
 
 def _max_pool(layer: nn.MaxPool2d, input_shape: Shape) -> float:
@@ -165,5 +173,6 @@ _BOUNDS: tuple[tuple[Any, Callable[[Any, Shape], float]], ...] = (
     (nn.BatchNorm2d | nn.BatchNorm1d, _batch_norm),
     (nn.LeakyReLU, _leaky_relu),
     (nn.AvgPool2d, _average_pool),
+    (nn.AdaptiveAvgPool2d, _adaptive_average_pool),
     (nn.MaxPool2d, _max_pool),
 )

@@ -8,7 +8,7 @@ bound, the result is infinite.
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -83,8 +83,10 @@ class _Bounds(fx.Interpreter):
         return self._function(node, name.rstrip("_"), value)
 
     def _module(self, node: fx.Node) -> float:
-        module = self.fetch_attr(node.target)
-        source = node.args[0]
+        module = self.fetch_attr(str(node.target))
+        source = node.args[0] if node.args else None  # else it was called by keyword
+        if not isinstance(source, fx.Node):
+            return math.inf
         others = [self.bounds[other] for other in node.args[1:] if isinstance(other, fx.Node)]
         if any(others) and not hasattr(module, "lipschitz_bound"):
             return math.inf
@@ -119,8 +121,9 @@ class _Bounds(fx.Interpreter):
             return sum(self._broadcast(parent, value) for parent in tensors)
         if name in _PRODUCTS and len(node.args) == 2 and not node.kwargs:
             return self._product(node, name, value)
-        if name == "cat" and all(isinstance(part, fx.Node) for part in node.args[0]):
-            return math.sqrt(sum(self.bounds[part] ** 2 for part in node.args[0]))
+        if name == "cat" and node.args and isinstance(node.args[0], Sequence):
+            parts = [part for part in node.args[0] if isinstance(part, fx.Node)]  # what is no node is constant
+            return math.sqrt(sum(self.bounds[part] ** 2 for part in parts))
         if len(tensors) != 1 or len(node.all_input_nodes) != 1 or not isinstance(x, Tensor):
             return math.inf
         if name == "getitem" and not _is_slice(node.args[1]):
@@ -145,6 +148,8 @@ class _Bounds(fx.Interpreter):
         return self.bounds[node] * math.sqrt(repeats)
 
     def _product(self, node: fx.Node, name: str, value: Tensor) -> float:
+        left: Any
+        right: Any
         left, right = node.args
         if isinstance(right, fx.Node) and self.bounds[right]:
             if name == "truediv" or (isinstance(left, fx.Node) and self.bounds[left]):
@@ -210,7 +215,8 @@ def _as_convolution(layer: nn.Conv2d, weight: Tensor | None = None, **changes: A
         "padding_mode": layer.padding_mode,
     }
     channels = weight.shape[1] * layer.groups, weight.shape[0]
-    bare = nn.Conv2d(*channels, weight.shape[2:], bias=False, device="meta", **options | changes)
+    size = weight.shape[2], weight.shape[3]
+    bare = nn.Conv2d(*channels, size, bias=False, device="meta", **options | changes)
     bare.weight = nn.Parameter(weight, requires_grad=False)
     return bare
 

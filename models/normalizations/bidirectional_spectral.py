@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.normalizations.base import NORMALIZATIONS, Normalization
-from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, floored
+from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, floored, weight_of
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 
@@ -39,7 +39,7 @@ class MeanOfUnfoldings(nn.Module):
         super().__init__()
         self.layout = Layout.of(layer)
         self.scale = options.scale
-        kernel = self.layout.kernel(layer.weight)
+        kernel = self.layout.kernel(weight_of(layer))
         self.outputs = LeadingSingularVectors(kernel.flatten(2), options.n_power_iterations)
         self.inputs = LeadingSingularVectors(kernel.transpose(1, 2).flatten(2), options.n_power_iterations)
 

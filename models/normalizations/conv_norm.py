@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from models.activation_norms.batch import BatchNorm
 from models.fourier import Pair, Window, circular_filter, dilate, fold_phases, preconditioner
 from models.normalizations.base import NORMALIZATIONS, Normalization
 from models.normalizations.conv_norm_bound import conv_norm_bound
@@ -82,7 +83,7 @@ class UnitRows(nn.Module):
         return weight / torch.where(norm > 0, norm, 1.0)
 
 
-class _ConvNormLayer(nn.Module):
+class ConvNormLayer(nn.Module):
     """What both convolutions share: the convolution itself, V and the affine part."""
 
     is_layer = True
@@ -93,7 +94,7 @@ class _ConvNormLayer(nn.Module):
         self.options = options
         # The affine part has a bias of its own: the convolution's would be a second one.
         self.affine = DepthwiseAffine(conv) if options.affine else None
-        self.batch_norm = nn.BatchNorm2d(conv.out_channels) if options.batch_norm else None
+        self.batch_norm = BatchNorm(conv.out_channels) if options.batch_norm else None
         if options.running_average:
             self.average = RunningAverage()
 
@@ -102,15 +103,22 @@ class _ConvNormLayer(nn.Module):
 
         In float32 at least.
         """
-        compute = y if y.dtype == torch.float64 else y.float()
-        v = self.preconditioner(kernel, y.shape[-2:]).to(compute.dtype)
-        return circular_filter(compute, v, window).to(y.dtype)
+        v = self.preconditioner(kernel, y.shape[-2:])
+        return circular_filter(y, v if y.dtype == torch.float64 else v.float(), window)
 
     def preconditioner(self, kernel: Tensor, grid: Pair) -> Tensor:
         """Return V on `grid`, (O, m_h, m_w // 2 + 1), for a stride-1 kernel (O, I, kh, kw)."""
         grid = grid if kernel[0, 0].numel() > 1 else (1, 1)  # one tap has the same V at every frequency
         v = preconditioner(kernel if self.options.through_gradient else kernel.detach(), grid, self.options.eps)
         return self.average(v.to(kernel.dtype)) if self.options.running_average else v
+
+    def to_grid(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Window, Window]]:
+        """Return the convolution of x (B, I, H, W) on its grid, its stride-1 kernel there, and the output's window."""
+        raise NotImplementedError
+
+    def is_circular(self, size: Pair) -> bool:
+        """Tell whether an input of `size` is its own grid."""
+        return False  # zero padding: an `nn.ConvTranspose2d` has no other
 
     def _finish(self, y: Tensor) -> Tensor:
         if self.conv.bias is not None:
@@ -128,8 +136,10 @@ class _ConvNormLayer(nn.Module):
         return f"affine={self.options.affine}, stride={self.options.stride!r}"
 
 
-class ConvNorm2d(_ConvNormLayer):
+class ConvNorm2d(ConvNormLayer):
     """ConvNorm of an `nn.Conv2d`; (B, I, H, W) -> (B, O, H', W'), with the shape of the bare convolution."""
+
+    conv: nn.Conv2d
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve into the grid, precondition, crop, subsample and apply the affine part."""
@@ -166,14 +176,17 @@ class ConvNorm2d(_ConvNormLayer):
             skips = tuple(math.ceil(max(0, k - 1 - p[0]) / s) for p, k, s in zip(sides, reach, stride, strict=True))
             border = tuple(p[0] + skip * s for p, skip, s in zip(sides, skips, stride, strict=True))
             if x.device.type == "cpu" and stride == (1, 1):
-                # By hand: oneDNN's weight gradient is slow for a padding of more than half a kernel.
-                x, border = F.pad(x, (border[1], border[1], border[0], border[0])), (0, 0)
+                # What is more than half a kernel by hand: oneDNN's gradients are slow for such a padding.
+                half = tuple(min(b, k // 2) for b, k in zip(border, reach, strict=True))
+                by_hand = [b - h for b, h in zip(border, half, strict=True)]
+                x, border = F.pad(x, (by_hand[1], by_hand[1], by_hand[0], by_hand[0])), half
             y = F.conv2d(x, weight, None, stride, border, conv.dilation, conv.groups)
 
         # The stride folded into input channels, so that the strided operator is a stride-1 one on the grid.
         kernel = fold_phases(dilate(weight, conv.dilation), stride).flatten(1, 3)
         steps = (wanted // done for wanted, done in zip(conv.stride, stride, strict=True))
-        return y, kernel, tuple(map(Window, skips, counts, steps))
+        rows, columns = map(Window, skips, counts, steps)
+        return y, kernel, (rows, columns)
 
     @property
     def _stride(self) -> Pair:
@@ -187,15 +200,19 @@ class ConvNorm2d(_ConvNormLayer):
         return kh, kw
 
 
-class ConvNormTranspose2d(_ConvNormLayer):
+class ConvNormTranspose2d(ConvNormLayer):
     """ConvNorm of an `nn.ConvTranspose2d`, each output channel and stride phase on the input grid."""
+
+    conv: nn.ConvTranspose2d
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (B, I, H, W) to the shape of the bare transposed convolution."""
         if x.dim() == 3:
             return self(x[None], output_size)[0]
         conv = self.conv
-        extra = conv._output_padding(x, output_size, conv.stride, conv.padding, conv.kernel_size, 2, conv.dilation)
+        padding = cast(tuple[int, int], conv.padding)  # only `nn.Conv2d` takes a string
+        geometry = list(conv.stride), list(padding), list(conv.kernel_size), 2, list(conv.dilation)
+        extra = conv._output_padding(x, output_size, *geometry)
         sh, sw = conv.stride
         phases = self._precondition(*self.to_grid(x)).unflatten(1, (conv.out_channels, sh, sw))
         y = phases.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
@@ -203,11 +220,11 @@ class ConvNormTranspose2d(_ConvNormLayer):
         reach = (d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
         size = [
             (n - 1) * s - 2 * p + k + e
-            for n, s, p, k, e in zip(x.shape[2:], conv.stride, conv.padding, reach, extra, strict=True)
+            for n, s, p, k, e in zip(x.shape[2:], conv.stride, padding, reach, extra, strict=True)
         ]
-        missing = [max(0, p + m - have) for p, m, have in zip(conv.padding, size, y.shape[2:], strict=True)]
+        missing = [max(0, p + m - have) for p, m, have in zip(padding, size, y.shape[2:], strict=True)]
         y = F.pad(y, (0, missing[1], 0, missing[0]))
-        top, side = conv.padding
+        top, side = padding
         return self._finish(y[..., top : top + size[0], side : side + size[1]])
 
     def to_grid(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Window, Window]]:

@@ -1,17 +1,21 @@
 """An upper bound of the norm of a ConvNorm layer."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:  # it imports this module
+    from models.normalizations.conv_norm import ConvNormLayer
 
 CHUNK = 2**22  # entries of the symbol held at a time
 AFFINE_GRID = 64  # frequencies per axis at which the depthwise kernel is looked at
 
 
 @torch.no_grad()
-def conv_norm_bound(layer: nn.Module, input_shape, bound_of) -> float:
+def conv_norm_bound(layer: "ConvNormLayer", input_shape, bound_of) -> float:
     """Return an upper bound of the Lipschitz constant of `layer` in evaluation mode.
 
     With `input_shape` (C, H, W) the preconditioned convolution is bounded by its exact norm on its own grid, max over
@@ -26,7 +30,7 @@ def conv_norm_bound(layer: nn.Module, input_shape, bound_of) -> float:
     return core * gains.max().item()
 
 
-def _rows_bound(layer: nn.Module) -> float:
+def _rows_bound(layer: "ConvNormLayer") -> float:
     conv = layer.conv
     phases = math.prod(conv.stride) if isinstance(conv, nn.ConvTranspose2d) else 1
     # An average of V is not the V of these weights; padding other than with zeros may repeat pixels.
@@ -34,7 +38,7 @@ def _rows_bound(layer: nn.Module) -> float:
     return math.sqrt(conv.out_channels * phases / conv.groups) if known else math.inf
 
 
-def _grid_bound(layer: nn.Module, input_shape, bound_of) -> float:
+def _grid_bound(layer: "ConvNormLayer", input_shape, bound_of) -> float:
     conv = layer.conv
     y, kernel, window = layer.to_grid(conv.weight.new_zeros(1, *input_shape))
     grid = y.shape[-2:]
@@ -51,7 +55,7 @@ def _grid_bound(layer: nn.Module, input_shape, bound_of) -> float:
     return bound * math.sqrt(repeats * _padding_repeats(layer, input_shape))
 
 
-def _padding_repeats(layer: nn.Module, input_shape) -> int:
+def _padding_repeats(layer: "ConvNormLayer", input_shape) -> int:
     """Return how often padding repeats one pixel at most; circular padding on the input's own grid repeats none."""
     conv = layer.conv
     if conv.padding_mode == "zeros" or layer.is_circular(input_shape[1:]):
@@ -60,11 +64,11 @@ def _padding_repeats(layer: nn.Module, input_shape) -> int:
     repeats = 1
     for size, sides in zip(input_shape[1:], ((top, bottom), (left, right)), strict=True):
         positions = torch.arange(size, dtype=torch.float32)[None, None]
-        repeats *= F.pad(positions, sides, mode=conv.padding_mode).long().flatten().bincount().max().item()
+        repeats *= int(F.pad(positions, sides, mode=conv.padding_mode).long().flatten().bincount().max())
     return repeats
 
 
-def _channel_gains(layer: nn.Module) -> Tensor | None:
+def _channel_gains(layer: "ConvNormLayer") -> Tensor | None:
     """Return the largest gain of affine part and batch norm for each channel, (O,); None where it has no bound."""
     weight = layer.conv.weight
     gains = torch.ones(layer.conv.out_channels, dtype=torch.float64, device=weight.device)
@@ -78,5 +82,6 @@ def _channel_gains(layer: nn.Module) -> Tensor | None:
         norm = layer.batch_norm
         if norm.training:
             return None
+        assert norm.running_var is not None  # ConvNorm's own batch norm keeps it
         gains = gains * (norm.weight / (norm.running_var + norm.eps).sqrt()).abs()
     return gains

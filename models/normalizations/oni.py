@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.normalizations.base import NORMALIZATIONS, Normalization
-from models.normalizations.weight_matrices import Layout, floored
+from models.normalizations.weight_matrices import Layout, floored, weight_of
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 
@@ -45,7 +45,7 @@ class NewtonOrthogonalization(nn.Module):
         super().__init__()
         self.layout = Layout.of(layer)
         self.options = options
-        _, rows, columns = self.layout.rows(layer.weight).shape
+        _, rows, columns = self.layout.rows(weight_of(layer)).shape
         fitting = max(1, columns - 1)
         self.blocks = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= fitting)
 

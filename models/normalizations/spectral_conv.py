@@ -1,8 +1,9 @@
 """Spectral normalization of the convolution itself, not of its reshaped kernel (Farnia et al., ICLR 2019)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,10 @@ from torch.nn.utils import parametrize
 
 from models.fourier import dilate, fold_phases
 from models.normalizations.base import NORMALIZATIONS, Normalization
-from models.normalizations.weight_matrices import Layout, direction, floored
+from models.normalizations.weight_matrices import Layout, direction, floored, weight_of
 from models.ranges import AT_LEAST_0, AT_LEAST_1
+
+Function = TypeVar("Function", bound=Callable)
 
 SCAN_STEPS = 6  # power iterations at every frequency of the grid, enough to rank them
 SETTLE_STEPS = 20  # more of them at the frequencies that are kept; five times as many at the start
@@ -52,6 +55,11 @@ class SpectralConvNorm(Normalization):
         return parametrize.register_parametrization(layer, "weight", UnitConvolution(layer, self))
 
 
+def _eager(function: Function) -> Function:
+    """Keep a function out of compiled graphs: torch's own decorator, which loses the type."""
+    return cast(Function, torch.compiler.disable(function))
+
+
 class UnitConvolution(nn.Module):
     """W -> gain W / σ. Complex vectors are held as pairs of real ones: (g, n, 2, T) for T frequencies."""
 
@@ -66,7 +74,7 @@ class UnitConvolution(nn.Module):
         self.stride = getattr(layer, "stride", (1, 1))
         self.dilation = getattr(layer, "dilation", (1, 1))
         self.accesses = 0
-        frequencies, u, v = self._scan(self._kernel(layer.weight.detach()), 5 * SETTLE_STEPS)
+        frequencies, u, v = self._scan(self._kernel(weight_of(layer).detach()), 5 * SETTLE_STEPS)
         self.register_buffer("frequencies", frequencies)
         self.register_buffer("u", u)
         self.register_buffer("v", v)
@@ -91,14 +99,14 @@ class UnitConvolution(nn.Module):
         """Show the options."""
         return f"gain={self.options.gain:g}, tracked={self.u.shape[-1]}, grid={self.options.grid}"
 
-    @torch.compiler.disable  # the count decides what is done, and a compiled graph would fix it
+    @_eager  # the count decides what is done, and a compiled graph would fix it
     @torch.no_grad()
     def _track(self, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return frequencies, u and v, moved before that in training.
 
         As copies: a second forward pass moves the buffers before the backward pass of the first.
         """
-        buffers = self.frequencies, self.u, self.v
+        frequencies, u, v = buffers = self.frequencies, self.u, self.v
         if self.training:
             self.accesses += 1
             if self.accesses % self.options.rescan_every == 0:
@@ -108,7 +116,7 @@ class UnitConvolution(nn.Module):
                 moved = self.frequencies, *_power_iteration(kernel, self.u, self.v, waves, 1)
             for buffer, value in zip(buffers, moved, strict=True):
                 buffer.copy_(value)
-        return tuple(buffer.clone() for buffer in buffers)
+        return frequencies.clone(), u.clone(), v.clone()
 
     def _kernel(self, weight: Tensor) -> Tensor:
         """Return W', (g, O, J, kh', kw') with J the input channels times the stride's phases.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.normalizations.base import NORMALIZATIONS, Normalization
-from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, floored
+from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, floored, weight_of
 from models.ranges import AT_LEAST_1, Range
 
 
@@ -41,7 +41,7 @@ class LimitedStableRank(nn.Module):
     def __init__(self, layer: nn.Module, options: StableRankNorm):
         super().__init__()
         self.layout = Layout.of(layer)
-        rows = self.layout.rows(layer.weight)
+        rows = self.layout.rows(weight_of(layer))
         self.target = max(1.0, options.stable_rank * min(rows.shape[1:]))
         self.leading = LeadingSingularVectors(rows, options.n_power_iterations)
 

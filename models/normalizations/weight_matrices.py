@@ -34,6 +34,14 @@ class Layout(NamedTuple):
         return (rows.transpose(1, 2) if self.transposed else rows).reshape(like.shape)
 
 
+def weight_of(layer: nn.Module) -> Tensor:
+    """Return the weight of a layer as it is now; TypeError for a module that has none."""
+    weight = layer.weight
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{type(layer).__name__} has no weight")
+    return weight
+
+
 class LeadingSingularVectors(nn.Module):
     """σ_1 = uᵀ M v of matrices M, a block a group, with u and v held as buffers and moved by power iteration.
 

@@ -5,7 +5,7 @@ from typing import ClassVar, get_args, get_origin, get_type_hints
 import pytest
 
 from gan.config import Config
-from gan.config_help import describe, field_docs
+from gan.config_help import describe, field_docs, reference, sections
 from gan.yaml_config import is_family
 from models.registry import Registry
 
@@ -70,6 +70,48 @@ EXPECTED = """\
 
 def test_a_schema_is_described_key_by_key_then_choice_by_choice():
     assert describe(Outer) == EXPECTED
+
+
+REFERENCE = """\
+| key | default | meaning |
+|---|---|---|
+| `inner.zero` | `0` | A zero |
+| `inner.nothing` | `null` | A nothing |
+| `inner.several` | `['1e-4', b]` | Several words |
+| `fruit` | `apple` | A fruit of the day. One of: apple |
+
+## Fruit
+
+### fruit `apple`
+
+An apple.
+
+| key | default | meaning |
+|---|---|---|
+| `.ripe` | `false` | Whether it is red |
+| `.seeds` | `1` | How many seeds |
+"""
+
+
+def test_the_reference_is_the_same_in_markdown():
+    assert reference(Outer) == REFERENCE
+
+
+def test_what_markdown_would_read_is_escaped_but_in_code():
+    @dataclass(frozen=True)
+    class Marked:
+        x: int = 0
+        """|x|_2 of `a_b`"""
+
+    assert reference(Marked).splitlines()[-1] == r"| `x` | `0` | \|x\|\_2 of `a_b` |"
+
+
+def test_every_key_and_every_option_is_in_the_reference():
+    rows = reference(Config).splitlines()
+    for section in sections(Config):
+        assert not section.kind or f"### {section.kind} `{section.name}`" in rows
+        for entry in section.entries:
+            assert any(row.startswith(f"| `{entry.key}` | `{entry.default}` |") for row in rows)
 
 
 def leaves(cls: type, prefix: str = ""):

@@ -1,4 +1,3 @@
-import json
 import math
 
 import pytest
@@ -8,10 +7,11 @@ from gan import loop
 from gan.build import build_experiment
 from gan.checkpoint import Checkpoints, load
 from gan.config import Config
-from gan.divergence import Diverged, check_finite
+from gan.divergence import Diverged, check_finite, read_divergences
 from gan.interrupt import Interrupt
 from gan.logging import read_lines
 from gan.yaml_config import load_config
+from train_classifier import main as train_classifier
 from train_gan import main
 
 
@@ -103,7 +103,7 @@ def test_a_diverged_run_stops_within_an_interval_and_keeps_the_last_good_checkpo
     folder = tmp_path / "run"
     every = {"log.every": 2, "checkpoint.every": 2, "eval.every": 2, quiet: 100}
     assert train(tiny_config, folder, *(f"{key}={value}" for key, value in every.items())) == 3
-    (diagnosis,) = json.loads((folder / "divergence.json").read_text())
+    (diagnosis,) = read_divergences(folder)
     assert (diagnosis["step"], diagnosis["then"]) == (4, "stopped")
     first = diagnosis["not_finite"][0]
     said = capsys.readouterr().err
@@ -132,6 +132,16 @@ def test_a_run_that_really_diverges_stops(tmp_path, tiny_config, classifier):
     assert train(tiny_config, tmp_path / "run", *WILD, "train.steps=50", "eval.metrics=[]") == 3
 
 
+def test_a_classifier_that_diverges_stops(tmp_path):
+    small = ["data.resolution=8", "classifier={name: resnet10, width: 4}", "train.steps=50", "train.batch_size=16"]
+    small += ["log.every=1", "optimizer.lr=1000", "optimizer.weight_decay=1000", "eval.batch_size=100"]
+    folder = tmp_path / "run"
+    assert train_classifier(["--out", str(folder), "--device", "cpu", *small]) == 3
+    (diagnosis,) = read_divergences(folder)
+    assert diagnosis["then"] == "stopped"
+    assert not (folder / "classifier.safetensors").exists()
+
+
 def test_a_rollback_takes_other_random_numbers_and_goes_on(tmp_path, tiny_config, tiny_run, nan_at, capsys):
     whole = tiny_run(tmp_path / "whole", "train.steps=6")
     nan_at(3, tries=1)
@@ -139,7 +149,7 @@ def test_a_rollback_takes_other_random_numbers_and_goes_on(tmp_path, tiny_config
     folder = tmp_path / "run"
     assert train(tiny_config, folder, "train.on_nan=rollback") == 0
     assert "rolled back to step 2, try 1 of 3" in capsys.readouterr().out
-    (diagnosis,) = json.loads((folder / "divergence.json").read_text())
+    (diagnosis,) = read_divergences(folder)
     assert diagnosis["then"] == "rolled back to step 2"
     assert [line["step"] for line in numbers(folder)] == [1, 2, 3, 4, 5, 6]
     assert numbers(folder)[:2] == numbers(whole)[:2]
@@ -151,9 +161,8 @@ def test_after_three_rollbacks_the_run_stops(tmp_path, tiny_config, nan_at, clas
     nan_at(0, tries=100)
     folder = tmp_path / "run"
     assert train(tiny_config, folder, "train.on_nan=rollback") == 3
-    diagnoses = json.loads((folder / "divergence.json").read_text())
+    diagnoses = read_divergences(folder)
     assert [d["then"] for d in diagnoses] == [*["rolled back to step 0"] * 3, "stopped"]
-    assert [d["retries"] for d in diagnoses] == [0, 1, 2, 3]
     config = load_config(Config, folder / "config.yaml")
     assert Checkpoints(folder, config).load_newest(torch.device("cpu"))["retries"] == 3
 

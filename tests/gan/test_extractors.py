@@ -1,6 +1,3 @@
-import re
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -9,7 +6,6 @@ from gan.errors import UserError
 from gan.extractors import EXTRACTORS, MetricsConfig
 from gan.extractors.torch_fidelity import CLIP, DINOV2
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
@@ -54,12 +50,3 @@ def test_a_file_that_holds_no_inception_is_an_error(tmp_path):
             extractor_of("inception", MetricsConfig(inception_weights=str(path)), 32, CPU)
     with pytest.raises(UserError, match=r"absent\.pth"):
         extractor_of("inception", MetricsConfig(inception_weights=str(tmp_path / "absent.pth")), 32, CPU)
-
-
-def test_the_feature_space_of_the_contributors_guide_works(monkeypatch, tmp_path, tiny_run):
-    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "EXTRACTORS" in block)
-    monkeypatch.setattr(EXTRACTORS, "_entries", dict(EXTRACTORS._entries))
-    exec(compile(code, "gray.py", "exec"), {"__name__": "gan.extractors.gray"})
-    folder = tiny_run(tmp_path / "run", "train.steps=1", "eval.metrics=[fd_gray30_test, precision_gray30_train]")
-    assert '"metrics/fd_gray30_test"' in (folder / "metrics.jsonl").read_text()

@@ -80,7 +80,7 @@ MOMENTS = {
     "between D steps": (loop, "batch_for", 1, 1, 1),
     "at the end of a step": (loop, "generator_step", 2, 3, 3),
     "while the networks are measured": (loop, "lipschitz_numbers", 0, 2, 1),
-    "between batches of an evaluation": (loop, "latents", 3 + 3 + 1, 2, 1),
+    "between batches of an evaluation": (loop, "latents", 0, 2, 1),
     "in the last step": (loop, "generator_step", 3, 4, 3),
     "while a checkpoint is written": (torch, "save", 1, 3, 3),
 }

@@ -1,0 +1,86 @@
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gan.config import Config
+from gan.errors import UserError
+from gan.export import load_generator, main
+from gan.restore import restore_generator
+from gan.yaml_config import load_config
+
+CPU = torch.device("cpu")
+
+
+def assert_same(one, other):
+    assert (one.config, one.image, one.step) == (other.config, other.image, other.step)
+    state = other.network.state_dict()
+    assert one.network.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in one.network.state_dict().items())
+
+
+def test_the_file_of_a_run_loads_as_its_newest_checkpoint(tmp_path, tiny_run):
+    folder = tiny_run(tmp_path / "run", "data.conditional=true", "generator.normalization=spectral")
+    loaded = load_generator(folder)
+    assert_same(loaded, restore_generator(folder, CPU))
+    assert loaded.config == load_config(Config, folder / "config.yaml")
+    assert not loaded.network.training
+    assert loaded.network(torch.zeros(3, 8), torch.arange(3)).shape == (3, 1, 16, 16)
+
+
+def test_a_checkpoint_is_written_to_a_file_that_loads(tmp_path, tiny_run, capsys):
+    folder = tiny_run(tmp_path / "run", "train.steps=6", "optimizer.generator.lr=0.05")
+    out = tmp_path / "best.safetensors"
+    assert main([str(folder), "--out", str(out), "--checkpoint", "best"]) == 0
+    assert capsys.readouterr().out.endswith(f"{out}\n")
+    assert_same(load_generator(out), restore_generator(folder, CPU, "best"))
+
+
+@pytest.mark.parametrize("option", ["data.conditional=true", "generator.normalization=conv_norm"])
+def test_onnxruntime_draws_the_same_images_at_any_batch_size(tmp_path, tiny_run, option):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder = tiny_run(tmp_path / "run", "train.steps=2", option)
+    assert main([str(folder), "--out", str(tmp_path / "g.onnx")]) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "g.onnx")
+    generator = load_generator(folder)
+    generator.network.double()
+    for count in (1, 5):
+        z = torch.randn(count, 8, generator=torch.Generator().manual_seed(count))
+        inputs = {"z": z} | ({"y": torch.arange(count)} if generator.image.num_classes else {})
+        (images,) = session.run(["images"], {name: tensor.numpy() for name, tensor in inputs.items()})
+        expected = generator.network(z.double(), inputs.get("y"))
+        torch.testing.assert_close(torch.from_numpy(images).double(), expected, rtol=0, atol=1e-5)
+        assert images.std() > 1e-3
+
+
+def test_what_is_no_generator_is_an_error(tmp_path):
+    (tmp_path / "text").write_text("none")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name, message in (
+        ("text", "cannot read the generator"),
+        ("absent", "cannot read"),
+        ("other.safetensors", "does not say"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_generator(tmp_path / name)
+
+
+def test_wrong_options_are_one_line(tmp_path, tiny_run, capsys, monkeypatch):
+    folder = tiny_run(tmp_path / "run", "train.steps=1")
+    (tmp_path / "mine.onnx").write_text("mine")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    capsys.readouterr()
+    (tmp_path / "text").touch()
+    for out, message in (
+        ("g.pt", "the name must end in .safetensors or .onnx (see --help)"),
+        ("mine.onnx", "exists already; choose another --out"),
+        ("g.onnx", "onnx is not installed: pip install 'convnorm-gan[onnx]'"),
+        ("text/g.safetensors", "g.safetensors: File exists"),
+    ):
+        assert main([str(folder), "--out", str(tmp_path / out)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.endswith(f"{message}\n")
+    assert (tmp_path / "mine.onnx").read_text() == "mine"

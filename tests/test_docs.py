@@ -1,0 +1,130 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gan.export import main as export_main
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def python_blocks(page: str) -> str:
+    """Return all Python code of a page as one program."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    return "\n".join(blocks)
+
+
+def execute(program: str, folder: Path) -> str:
+    """Run a program in `folder` with the toolkit on its path; return what it printed."""
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "program.py"]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_and_image_is_there(path):
+    dead = []
+    for link in LINK.findall(FENCE.sub("", path.read_text(encoding="utf-8"))):
+        if re.match(r"\w+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        file = path.parent / target if target else path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            dead.append(link)
+    assert not dead
+
+
+WANDB = """
+class Run:
+    def log(self, values, step):
+        print("logged", step, *values)
+
+    def finish(self):
+        print("finished")
+
+
+def init(dir, name, id, resume):
+    return Run()
+
+
+Image = Histogram = len
+"""
+
+
+def test_the_examples_of_extending_train_together(tmp_path, tiny_config):
+    (tmp_path / "wandb.py").write_text(WANDB)
+    program = (
+        python_blocks("extending.md")
+        + """
+from train_gan import main
+
+discriminator = "discriminator={name: perceptron, width: 8, normalization: {name: frobenius, gain: 2}}"
+parts = [discriminator, "loss=minimax", "regularizers.drift.weight=0.001", "data={name: disks, size: 50}"]
+metrics = "eval.metrics=[fd_gray30_train, precision_gray30_train, spread_gray30]"
+run = ["--config", "tiny.yaml", "--out", "run", "--device", "cpu", "train.steps=1", "log.to=[wandb]"]
+assert main([*run, *parts, metrics]) == 0
+"""
+    )
+    shown = execute(program, tmp_path).splitlines()
+    assert {"logged 1 samples", "finished"} <= set(shown)
+    assert any("loss/D" in line.split() for line in shown if line.startswith("logged 1 "))
+    assert not list((tmp_path / "run").glob("events.*"))
+    numbers = (tmp_path / "run" / "metrics.jsonl").read_text()
+    for tag in ("metrics/fd_gray30_train", "metrics/precision_gray30_train", "metrics/spread_gray30"):
+        assert f'"{tag}": ' in numbers
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert all(name in config for name in ("frobenius", "perceptron", "minimax", "drift", "disks"))
+
+
+def test_the_examples_of_the_library_run(tmp_path, tiny_run):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    run = tiny_run(tmp_path / "runs" / "digits-dcgan_conv_norm", "train.steps=1")
+    assert export_main([str(run), "--out", str(tmp_path / "generator.onnx")]) == 0
+    out = execute(python_blocks("library.md"), tmp_path)
+    assert out.startswith("0 {'0': ")
+
+
+def test_a_folder_named_models_hides_the_toolkit_unless_it_comes_first(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").write_text("mine = True")
+    with pytest.raises(AssertionError, match="cannot import name 'build_generator'"):
+        execute("from models import build_generator", tmp_path)
+    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    (block,) = (block for block in FENCE.findall(text) if "TOOLKIT" in block)
+    program = (
+        block.strip("`").replace("/path/to/the/toolkit", str(ROOT))
+        + """
+import torch
+
+assert models.mine
+network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+normalize(network, "conv_norm")
+network(torch.rand(2, 1, 4, 4)).sum().backward()
+assert set(LipschitzTracker(network, torch.rand(1, 1, 4, 4)).measure()) == {"0", "2"}
+"""
+    )
+    execute(program, tmp_path)
+
+
+def test_a_models_folder_below_a_package_clashes_with_nothing(tmp_path):
+    (tmp_path / "mine" / "models").mkdir(parents=True)
+    (tmp_path / "mine" / "models" / "__init__.py").write_text("mine = True")
+    execute("import mine.models\nfrom models.normalizations import normalize\nassert mine.models.mine", tmp_path)
