@@ -6,8 +6,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import torch
+
 from gan.distributed import fails_first
 from gan.errors import Stopped, UserError
+from gan.files import WriteError
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,10 +35,6 @@ def exit_code(command: Callable[[], None]) -> int:
     warnings.formatwarning = in_one_line
     try:
         command()
-    except UserError as error:
-        if fails_first():
-            print(f"error: {error}", file=sys.stderr)
-        return 2
     except Stopped as stop:
         if fails_first():
             print(stop, file=sys.stderr)
@@ -43,10 +42,23 @@ def exit_code(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except Exception:
-        if fails_first():
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError | WriteError) else _out_of_memory(error)
+        first = fails_first()
+        if message is None and first:
             raise
-        return 1
+        if message is not None and first:
+            print(f"error: {message}", file=sys.stderr)
+        return 1 if message is None else 2
     finally:
         warnings.formatwarning = usual
     return 0
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """Return what to say when memory, of the machine or of a GPU, did not suffice; None for another error."""
+    # PyTorch raises a bare RuntimeError where malloc fails.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return f"out of memory; take smaller networks, batches or images ({reason})"
+    return None

@@ -1,11 +1,15 @@
 """Ends of a command that need no traceback: one line on stderr, and an exit code."""
 
+MAX_LENGTH = 2000  # characters of a message, which may quote input of any length
+
 
 class UserError(Exception):
     """Bad input, exit code 2. The message is one line that says what is wrong, where, and what to do."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))
+        line = " ".join(message.splitlines())
+        half = MAX_LENGTH // 2
+        super().__init__(line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}")
 
 
 class Stopped(Exception):

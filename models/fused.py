@@ -10,6 +10,8 @@ The rewrite needs to know that the layer is a plain convolution: a wrapper such 
 does everything under the eyes of a hook or of a tracer, who wants to see the layer itself.
 """
 
+from typing import TypeGuard, cast
+
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -23,15 +25,17 @@ def conv_then_pool(layer: nn.Module, x: Tensor) -> Tensor:
     """Convolve x (B, I, H, W), then average 2 x 2 pixels: (B, O, H / 2, W / 2)."""
     if not _is_plain(layer, x):
         return F.avg_pool2d(layer(x), 2)
-    blurred = [min(1, p) for p in layer.padding]  # the blur of the zeros beyond is zero again
-    rest = [p - b for p, b in zip(layer.padding, blurred, strict=True)]
+    padding = cast("tuple[int, int]", layer.padding)
+    blurred = [min(1, p) for p in padding]  # the blur of the zeros beyond is zero again
+    rest = [p - b for p, b in zip(padding, blurred, strict=True)]
     return F.conv2d(F.avg_pool2d(x, 2, 1, blurred), layer.weight, layer.bias, 2, rest, 1, layer.groups)
 
 
 def upsample_then_conv(layer: nn.Module, x: Tensor, mode: str = "nearest") -> Tensor:
     """Double the side of x (B, I, H, W), then convolve: (B, O, 2H, 2W). `mode` is nearest or bilinear."""
-    usual = _is_plain(layer, x) and layer.kernel_size == (3, 3) and layer.padding == (1, 1) and layer.groups == 1
-    if not usual or (mode == "bilinear" and min(x.shape[2:]) < SMALLEST_BILINEAR):
+    if not _is_plain(layer, x) or (layer.kernel_size, layer.padding, layer.groups) != ((3, 3), (1, 1), 1):
+        return layer(upsample(x, mode))
+    if mode == "bilinear" and min(x.shape[2:]) < SMALLEST_BILINEAR:
         return layer(upsample(x, mode))
     weight = layer.weight  # read once: a parametrization may move at each access
     # One pixel more than needed, and a tap of 0 for it: oneDNN is several times slower for an odd output in bfloat16.
@@ -50,7 +54,7 @@ def upsample(x: Tensor, mode: str = "nearest") -> Tensor:
     return F.interpolate(x, scale_factor=2, mode=mode)
 
 
-def _is_plain(layer: nn.Module, x: Tensor) -> bool:
+def _is_plain(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
     """Tell whether `layer` does no more than convolve x (B, I, H, W) with its weight, zeros around, unobserved."""
     if isinstance(x, fx.Proxy) or parametrize.type_before_parametrizations(layer) is not nn.Conv2d:
         return False
