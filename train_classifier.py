@@ -13,6 +13,7 @@ from gan.allocator import keep_freed_memory
 from gan.build import select_device
 from gan.checkpoint import Checkpoints
 from gan.command import exit_code
+from gan.divergence import Diverged, stopped
 from gan.export import export_network
 from gan.front_door import open_run, training_parser
 from gan.interrupt import Interrupt
@@ -25,7 +26,9 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "classification" / "digits.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command line; return the exit code: 0, 2 for an error that the user can mend, 3 when training
+    diverged, 143 or 130 for SIGTERM or Ctrl-C.
+    """
     return exit_code(lambda: run(parse(argv)))
 
 
@@ -57,6 +60,8 @@ def run(options: argparse.Namespace) -> None:
     try:
         with Interrupt() as interrupt:
             train(experiment, checkpoints, logger, progress, interrupt)
+    except Diverged as diverged:
+        raise stopped(folder, diverged) from None
     finally:
         progress.close()
         logger.close()

@@ -18,6 +18,7 @@ from gan.augment import augment
 from gan.checkpoint import Checkpoints
 from gan.data import to_uint8
 from gan.distributed import average_batch_statistics, average_gradients, mean_numbers
+from gan.divergence import check_finite
 from gan.experiment import Experiment, generator_batch_size, latents, own_latents, real_images
 from gan.interrupt import Interrupt, Interrupted
 from gan.lipschitz import lipschitz_audit, lipschitz_numbers
@@ -35,7 +36,8 @@ def train(
 ) -> None:
     """Train up to `train.steps` generator updates; numbers, samples and checkpoints go to the run folder on the way.
 
-    Interrupted when a signal has come, with a checkpoint of the step at which it came.
+    Interrupted when a signal has come, with a checkpoint of the step at which it came; Diverged when a number or weight
+    is not finite any more, before anything of that is measured, logged or saved.
     """
     config = run.config
     run.G.train()
@@ -47,11 +49,15 @@ def train(
         if run.measured is None:  # else a signal has come while this step was evaluated, which is done again
             losses = update(run, G, D)
             progress.step()
+            if any(due(run, every) for every in (config.log.every, config.eval.every, config.checkpoint.every)):
+                check_finite(run, losses)
             run.measured = measure(run, losses, speed)
         with suppress(Interrupted):
             record(run, checkpoints, logger, progress, interrupt)
             speed.start(run)  # measuring and writing are not training
         number = interrupt.requested
+        if number is not None:
+            check_finite(run, {})
         if due(run, config.checkpoint.every) or number is not None:
             checkpoints.save(run.state_dict())
         if number is not None:
@@ -143,7 +149,7 @@ def compiled_networks(run: Experiment) -> tuple[nn.Module, nn.Module]:
 def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int) -> dict[str, Tensor]:
     """Update D once; return its loss without penalties and its mean logits, still on the device."""
     batch = batch_for(run, G, d_step)
-    random = rng.generator(run.device, run.config.seed, "penalty", d_step)
+    random = rng.generator(run.device, run.seed, "penalty", d_step)
     run.optimizer_D.zero_grad()
     with autocast(run):
         logits_real, logits_fake = judge(D, batch)
@@ -167,7 +173,7 @@ def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int)
 def generator_step(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
     """Update G once, with D's parameters frozen; return its loss, still on the device."""
     size = generator_batch_size(run.config)
-    random = rng.generator(run.device, run.config.seed, "augmentation", "G", run.step)
+    random = rng.generator(run.device, run.seed, "augmentation", "G", run.step)
     run.optimizer_G.zero_grad()
     run.D.requires_grad_(False)
     with autocast(run):
@@ -193,7 +199,7 @@ def batch_for(run: Experiment, G: nn.Module, d_step: int) -> Batch:
     with autocast(run), torch.no_grad():
         z, y_fake = own_latents(run, config.batch_size, "D", d_step)
         x_fake = G(z, y_fake)
-    random = rng.generator(run.device, run.config.seed, "augmentation", "D", d_step)
+    random = rng.generator(run.device, run.seed, "augmentation", "D", d_step)
     x_real = augment(x_real, config.augment, random)
     return Batch(x_real, y_real, augment(x_fake.to(x_real.dtype), config.augment, random), y_fake)
 

@@ -12,10 +12,11 @@ from gan.yaml_config import dump_config, load_config, to_plain
 
 CONFIG = "config.yaml"
 
-# What a resumed run may change: how long it goes on, where its data lie and what it reports. A falling learning rate
-# falls over the new number of steps from then on.
+# What a resumed run may change: how long it goes on, and if after a divergence; where its data lie and what it reports.
+# A falling learning rate falls over the new number of steps from then on.
 MAY_CHANGE = (
-    *("train.steps", "data.root", "data.test_root", "data.download", "data.device_budget_gb", "data.workers"),
+    *("train.steps", "train.on_nan"),
+    *("data.root", "data.test_root", "data.download", "data.device_budget_gb", "data.workers"),
     *("log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
 )
 
