@@ -6,6 +6,7 @@ from pathlib import Path
 
 from classification.build import build_experiment
 from classification.config import Config
+from classification.experiment import Experiment
 from classification.loop import train
 from classification.summary import accuracy_tables
 from gan import run_folder
@@ -44,8 +45,15 @@ def run(options: argparse.Namespace) -> None:
     device = select_device(options.device)
     keep_freed_memory()
     experiment = build_experiment(config, config.data.load(), folder, device)
+    with run_folder.opened(folder, is_new=not options.resume):
+        train_in_folder(experiment, options.resume)
+
+
+def train_in_folder(experiment: Experiment, resume: bool) -> None:
+    """Train, from the newest checkpoint on if there is one to resume from, and show what came of it."""
+    folder, config, device = experiment.folder, experiment.config, experiment.device
     checkpoints = Checkpoints(folder, config)
-    state = checkpoints.load_newest(device) if options.resume else None
+    state = checkpoints.load_newest(device) if resume else None
     if state is not None:
         experiment.load_state_dict(state)
     run_folder.write_config(folder, config)

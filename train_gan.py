@@ -12,6 +12,7 @@ from gan.build import build_experiment, select_device
 from gan.checkpoint import Checkpoints
 from gan.command import exit_code
 from gan.config import Config
+from gan.data import Splits
 from gan.distributed import all_processes, first_on_each_machine, first_only, on_first
 from gan.divergence import Diverged, roll_back
 from gan.experiment import Experiment
@@ -54,8 +55,15 @@ def run_here(options: argparse.Namespace, device: torch.device) -> None:
     with first_on_each_machine():
         splits = config.data.load()
     experiment = build_experiment(config, splits, folder, device)
+    with run_folder.opened(folder, is_new=not options.resume):
+        train_in_folder(experiment, splits, options.resume)
+
+
+def train_in_folder(experiment: Experiment, splits: Splits, resume: bool) -> None:
+    """Train, from the newest checkpoint on if there is one to resume from, and show what came of it."""
+    folder, config, device = experiment.folder, experiment.config, experiment.device
     checkpoints = first_only(Checkpoints)(folder, config)
-    state = on_first(lambda: checkpoints.load_newest("cpu")) if options.resume else None
+    state = on_first(lambda: checkpoints.load_newest("cpu")) if resume else None
     if state is not None:
         experiment.load_state_dict(state)
     first_only(run_folder.write_config)(folder, config)
