@@ -26,6 +26,7 @@ from gan.logging import RunLogger
 from gan.progress import Progress
 from gan.regularizers import Batch
 from gan.samples import sample_grid
+from gan.symptoms import Symptoms
 
 NUM_SAMPLES = 64  # images in a sample grid
 SHOWN = ("loss/D", "loss/G", "speed/images_per_s")  # on the progress line, beside the first metric
@@ -43,7 +44,7 @@ def train(
     run.G.train()
     run.D.train()
     G, D = compiled_networks(run)
-    speed = Speed(run)
+    speed, symptoms = Speed(run), Symptoms(run)
 
     while run.step < config.train.steps or run.measured is not None:
         if run.measured is None:  # else a signal has come while this step was evaluated, which is done again
@@ -53,7 +54,7 @@ def train(
                 check_finite(run, losses)
             run.measured = measure(run, losses, speed)
         with suppress(Interrupted):
-            record(run, checkpoints, logger, progress, interrupt)
+            record(run, checkpoints, logger, progress, interrupt, symptoms)
             speed.start(run)  # measuring and writing are not training
         number = interrupt.requested
         if number is not None:
@@ -119,20 +120,30 @@ def measure(run: Experiment, losses: dict[str, Tensor], speed: Speed) -> dict[st
 
 
 def record(
-    run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress, interrupt: Interrupt
+    run: Experiment,
+    checkpoints: Checkpoints,
+    logger: RunLogger,
+    progress: Progress,
+    interrupt: Interrupt,
+    symptoms: Symptoms,
 ) -> None:
     """Evaluate the step if that is due, and log all that was measured of it; Interrupted before anything is logged."""
     numbers = run.measured["numbers"]
     scores: dict[str, float] = {}
+    alarms = [symptoms.of_loss(numbers["loss/D"])] if "loss/D" in numbers else []
     if due(run, run.config.eval.every):
         scores = evaluate(run, interrupt)
         numbers = numbers | {f"metrics/{name}": value for name, value in scores.items()}
-        logger.image("samples", run.step, sample_grid(fixed_samples(run), run.config.data.stacked))
+        samples = fixed_samples(run)
+        alarms.append(symptoms.of_samples(samples))
+        logger.image("samples", run.step, sample_grid(samples, run.config.data.stacked))
     logger.histograms(run.step, run.measured["spectra"])
     if numbers:
         logger.scalars(run.step, run.d_steps, run.images, numbers)
         shown = SHOWN if run.evaluator is None else (*SHOWN, f"metrics/{run.evaluator.protocols[0]}")
         progress.show(run.step, {tag.rpartition("/")[2]: numbers[tag] for tag in shown if tag in numbers})
+    for alarm in filter(None, alarms):
+        progress.warn(alarm)
     run.measured = None
     if scores:
         keep_best(run, checkpoints, next(iter(scores.values())))
