@@ -21,6 +21,7 @@ from gan.interrupt import Interrupt
 from gan.kinds import CLASSIFIER
 from gan.logging import RunLogger
 from gan.progress import Progress
+from gan.rng import be_deterministic
 from gan.summary import format_table, lipschitz_rows, newest_values
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "classification" / "digits.yaml"
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
     folder, config = open_run(options, Config, DEFAULT_CONFIG)
     device = select_device(options.device)
     keep_freed_memory()
+    be_deterministic(config.train.deterministic)
     experiment = build_experiment(config, config.data.load(), folder, device)
     with run_folder.opened(folder, is_new=not options.resume):
         train_in_folder(experiment, options.resume)

@@ -23,6 +23,7 @@ from gan.logging import RunLogger
 from gan.loop import train
 from gan.progress import Progress
 from gan.restore import TrainedGenerator
+from gan.rng import be_deterministic
 from gan.summary import newest_values, results_table
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm.yaml"
@@ -52,6 +53,7 @@ def run_here(options: argparse.Namespace, device: torch.device) -> None:
     """Do this process's part of a run. The first one alone reads and writes the run's folder."""
     folder, config = on_first(lambda: open_run(options, Config, DEFAULT_CONFIG))
     keep_freed_memory()
+    be_deterministic(config.train.deterministic)
     with first_on_each_machine():
         splits = config.data.load()
     experiment = build_experiment(config, splits, folder, device)

@@ -67,6 +67,8 @@ class TrainConfig:
     """When training diverges: stop, or go back to the last checkpoint with another seed (three times at most)"""
     channels_last: bool = True
     """Keep images and feature maps in channels-last memory format (faster; false: channels first)"""
+    deterministic: bool = False
+    """Choose only algorithms that give the same bits each time on a GPU as well (slower; CPUs do so anyway)"""
 
     @property
     def images_per_step(self) -> int:
