@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from gan.errors import UserError
 
@@ -23,23 +23,26 @@ def locked(folder: Path) -> Iterator[None]:
     has left half-written is removed.
     """
     path = folder / LOCK
-    try:
+    with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = _acquire(path)
-    except OSError as error:
-        raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
     with file:
         try:
-            for part in folder.rglob(LEFTOVERS):
-                part.unlink()
+            with _writing_to(folder):
+                if holder := _holder(file):
+                    print(f"{folder}: taking over from {holder}, which has ended without a word")
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+                for part in folder.rglob(LEFTOVERS):
+                    part.unlink()
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def _acquire(path: Path) -> IO[str]:
+def _acquire(path: Path) -> BinaryIO:
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("ab+", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -48,23 +51,25 @@ def _acquire(path: Path) -> IO[str]:
         except OSError as error:  # a network file system without locks
             warnings.warn(f"{path.parent} cannot be locked ({error.strerror}): run nothing else there", stacklevel=4)
         if _is_still(path, file):
-            break
+            return file
         file.close()  # its holder has ended, and removed it, since it was opened
-    if holder := _holder(file):
-        print(f"{path.parent}: taking over from {holder}, which has ended without a word")
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return file
 
 
-def _is_still(path: Path, file: IO[str]) -> bool:
+def _is_still(path: Path, file: BinaryIO) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
 
-def _holder(file: IO[str]) -> str:
+def _holder(file: BinaryIO) -> str:
     file.seek(0)
-    return file.read()
+    return file.read().decode(errors="replace")
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None

@@ -101,7 +101,7 @@ while entered < 200:
 def test_of_many_processes_one_at_a_time_is_inside(tmp_path):
     command = [sys.executable, "-c", ONE_AT_A_TIME, tmp_path / "run"]
     processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    for process in processes:
+    for process in processes:  # none waits for another
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
 
@@ -122,3 +122,13 @@ def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path):
         locked(tmp_path / "file" / "run"),
     ):
         pass
+
+
+def test_a_lock_that_has_no_room_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gan.lock.socket.gethostname", full)  # as the write that follows would
+    with pytest.raises(UserError, match="No space left on device"), locked(tmp_path / "run"):
+        pass
+    assert not list((tmp_path / "run").iterdir())
