@@ -115,7 +115,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(run_folder, tmp_path, capsys
     wrong = {
         "exists already": [run_folder, "--out", "taken.png"],
         "not conditional": [run_folder, "--label", "1", "--out", "a.png"],
-        "at least 1": [run_folder, "-n", "0", "--out", "a.png"],
+        "from 1 to 10,000,000": [run_folder, "-n", "0", "--out", "a.png"],
         "at least 0.1": [run_folder, "--truncation", "0", "--out", "a.png"],
         "name its file with --out": [run_folder, "--nearest", "--out-dir", "a"],
         "one of the arguments --out --out-dir is required": [run_folder],
