@@ -37,10 +37,12 @@ class Symptoms:
     def of_samples(self, images: Tensor) -> str | None:
         """Return what to say of generated images (N, C, H, W) uint8 at an evaluation, if anything has begun there.
 
-        Modes have collapsed when most images have another one much closer by than real images have.
+        Modes have collapsed when most images have another one much closer by than real images have. The first epoch
+        does not count: a generator that has learned nothing yet makes one image of all latents.
         """
-        distance = nearest_distance(images)
-        if not self._begins("collapse", distance < COLLAPSED * self._real_distance):
+        has_learned = self._run.images >= len(self._run.sampler.images)
+        is_there = has_learned and nearest_distance(images) < COLLAPSED * self._real_distance
+        if not self._begins("collapse", is_there):
             return None
         return (
             f"step {self._run.step}: mode collapse, most samples are nearly the same as another one; "

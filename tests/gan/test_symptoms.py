@@ -14,7 +14,7 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def watched(loss: str = "hinge") -> Symptoms:
-    run = SimpleNamespace(step=7, loss=LOSSES.get(loss)(), sampler=SimpleNamespace(images=images(100)))
+    run = SimpleNamespace(step=7, images=100, loss=LOSSES.get(loss)(), sampler=SimpleNamespace(images=images(100)))
     return Symptoms(run)
 
 
@@ -57,12 +57,18 @@ def test_few_modes_are_a_collapse_and_many_are_none():
     assert nearest_distance(images(64, seed=3)) > COLLAPSED * nearest_distance(images(64))
 
 
+def test_the_first_epoch_does_not_count():
+    symptoms = watched()
+    symptoms._run.images = 99
+    assert not any(symptoms.of_samples(images(1).repeat(64, 1, 1, 1)) for _ in range(4))
+
+
 def test_a_run_says_each_symptom_in_one_line_and_goes_on(tmp_path, tiny_run, monkeypatch, capsys):
     original = loop.fixed_samples
     monkeypatch.setattr(loop, "fixed_samples", lambda run: original(run)[:1].expand(64, -1, -1, -1))
     step = loop.discriminator_step
     monkeypatch.setattr(loop, "discriminator_step", lambda *args: step(*args) | {"loss/D": torch.tensor(0.0)})
-    folder = tiny_run(tmp_path / "run", "train.steps=8")
+    folder = tiny_run(tmp_path / "run", "train.steps=8", "train.batch_size=400")
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert [line.split(",")[0] for line in warnings] == [
         "warning: step 4: mode collapse",
