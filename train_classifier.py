@@ -6,6 +6,7 @@ from pathlib import Path
 
 from classification.build import build_experiment
 from classification.config import Config
+from classification.experiment import Experiment
 from classification.loop import train
 from classification.summary import accuracy_tables
 from gan import run_folder
@@ -13,19 +14,23 @@ from gan.allocator import keep_freed_memory
 from gan.build import select_device
 from gan.checkpoint import Checkpoints
 from gan.command import exit_code
+from gan.divergence import Diverged, stopped
 from gan.export import export_network
 from gan.front_door import open_run, training_parser
 from gan.interrupt import Interrupt
 from gan.kinds import CLASSIFIER
 from gan.logging import RunLogger
 from gan.progress import Progress
+from gan.rng import be_deterministic
 from gan.summary import format_table, lipschitz_rows, newest_values
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "classification" / "digits.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command line; return the exit code: 0, 2 for an error that the user can mend, 3 when training
+    diverged, 143 or 130 for SIGTERM or Ctrl-C.
+    """
     return exit_code(lambda: run(parse(argv)))
 
 
@@ -40,9 +45,17 @@ def run(options: argparse.Namespace) -> None:
     folder, config = open_run(options, Config, DEFAULT_CONFIG)
     device = select_device(options.device)
     keep_freed_memory()
+    be_deterministic(config.train.deterministic)
     experiment = build_experiment(config, config.data.load(), folder, device)
+    with run_folder.opened(folder, is_new=not options.resume):
+        train_in_folder(experiment, options.resume)
+
+
+def train_in_folder(experiment: Experiment, resume: bool) -> None:
+    """Train, from the newest checkpoint on if there is one to resume from, and show what came of it."""
+    folder, config, device = experiment.folder, experiment.config, experiment.device
     checkpoints = Checkpoints(folder, config)
-    state = checkpoints.load_newest(device) if options.resume else None
+    state = checkpoints.load_newest(device) if resume else None
     if state is not None:
         experiment.load_state_dict(state)
     run_folder.write_config(folder, config)
@@ -57,6 +70,8 @@ def run(options: argparse.Namespace) -> None:
     try:
         with Interrupt() as interrupt:
             train(experiment, checkpoints, logger, progress, interrupt)
+    except Diverged as diverged:
+        raise stopped(folder, diverged) from None
     finally:
         progress.close()
         logger.close()

@@ -12,7 +12,10 @@ from gan.build import build_experiment, select_device
 from gan.checkpoint import Checkpoints
 from gan.command import exit_code
 from gan.config import Config
+from gan.data import Splits
 from gan.distributed import all_processes, first_on_each_machine, first_only, on_first
+from gan.divergence import Diverged, roll_back
+from gan.experiment import Experiment
 from gan.export import GENERATOR, export_generator
 from gan.front_door import open_run, training_parser
 from gan.interrupt import Interrupt
@@ -20,14 +23,15 @@ from gan.logging import RunLogger
 from gan.loop import train
 from gan.progress import Progress
 from gan.restore import TrainedGenerator
+from gan.rng import be_deterministic
 from gan.summary import newest_values, results_table
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 2 for an error that the user can mend, 143 or 130 for SIGTERM
-    or Ctrl-C.
+    """Run the command line; return the exit code: 0, 2 for an error that the user can mend, 3 when training
+    diverged, 143 or 130 for SIGTERM or Ctrl-C.
     """
     return exit_code(lambda: run(parse(argv)))
 
@@ -49,11 +53,19 @@ def run_here(options: argparse.Namespace, device: torch.device) -> None:
     """Do this process's part of a run. The first one alone reads and writes the run's folder."""
     folder, config = on_first(lambda: open_run(options, Config, DEFAULT_CONFIG))
     keep_freed_memory()
+    be_deterministic(config.train.deterministic)
     with first_on_each_machine():
         splits = config.data.load()
     experiment = build_experiment(config, splits, folder, device)
+    with run_folder.opened(folder, is_new=not options.resume):
+        train_in_folder(experiment, splits, options.resume)
+
+
+def train_in_folder(experiment: Experiment, splits: Splits, resume: bool) -> None:
+    """Train, from the newest checkpoint on if there is one to resume from, and show what came of it."""
+    folder, config, device = experiment.folder, experiment.config, experiment.device
     checkpoints = first_only(Checkpoints)(folder, config)
-    state = on_first(lambda: checkpoints.load_newest("cpu")) if options.resume else None
+    state = on_first(lambda: checkpoints.load_newest("cpu")) if resume else None
     if state is not None:
         experiment.load_state_dict(state)
     first_only(run_folder.write_config)(folder, config)
@@ -63,14 +75,11 @@ def run_here(options: argparse.Namespace, device: torch.device) -> None:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     for name, reason in experiment.metrics_left_out.items():
         print(f"metric {name} left out: {reason}")
-    logger = first_only(RunLogger)(folder, experiment.logged_step, to=config.log.to)
-    progress = first_only(Progress)(experiment.step, config.train.steps)
-    try:
-        with Interrupt() as interrupt:
-            train(experiment, checkpoints, logger, progress, interrupt)
-    finally:
-        progress.close()
-        logger.close()
+    if state is None and config.train.on_nan == "rollback":
+        checkpoints.save(experiment.state_dict())  # to have something to go back to
+    with Interrupt() as interrupt:
+        while not train_on(experiment, checkpoints, interrupt):
+            pass
     trained = TrainedGenerator(experiment.ema.network, config, experiment.image, experiment.step)
     first_only(export_generator)(folder / GENERATOR, trained)
     evaluator = experiment.evaluator
@@ -80,6 +89,22 @@ def run_here(options: argparse.Namespace, device: torch.device) -> None:
     floor = evaluator.of_images(splits.train.images, device) if is_cheap else {}
     print("\n" + results_table(newest_values(folder), names, floor))
     print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
+
+
+def train_on(experiment: Experiment, checkpoints: Checkpoints, interrupt: Interrupt) -> bool:
+    """Train to the last step and return True, or until training diverges and is taken back to a checkpoint."""
+    config = experiment.config
+    logger = first_only(RunLogger)(experiment.folder, experiment.logged_step, to=config.log.to)
+    progress = first_only(Progress)(experiment.step, config.train.steps)
+    try:
+        train(experiment, checkpoints, logger, progress, interrupt)
+    except Diverged as diverged:
+        roll_back(experiment, checkpoints, diverged)
+        return False
+    finally:
+        progress.close()
+        logger.close()
+    return True
 
 
 if __name__ == "__main__":

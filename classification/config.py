@@ -69,6 +69,8 @@ class TrainConfig:
     """Mixed precision of the forward passes of training"""
     channels_last: bool = True
     """Keep images and feature maps in channels-last memory format (faster on most hardware; false: channels first)"""
+    deterministic: bool = False
+    """Choose only algorithms that give the same bits each time on a GPU as well (slower; CPUs do so anyway)"""
 
     @property
     def images_per_step(self) -> int:

@@ -61,6 +61,11 @@ class Experiment:
         """Training images in the updates so far."""
         return self.step * self.config.train.batch_size
 
+    @property
+    def players(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer | None]]:
+        """The network by name, with what trains it."""
+        return {"classifier": (self.network, self.optimizer)}
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a later step depends on."""
         about = {"step": self.step, "best": self.best, "delta": self.delta}

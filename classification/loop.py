@@ -16,6 +16,7 @@ from classification.experiment import Experiment, training_batch
 from classification.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan import rng
 from gan.checkpoint import Checkpoints
+from gan.divergence import check_finite
 from gan.interrupt import Interrupt, Interrupted
 from gan.logging import RunLogger
 from gan.loop import gradient_norm
@@ -34,7 +35,8 @@ def train(
 ) -> None:
     """Train up to `train.steps` updates; numbers and checkpoints go to the run folder on the way.
 
-    A signal ends the run after a step, with a checkpoint: Interrupted.
+    A signal ends the run after a step, with a checkpoint: Interrupted. Diverged when a number or weight is not finite
+    any more, before anything of that is saved.
     """
     config = run.config
     steps, replays = config.train.steps, max(1, config.train.free.replays)
@@ -53,6 +55,8 @@ def train(
         def due(every: int) -> bool:
             return run.step % every == 0 or run.step == steps
 
+        if any(map(due, (config.log.every, config.eval.every, config.checkpoint.every))):
+            check_finite(run, losses)
         numbers: dict[str, float] = {}
         if due(config.log.every):
             numbers |= {tag: value.item() for tag, value in losses.items()}  # waits for the device
@@ -74,6 +78,8 @@ def train(
             progress.show(run.step, {name: numbers[tag] for tag, name in SHOWN.items() if tag in numbers})
             timed_from, clock = run.step, time.perf_counter()  # measuring and writing are not training
         number = interrupt.requested
+        if number is not None:
+            check_finite(run, losses)
         if due(config.checkpoint.every) or number is not None:
             checkpoints.save(run.state_dict())
         if number is not None:

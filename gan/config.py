@@ -63,8 +63,12 @@ class TrainConfig:
     """Of several processes: take the statistics of batch norm over the batches of all, not over each one's own"""
     compile: bool = False
     """Run both networks through torch.compile (gradient penalties stay eager)"""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """When training diverges: stop, or go back to the last checkpoint with another seed (three times at most)"""
     channels_last: bool = True
     """Keep images and feature maps in channels-last memory format (faster; false: channels first)"""
+    deterministic: bool = False
+    """Choose only algorithms that give the same bits each time on a GPU as well (slower; CPUs do so anyway)"""
 
     @property
     def images_per_step(self) -> int:

@@ -18,6 +18,8 @@ from gan.regularizers import Regularizer
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape
 
+RETRY_DISTANCE = 2**48  # in the endless stream of real images: a retry sees them in another order
+
 
 @dataclass
 class Experiment:
@@ -40,6 +42,8 @@ class Experiment:
     """Metrics asked for that cannot be had here, and why"""
     tracker: LipschitzTracker
     step: int = 0
+    retries: int = 0
+    """How often training has diverged and been taken back to a checkpoint"""
     best: float | None = None
     measured: dict[str, dict[str, Any]] | None = None
     """What this step has given to log, while its evaluation has not ended: `numbers` and `spectra` by tag"""
@@ -48,6 +52,11 @@ class Experiment:
     def num_classes(self) -> int | None:
         """Number of classes of a conditional GAN; None without labels."""
         return self.image.num_classes
+
+    @property
+    def seed(self) -> int:
+        """The seed of all that is random from here on: another one after each retry."""
+        return rng.derive_seed(self.config.seed, "retry", self.retries) if self.retries else self.config.seed
 
     @property
     def d_steps(self) -> int:
@@ -64,15 +73,20 @@ class Experiment:
         """The newest step whose numbers are in the log."""
         return self.step if self.measured is None else self.step - 1
 
+    @property
+    def players(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer | None]]:
+        """The networks by name, each with what trains it."""
+        return {"D": (self.D, self.optimizer_D), "G": (self.G, self.optimizer_G), "G_ema": (self.ema.network, None)}
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a later step depends on."""
         about = {"step": self.step, "best": self.best, "best_by": self._best_by, "image": tuple(self.image)}
-        about |= {"measured": self.measured}
+        about |= {"measured": self.measured, "retries": self.retries}
         return about | {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
-        self.step, self.measured = state["step"], state["measured"]
+        self.step, self.measured, self.retries = state["step"], state["measured"], state["retries"]
         self.best = state["best"] if state["best_by"] == self._best_by else None
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
@@ -95,7 +109,7 @@ class Experiment:
 
 def real_images(run: Experiment, position: int, count: int) -> tuple[Tensor, Tensor | None]:
     """Return this process's share of `count` real images of the stream from `position` on; labels if conditional."""
-    x, y = run.sampler.batch(position, count)
+    x, y = run.sampler.batch(position + run.retries * RETRY_DISTANCE, count)
     if run.config.train.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     return x, y if run.num_classes else None
@@ -103,7 +117,7 @@ def real_images(run: Experiment, position: int, count: int) -> tuple[Tensor, Ten
 
 def latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
     """Return z (count, z_dim) ~ N(0, I) and, for a conditional generator, uniform labels (count,)."""
-    random = rng.generator(run.device, run.config.seed, "latents", *purpose)
+    random = rng.generator(run.device, run.seed, "latents", *purpose)
     return draw_latents(count, run.config.generator.z_dim, run.num_classes, random)
 
 

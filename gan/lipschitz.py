@@ -100,7 +100,7 @@ def _points(run: Experiment) -> tuple[Tensor, Tensor | None]:
     z, y = own_latents(run, size, "lipschitz", run.step)
     with torch.no_grad():
         x_fake = run.ema.network(z.to(dtype), y)
-    random = rng.generator(run.device, run.config.seed, "interpolation", run.step)
+    random = rng.generator(run.device, run.seed, "interpolation", run.step)
     t = own_rows(torch.rand(size, 1, 1, 1, generator=random, device=run.device, dtype=dtype))
     labels = None if y is None else torch.cat([y_real, y, y_real])
     return torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)]), labels

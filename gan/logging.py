@@ -21,8 +21,8 @@ class RunLogger:
 
     def __init__(self, folder: Path, start: int = 0, network: str = "D", to: Sequence[str] = ("tensorboard",)):
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in read_lines(self.path) if line["step"] <= start]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
+        kept = {line["step"]: line for line in read_lines(self.path) if line["step"] <= start}
+        text = "".join(json.dumps(line) + "\n" for line in kept.values())
         write_atomically(self.path, lambda file: file.write(text.encode()))
         self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 

@@ -18,6 +18,7 @@ from gan.augment import augment
 from gan.checkpoint import Checkpoints
 from gan.data import to_uint8
 from gan.distributed import average_batch_statistics, average_gradients, mean_numbers
+from gan.divergence import check_finite
 from gan.experiment import Experiment, generator_batch_size, latents, own_latents, real_images
 from gan.interrupt import Interrupt, Interrupted
 from gan.lipschitz import lipschitz_audit, lipschitz_numbers
@@ -25,6 +26,7 @@ from gan.logging import RunLogger
 from gan.progress import Progress
 from gan.regularizers import Batch
 from gan.samples import sample_grid
+from gan.symptoms import Symptoms
 
 NUM_SAMPLES = 64  # images in a sample grid
 SHOWN = ("loss/D", "loss/G", "speed/images_per_s")  # on the progress line, beside the first metric
@@ -35,23 +37,28 @@ def train(
 ) -> None:
     """Train up to `train.steps` generator updates; numbers, samples and checkpoints go to the run folder on the way.
 
-    Interrupted when a signal has come, with a checkpoint of the step at which it came.
+    Interrupted when a signal has come, with a checkpoint of the step at which it came; Diverged when a number or weight
+    is not finite any more, before anything of that is measured, logged or saved.
     """
     config = run.config
     run.G.train()
     run.D.train()
     G, D = compiled_networks(run)
-    speed = Speed(run)
+    speed, symptoms = Speed(run), Symptoms(run)
 
     while run.step < config.train.steps or run.measured is not None:
         if run.measured is None:  # else a signal has come while this step was evaluated, which is done again
             losses = update(run, G, D)
             progress.step()
+            if any(due(run, every) for every in (config.log.every, config.eval.every, config.checkpoint.every)):
+                check_finite(run, losses)
             run.measured = measure(run, losses, speed)
         with suppress(Interrupted):
-            record(run, checkpoints, logger, progress, interrupt)
+            record(run, checkpoints, logger, progress, interrupt, symptoms)
             speed.start(run)  # measuring and writing are not training
         number = interrupt.requested
+        if number is not None:
+            check_finite(run, {})
         if due(run, config.checkpoint.every) or number is not None:
             checkpoints.save(run.state_dict())
         if number is not None:
@@ -113,20 +120,30 @@ def measure(run: Experiment, losses: dict[str, Tensor], speed: Speed) -> dict[st
 
 
 def record(
-    run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress, interrupt: Interrupt
+    run: Experiment,
+    checkpoints: Checkpoints,
+    logger: RunLogger,
+    progress: Progress,
+    interrupt: Interrupt,
+    symptoms: Symptoms,
 ) -> None:
     """Evaluate the step if that is due, and log all that was measured of it; Interrupted before anything is logged."""
     numbers = run.measured["numbers"]
     scores: dict[str, float] = {}
+    alarms = [symptoms.of_loss(numbers["loss/D"])] if "loss/D" in numbers else []
     if due(run, run.config.eval.every):
         scores = evaluate(run, interrupt)
         numbers = numbers | {f"metrics/{name}": value for name, value in scores.items()}
-        logger.image("samples", run.step, sample_grid(fixed_samples(run), run.config.data.stacked))
+        samples = fixed_samples(run)
+        alarms.append(symptoms.of_samples(samples))
+        logger.image("samples", run.step, sample_grid(samples, run.config.data.stacked))
     logger.histograms(run.step, run.measured["spectra"])
     if numbers:
         logger.scalars(run.step, run.d_steps, run.images, numbers)
         shown = SHOWN if run.evaluator is None else (*SHOWN, f"metrics/{run.evaluator.protocols[0]}")
         progress.show(run.step, {tag.rpartition("/")[2]: numbers[tag] for tag in shown if tag in numbers})
+    for alarm in filter(None, alarms):
+        progress.warn(alarm)
     run.measured = None
     if scores:
         keep_best(run, checkpoints, next(iter(scores.values())))
@@ -143,7 +160,7 @@ def compiled_networks(run: Experiment) -> tuple[nn.Module, nn.Module]:
 def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int) -> dict[str, Tensor]:
     """Update D once; return its loss without penalties and its mean logits, still on the device."""
     batch = batch_for(run, G, d_step)
-    random = rng.generator(run.device, run.config.seed, "penalty", d_step)
+    random = rng.generator(run.device, run.seed, "penalty", d_step)
     run.optimizer_D.zero_grad()
     with autocast(run):
         logits_real, logits_fake = judge(D, batch)
@@ -167,7 +184,7 @@ def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int)
 def generator_step(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
     """Update G once, with D's parameters frozen; return its loss, still on the device."""
     size = generator_batch_size(run.config)
-    random = rng.generator(run.device, run.config.seed, "augmentation", "G", run.step)
+    random = rng.generator(run.device, run.seed, "augmentation", "G", run.step)
     run.optimizer_G.zero_grad()
     run.D.requires_grad_(False)
     with autocast(run):
@@ -193,7 +210,7 @@ def batch_for(run: Experiment, G: nn.Module, d_step: int) -> Batch:
     with autocast(run), torch.no_grad():
         z, y_fake = own_latents(run, config.batch_size, "D", d_step)
         x_fake = G(z, y_fake)
-    random = rng.generator(run.device, run.config.seed, "augmentation", "D", d_step)
+    random = rng.generator(run.device, run.seed, "augmentation", "D", d_step)
     x_real = augment(x_real, config.augment, random)
     return Batch(x_real, y_real, augment(x_fake.to(x_real.dtype), config.augment, random), y_fake)
 

@@ -33,6 +33,10 @@ class Progress:
         left = (time.monotonic() - self._began) / done * (self.steps - step)
         print(f"step {step}/{self.steps}  {text}  {_clock(left)} left", flush=True)
 
+    def warn(self, message: str) -> None:
+        """Show a line that stays, above the bar."""
+        tqdm.write(f"warning: {message}", file=sys.stderr)
+
     def close(self) -> None:
         """End the bar."""
         if self._bar is not None:

@@ -6,16 +6,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gan.distributed import rank
 from gan.errors import UserError
 from gan.files import write_atomically
+from gan.lock import LEFTOVERS, LOCK, locked
 from gan.yaml_config import dump_config, load_config, to_plain
 
 CONFIG = "config.yaml"
 
-# What a resumed run may change: how long it goes on, where its data lie and what it reports. A falling learning rate
-# falls over the new number of steps from then on.
+# What a resumed run may change: how long it goes on, and if after a divergence; where its data lie and what it reports.
+# A falling learning rate falls over the new number of steps from then on.
 MAY_CHANGE = (
-    *("train.steps", "data.root", "data.test_root", "data.download", "data.device_budget_gb", "data.workers"),
+    *("train.steps", "train.on_nan"),
+    *("data.root", "data.test_root", "data.download", "data.device_budget_gb", "data.workers"),
     *("log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
 )
 
@@ -45,12 +48,27 @@ def newest_folder(name: str, parent: Path = Path("runs")) -> Path:
 def check_free(folder: Path) -> None:
     """Raise UserError when there is something in the folder of a new run already."""
     with _readable(folder):
-        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        used = folder.exists() and (not folder.is_dir() or not all(map(_left_by_a_kill, folder.iterdir())))
         holds_run = used and (folder / CONFIG).exists()
     if used:
         if holds_run:
             raise UserError(f"--out {folder} holds a run already; add --resume to continue it, or choose another --out")
         raise UserError(f"--out {folder} exists and is not an empty folder; choose another --out")
+
+
+@contextmanager
+def opened(folder: Path, is_new: bool) -> Iterator[None]:
+    """Work in the folder of a run, made when it is not there; UserError when another process is at work there.
+
+    Of several processes of one run the first one holds the folder for all.
+    """
+    if rank() != 0:
+        yield
+        return
+    with locked(folder):
+        if is_new:
+            check_free(folder)  # once more: another run may have been there since
+        yield
 
 
 def config_path(folder: Path) -> Path:
@@ -67,6 +85,11 @@ def check_same(folder: Path, config: Any) -> None:
     if changed := changes(load_config(type(config), config_path(folder)), config):
         keys = ", ".join(changed)
         raise UserError(f"--out {folder} holds a run of another config (it differs in {keys}); choose another --out")
+
+
+def _left_by_a_kill(path: Path) -> bool:
+    """Tell whether a run that was killed before it had written its config can have left this."""
+    return path.name == LOCK or path.match(LEFTOVERS)
 
 
 @contextmanager

@@ -32,8 +32,6 @@ def main(arguments: list[str]) -> None:
     try:
         # No two processes write into one run: one whose end has not been noticed yet is waited for.
         with FileLock(record.with_suffix(".lock"), timeout=LOCK_S):
-            for part in folder.run(cell).rglob(".*.tmp"):  # of a file that a killed process was about to write
-                part.unlink()
             runpy.run_path(script, run_name="__main__")
     finally:
         before = read_json(record)

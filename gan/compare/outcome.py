@@ -1,17 +1,16 @@
 """How a cell stands, read from its run folder."""
 
-import math
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gan import run_folder
 from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder, read_json, write_json
+from gan.divergence import EXIT_CODE, STOPPED, read_divergences
 from gan.errors import UserError
 from gan.logging import read_lines
 from gan.yaml_config import load_config, to_plain
@@ -47,42 +46,32 @@ def check_cell(folder: GridFolder, cell: Cell) -> None:
 
 
 def outcome_of(run: Path, steps: int) -> Outcome | None:
-    """Return how the run in a folder ended, or None for one that has not come to its last step."""
+    """Return how the run in a folder ended, or None for one that can go on."""
     lines = read_lines(run / "metrics.jsonl")
     exported = next(run.glob("*.safetensors"), None)  # what a run writes last
     if not lines or lines[-1]["step"] < steps or exported is None:
-        return None
-    if reason := divergence(lines):
-        return Outcome(DIVERGED, reason)
+        reason = divergence(run)
+        return Outcome(DIVERGED, reason) if reason else None
     try:
-        weights = load_file(exported)
+        load_file(exported)
     except (SafetensorError, OSError) as error:
         return Outcome(FAILED, f"{exported.name}: {error}"[:REASON_LENGTH])
-    if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
-        return Outcome(DIVERGED, f"weights in {exported.name} are not finite")
     return Outcome(FINISHED)
 
 
-def divergence(lines: list[dict]) -> str:
-    """Return since when a loss has not been finite, or nothing when the newest losses are finite."""
-    for tag in dict.fromkeys(tag for line in lines for tag in line if tag.startswith("loss/")):
-        logged = [(line["step"], line[tag]) for line in lines if tag in line]
-        if logged and not _finite(logged[-1][1]):
-            since = next(i for i in range(len(logged), 0, -1) if i == 1 or _finite(logged[i - 2][1]))
-            return f"{tag} is not finite from step {logged[since - 1][0]} on"
-    return ""
+def divergence(run: Path) -> str:
+    """Return what the run in a folder says of the divergence that stopped it, nothing when none has."""
+    *_, last = [{}, *read_divergences(run)]
+    return f"{last['not_finite'][0]} is not finite at step {last['step']}" if last.get("then") == STOPPED else ""
 
 
 def outcome_after(folder: GridFolder, cell: Cell, code: int) -> Outcome:
     """Return how a cell ended whose process gave this exit code, and keep it in the cell's record."""
-    lines = read_lines(folder.run(cell.name) / "metrics.jsonl")
-    ended = outcome_of(folder.run(cell.name), cell.config.train.steps) if code == 0 else None
+    ended = outcome_of(folder.run(cell.name), cell.config.train.steps) if code in (0, EXIT_CODE) else None
     if ended is not None:
         outcome = ended
     elif code in SIGNALLED:
         outcome = Outcome(INTERRUPTED)
-    elif reason := divergence(lines):
-        outcome = Outcome(DIVERGED, reason)
     else:
         outcome = Outcome(FAILED, f"{_exit(code)}: {_last_line(folder.log(cell.name))}"[:REASON_LENGTH])
     keep_outcome(folder, cell.name, outcome)
@@ -93,10 +82,6 @@ def keep_outcome(folder: GridFolder, cell: str, outcome: Outcome) -> None:
     """Write how a cell ended to its record, beside what it took."""
     record = read_json(folder.record(cell))
     write_json(folder.record(cell), record | {"status": outcome.status, "reason": outcome.reason})
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _exit(code: int) -> str:

@@ -59,9 +59,10 @@ def ended(folder: GridFolder, cells: Iterable[Cell]) -> dict[str, Outcome]:
     for cell in cells:
         run, record = folder.run(cell.name), read_json(folder.record(cell.name))
         if run.exists():
-            outcome = outcome_of(run, cell.config.train.steps)
-            if outcome is None and record.get("status") == DIVERGED:  # before its last step, by an error
+            if record.get("status") == DIVERGED:
                 outcome = Outcome(DIVERGED, record["reason"])
+            else:
+                outcome = outcome_of(run, cell.config.train.steps)
             if outcome is not None and outcome.status in ENDED:
                 keep_outcome(folder, cell.name, outcome)  # a comparison that was killed has not
                 outcomes[cell.name] = outcome

@@ -12,11 +12,10 @@ import torch.distributed as dist
 
 from gan import distributed, rng
 from gan.augment import augment
-from gan.checkpoint import Checkpoints
 from gan.data import ImageData, Sampler
 from gan.data import stream as stream_module
 from gan.distributed import first_only, own_rows
-from gan.logging import read_lines
+from tests.gan.runs import newest, numbers
 
 ROOT = Path(__file__).parents[2]
 slow = pytest.mark.slow
@@ -103,11 +102,6 @@ def job(tmp_path, tiny_config, classifier, cache):
 def states(out: Path) -> list[dict]:
     """Return the last states of both processes."""
     return [torch.load(out.parent / f"states-{out.name}" / f"state-{rank}.pt") for rank in (0, 1)]
-
-
-def numbers(folder: Path) -> list[dict]:
-    lines = read_lines(folder / "metrics.jsonl")
-    return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
 
 
 def assert_same_states(a: dict, b: dict):
@@ -205,7 +199,7 @@ def test_a_job_killed_and_resumed_equals_one_never_killed(tmp_path, job):
     arguments = ("train.steps=5", "discriminator.normalization=spectral", "discriminator.activation_norm=batch")
     assert job(tmp_path / "whole", *arguments).returncode == 0
     assert job(tmp_path / "killed", *arguments, failure=("crash", "all", "3")).returncode != 0
-    assert Checkpoints(tmp_path / "killed", 1).load_newest("cpu")["step"] == 2
+    assert newest(tmp_path / "killed")["step"] == 2
     assert job(tmp_path / "killed", "--resume").returncode == 0
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
     assert_same_states(states(tmp_path / "killed")[0], states(tmp_path / "whole")[0])

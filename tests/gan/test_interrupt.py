@@ -13,6 +13,7 @@ from gan.checkpoint import load
 from gan.interrupt import Interrupt
 from gan.logging import read_lines
 from tests.conftest import TINY
+from tests.gan.runs import numbers, same
 from train_gan import main
 
 ROOT = Path(__file__).parents[2]
@@ -53,19 +54,6 @@ def signalled(patch, number, owner, name, call):
         return original(*arguments)
 
     patch.setattr(owner, name, function)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-def numbers(folder) -> list[dict]:
-    lines = read_lines(folder / "metrics.jsonl")
-    return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
 
 
 def assert_same_ends(a, b):

@@ -7,12 +7,11 @@ from torch._dynamo.utils import counters
 
 from gan import loop
 from gan.build import build_experiment
-from gan.checkpoint import Checkpoints, load
 from gan.config import Config
 from gan.interrupt import Interrupt
-from gan.logging import read_lines
 from gan.regularizers import Batch
 from gan.yaml_config import load_config
+from tests.gan.runs import assert_same_runs, newest, numbers, same
 from train_gan import main
 
 
@@ -40,37 +39,6 @@ def killed_before(monkeypatch):
 
 def resume(folder, *arguments):
     assert main(["--out", str(folder), "--device", "cpu", "--resume", *arguments]) == 0
-
-
-def newest(folder):
-    config = load_config(Config, folder / "config.yaml")
-    return Checkpoints(folder, config).load_newest(torch.device("cpu"))
-
-
-def same(a, b) -> bool:
-    """Compare nested states bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-def numbers(folder) -> list[dict]:
-    lines = read_lines(folder / "metrics.jsonl")
-    return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
-
-
-def assert_same_runs(a, b):
-    assert numbers(a) == numbers(b)
-    assert same(newest(a), newest(b))
-    assert same(load(a / "checkpoints" / "best.pt"), load(b / "checkpoints" / "best.pt"))
-    files = [sorted(path.name for path in folder.rglob("*.[ps][nta]*")) for folder in (a, b)]
-    assert files[0] == files[1]
-    for path in (*a.glob("samples/*.png"), a / "generator.safetensors"):
-        assert path.read_bytes() == (b / path.relative_to(a)).read_bytes()
 
 
 RECIPES = {

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from gan.compare.__main__ import main
 from gan.compare.arms import arms_of, cells_of, parse_axis
 from gan.compare.folder import GridFolder, read_json
 from gan.compare.grid import Resources, gpu_of, run_cells
-from gan.compare.outcome import outcome_after, outcome_of
+from gan.compare.outcome import outcome_after
 from gan.compare.results import ended, read_table
 from gan.logging import read_lines
 from train_gan import main as train
@@ -158,20 +159,21 @@ def test_an_interrupted_cell_is_no_failed_one_and_goes_on_at_the_next_run(small_
     assert not ended(folder, cells)
 
 
-def fabricated(run: Path, losses: list[float | None], steps: int) -> Path:
-    """A run folder with these losses, whose generator is that of a run of the grid."""
-    lines = [f'{{"step": {i}, "loss/D": {"null" if x is None else x}}}' for i, x in enumerate(losses, 1)]
-    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    return run
-
-
-def test_a_diverged_cell_is_told_by_its_losses(grid, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(grid / "cells" / "none-seed0", run)
-    assert outcome_of(fabricated(run, [1.0, None, 2.0], 3), 3).status == "finished"
-    diverged = outcome_of(fabricated(run, [1.0, None, 2.0, None, None], 5), 5)
-    assert (diverged.status, diverged.reason) == ("diverged", "loss/D is not finite from step 4 on")
-    assert outcome_of(run, 6) is None, "it has not come to its last step"
+def test_a_diverged_cell_is_told_by_the_diagnosis_in_its_folder(small_config, tmp_path, classifier):
+    folder = GridFolder(tmp_path)
+    axis = parse_axis("train.on_nan=stop,rollback")
+    wild = [f"optimizer.{player}.lr=1000" for player in ("generator", "discriminator")]
+    wild += ["loss=wasserstein", "regularizers={r1: {weight: 1000}}"]
+    cells = cells_of(small_config, [*wild, "log.every=1"], arms_of([axis], []), [0])
+    for cell in cells:
+        arguments = ["--config", str(small_config), "--out", str(folder.run(cell.name)), "--device", "cpu"]
+        code = train([*arguments, *cell.overrides])
+        outcome = outcome_after(folder, cell, code)
+        assert (code, outcome.status) == (3, "diverged")
+        assert re.fullmatch(r".* is not finite at step \d+", outcome.reason)
+        assert ended(folder, [cell]) == {cell.name: outcome}
+        folder.record(cell.name).unlink()
+        assert ended(folder, [cell]) == {cell.name: outcome}, "a comparison that was killed has kept no record"
 
 
 def test_what_git_keeps_is_enough_to_know_which_cells_are_done(grid, small_config, tmp_path):
