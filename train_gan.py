@@ -4,23 +4,24 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from gan import run_folder
 from gan.allocator import keep_freed_memory
 from gan.build import build_experiment, select_device
 from gan.checkpoint import Checkpoints
-from gan.command import Parser, exit_code
+from gan.command import exit_code
 from gan.config import Config
-from gan.config_help import describe
+from gan.distributed import all_processes, first_on_each_machine, first_only, on_first
 from gan.export import GENERATOR, export_generator
+from gan.front_door import open_run, training_parser
 from gan.logging import RunLogger
 from gan.loop import train
 from gan.progress import Progress
 from gan.restore import TrainedGenerator
 from gan.summary import newest_values, results_table
-from gan.yaml_config import load_config
 
-CONFIGS = Path(__file__).parent / "configs"
-DEFAULT_CONFIG = CONFIGS / "digits" / "dcgan_conv_norm.yaml"
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,64 +29,46 @@ def main(argv: list[str] | None = None) -> int:
     return exit_code(lambda: run(parse(argv)))
 
 
-class ConfigParser(Parser):
-    """Shows the config's keys in `--help`."""
-
-    def format_help(self) -> str:
-        """Return the options and the config's keys."""
-        keys = f"Config keys, in YAML or on the command line as key.sub=value:\n\n{describe(Config)}"
-        return f"{super().format_help()}\n{keys}\n"
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options; UserError for wrong ones."""
-    parser = ConfigParser(prog="train_gan.py", description="Train a GAN from a YAML config.")
-    default = DEFAULT_CONFIG.relative_to(CONFIGS.parent)
-    parser.add_argument("--config", type=Path, help=f"YAML file (default: {default}; with --resume: the run's own)")
-    parser.add_argument("--out", type=Path, help="run folder (default: a new one in runs/, named after the config)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest one)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="config keys to change")
+    parser = training_parser("train_gan.py", "Train a GAN from a YAML config.", Config, DEFAULT_CONFIG)
     return parser.parse_intermixed_args(argv)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train a new run, or go on with an old one, and show what came of it."""
-    path = options.config or DEFAULT_CONFIG
-    name = run_folder.name_of(path)
-    if options.resume:
-        folder = options.out or run_folder.newest_folder(name)
-        config = load_config(Config, options.config or run_folder.config_path(folder), options.overrides)
-        run_folder.check_same(folder, config)
-    else:
-        folder = options.out or run_folder.free_folder(name)
-        config = load_config(Config, path, options.overrides)
-        run_folder.check_free(folder)
-
+    """Train a new run, or go on with an old one, and show what came of it; with others that torchrun started too."""
     device = select_device(options.device)
+    with all_processes(device):
+        run_here(options, device)
+
+
+def run_here(options: argparse.Namespace, device: torch.device) -> None:
+    """Do this process's part of a run. The first one alone reads and writes the run's folder."""
+    folder, config = on_first(lambda: open_run(options, Config, DEFAULT_CONFIG))
     keep_freed_memory()
-    splits = config.data.load()
+    with first_on_each_machine():
+        splits = config.data.load()
     experiment = build_experiment(config, splits, folder, device)
-    checkpoints = Checkpoints(folder, config.checkpoint.keep)
-    state = checkpoints.load_newest(device) if options.resume else None
+    checkpoints = first_only(Checkpoints)(folder, config.checkpoint.keep)
+    state = on_first(lambda: checkpoints.load_newest("cpu")) if options.resume else None
     if state is not None:
         experiment.load_state_dict(state)
-    run_folder.write_config(folder, config)
+    first_only(run_folder.write_config)(folder, config)
 
     print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
     if experiment.tracker.nonlinear:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     for name, reason in experiment.metrics_left_out.items():
         print(f"metric {name} left out: {reason}")
-    logger = RunLogger(folder, experiment.step, to=config.log.to)
-    progress = Progress(experiment.step, config.train.steps)
+    logger = first_only(RunLogger)(folder, experiment.step, to=config.log.to)
+    progress = first_only(Progress)(experiment.step, config.train.steps)
     try:
         train(experiment, checkpoints, logger, progress)
     finally:
         progress.close()
         logger.close()
     trained = TrainedGenerator(experiment.ema.network, config, experiment.image, experiment.step)
-    export_generator(folder / GENERATOR, trained)
+    first_only(export_generator)(folder / GENERATOR, trained)
     evaluator = experiment.evaluator
     names = [] if evaluator is None else list(map(str, evaluator.protocols))
     # What a perfect generator would reach, where it is cheap to know.

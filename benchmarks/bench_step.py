@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from peer import mimicry_step
+from timing import show, synchronize, title
 
 from gan.allocator import keep_freed_memory
 from gan.build import build_experiment
@@ -73,7 +74,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         serve(*options.worker, options)
         return
-    print(f"torch {torch.__version__}, {options.device}, {options.threads} threads, batch {options.batch}")
+    print(f"{title(options.device, options.threads)}, batch {options.batch}, n_critic {options.n_critic}")
     for table in options.nets:
         compare(table, options)
 
@@ -97,11 +98,9 @@ def compare(table: str, options: argparse.Namespace) -> None:
     images = options.batch * options.n_critic
     print(f"\n{table}: speed and peak memory relative to {first}")
     for label in labels:
-        ratios = torch.tensor(times[first]) / torch.tensor(times[label])
-        low, median, high = ratios.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
         seconds = torch.tensor(times[label]).median().item()
         print(
-            f"{label:30s} {median:5.2f}x [{low:.2f}, {high:.2f}] {seconds:7.2f} s {images / seconds:8.1f} images/s"
+            f"{label:30s} {show(times[first], times[label])} {seconds:7.2f} s {images / seconds:8.1f} images/s"
             f"  memory {peaks[label] / peaks[first]:.2f}x ({peaks[label]:.0f} MiB)",
             flush=True,
         )
@@ -121,11 +120,10 @@ def serve(table: str, label: str, options: argparse.Namespace) -> None:
         step = mimicry_step(what, options.batch, options.n_critic, device)
     else:
         step = our_step(what, NOT_FUSED in label, options, device)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
-        wait()
+        synchronize(device)
         print(time.perf_counter() - start, flush=True)
     on_device = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_device else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

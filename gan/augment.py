@@ -6,11 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gan.distributed import own_rows, world_size
+
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def augment(x: Tensor, names: Sequence[str], random: torch.Generator) -> Tensor:
-    """Return images (B, C, H, W) in [-1, 1] after the named augmentations, drawn from `random`, each image its own."""
+    """Return images (B, C, H, W) in [-1, 1] after the named augmentations, drawn from `random`, each image its own.
+
+    The images are this process's rows of a batch: it draws for all of them and takes what is for its own.
+    """
     for name in names:
         for step in AUGMENTATIONS[name]:
             x = step(x, random)
@@ -59,11 +64,12 @@ def cutout(x: Tensor, random: torch.Generator) -> Tensor:
 
 
 def _uniform(x: Tensor, random: torch.Generator) -> Tensor:
-    return torch.rand(len(x), 1, 1, 1, generator=random, device=x.device, dtype=x.dtype)
+    numbers = torch.rand(len(x) * world_size(), 1, 1, 1, generator=random, device=x.device, dtype=x.dtype)
+    return own_rows(numbers)
 
 
 def _integers(x: Tensor, random: torch.Generator, below: int) -> Tensor:
-    return torch.randint(below, (len(x), 1), generator=random, device=x.device)
+    return own_rows(torch.randint(below, (len(x) * world_size(), 1), generator=random, device=x.device))
 
 
 AUGMENTATIONS: dict[str, tuple[Augmentation, ...]] = {

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gan import rng
 from gan.config import AdamConfig, Config
-from gan.data import DATASETS, Sampler, Splits
+from gan.data import DATASETS, ImageData, Sampler, Splits
+from gan.data.subset import subset_rows
+from gan.distributed import first_on_each_machine, from_all, world_size
 from gan.ema import EMA
 from gan.errors import UserError
 from gan.evaluator import Evaluator
@@ -19,6 +22,7 @@ from metrics.features import FeatureExtractor
 from metrics.frechet import FeatureStatistics
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_discriminator, build_generator
+from models.activation_norms.batch import BatchNorm
 from models.registry import UnknownNameError
 
 
@@ -52,15 +56,21 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
 
 
 def build_sampler(config: Config, splits: Splits, device: torch.device) -> Sampler:
-    """Return the sampler of training images, on the device when they fit there."""
+    """Return the sampler of the training images that `data.subset` leaves, on the device when they fit there."""
+    return sampler_of(config, splits.train, subset_rows(splits.train.labels, config.data.subset, config.seed), device)
+
+
+def sampler_of(config: Any, data: ImageData, rows: Tensor | None, device: torch.device) -> Sampler:
+    """Return the sampler of these images, or of some rows of them, with the seed and data options of a config."""
     return Sampler(
-        splits.train,
+        data,
         config.seed,
         device,
         horizontal_flip=config.data.horizontal_flip,
         dequantize=config.data.dequantize,
         device_budget_gb=config.data.device_budget_gb,
         workers=config.data.workers,
+        rows=rows,
     )
 
 
@@ -79,10 +89,14 @@ def build_evaluator(config: Config, splits: Splits, device: torch.device) -> tup
     left_out: dict[str, str] = {}
     for space in dict.fromkeys(protocol.features for protocol in protocols):
         try:
-            extractors[space] = EXTRACTORS.get(space)().build(config.metrics, resolution, device)
+            with first_on_each_machine():
+                extractors[space] = EXTRACTORS.get(space)().build(config.metrics, resolution, device)
         except Unavailable as reason:
             left_out |= {str(protocol): str(reason) for protocol in protocols if protocol.features == space}
-    possible = [protocol for protocol in protocols if protocol.features in extractors]
+    for elsewhere in from_all(left_out):  # what one process lacks, none can do
+        left_out |= elsewhere
+    possible = [protocol for protocol in protocols if str(protocol) not in left_out]
+    extractors = {protocol.features: extractors[protocol.features] for protocol in possible}
     if not possible:
         return None, left_out
     real = {"train": splits.train} | ({} if splits.held_out is None else {"test": splits.held_out})
@@ -123,6 +137,10 @@ def check_choices(config: Config, splits: Splits) -> None:
         raise UserError(
             f"train.batch_size={config.train.batch_size} is larger than the training set ({len(splits.train)} images)"
         )
+    for key in ("batch_size", "generator_batch_size"):
+        size = getattr(config.train, key) or 0
+        if size % world_size() != 0:
+            raise UserError(f"train.{key}={size} cannot be shared out evenly between {world_size()} processes")
     data = DATASETS.name_of(type(config.data))
     for name in config.eval.metrics:
         protocol = parse_protocol(name)
@@ -163,6 +181,9 @@ def _network(build, options, shape: ImageShape, section: str, device: torch.devi
         network = build(options, shape).to(device)
     except ValueError as error:
         raise UserError(f"{section}: {error}") from None
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.across_processes = config.train.sync_batch_norm
     return network.to(memory_format=torch.channels_last) if config.train.channels_last else network
 
 

@@ -26,7 +26,7 @@ class Checkpoints:
         """Write the state as the best one so far."""
         write_atomically(self.folder / "best.pt", lambda file: torch.save(state, file))
 
-    def load_newest(self, device: torch.device) -> dict[str, Any] | None:
+    def load_newest(self, device: torch.device | str) -> dict[str, Any] | None:
         """Return the newest state on `device`, or None when there is none."""
         paths = self._numbered()
         return load(paths[-1], device) if paths else None

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from gan.distributed import fails_first
 from gan.errors import UserError
 
 
@@ -18,7 +19,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Run a command; return 0, or 2 after an error that the user can mend. Errors and warnings take one line each."""
+    """Run a command; return 0, or 2 after an error that the user can mend. Errors and warnings take one line each.
+
+    Of several processes that fail, all at once or one after the other's end, the first shows its error.
+    """
     usual = warnings.formatwarning
 
     def in_one_line(message: Warning | str, category: type[Warning], *where: Any) -> str:
@@ -28,8 +32,13 @@ def exit_code(command: Callable[[], None]) -> int:
     try:
         command()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if fails_first():
+            print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception:
+        if fails_first():
+            raise
+        return 1
     finally:
         warnings.formatwarning = usual
     return 0

@@ -59,10 +59,17 @@ class TrainConfig:
     """DiffAugment of the images that the discriminator is shown, real and fake"""
     amp: Literal["none", "bf16"] = "none"
     """Mixed precision of the forward passes: bf16 pays on GPUs and on processors with avx512_bf16 or AMX"""
+    sync_batch_norm: bool = False
+    """Of several processes: take the statistics of batch norm over the batches of all, not over each one's own"""
     compile: bool = False
     """Run both networks through torch.compile (gradient penalties stay eager)"""
     channels_last: bool = True
     """Keep images and feature maps in channels-last memory format (faster; false: channels first)"""
+
+    @property
+    def images_per_step(self) -> int:
+        """Real images that D sees in a step."""
+        return self.n_critic * self.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +94,12 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LipschitzConfig:
-    """Lipschitz estimates of the discriminator; the last step is always measured."""
+    """Lipschitz estimates of the discriminator or classifier; the last step is always measured."""
 
     every: Annotated[int, AT_LEAST_1] = 100
-    """Generator updates between measurements of layer norms and input gradients"""
+    """Steps between measurements of layer norms and input gradients"""
     audit_every: Annotated[int, AT_LEAST_1] = 1000
-    """Generator updates between the dear ones: certified bound, steepest slope, G's Jacobian, spectra"""
+    """Steps between the dear ones: certified bound, steepest slope, spectra, G's Jacobian"""
     iterations: Annotated[int, AT_LEAST_1] = 10
     """Lanczos iterations per layer and measurement, each starting from the vector of the one before"""
 
@@ -102,7 +109,7 @@ class LogConfig:
     """The numbers of a run, always in metrics.jsonl."""
 
     every: Annotated[int, AT_LEAST_1] = 25
-    """Generator updates between log entries"""
+    """Steps between log entries"""
     to: tuple[str, ...] = ("tensorboard",)
     """Writers that show the numbers, images and histograms too"""
 
@@ -117,7 +124,7 @@ class CheckpointConfig:
     """Checkpoints in the run folder; the last step is always kept."""
 
     every: Annotated[int, AT_LEAST_1] = 500
-    """Generator updates between checkpoints"""
+    """Steps between checkpoints"""
     keep: Annotated[int, AT_LEAST_1] = 2
     """Newest checkpoints to keep, besides the best one"""
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gan import rng
 from gan.config import Config
 from gan.data import Sampler
+from gan.distributed import own_rows
 from gan.ema import EMA
 from gan.evaluator import Evaluator
 from gan.losses import Loss
@@ -85,7 +86,7 @@ class Experiment:
 
 
 def real_images(run: Experiment, position: int, count: int) -> tuple[Tensor, Tensor | None]:
-    """Return `count` real images of the stream from `position` on, with labels for a conditional GAN."""
+    """Return this process's share of `count` real images of the stream from `position` on; labels if conditional."""
     x, y = run.sampler.batch(position, count)
     if run.config.train.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -96,6 +97,12 @@ def latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, T
     """Return z (count, z_dim) ~ N(0, I) and, for a conditional generator, uniform labels (count,)."""
     random = rng.generator(run.device, run.config.seed, "latents", *purpose)
     return draw_latents(count, run.config.generator.z_dim, run.num_classes, random)
+
+
+def own_latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
+    """Return this process's share of `latents`."""
+    z, y = latents(run, count, *purpose)
+    return own_rows(z), None if y is None else own_rows(y)
 
 
 def draw_latents(

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gan.files import write_atomically
+from gan.samples import save_png
 from gan.writers import WRITERS
 
 
@@ -26,17 +27,21 @@ class RunLogger:
         self._file = self.path.open("a", encoding="utf-8")
         self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 
-    def scalars(self, step: int, d_steps: int, images: int, numbers: dict[str, float]) -> None:
-        """Log the numbers by tag after generator update `step`; `images` counts the real images D has seen."""
+    def scalars(self, step: int, d_steps: int | None, images: int, numbers: dict[str, float]) -> None:
+        """Log the numbers by tag after step `step`; `d_steps` counts D's updates (None: there is no D), `images` the
+        training images seen.
+        """
         finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}  # JSON knows no NaN
-        line = {"step": step, "d_steps": d_steps, "images": images, **finite}
+        counters = {"step": step} | ({} if d_steps is None else {"d_steps": d_steps}) | {"images": images}
+        line = counters | finite
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for writer in self._writers:
             writer.scalars(step, numbers)
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
-        """Log an image (C, H, W) uint8."""
+        """Log an image (C, H, W) uint8, and write it to `tag/step_00000500.png`."""
+        save_png(self.path.parent / tag / f"step_{step:08d}.png", image)
         for writer in self._writers:
             writer.image(tag, step, image)
 

@@ -15,12 +15,13 @@ from gan import rng
 from gan.augment import augment
 from gan.checkpoint import Checkpoints
 from gan.data import to_uint8
-from gan.experiment import Experiment, generator_batch_size, latents, real_images
+from gan.distributed import average_batch_statistics, average_gradients, mean_numbers
+from gan.experiment import Experiment, generator_batch_size, latents, own_latents, real_images
 from gan.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.logging import RunLogger
 from gan.progress import Progress
 from gan.regularizers import Batch
-from gan.samples import sample_grid, save_png
+from gan.samples import sample_grid
 
 NUM_SAMPLES = 64  # images in a sample grid
 SHOWN = ("loss/D", "loss/G", "speed/images_per_s")  # on the progress line, beside the first metric
@@ -44,6 +45,8 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
             d_numbers = discriminator_step(run, G, D, run.d_steps + k)
         if config.train.first == "discriminator":
             g_numbers = generator_step(run, G, D)
+        average_batch_statistics(run.D)
+        average_batch_statistics(run.G)
         run.ema.update(run.G, generator_batch_size(config))
         run.step += 1
         progress.step()
@@ -53,7 +56,7 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
 
         numbers: dict[str, float] = {}
         if due(config.log.every):
-            numbers |= {tag: value.item() for tag, value in (d_numbers | g_numbers).items()}  # waits for the device
+            numbers |= mean_numbers(d_numbers | g_numbers)
             numbers |= {"gradient_norm/D": gradient_norm(run.D), "gradient_norm/G": gradient_norm(run.G)}
             images = (run.step - timed_from) * config.train.n_critic * config.train.batch_size
             numbers["speed/images_per_s"] = images / (time.perf_counter() - clock)
@@ -65,9 +68,7 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
             logger.histograms(run.step, spectra)
         if due(config.eval.every):
             numbers |= {f"metrics/{name}": value for name, value in evaluate(run, checkpoints).items()}
-            grid = sample_grid(fixed_samples(run), config.data.stacked)
-            save_png(run.folder / "samples" / f"step_{run.step:08d}.png", grid)
-            logger.image("samples", run.step, grid)
+            logger.image("samples", run.step, sample_grid(fixed_samples(run), config.data.stacked))
         if numbers:
             logger.scalars(run.step, run.d_steps, run.images, numbers)
             progress.show(run.step, {tag.rpartition("/")[2]: numbers[tag] for tag in shown if tag in numbers})
@@ -99,6 +100,7 @@ def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int)
                 factor = regularizer.weight * regularizer.every
                 total = total + factor * regularizer.penalty(run.D, batch, random)
     total.backward()
+    average_gradients(run.D)
     run.optimizer_D.step()
     return {
         "loss/D": loss.detach(),
@@ -114,7 +116,7 @@ def generator_step(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Ten
     run.optimizer_G.zero_grad()
     run.D.requires_grad_(False)
     with autocast(run):
-        z, y = latents(run, size, "G", run.step)
+        z, y = own_latents(run, size, "G", run.step)
         logits_fake = D(augment(G(z, y).float(), run.config.train.augment, random), y).float()
         logits_real = None
         if run.loss.generator_sees_real:
@@ -123,6 +125,7 @@ def generator_step(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Ten
                 logits_real = D(augment(x_real, run.config.train.augment, random), y_real).float()
         loss = run.loss.generator(logits_fake, logits_real)
     loss.backward()
+    average_gradients(run.G)
     run.D.requires_grad_(True)
     run.optimizer_G.step()
     return {"loss/G": loss.detach()}
@@ -133,7 +136,7 @@ def batch_for(run: Experiment, G: nn.Module, d_step: int) -> Batch:
     config = run.config.train
     x_real, y_real = real_images(run, d_step * config.batch_size, config.batch_size)
     with autocast(run), torch.no_grad():
-        z, y_fake = latents(run, config.batch_size, "D", d_step)
+        z, y_fake = own_latents(run, config.batch_size, "D", d_step)
         x_fake = G(z, y_fake)
     random = rng.generator(run.device, run.config.seed, "augmentation", "D", d_step)
     x_real = augment(x_real, config.augment, random)

@@ -25,7 +25,7 @@ def restore_experiment(
 ) -> Experiment:
     """Return the run in `folder` as a checkpoint holds it, its config changed by `overrides`; UserError without one."""
     config = load_config(Config, run_folder.config_path(folder), overrides)
-    state = _state(folder, device, which)
+    state = newest_or_best(folder, device, which)
     run = build_experiment(config, config.data.load(), folder, device)
     run.load_state_dict(state)
     return run
@@ -44,14 +44,15 @@ class TrainedGenerator:
 def restore_generator(folder: Path, device: torch.device, which: Which = "newest") -> TrainedGenerator:
     """Return the generator of the run in `folder`; needs no data set. UserError without a checkpoint."""
     config = load_config(Config, run_folder.config_path(folder))
-    state = _state(folder, device, which)
+    state = newest_or_best(folder, device, which)
     image = ImageShape(*state["image"])
     network = build_generator(config.generator, image).to(device)
     network.load_state_dict(state["G_ema"])
     return TrainedGenerator(network.eval().requires_grad_(False), config, image, state["step"])
 
 
-def _state(folder: Path, device: torch.device, which: Which) -> dict[str, Any]:
+def newest_or_best(folder: Path, device: torch.device, which: Which) -> dict[str, Any]:
+    """Return the state in a checkpoint of the run in `folder`; UserError when there is none."""
     checkpoints = Checkpoints(folder, keep=1)
     state = checkpoints.load_newest(device) if which == "newest" else checkpoints.load_best(device)
     if state is None:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gan.config import Config
 from gan.errors import UserError
 from gan.files import write_atomically
 from gan.yaml_config import dump_config, load_config, to_plain
@@ -63,9 +62,9 @@ def config_path(folder: Path) -> Path:
     return folder / CONFIG
 
 
-def check_same(folder: Path, config: Config) -> None:
+def check_same(folder: Path, config: Any) -> None:
     """Raise UserError when the run in `folder` is another experiment than `config`."""
-    held = load_config(Config, config_path(folder))
+    held = load_config(type(config), config_path(folder))
     changed = [key for key in differences(to_plain(held), to_plain(config)) if not key.startswith(MAY_CHANGE)]
     if changed:
         keys = ", ".join(changed)
@@ -80,7 +79,7 @@ def _readable(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot look into --out {folder}: {error.strerror}") from None
 
 
-def write_config(folder: Path, config: Config) -> None:
+def write_config(folder: Path, config: Any) -> None:
     """Write the resolved config, making the folder when it is not there; UserError when that cannot be done."""
     text = dump_config(config)
     try:

@@ -22,16 +22,19 @@ def results_table(values: dict[str, float], names: Sequence[str], floor: dict[st
         for name in names
         if f"metrics/{name}" in values
     ]
-    rows += [
-        (name, _number(values.get(tag)), "")
-        for name, tag in (
-            ("D: certified bound", "lipschitz/D/certified"),
-            ("D: product of layer norms", "lipschitz/D/product"),
-            ("D: steepest slope found", "lipschitz/D/slope"),
-            ("D: largest input gradient", "lipschitz/D/gradient_max"),
-        )
-    ]
+    rows += [(name, value, "") for name, value in lipschitz_rows(values, "D")]
     return format_table(rows)
+
+
+def lipschitz_rows(values: dict[str, float], network: str) -> list[tuple[str, str]]:
+    """Return the Lipschitz estimates of a network, by name."""
+    names = {
+        "certified bound": "certified",
+        "product of layer norms": "product",
+        "steepest slope found": "slope",
+        "largest input gradient": "gradient_max",
+    }
+    return [(f"{network}: {name}", _number(values.get(f"lipschitz/{network}/{tag}"))) for name, tag in names.items()]
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

@@ -1,19 +1,30 @@
-"""Generators, discriminators and normalizations: registered dataclasses of options that build torch modules."""
+"""Generators, discriminators, classifiers: registered dataclasses of options that build torch modules, normalized."""
 
 import sys
 
 from torch import nn
 
-from models.base import DISCRIMINATORS, GENERATORS, DiscriminatorConfig, GeneratorConfig, ImageShape
+from models.base import (
+    CLASSIFIERS,
+    DISCRIMINATORS,
+    GENERATORS,
+    ClassifierConfig,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    ImageShape,
+)
 from models.normalizations import normalize
 from models.registry import import_submodules
 
 __all__ = [
+    "CLASSIFIERS",
     "DISCRIMINATORS",
     "GENERATORS",
+    "ClassifierConfig",
     "DiscriminatorConfig",
     "GeneratorConfig",
     "ImageShape",
+    "build_classifier",
     "build_discriminator",
     "build_generator",
 ]
@@ -30,4 +41,10 @@ def build_generator(config: str | GeneratorConfig, image: ImageShape) -> nn.Modu
 def build_discriminator(config: str | DiscriminatorConfig, image: ImageShape) -> nn.Module:
     """Return the discriminator `config` describes, normalized, as a module (B, C, H, W) -> logits (B,)."""
     config = DISCRIMINATORS.get(config)() if isinstance(config, str) else config
+    return normalize(config.build(image), config.normalization)
+
+
+def build_classifier(config: str | ClassifierConfig, image: ImageShape) -> nn.Module:
+    """Return the classifier `config` describes, normalized, as a module (B, C, H, W) -> logits (B, num_classes)."""
+    config = CLASSIFIERS.get(config)() if isinstance(config, str) else config
     return normalize(config.build(image), config.normalization)

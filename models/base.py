@@ -1,4 +1,4 @@
-"""The contracts of generators and discriminators: frozen dataclasses of options that build plain torch networks."""
+"""The contracts of generators, discriminators and classifiers: dataclasses of options that build torch networks."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from models.registry import Registry
 
 GENERATORS: Registry["GeneratorConfig"] = Registry("generator")
 DISCRIMINATORS: Registry["DiscriminatorConfig"] = Registry("discriminator")
+CLASSIFIERS: Registry["ClassifierConfig"] = Registry("classifier")
 
 
 class ImageShape(NamedTuple):
@@ -24,7 +25,7 @@ class ImageShape(NamedTuple):
     channels: int
     resolution: int
     num_classes: int | None = None
-    """Number of classes of a class-conditional network; None without labels"""
+    """Number of classes of a classifier or class-conditional network; None without labels"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,22 @@ class DiscriminatorConfig(ABC):
     """Normalization of the discriminator's weights and layers"""
     activation_norm: ActivationNorm = field(default_factory=NoActivationNorm)
     """Norm of the discriminator's activations"""
+
+    @abstractmethod
+    def build(self, image: ImageShape) -> nn.Module:
+        """Return the bare network, initialized; ValueError when the options and `image` do not go together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(ABC):
+    """Base of all classifiers. `build` gives a module x (B, C, H, W) -> logits (B, num_classes)."""
+
+    registry: ClassVar[Registry["ClassifierConfig"]] = CLASSIFIERS
+
+    normalization: Normalization = field(default_factory=NoNormalization)
+    """Normalization of the classifier's weights and layers"""
+    activation_norm: ActivationNorm = field(default_factory=BatchNormConfig)
+    """Norm of the classifier's activations"""
 
     @abstractmethod
     def build(self, image: ImageShape) -> nn.Module:

@@ -122,26 +122,38 @@ def _dense_filter(
 ) -> Tensor:
     """Filter by separable Hartley transforms: with T the transform of y and T'(p, q) = T(-p, -q), the part T + T' is
     Re F[y](p, -q) and T - T' is -Im F[y](p, q) (twice), so V multiplies them by V(p, -q) and V(p, q).
+
+    Channels come last throughout, so that each product has them side by side. It computes in V's precision.
     """
-    rows, columns = (_hartley(m, y) for m in grid)
-    rows_in, columns_in = rows[:, given[0].positions(grid[0])], columns[given[1].positions(grid[1])]
-    rows_out, columns_out = rows[wanted[0].positions(grid[0])], columns[:, wanted[1].positions(grid[1])]
+    rows, columns = (_hartley(m, v) for m in grid)
+    rows_in, columns_in = rows[:, given[0].positions(grid[0])], columns[:, given[1].positions(grid[1])]
+    rows_out, columns_out = rows[wanted[0].positions(grid[0])], columns[wanted[1].positions(grid[1])]
     q = torch.arange(grid[1], device=v.device)
     half = v.shape[-1]
     folded = torch.cat([v, v[:, -torch.arange(grid[0]) % grid[0]][:, :, grid[1] - q[half:]]], dim=2)
     mirrored = folded[:, :, -q % grid[1]]
-    same, swapped = (mirrored + folded) / 2, ((mirrored - folded) / 2)[:, 1:, 1:]  # V(p, 0) and V(0, q) are even
-    out = y.new_empty(*y.shape[:2], len(rows_out), columns_out.shape[1])
+    same = ((mirrored + folded) / 2).permute(1, 2, 0).contiguous()  # (m_h, m_w, O)
+    swapped = ((mirrored - folded) / 2)[:, 1:, 1:].permute(1, 2, 0).contiguous()  # V(p, 0) and V(0, q) are even
+    channels = y.shape[1]
+    size = (len(y), channels, len(rows_out), len(columns_out))
+    out = torch.empty(size, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
     at_once = max(1, CHUNK_BYTES // (same.numel() * same.element_size()))
     with torch.autocast(y.device.type, enabled=False):
-        for images, result in zip(y.split(at_once), out.split(at_once), strict=True):
-            maps = images.shape[0] * images.shape[1]
-            t = torch.bmm(rows_in.expand(maps, -1, -1), (images @ columns_in).flatten(0, 1)).view(-1, *same.shape)
+        parts = (maps.permute(0, 2, 3, 1).split(at_once) for maps in (y, out))
+        for images, result in zip(*parts, strict=True):
+            n = len(images)
+            t = _left(rows_in, images.to(v.dtype).reshape(n, images.shape[1], -1))  # (n, m_h, w O)
+            t = _left(columns_in, t.view(n * grid[0], -1, channels)).view(n, *same.shape)
             filtered = t * same
-            filtered[..., 1:, 1:].addcmul_(t[..., 1:, 1:].flip(2, 3), swapped)
-            filtered = torch.bmm(rows_out.expand(maps, -1, -1), filtered.flatten(0, 1))
-            torch.matmul(filtered, columns_out, out=result.flatten(0, 1))
+            filtered[:, 1:, 1:].addcmul_(t[:, 1:, 1:].flip(1, 2), swapped)
+            filtered = _left(columns_out, filtered.view(n * grid[0], -1, channels))
+            result.copy_(_left(rows_out, filtered.view(n, grid[0], -1)).view(result.shape))
     return out
+
+
+def _left(matrix: Tensor, batch: Tensor) -> Tensor:
+    """Multiply each of a batch (n, k, l) by `matrix` (m, k) from the left."""
+    return torch.bmm(matrix.expand(len(batch), -1, -1), batch)
 
 
 def _hartley(m: int, like: Tensor) -> Tensor:

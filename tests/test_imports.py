@@ -31,17 +31,30 @@ def files_of(package: str) -> list[Path]:
 
 @pytest.mark.parametrize("path", files_of("metrics"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_metrics_import_neither_gan_nor_models(path):
-    assert rooms(path).isdisjoint({"gan", "models", "train_gan"})
+    assert rooms(path).isdisjoint({"gan", "models", "classification", "train_gan"})
 
 
 @pytest.mark.parametrize("path", files_of("models"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_models_import_neither_gan_nor_metrics(path):
-    assert rooms(path).isdisjoint({"gan", "metrics", "train_gan"})
+    assert rooms(path).isdisjoint({"gan", "metrics", "classification", "train_gan"})
 
 
 @pytest.mark.parametrize("path", files_of("gan"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_gan_does_not_import_the_command_line(path):
     assert "train_gan" not in rooms(path)
+
+
+@pytest.mark.parametrize("path", files_of("gan"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_gan_knows_classification_by_name_alone(path):
+    """`gan.kinds` imports its config when a comparison asks for it."""
+    assert rooms(path).isdisjoint({"classification", "train_classifier"})
+
+
+@pytest.mark.parametrize("path", files_of("classification"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_classification_imports_nothing_that_only_gans_have(path):
+    assert rooms(path).isdisjoint({"train_gan", "train_classifier"})
+    only_gans = ("gan.experiment", "gan.ema", "gan.losses", "gan.evaluator", "gan.extractors", "gan.sample")
+    assert not [name for name in imported_modules(path) if name.startswith(only_gans)]
 
 
 def test_the_loop_reads_no_yaml_and_builds_nothing():

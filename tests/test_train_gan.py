@@ -16,6 +16,7 @@ from gan.checkpoint import load
 from gan.config import Config
 from gan.data import ImageData, Splits
 from gan.datasets.digits import StackedDigits
+from gan.kinds import GAN, kind_of
 from gan.logging import read_lines
 from gan.yaml_config import load_config
 from metrics.catalog import parse_protocol
@@ -23,7 +24,7 @@ from models import ImageShape, build_generator
 from train_gan import main
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if kind_of(path) is GAN]
 
 LAYERS = ("downs.0", "downs.1", "head.linear")
 COUNTERS = {"step", "d_steps", "images"}

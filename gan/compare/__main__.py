@@ -21,15 +21,15 @@ from gan.compare.grid import Resources, cores, run_cells
 from gan.compare.hparams import write_hparams
 from gan.compare.outcome import FAILED, FINISHED, Outcome, check_cell
 from gan.compare.results import collect, ended
-from gan.config import Config
 from gan.errors import UserError
+from gan.kinds import kind_of
 from gan.yaml_config import load_config
 
 EXTRAS = {"matplotlib": "compare", "rich": "compare", "ray": "ray"}  # which extra has an optional package
 
 EPILOG = """\
-Each cell is one ordinary run of train_gan.py in OUT/cells/. The same command goes on where an earlier one stopped, and
-does nothing twice; with more values, arms or seeds it adds cells. examples:
+Each cell is one ordinary run of train_gan.py, or of train_classifier.py, in OUT/cells/. The same command goes on where
+an earlier one stopped, and does nothing twice; with more values, arms or seeds it adds cells. examples:
 
   python -m gan.compare configs/digits/dcgan.yaml --vary discriminator.normalization=none,spectral,conv_norm
   python -m gan.compare CONFIG --vary 'discriminator.normalization=none,{name: conv_norm, stride: paper}' \\
@@ -104,7 +104,7 @@ def compare(options: argparse.Namespace, argv: list[str]) -> int:
 
     arms = arms_of([parse_axis(text) for text in options.vary], [parse_arm(text) for text in options.arm])
     cells = cells_of(options.config, options.overrides, arms, parse_seeds(options.seeds))
-    base = load_config(Config, options.config, options.overrides)
+    base = load_config(kind_of(options.config).schema, options.config, options.overrides)
     folder = GridFolder(options.out or Path("runs") / f"compare-{run_folder.name_of(options.config)}")
     launch, resources = launcher(options, len(cells))
     description = descriptions.extended(folder, options.config, base, cells, options.baseline)

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from gan.config import Config
 from gan.errors import UserError
+from gan.kinds import kind_of
 from gan.yaml_config import load_config
 from gan.yaml_nodes import Node, parse_override
 
@@ -35,7 +36,7 @@ class Cell:
     arm: Arm
     seed: int
     overrides: tuple[str, ...]
-    config: Config
+    config: Any
 
     @property
     def name(self) -> str:
@@ -129,8 +130,9 @@ def cells_of(path: Path, overrides: Sequence[str], arms: Iterable[Arm], seeds: S
     for text in (*overrides, *(text for arm in arms for text in arm.overrides)):
         if text.partition("=")[0] == "seed":
             raise UserError(f"{text}: a comparison sets seeds with --seeds")
-    load_config(Config, path, overrides)  # so that an error in what all share names no arm
-    return [_cell(path, overrides, arm, seed) for seed in seeds for arm in arms]
+    schema = kind_of(path).schema
+    load_config(schema, path, overrides)  # so that an error in what all share names no arm
+    return [_cell(schema, path, overrides, arm, seed) for seed in seeds for arm in arms]
 
 
 def file_name(name: str) -> str:
@@ -138,10 +140,10 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.,=-]+", "_", name).strip("_.")
 
 
-def _cell(path: Path, overrides: Sequence[str], arm: Arm, seed: int) -> Cell:
+def _cell(schema: type, path: Path, overrides: Sequence[str], arm: Arm, seed: int) -> Cell:
     changes = (*overrides, *arm.overrides, f"seed={seed}")
     try:
-        return Cell(arm, seed, changes, load_config(Config, path, changes))
+        return Cell(arm, seed, changes, load_config(schema, path, changes))
     except UserError as error:
         raise UserError(f"arm {arm.name}: {error}") from None
 

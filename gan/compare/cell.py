@@ -1,6 +1,6 @@
-"""The process of one cell: train_gan.py, ended when the comparison that started it is gone, and measured.
+"""The process of one cell: a training script, ended when the comparison that started it is gone, and measured.
 
-    python -m gan.compare.cell FOLDER CELL ARGUMENTS_OF_TRAIN_GAN...
+    python -m gan.compare.cell FOLDER CELL SCRIPT ARGUMENTS_OF_SCRIPT...
 
 Its standard input is a pipe of which the comparison holds the other end: however that one dies, the pipe closes.
 """
@@ -18,23 +18,23 @@ from filelock import FileLock
 from gan.compare.folder import GridFolder, read_json, write_json
 from gan.compare.provenance import hardware
 
-TRAIN_GAN = Path(__file__).parents[2] / "train_gan.py"
+ROOT = Path(__file__).parents[2]
 LOCK_S = 120
 ENDED = 143  # the exit code of a process that SIGTERM ends
 
 
 def main(arguments: list[str]) -> None:
     """Train, and write the peak memory to the record, whatever came of it."""
-    folder, cell = GridFolder(Path(arguments[0])), arguments[1]
+    folder, cell, script = GridFolder(Path(arguments[0])), arguments[1], str(ROOT / arguments[2])
     record = folder.record(cell)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    sys.argv = [str(TRAIN_GAN), *arguments[2:]]
+    sys.argv = [script, *arguments[3:]]
     try:
         # No two processes write into one run: one whose end has not been noticed yet is waited for.
         with FileLock(record.with_suffix(".lock"), timeout=LOCK_S):
             for part in folder.run(cell).rglob(".*.tmp"):  # of a file that a killed process was about to write
                 part.unlink()
-            runpy.run_path(str(TRAIN_GAN), run_name="__main__")
+            runpy.run_path(script, run_name="__main__")
     finally:
         before = read_json(record)
         peaks = {name: max(value, before.get(name) or 0) for name, value in peak_memory().items()}

@@ -11,8 +11,8 @@ from gan import run_folder
 from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder, read_json, write_json
 from gan.compare.provenance import hardware, revision, versions
-from gan.config import Config
 from gan.errors import UserError
+from gan.kinds import Kind, kind_with
 from gan.yaml_config import construct, load_config, to_plain
 from gan.yaml_nodes import parse_override
 
@@ -36,6 +36,11 @@ class Description:
         """The names of the arms, in the order in which they were asked for."""
         return list(dict.fromkeys(cell["arm"] for cell in self.cells.values()))
 
+    @property
+    def kind(self) -> Kind:
+        """What is compared."""
+        return kind_with(self.base)
+
     def choose_baseline(self, name: str | None) -> None:
         """Compare with this arm (None: as before); UserError when there is no such arm."""
         if name is not None and name not in self.arms:
@@ -54,18 +59,18 @@ def save(folder: GridFolder, description: Description) -> None:
     write_json(folder.description, vars(description))
 
 
-def extended(folder: GridFolder, path: Path, base: Config, cells: Sequence[Cell], baseline: str | None) -> Description:
+def extended(folder: GridFolder, path: Path, base: Any, cells: Sequence[Cell], baseline: str | None) -> Description:
     """Return the folder's description with these cells added; UserError for one of another base."""
     arms = list(dict.fromkeys(cell.arm.name for cell in cells))
     description = load(folder) or Description(str(path), to_plain(base), "none" if "none" in arms else arms[0])
-    if changed := run_folder.differences(to_plain(_config(description.base)), to_plain(base)):
+    if changed := run_folder.differences(to_plain(config_of(description)), to_plain(base)):
         keys = ", ".join(changed)
         raise UserError(
             f"--out {folder.root} holds a comparison on another base (it differs in {keys}); choose another --out"
         )
     for cell in cells:
         held = description.cells.get(cell.name)
-        if held and load_config(Config, path, held["overrides"]) != cell.config:
+        if held and load_config(type(base), path, held["overrides"]) != cell.config:
             raise UserError(
                 f"--out {folder.root} holds another {cell.name} ({' '.join(held['overrides'])}); "
                 "name one of the two with --arm NAME:key=value,..."
@@ -76,10 +81,10 @@ def extended(folder: GridFolder, path: Path, base: Config, cells: Sequence[Cell]
     return description
 
 
-def _config(base: dict[str, Any]) -> Config:
-    """Return the config of a plain one; keys that it does not know yet have their defaults."""
-    node = parse_override(f"base={json.dumps(base)}").value["base"]
-    return construct(Config, node, "")
+def config_of(description: Description) -> Any:
+    """Return the base config; keys that it does not know yet have their defaults."""
+    node = parse_override(f"base={json.dumps(description.base)}").value["base"]
+    return construct(description.kind.schema, node, "")
 
 
 def run_of(command: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from gan import run_folder
 from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder
 from gan.compare.outcome import INTERRUPTED, RUNNING, Outcome, keep_outcome, outcome_after
+from gan.kinds import kind_of
 
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.2
@@ -22,7 +23,7 @@ GRACE_S = 10  # between asking a child to end and killing it
 
 @dataclass(frozen=True)
 class Resources:
-    """What cells run on: the base config file, --device of train_gan.py, processes at a time, threads of each."""
+    """What cells run on: the base config file, the script's --device, processes at a time, threads of each."""
 
     config: Path
     device: str
@@ -58,7 +59,7 @@ def run_cells(
 
 
 def arguments_of(cell: Cell, folder: GridFolder, resources: Resources) -> list[str]:
-    """Return the arguments of train_gan.py that train a cell, or go on with it."""
+    """Return the arguments of the training script that train a cell, or go on with it."""
     run = folder.run(cell.name)
     resume = ["--resume"] if (run / run_folder.CONFIG).exists() else []
     options = ["--config", str(resources.config), "--out", str(run), "--device", resources.device]
@@ -67,15 +68,15 @@ def arguments_of(cell: Cell, folder: GridFolder, resources: Resources) -> list[s
 
 def start(cell: Cell, folder: GridFolder, resources: Resources, gpu: str | None = None) -> subprocess.Popen:
     """Start the process of a cell; its console goes to the cell's log."""
-    arguments = arguments_of(cell, folder, resources)
+    script, arguments = kind_of(resources.config).script, arguments_of(cell, folder, resources)
     threads = {name: str(resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | threads | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
     environment |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-    command = [sys.executable, "-m", "gan.compare.cell", str(folder.root), cell.name, *arguments]
+    command = [sys.executable, "-m", "gan.compare.cell", str(folder.root), cell.name, script, *arguments]
     folder.log(cell.name).parent.mkdir(parents=True, exist_ok=True)
     with folder.log(cell.name).open("ab") as log:
-        log.write(f"$ python train_gan.py {subprocess.list2cmdline(arguments)}\n".encode())
+        log.write(f"$ python {script} {subprocess.list2cmdline(arguments)}\n".encode())
         log.flush()
         return subprocess.Popen(
             command,

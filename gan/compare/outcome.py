@@ -11,9 +11,7 @@ from safetensors.torch import load_file
 from gan import run_folder
 from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder, read_json, write_json
-from gan.config import Config
 from gan.errors import UserError
-from gan.export import GENERATOR
 from gan.logging import read_lines
 from gan.yaml_config import load_config, to_plain
 
@@ -37,7 +35,7 @@ def check_cell(folder: GridFolder, cell: Cell) -> None:
     run = folder.run(cell.name)
     if not (run / run_folder.CONFIG).exists():
         return
-    held = to_plain(load_config(Config, run / run_folder.CONFIG))
+    held = to_plain(load_config(type(cell.config), run / run_folder.CONFIG))
     changed = [key for key in run_folder.differences(held, to_plain(cell.config)) if key not in MAY_DIFFER]
     if changed:
         raise UserError(
@@ -48,22 +46,23 @@ def check_cell(folder: GridFolder, cell: Cell) -> None:
 def outcome_of(run: Path, steps: int) -> Outcome | None:
     """Return how the run in a folder ended, or None for one that has not come to its last step."""
     lines = read_lines(run / "metrics.jsonl")
-    if not lines or lines[-1]["step"] < steps or not (run / GENERATOR).exists():
+    exported = next(run.glob("*.safetensors"), None)  # what a run writes last
+    if not lines or lines[-1]["step"] < steps or exported is None:
         return None
     if reason := divergence(lines):
         return Outcome(DIVERGED, reason)
     try:
-        weights = load_file(run / GENERATOR)
+        weights = load_file(exported)
     except (SafetensorError, OSError) as error:
-        return Outcome(FAILED, f"{GENERATOR}: {error}"[:REASON_LENGTH])
+        return Outcome(FAILED, f"{exported.name}: {error}"[:REASON_LENGTH])
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
-        return Outcome(DIVERGED, "weights of the averaged generator are not finite")
+        return Outcome(DIVERGED, f"weights in {exported.name} are not finite")
     return Outcome(FINISHED)
 
 
 def divergence(lines: list[dict]) -> str:
     """Return since when a loss has not been finite, or nothing when the newest losses are finite."""
-    for tag in ("loss/D", "loss/G"):
+    for tag in dict.fromkeys(tag for line in lines for tag in line if tag.startswith("loss/")):
         logged = [(line["step"], line[tag]) for line in lines if tag in line]
         if logged and not _finite(logged[-1][1]):
             since = next(i for i in range(len(logged), 0, -1) if i == 1 or _finite(logged[i - 2][1]))

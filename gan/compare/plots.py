@@ -46,8 +46,12 @@ def colors_of(kinds: Mapping[str, str], baseline: str) -> dict[str, str]:
     return {arm: colors.get(kind, GRAY) for arm, kind in kinds.items()} | {baseline: BLACK}
 
 
-def draw(path: Path, curves: Curves, lines: Sequence[Line], colors: Mapping[str, str], label: str, log: bool) -> bool:
-    """Write path.png and path.svg of tags against the images that D has seen; False when there is nothing to draw."""
+def draw(
+    path: Path, curves: Curves, lines: Sequence[Line], colors: Mapping[str, str], label: str, log: bool, images: str
+) -> bool:
+    """Write path.png and path.svg of tags against the images seen so far, which the axis calls `images`; False when
+    there is nothing to draw.
+    """
     drawn = [arm for arm, seeds in curves.items() if any(_band(seeds, line.tag) is not None for line in lines)]
     if not drawn:
         return False
@@ -60,7 +64,7 @@ def draw(path: Path, curves: Curves, lines: Sequence[Line], colors: Mapping[str,
         for arm in drawn:
             for line in lines:
                 _draw_line(axes, _band(curves[arm], line.tag), colors[arm], line.style, 0.9 / max(6, len(drawn)))
-        axes.set_xlabel("real images seen by D (thousands)")
+        axes.set_xlabel(f"{images} (thousands)")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3, linewidth=0.6)
         if log:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from gan.compare import plots, statistics, tables
-from gan.compare.description import Description
+from gan.compare.description import Description, config_of
 from gan.compare.document import (
     Block,
     Code,
@@ -27,10 +27,12 @@ from gan.compare.folder import GridFolder, write_text
 from gan.compare.outcome import FINISHED
 from gan.compare.plots import Line
 from gan.compare.results import Row, read_table
-from gan.compare.tags import LAYER_NORM, METRIC, higher_is_better, metric_tags, primary_metric
+from gan.compare.tags import METRIC, higher_is_better, layer_tags, metric_tags, primary_metric
+from gan.kinds import Kind
 from gan.yaml_nodes import Dumper
 
 MAX_ARMS = 8  # on one plot; more are drawn in groups
+MAX_LAYERS = 16  # with a plot each; of more the table alone
 
 
 def write_report(folder: GridFolder, description: Description, latex: bool) -> list[Path]:
@@ -57,7 +59,7 @@ def _blocks(folder: GridFolder, description: Description, rows: Sequence[Row]) -
         *_curves(folder, description, rows),
         *_samples(folder, rows),
         Heading("Cost"),
-        tables.costs(rows),
+        tables.costs(rows, description.kind),
         *_endings(rows),
         *_reproduction(description, rows),
     ]
@@ -71,11 +73,10 @@ def _title(description: Description) -> str:
 def _summary(description: Description, rows: Sequence[Row]) -> str:
     finished = sum(row["status"] == FINISHED for row in rows)
     seeds = sorted({cell["seed"] for cell in description.cells.values()})
-    train = description.base["train"]
-    images = train["steps"] * train["n_critic"] * train["batch_size"]
+    kind, train = description.kind, config_of(description).train
     return (
         f"{len(description.arms)} arms, seeds {', '.join(map(str, seeds))}: {finished} of {len(rows)} cells finished. "
-        f"The base config trains for {train['steps']} generator updates ({images} real images seen by D). "
+        f"The base config trains for {train.steps} {kind.step}s ({train.steps * train.images_per_step} {kind.images}). "
         f"Baseline: {description.baseline}. Values are mean ± sample standard deviation over the n finished seeds of "
         "an arm; the best mean of a column is marked, which does not say that it differs from the others by more than "
         "chance."
@@ -90,7 +91,7 @@ def _quality(description: Description, rows: Sequence[Row], primary: str | None)
     untested = [arm for arm in description.arms if arm not in (*tested, description.baseline)]
     return [
         Heading("Metrics"),
-        tables.quality(rows),
+        tables.quality(rows, description.kind),
         Heading("Differences", 3),
         *([Paragraph(TEST), table] if tested else []),
         *([Paragraph(_caution(rows, primary, description.baseline, untested))] if untested else []),
@@ -121,7 +122,9 @@ def _curves(folder: GridFolder, description: Description, rows: Sequence[Row]) -
     curves: dict[str, list[list[Row]]] = {}
     for row in rows:
         curves.setdefault(row["arm"], []).append(read_table(folder.curve(row["cell"])))
+    all_curves, of_layers = [curve for seeds in curves.values() for curve in seeds], layer_tags(rows)
     panels = _panels(description, list(curves))
+    kind, images = description.kind, description.kind.images
     kinds = {arm: arm.removesuffix(f",{_group(arm, list(curves))}") for arm in curves}
     colors = plots.colors_of(kinds, description.baseline)
 
@@ -130,28 +133,31 @@ def _curves(folder: GridFolder, description: Description, rows: Sequence[Row]) -
         for figure in figures:
             for panel, arms in panels.items():
                 path = folder.plots / "-".join(filter(None, [figure.name, panel]))
-                if plots.draw(path, {arm: curves[arm] for arm in arms}, figure.lines, colors, figure.label, figure.log):
+                if plots.draw(
+                    path, {arm: curves[arm] for arm in arms}, figure.lines, colors, figure.label, figure.log, images
+                ):
                     caption = ", ".join(filter(None, [figure.caption, panel]))
                     pictures.append(Picture(path.with_name(path.name + ".png"), caption))
         return [Gallery(pictures)] if pictures else []
 
-    names = [tag.removeprefix(METRIC) for tag in metric_tags(rows)]
-    tags = dict.fromkeys(tag for row in rows for tag in row if tag.startswith(LAYER_NORM))
+    tags = [tag for tag in metric_tags(rows) if any(sum(tag in row for row in curve) > 1 for curve in all_curves)]
+    names = [tag.removeprefix(METRIC) for tag in tags]
     metrics = [Figure(name, name, name + ARROWS[higher_is_better(name)], [Line(METRIC + name)]) for name in names]
     layers = [
-        Figure(f"layer-{name}", "operator norm", f"operator norm of {name}", [Line(LAYER_NORM + name)], log=True)
-        for name in (tag.removeprefix(LAYER_NORM) for tag in tags)
+        Figure(f"layer-{name}", "operator norm", f"operator norm of {name}", [Line(tag)], log=True)
+        for tag, name in of_layers.items()
+        if len(of_layers) <= MAX_LAYERS
     ]
     return [
         Heading("Over training"),
         Paragraph("Lines are means over seeds, bands reach from the lowest to the highest seed."),
         *gallery(metrics),
-        Heading("Lipschitz constant of D"),
+        Heading(f"Lipschitz constant of {kind.subject}"),
         Paragraph(BOUNDS),
-        tables.lipschitz(rows),
-        *gallery([BRACKET, GRADIENT]),
-        Heading("Layers of D"),
-        tables.layers(rows),
+        tables.lipschitz(rows, kind),
+        *gallery(_lipschitz_figures(kind)),
+        Heading(f"Layers of {kind.subject}"),
+        tables.layers(rows, kind),
         *gallery(layers),
     ]
 
@@ -168,27 +174,32 @@ class Figure:
 
 
 ARROWS = {None: "", True: " (higher is better)", False: " (lower is better)"}
-BRACKET = Figure(
-    "lipschitz",
-    "Lipschitz constant of D",
-    "certified upper bound of D's Lipschitz constant, and the steepest slope found",
-    [
-        Line("lipschitz/D/certified", "certified upper bound", "-"),
-        Line("lipschitz/D/slope", "steepest slope found", "--"),
-    ],
-    log=True,
-)
-GRADIENT = Figure(
-    "gradient",
-    "input gradient of D",
-    "largest input gradient of D at real, fake and mixed images",
-    [Line("lipschitz/D/gradient_max")],
-    log=True,
-)
 BOUNDS = (
     "The Lipschitz constant itself lies between the certified bound, which no input exceeds, and the steepest slope "
     "that gradient ascent has found. Where there is no bound (layers that have none) none is shown."
 )
+
+
+def _lipschitz_figures(kind: Kind) -> list[Figure]:
+    tag, subject = f"lipschitz/{kind.network}", kind.subject
+    bracket = Figure(
+        "lipschitz",
+        f"Lipschitz constant of {subject}",
+        f"certified upper bound of {subject}'s Lipschitz constant, and the steepest slope found",
+        [
+            Line(f"{tag}/certified", "certified upper bound", "-"),
+            Line(f"{tag}/slope", "steepest slope found", "--"),
+        ],
+        log=True,
+    )
+    gradient = Figure(
+        "gradient",
+        f"input gradient of {subject}",
+        f"largest input gradient of {subject} at {kind.points}",
+        [Line(f"{tag}/gradient_max")],
+        log=True,
+    )
+    return [bracket, gradient]
 
 
 def _panels(description: Description, arms: Sequence[str]) -> dict[str, list[str]]:

@@ -18,8 +18,8 @@ from gan.compare.arms import Cell
 from gan.compare.description import Description
 from gan.compare.folder import GridFolder, read_json, write_text
 from gan.compare.outcome import DIVERGED, ENDED, INTERRUPTED, PENDING, Outcome, keep_outcome, outcome_of
-from gan.config import Config
 from gan.files import write_atomically
+from gan.kinds import kind_of
 from gan.logging import read_lines
 from gan.samples import COLUMNS
 from gan.yaml_config import load_config
@@ -27,7 +27,6 @@ from gan.yaml_config import load_config
 TEXT = ("cell", "arm", "status", "reason", "hardware")  # columns that hold no number
 COUNTERS = ("step", "images")
 MEASURED = ("metrics/", "lipschitz/")  # tags that a curve has rows for
-ALONGSIDE = ("loss/D", "loss/G")
 MAX_ROWS = 200  # of a curve
 SAMPLE_ROWS = 4  # of a picture
 
@@ -105,18 +104,19 @@ def _measured(folder: GridFolder, name: str) -> Row:
     }
     if not lines:
         return row
-    config = load_config(Config, run_folder.config_path(run))
+    path = run_folder.config_path(run)
+    config = load_config(kind_of(path).schema, path)
     last: Row = {}
     for line in lines:
         last |= line
-    row["seconds_per_step"] = seconds_per_step(lines, config.train.n_critic * config.train.batch_size)
+    row["seconds_per_step"] = seconds_per_step(lines, config.train.images_per_step)
     row |= {tag: last[tag] for tag in last if tag in COUNTERS or tag.startswith(MEASURED)}
     write_table(folder.curve(name), curve(lines))
     return row
 
 
 def seconds_per_step(lines: list[Row], images_per_step: int) -> float | None:
-    """Return the median wall time of a generator update (with its D updates); the first entry holds the warm-up."""
+    """Return the median wall time of a step; the first entry holds the warm-up."""
     speeds = [line["speed/images_per_s"] for line in lines if line.get("speed/images_per_s")]
     return images_per_step / statistics.median(speeds[1:] or speeds) if speeds else None
 
@@ -124,7 +124,7 @@ def seconds_per_step(lines: list[Row], images_per_step: int) -> float | None:
 def curve(lines: list[Row]) -> list[Row]:
     """Return the lines that hold metrics or Lipschitz numbers, at most MAX_ROWS of them, the last included."""
     rows = [
-        {tag: value for tag, value in line.items() if tag in (*COUNTERS, *ALONGSIDE) or tag.startswith(MEASURED)}
+        {tag: value for tag, value in line.items() if tag in COUNTERS or tag.startswith(("loss/", *MEASURED))}
         for line in lines
         if any(tag.startswith(MEASURED) for tag in line)
     ]

@@ -8,7 +8,8 @@ from gan.compare.document import Entry, Table
 from gan.compare.outcome import ENDED, FINISHED, PENDING, RUNNING
 from gan.compare.results import Row
 from gan.compare.statistics import Spread
-from gan.compare.tags import LAYER_NORM, LIPSCHITZ, METRIC, higher_is_better, metric_tags
+from gan.compare.tags import LIPSCHITZ, METRIC, higher_is_better, layer_tags, metric_tags
+from gan.kinds import GAN, Kind
 
 NOTHING = "–"
 COSTS = {
@@ -27,39 +28,32 @@ def values_of(rows: Sequence[Row], column: str) -> dict[str, list[float]]:
     return arms
 
 
-def quality(rows: Sequence[Row]) -> Table:
+def quality(rows: Sequence[Row], kind: Kind = GAN) -> Table:
     """Return the metrics, the best mean of each marked."""
+    caption = f"Metrics of {kind.evaluated} after the last step."
     tags = metric_tags(rows)
     arrows = {None: "", True: " ↑", False: " ↓"}
     columns = {tag: tag.removeprefix(METRIC) + arrows[higher_is_better(tag)] for tag in tags}
-    return _by_arm("Metrics of the averaged generator after the last step.", rows, columns, higher_is_better, True)
+    return _by_arm(caption, rows, columns, higher_is_better, True)
 
 
-def lipschitz(rows: Sequence[Row]) -> Table:
-    """Return the Lipschitz estimates of D."""
+def lipschitz(rows: Sequence[Row], kind: Kind = GAN) -> Table:
+    """Return the Lipschitz estimates of D, or of the classifier."""
+    caption = f"Lipschitz constant of {kind.subject} after the last step: an upper bound, and estimates."
     columns = {tag: name for tag, name in LIPSCHITZ.items() if any(tag in row for row in rows)}
-    return _by_arm("Lipschitz constant of D after the last step: an upper bound, and estimates.", rows, columns)
+    return _by_arm(caption, rows, columns)
 
 
-def layers(rows: Sequence[Row]) -> Table:
-    """Return the operator norm of each layer of D."""
-    tags = [tag for tag in dict.fromkeys(tag for row in rows for tag in row) if tag.startswith(LAYER_NORM)]
-    return _by_arm(
-        "Operator norm of each layer of D after the last step.",
-        rows,
-        {tag: tag.removeprefix(LAYER_NORM) for tag in tags},
-    )
+def layers(rows: Sequence[Row], kind: Kind = GAN) -> Table:
+    """Return the operator norm of each layer of D, or of the classifier."""
+    return _by_arm(f"Operator norm of each layer of {kind.subject} after the last step.", rows, layer_tags(rows))
 
 
-def costs(rows: Sequence[Row]) -> Table:
+def costs(rows: Sequence[Row], kind: Kind = GAN) -> Table:
     """Return time and memory, the lowest marked."""
+    caption = f"Median time of {kind.long_step}, without measurements; peak memory of the process."
     columns = {tag: name for tag, name in COSTS.items() if any(tag in row for row in rows)}
-    return _by_arm(
-        "Median time of a generator update with its D updates, without measurements; peak memory of the process.",
-        rows,
-        columns,
-        lambda tag: False,
-    )
+    return _by_arm(caption, rows, columns, lambda tag: False)
 
 
 def endings(rows: Sequence[Row]) -> Table:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.ranges import AT_LEAST_0, AT_LEAST_1
+from models.ranges import AT_LEAST_0, AT_LEAST_1, Range
 from models.registry import Registry
 
 DATASETS: Registry["DatasetConfig"] = Registry("dataset")
@@ -96,6 +96,8 @@ class DatasetConfig(ABC):
     """Mirror every second training image at random"""
     dequantize: bool = False
     """Add noise from U(0, 1) of a gray level to training images, as in Miyato's code"""
+    subset: Annotated[float, Range(min=0.001, max=1)] = 1.0
+    """Share of the training images, of each class, that is trained on; a smaller share is part of a larger one"""
     device_budget_gb: Annotated[float, AT_LEAST_0] = 4.0
     """Training images of up to so many gigabytes (1e9 bytes) lie on the device; more are streamed from the disk"""
     workers: Annotated[int, AT_LEAST_1] = 2

@@ -6,30 +6,34 @@ from torch import Tensor
 from gan import rng
 from gan.data.base import ImageData, to_float
 from gan.data.stream import Stream
+from gan.distributed import own_rows
 
 GIGABYTE = 1e9
 
 
 class Order:
-    """The endless stream of image numbers 0..count-1: each epoch once over all of them, in an order of its own."""
+    """The endless stream of image numbers, 0..count-1 or `rows` (count,): each epoch once over all of them, in an order
+    of its own.
+    """
 
-    def __init__(self, count: int, seed: int, device: torch.device):
-        self._count, self._seed, self._device = count, seed, device
+    def __init__(self, count: int, seed: int, device: torch.device, rows: Tensor | None = None):
+        self._count, self._seed, self._device, self._rows = count, seed, device, rows
         self._epochs: dict[int, Tensor] = {}
 
     def indices(self, position: int, size: int) -> Tensor:
-        """Return the numbers (size,) int64 from `position` on, on the device."""
+        """Return this process's share of the `size` numbers from `position` on, (B,) int64 on the device."""
         parts = []
         while size > 0:
             epoch, start = divmod(position, self._count)
             parts.append(self._epoch(epoch)[start : start + size])
             position, size = position + len(parts[-1]), size - len(parts[-1])
-        return torch.cat(parts)
+        return own_rows(torch.cat(parts))
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:
             # Drawn on the CPU, so that every device sees the same order.
             order = torch.randperm(self._count, generator=rng.generator("cpu", self._seed, "epoch", epoch))
+            order = order if self._rows is None else self._rows[order]
             # Two epochs are kept: batches are prepared for the next one while the present one is not over.
             self._epochs = dict([*self._epochs.items()][-1:]) | {epoch: order.to(self._device)}
         return self._epochs[epoch]
@@ -40,7 +44,8 @@ class Sampler:
 
     `batch(position, size)` is a function of the seed and the position in the endless stream alone. Images of up to
     `device_budget_gb` lie on the device (on the CPU: where they are); more stay where they are, and `workers` threads
-    gather the next batches while the device computes. The batches are the same.
+    gather the next batches while the device computes. The batches are the same. With `rows` (n,) only the images of
+    these numbers are drawn. Of several processes each gets its own share of a batch.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Sampler:
         dequantize: bool = False,
         device_budget_gb: float = float("inf"),
         workers: int = 2,
+        rows: Tensor | None = None,
     ):
         self.horizontal_flip = horizontal_flip
         self.dequantize = dequantize
@@ -60,7 +66,7 @@ class Sampler:
         fits = data.images.nbytes <= device_budget_gb * GIGABYTE
         self.images = data.images.to(device) if fits else data.images
         self.labels = data.labels.to(device) if fits else data.labels
-        self._order = Order(len(data), seed, self.images.device)
+        self._order = Order(len(data) if rows is None else len(rows), seed, self.images.device, rows)
         self._stream: Stream | None = None
         if not fits:
             pin = device.type == "cuda"
@@ -72,7 +78,10 @@ class Sampler:
         return self._stream is not None
 
     def batch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return images (size, C, H, W) in [-1, 1] and labels (size,): the stream from `position` on."""
+        """Return images (B, C, H, W) in [-1, 1] and labels (B,) of the `size` in the stream from `position` on.
+
+        B is `size`, or this process's share of it.
+        """
         if self._stream is None:
             index = self._order.indices(position, size)
             images, y = self.images[index], self.labels[index]
@@ -82,10 +91,10 @@ class Sampler:
         x = to_float(images)
         random = rng.generator(x.device, self.seed, "batch", position)
         if self.horizontal_flip:
-            mirrored = torch.rand(size, generator=random, device=x.device) < 0.5
+            mirrored = own_rows(torch.rand(size, generator=random, device=x.device)) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         if self.dequantize:
-            x = x + torch.rand(x.shape, generator=random, device=x.device) / 127.5
+            x = x + own_rows(torch.rand(size, *x.shape[1:], generator=random, device=x.device)) / 127.5
         return x, y
 
     def close(self) -> None:

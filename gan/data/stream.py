@@ -13,10 +13,10 @@ BATCHES_AHEAD = 2  # for each worker
 class Stream:
     """Gathers batches of images (N, C, H, W) and labels (N,) in threads before they are asked for.
 
-    After the batch (position, size) those at position + size, position + 2 size, ... are expected. A batch that was
-    not expected is gathered while the caller waits; the expectations follow when the one after it is asked for too,
-    so that a single look elsewhere does not disturb them. With `pin` batches lie in page-locked memory, from where they
-    are copied to a CUDA device without waiting.
+    The batch (position, size) has the images that `indices` names. After it those at position + size, position + 2
+    size, ... are expected. A batch that was not expected is gathered while the caller waits; the expectations follow
+    when the one after it is asked for too, so that a single look elsewhere does not disturb them. With `pin` batches
+    lie in page-locked memory, from where they are copied to a CUDA device without waiting.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Stream:
         self._after_jump: tuple[int, int] | None = None
 
     def batch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return images (size, C, H, W) uint8 and labels (size,) in host memory."""
+        """Return images (B, C, H, W) uint8 and labels (B,) in host memory: those that `indices` names."""
         future = self._expected.pop((position, size), None)
         index = None if future is not None else self._indices(position, size)
         goes_on = future is not None or not self._expected or (position, size) == self._after_jump

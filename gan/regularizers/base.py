@@ -39,4 +39,8 @@ class Regularizer(ABC):
 
     @abstractmethod
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
-        """Return the unweighted penalty, a scalar with a graph to D's parameters."""
+        """Return the unweighted penalty, a scalar with a graph to D's parameters.
+
+        The batch is this process's share of a larger one, while `random` is the same on every process: numbers for
+        each image are drawn for all and cut by `gan.distributed.own_rows`.
+        """

@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from gan.distributed import own_rows, std, world_size
 from gan.regularizers.base import REGULARIZERS, Batch, Regularizer
 from models.ranges import AT_LEAST_0
 
@@ -58,8 +59,8 @@ class DRAGAN(Regularizer):
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
         """Return the mean squared distance of the gradient norm from 1 at disturbed real images."""
         x = batch.x_real
-        disturbance = torch.rand(x.shape, generator=random, device=x.device, dtype=x.dtype)
-        disturbed = x + _uniform(x, random) * (0.5 * x.std() * disturbance)
+        disturbance = _uniform(x, random, *x.shape[1:])
+        disturbed = x + _uniform(x, random) * (0.5 * std(x) * disturbance)
         return (gradient_norms(D, disturbed, batch.y_real) - 1).square().mean()
 
 
@@ -70,5 +71,7 @@ def gradient_norms(D: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
     return gradient.float().flatten(1).norm(dim=1)
 
 
-def _uniform(x: Tensor, random: torch.Generator) -> Tensor:
-    return torch.rand(len(x), 1, 1, 1, generator=random, device=x.device, dtype=x.dtype)
+def _uniform(x: Tensor, random: torch.Generator, *shape: int) -> Tensor:
+    """Return numbers from U(0, 1) of a shape, (1, 1, 1) if not given, for each of this process's images."""
+    shape = (len(x) * world_size(), *(shape or (1, 1, 1)))
+    return own_rows(torch.rand(shape, generator=random, device=x.device, dtype=x.dtype))

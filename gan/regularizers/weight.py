@@ -1,9 +1,10 @@
-"""Penalties on the weights of D's layers: toward orthogonality, or toward small singular values.
+"""Penalties on the weights of a network's layers: toward orthogonality, or toward small singular values.
 
 They act on `layer.weight` of every convolution, transposed convolution and linear layer: the final weight of a
 reparametrized layer, but the raw kernel within a wrapper such as ConvNorm, which normalizes it afterwards.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -17,23 +18,36 @@ from models.normalizations.weight_matrices import Layout
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightPenalty(Regularizer):
+    """Base of the penalties that look at weights alone, and so serve any network."""
+
+    def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
+        """Return the penalty on the weights of D."""
+        return self.of_weights(D, random)
+
+    @abstractmethod
+    def of_weights(self, network: nn.Module, random: torch.Generator) -> Tensor:
+        """Return the unweighted penalty, a scalar with a graph to the network's parameters."""
+
+
 @REGULARIZERS.register("orthogonal")
 @dataclass(frozen=True, kw_only=True)
-class Orthogonal(Regularizer):
+class Orthogonal(WeightPenalty):
     """Σ ||W Wᵀ ⊙ (1 - I)||²_F over the reshaped weights (Brock et al., ICLR 2019, eq. 4): rows of any length."""
 
     weight: Annotated[float, AT_LEAST_0] = 1e-4
     """Factor of the penalty in D's loss"""
 
-    def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
+    def of_weights(self, network: nn.Module, random: torch.Generator) -> Tensor:
         """Return the sum of squared products of different rows."""
-        grams = (matrix @ matrix.T for matrix in _matrices(D))
+        grams = (matrix @ matrix.T for matrix in _matrices(network))
         return _total(gram.square().sum() - gram.diagonal().square().sum() for gram in grams)
 
 
 @REGULARIZERS.register("ocnn")
 @dataclass(frozen=True, kw_only=True)
-class OrthogonalConvolution(Regularizer):
+class OrthogonalConvolution(WeightPenalty):
     """Σ ||Conv(W, W) - I₀||²_F: orthogonality of the strided convolution itself (OCNN: Wang et al., CVPR 2020, eq. 7).
 
     The kernel is correlated with itself at every shift of its stride; I₀ is the identity at shift 0. A linear layer
@@ -43,9 +57,9 @@ class OrthogonalConvolution(Regularizer):
     weight: Annotated[float, AT_LEAST_0] = 0.01
     """Factor of the penalty in D's loss"""
 
-    def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
+    def of_weights(self, network: nn.Module, random: torch.Generator) -> Tensor:
         """Return the sum over layers."""
-        return _total(self._of_layer(layer) for layer in _layers(D))
+        return _total(self._of_layer(layer) for layer in _layers(network))
 
     def _of_layer(self, layer: nn.Module) -> Tensor:
         if isinstance(layer, nn.Linear):
@@ -65,7 +79,7 @@ class OrthogonalConvolution(Regularizer):
 
 @REGULARIZERS.register("srip")
 @dataclass(frozen=True, kw_only=True)
-class SRIP(Regularizer):
+class SRIP(WeightPenalty):
     """Σ σ(W Wᵀ - I)²: spectral restricted isometry (Bansal et al., NeurIPS 2018, eq. 6), by power iteration."""
 
     weight: Annotated[float, AT_LEAST_0] = 1e-2
@@ -73,9 +87,9 @@ class SRIP(Regularizer):
     iterations: Annotated[int, AT_LEAST_1] = 2
     """Power iterations, from a new random vector each time as in the paper"""
 
-    def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
+    def of_weights(self, network: nn.Module, random: torch.Generator) -> Tensor:
         """Return the sum over layers."""
-        return _total(self._of_matrix(matrix, random) for matrix in _matrices(D))
+        return _total(self._of_matrix(matrix, random) for matrix in _matrices(network))
 
     def _of_matrix(self, matrix: Tensor, random: torch.Generator) -> Tensor:
         if len(matrix) > matrix.shape[1]:  # the smaller Gram matrix can be the identity, the larger one cannot
@@ -86,7 +100,7 @@ class SRIP(Regularizer):
 
 @REGULARIZERS.register("spectral_reg")
 @dataclass(frozen=True, kw_only=True)
-class SpectralRegularization(Regularizer):
+class SpectralRegularization(WeightPenalty):
     """½ Σ σ(W)² over the reshaped weights (Yoshida & Miyato 2017, eq. 2), by power iteration."""
 
     weight: Annotated[float, AT_LEAST_0] = 1e-2
@@ -94,19 +108,19 @@ class SpectralRegularization(Regularizer):
     iterations: Annotated[int, AT_LEAST_1] = 10
     """Power iterations, from a new random vector each time"""
 
-    def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
+    def of_weights(self, network: nn.Module, random: torch.Generator) -> Tensor:
         """Return half the sum of the squared norms."""
-        norms = (_largest_singular_value(matrix, self.iterations, random) for matrix in _matrices(D))
+        norms = (_largest_singular_value(matrix, self.iterations, random) for matrix in _matrices(network))
         return 0.5 * _total(norm.square() for norm in norms)
 
 
-def _layers(D: nn.Module) -> Iterator[nn.Conv2d | nn.ConvTranspose2d | nn.Linear]:
-    return (m for m in D.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
+def _layers(network: nn.Module) -> Iterator[nn.Conv2d | nn.ConvTranspose2d | nn.Linear]:
+    return (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
 
 
-def _matrices(D: nn.Module) -> Iterator[Tensor]:
+def _matrices(network: nn.Module) -> Iterator[Tensor]:
     """Return the weight of each layer, and of each group of a grouped one, as a matrix, a row an output channel."""
-    for layer in _layers(D):
+    for layer in _layers(network):
         yield from Layout.of(layer).rows(layer.weight)
 
 

@@ -143,6 +143,13 @@ def _average_pool(layer: nn.AvgPool2d, input_shape: Shape) -> float:
     return plane_bound(kernel, stride)
 
 
+def _adaptive_average_pool(layer: nn.AdaptiveAvgPool2d, input_shape: Shape) -> float:
+    """The mean over the whole map, 1 / sqrt(H W); other sizes are not known."""
+    if _pair(layer.output_size) != (1, 1) or input_shape is None:
+        return math.inf
+    return 1 / math.sqrt(math.prod(input_shape[1:]))
+
+
 def _max_pool(layer: nn.MaxPool2d, input_shape: Shape) -> float:
     """The root of how many windows a pixel can be the largest of."""
     if _pair(layer.dilation) != (1, 1):
@@ -166,5 +173,6 @@ _BOUNDS: tuple[tuple[Any, Callable[[Any, Shape], float]], ...] = (
     (nn.BatchNorm2d | nn.BatchNorm1d, _batch_norm),
     (nn.LeakyReLU, _leaky_relu),
     (nn.AvgPool2d, _average_pool),
+    (nn.AdaptiveAvgPool2d, _adaptive_average_pool),
     (nn.MaxPool2d, _max_pool),
 )

@@ -47,7 +47,8 @@ def is_affine(layer: nn.Module, direction: Tensor) -> bool:
 def start_vector(layer: nn.Module, input_shape: Sequence[int]) -> Tensor:
     """Return a random unit vector of `input_shape`, always the same one; no global random state is touched."""
     vector = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    weight = next((p for p in layer.parameters() if p.is_floating_point()), torch.empty(0))
+    own = (*layer.parameters(), *layer.buffers())
+    weight = next((tensor for tensor in own if tensor.is_floating_point()), torch.empty(0))
     return (vector / vector.norm()).to(weight.device, weight.dtype)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from models.activation_norms.batch import BatchNorm
 from models.fourier import Pair, Window, circular_filter, dilate, fold_phases, preconditioner
 from models.normalizations.base import NORMALIZATIONS, Normalization
 from models.normalizations.conv_norm_bound import conv_norm_bound
@@ -93,7 +94,7 @@ class ConvNormLayer(nn.Module):
         self.options = options
         # The affine part has a bias of its own: the convolution's would be a second one.
         self.affine = DepthwiseAffine(conv) if options.affine else None
-        self.batch_norm = nn.BatchNorm2d(conv.out_channels) if options.batch_norm else None
+        self.batch_norm = BatchNorm(conv.out_channels) if options.batch_norm else None
         if options.running_average:
             self.average = RunningAverage()
 

@@ -118,3 +118,35 @@ def test_conditional_keeps_bf16(name):
     module = norm(name, num_classes=CLASSES)
     with torch.autocast("cpu", torch.bfloat16):
         assert module(x_of().bfloat16(), torch.tensor([4, 0, 0, 2])).dtype == torch.bfloat16
+
+
+@pytest.fixture
+def process_group():
+    """A group of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("num_classes", [None, CLASSES])
+def test_batch_norm_across_processes_is_batch_norm(process_group, num_classes):
+    alone, across = (norm("batch", num_classes=num_classes, eps=0.3, momentum=0.2) for _ in range(2))
+    for module in across.modules():
+        module.across_processes = True
+    y = torch.arange(4)
+    weight = torch.randn(x_of().shape, generator=torch.Generator().manual_seed(1))
+    results = []
+    for module in (alone, across):
+        x = x_of().requires_grad_(True)
+        out = module(x, y)
+        (gradient,) = torch.autograd.grad((out * weight).sum(), x, create_graph=True)
+        second = torch.autograd.grad(gradient.square().sum(), [x, *module.parameters()], allow_unused=True)
+        results.append((out, gradient, second, module.state_dict(), module.eval()(x, y)))
+    torch.testing.assert_close(*results)
+
+
+def test_batch_norm_across_processes_keeps_the_number_format(process_group):
+    module = norm("batch")
+    module.across_processes = True
+    assert module(x_of().bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(module.running_var, 1 + 0.1 * (x_of().bfloat16().float().var(dim=(0, 2, 3)) - 1))

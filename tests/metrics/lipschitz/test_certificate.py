@@ -171,3 +171,11 @@ def test_bounding_leaves_a_network_in_training_as_it_was(name):
     assert all(module.training for module in D.modules())
     for key, value in D.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4), (3, 5, 2)])
+def test_is_exact_for_the_mean_over_a_map_and_infinite_for_other_adaptive_pooling(shape):
+    pool = nn.AdaptiveAvgPool2d((1, 1))
+    assert certified_bound(pool, shape) == pytest.approx(dense_norm(pool, shape))
+    assert certified_bound(nn.AdaptiveAvgPool2d(1), shape) == certified_bound(pool, shape)
+    assert certified_bound(pool) == certified_bound(nn.AdaptiveAvgPool2d(2), shape) == math.inf

@@ -1,0 +1,68 @@
+"""Cost of a normalized 3x3 convolution, forward + backward, against width, resolution and batch: a Markdown table.
+
+    python benchmarks/bench_scaling.py [--repeats 5] [--threads 2] [--device cpu]
+
+Each entry is the median ratio to the bare convolution of the same turn, with the range of the middle half.
+"""
+
+import argparse
+from functools import partial
+
+import torch
+from timing import layer_seconds, ratios, take_turns, title
+from torch import nn
+
+from models.normalizations import build_normalization
+
+NORMALIZATIONS = {
+    "spectral": ("spectral", {}),
+    "spectral_conv": ("spectral_conv", {}),
+    "conv_norm": ("conv_norm", {}),
+    "conv_norm, no affine": ("conv_norm", {"affine": False}),
+}
+SETTINGS = [  # channels, side, batch: one of them varied at a time
+    *((channels, 32, 32) for channels in (32, 64, 128, 256)),
+    *((128, side, 32) for side in (8, 16, 64)),
+    *((128, 32, batch) for batch in (8, 128)),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    print(f"{title(options.device, options.threads)}\n")
+    print(f"| channels | side | batch | bare (ms) | {' | '.join(NORMALIZATIONS)} |")
+    print(f"|{' --: |' * (4 + len(NORMALIZATIONS))}")
+    for channels, side, batch in SETTINGS:
+        print(row(channels, side, batch, options), flush=True)
+
+
+def row(channels: int, side: int, batch: int, options: argparse.Namespace) -> str:
+    """Return the table's line for one setting."""
+    placed = {"device": torch.device(options.device), "memory_format": torch.channels_last}
+    x = torch.randn(batch, channels, side, side).to(**placed)
+
+    def layer() -> nn.Conv2d:
+        return nn.Conv2d(channels, channels, 3, padding=1)
+
+    layers = {"bare": layer()} | {
+        label: build_normalization(name, **keywords).normalize(layer())
+        for label, (name, keywords) in NORMALIZATIONS.items()
+    }
+    layers = {label: layer.to(**placed) for label, layer in layers.items()}
+    contestants = {label: partial(layer_seconds, layer, x) for label, layer in layers.items()}
+    times = take_turns(contestants, options.repeats)
+    entries = []
+    for label in NORMALIZATIONS:
+        low, median, high = ratios(times[label], times["bare"])
+        entries.append(f"{median:.2f} [{low:.2f}, {high:.2f}]")
+    bare = 1000 * torch.tensor(times["bare"]).median().item()
+    return f"| {channels} | {side} | {batch} | {bare:.1f} | {' | '.join(entries)} |"
+
+
+if __name__ == "__main__":
+    main()

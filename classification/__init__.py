@@ -1,0 +1,1 @@
+"""Training and attacking classifiers of images with the normalizations, data and tools of the GANs beside them."""

@@ -1,0 +1,79 @@
+"""Config -> live objects of a classifier's run. The only place that wires them."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from classification.config import Config
+from classification.data import LabelledSets, labelled_sets
+from classification.experiment import Experiment, Standardize
+from gan import rng
+from gan.build import sampler_of
+from gan.data import Splits
+from gan.errors import UserError
+from gan.regularizers import REGULARIZERS
+from gan.regularizers.weight import WeightPenalty
+from metrics.lipschitz import LipschitzTracker
+from models import ImageShape, build_classifier
+from models.normalizations.gradient import GradientNorm
+
+STATISTICS_OF = 10_000  # training images, evenly spread, that mean and deviation of the channels are taken from
+
+
+def build_experiment(config: Config, splits: Splits, folder: Path, device: torch.device) -> Experiment:
+    """Return the objects of a run at step 0; UserError for choices that do not go together."""
+    check_choices(config)
+    sets = labelled_sets(config, splits)
+    network = build_network(config, sets, device)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=config.optimizer.lr,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    image = torch.zeros(1, *sets.train.images.shape[1:], device=device)
+    return Experiment(
+        config=config,
+        folder=folder,
+        device=device,
+        network=network,
+        optimizer=optimizer,
+        sets=sets,
+        sampler=sampler_of(config, sets.train, sets.rows, device),
+        regularizers=config.regularizers,
+        tracker=LipschitzTracker(network, image, config.lipschitz.iterations),
+        delta=image.repeat(config.train.batch_size, 1, 1, 1),
+    )
+
+
+def build_network(config: Config, sets: LabelledSets, device: torch.device) -> nn.Module:
+    """Return the classifier of images (B, C, H, W) in [0, 1], which it standardizes itself."""
+    channels, side = sets.train.images.shape[1:3]
+    torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers draw from the global generator
+    try:
+        network = build_classifier(config.classifier, ImageShape(channels, side, sets.train.num_classes))
+    except ValueError as error:
+        raise UserError(f"classifier: {error}") from None
+    standardize = Standardize(*channel_statistics(sets.train.images))
+    whole = nn.Sequential(OrderedDict(standardize=standardize, network=network)).to(device)
+    return whole.to(memory_format=torch.channels_last) if config.train.channels_last else whole
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation (C,) of images (N, C, H, W) uint8 as floats in [0, 1], from at most 10,000 of them."""
+    some = images[:: -(-len(images) // STATISTICS_OF)].double() / 255
+    return some.mean(dim=(0, 2, 3)).float(), some.std(dim=(0, 2, 3)).clamp(min=1 / 255).float()
+
+
+def check_choices(config: Config) -> None:
+    """Raise UserError for parts that are of discriminators alone."""
+    if isinstance(config.classifier.normalization, GradientNorm):
+        raise UserError(
+            "classifier.normalization: gradient is for discriminators, which have one logit; choose another"
+        )
+    for name, regularizer in config.regularizers.items():
+        if not isinstance(regularizer, WeightPenalty):
+            known = [name for name in REGULARIZERS if issubclass(REGULARIZERS.get(name), WeightPenalty)]
+            raise UserError(f"regularizers: {name} is for discriminators; a classifier takes {', '.join(known)}")

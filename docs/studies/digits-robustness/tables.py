@@ -1,0 +1,75 @@
+"""Print the study's results.csv as tables of arms by settings: python tables.py FOLDER."""
+
+import sys
+from pathlib import Path
+from statistics import fmean
+
+from classification.corruptions import CORRUPTIONS
+from classification.summary import masks_gradients
+from gan.compare.outcome import FINISHED
+from gan.compare.results import Row, read_table
+from gan.compare.statistics import spread
+from gan.compare.tables import formatted
+
+SETTINGS = {
+    "noise=0": "all data",
+    "noise=0.2": "20 % noise",
+    "noise=0.4": "40 % noise",
+    "noise=0.6": "60 % noise",
+    "data=0.3": "30 % of the data",
+    "data=0.1": "10 % of the data",
+}
+FGSM, PGD = "metrics/accuracy_fgsm8", "metrics/accuracy_pgd8_20x1"
+TEST_IMAGES = 360
+QUANTITIES = {
+    "Accuracy on test images (%)": lambda row: row["metrics/accuracy_test"],
+    "Accuracy under FGSM, eps 8/255 (%)": lambda row: row[FGSM],
+    "Accuracy under PGD, eps 8/255, 20 steps of 2/255 (%)": lambda row: row[PGD],
+    **{
+        f"Accuracy under {name.replace('_', ' ')}, mean over five severities (%)": (
+            lambda row, name=name: row[f"metrics/accuracy_{name}"]
+        )
+        for name in CORRUPTIONS
+    },
+    "Accuracy on corrupted images, mean of the four above (%)": (
+        lambda row: fmean(row[f"metrics/accuracy_{name}"] for name in CORRUPTIONS)
+    ),
+    "Certified Lipschitz bound (none: no bound)": lambda row: row["lipschitz/classifier/certified"],
+    "Steepest slope found": lambda row: row["lipschitz/classifier/slope"],
+    "Largest gradient of a logit at test images": lambda row: row["lipschitz/classifier/gradient_max"],
+}
+
+
+def main(folder: Path) -> None:
+    """Print a table for each quantity, and the cells where PGD is weaker than FGSM."""
+    rows = [row for row in read_table(folder / "results.csv") if row["status"] == FINISHED]
+    print("Mean ± sample standard deviation over seeds after the last step.")
+    for caption, value in QUANTITIES.items():
+        print(f"\n{caption}\n\n{table(rows, value)}")
+    masked = [row["cell"] for row in rows if masks_gradients(row[FGSM], row[PGD], TEST_IMAGES)]
+    print(
+        f"\nCells in which PGD leaves more images right than FGSM by more than chance: {', '.join(masked) or 'none'}."
+    )
+
+
+def table(rows: list[Row], value) -> str:
+    """Return a Markdown table of a quantity: a row for each arm, a column for each setting."""
+    arms = dict.fromkeys(row["arm"].rpartition(",")[0] for row in rows)
+    lines = [["arm", *SETTINGS.values()], ["---", *["--:"] * len(SETTINGS)]]
+    for arm in arms:
+        cells = [[row for row in rows if row["arm"] == f"{arm},{setting}"] for setting in SETTINGS]
+        spreads = [spread([seen for row in cell if (seen := known(value, row)) is not None]) for cell in cells]
+        lines.append([arm, *(formatted(s, len(cell)) for s, cell in zip(spreads, cells, strict=True))])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def known(value, row: Row) -> float | None:
+    """Return the quantity of a cell, or None where it is not known."""
+    try:
+        return value(row)
+    except KeyError:
+        return None
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,33 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from classification.build import build_experiment
+from classification.config import Config, EvalConfig, TrainConfig
+from classification.experiment import Experiment
+from gan.datasets.digits import Digits
+from models.classifiers import ResNet10Config
+
+TINY = Config(
+    data=Digits(resolution=8),
+    classifier=ResNet10Config(width=4),
+    train=TrainConfig(steps=6, batch_size=16),
+    eval=EvalConfig(every=2, batch_size=100),
+)
+
+
+@pytest.fixture(scope="session")
+def splits():
+    return Digits(resolution=8).load()
+
+
+@pytest.fixture
+def build(splits, tmp_path):
+    """Build an experiment of the tiny config with some of its parts changed."""
+
+    def of(**changes) -> Experiment:
+        return build_experiment(replace(TINY, **changes), splits, Path(tmp_path), torch.device("cpu"))
+
+    return of

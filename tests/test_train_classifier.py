@@ -1,0 +1,278 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from classification import evaluate
+from classification.build import build_experiment
+from classification.config import Config
+from gan.checkpoint import load
+from gan.compare.__main__ import main as compare
+from gan.compare.results import read_table
+from gan.data import ImageData, Splits
+from gan.kinds import CLASSIFIER, kind_of
+from gan.logging import read_lines
+from gan.yaml_config import load_config
+from train_classifier import main
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if kind_of(path) is CLASSIFIER]
+TINY = """\
+data: {name: digits, resolution: 8}
+labels: {noise: 0.2}
+classifier: {name: resnet10, width: 4, normalization: spectral}
+regularizers: {ocnn: {weight: 0.001, every: 2}}
+train: {steps: 4, batch_size: 16, augment: [translation], free: {replays: 3, eps: 8, step: 8}}
+log: {every: 1}
+eval: {every: 2, attack: {eps: 16, iterations: 2}, corruptions: [gaussian_noise, gaussian_blur]}
+lipschitz: {every: 2, audit_every: 4, iterations: 2}
+checkpoint: {every: 2, keep: 2}
+"""
+TAGS = {
+    *("loss/train", "accuracy/train", "gradient_norm/classifier", "speed/images_per_s"),
+    *(f"metrics/accuracy_{name}" for name in ("validation", "test", "fgsm16", "pgd16_2x1")),
+    *(f"metrics/accuracy_{name}" for name in ("gaussian_noise", "gaussian_blur")),
+    *(f"corruptions/{name}/{severity}" for name in ("gaussian_noise", "gaussian_blur") for severity in range(1, 6)),
+    *(f"lipschitz/classifier/{name}" for name in ("certified", "product", "slope", "gradient_max", "gradient_mean")),
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a finished run of the tiny config: tests read it."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY)
+    assert main(["--config", str(folder / "tiny.yaml"), "--out", str(folder / "run"), "--device", "cpu"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def run(config):
+    def train(out: Path, *arguments: str) -> Path:
+        assert main(["--config", str(config), "--out", str(out), "--device", "cpu", *arguments]) == 0
+        return out
+
+    return train
+
+
+def files_below(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def logged(folder: Path) -> list[dict]:
+    lines = read_lines(folder / "metrics.jsonl")
+    return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
+
+
+def test_a_run_leaves_a_whole_folder_and_ends_in_a_table(tmp_path, run, capsys):
+    folder = run(tmp_path / "run")
+    names = {str(path.relative_to(folder)) for path in files_below(folder)}
+    (events,) = (name for name in names if name.startswith("events.out.tfevents."))
+    assert names - {events} == {
+        *("config.yaml", "metrics.jsonl", "classifier.safetensors", "checkpoints/best.pt"),
+        *("checkpoints/step_00000002.pt", "checkpoints/step_00000004.pt"),
+    }
+    out = capsys.readouterr().out
+    numbers = read_lines(folder / "metrics.jsonl")[-1]
+    for name, tag in (("test images", "test"), ("FGSM, eps 16/255", "fgsm16"), ("gaussian_blur", "gaussian_blur")):
+        (line,) = (line for line in out.splitlines() if line.startswith(name))
+        assert line.endswith(f"{numbers[f'metrics/accuracy_{tag}']:.1f}")
+    assert "images: 1295 training, 142 validation, 360 test" in out
+    assert out.endswith(f"tensorboard --logdir {folder}\n")
+
+
+def test_every_number_is_in_metrics_jsonl_and_in_tensorboard_under_one_tag(trained):
+    lines = read_lines(trained / "metrics.jsonl")
+    tags = set().union(*lines) - {"step", "images"}
+    per_layer = {tag for tag in tags if "/layers/" in tag or "/stable_rank/" in tag}
+    assert tags - per_layer == TAGS
+    assert "lipschitz/classifier/layers/network.layer4.0.conv2" in per_layer
+    events = EventAccumulator(str(trained))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == tags
+    assert {line["step"] for line in lines if "metrics/accuracy_test" in line} == {4}, "tested at the end alone"
+    assert [line["images"] for line in lines] == [16, 32, 48, 64]
+
+
+@pytest.mark.parametrize("step", [1, 4], ids=["in the midst of a batch's replays", "after a validation"])
+def test_a_resumed_run_is_bit_equal_to_one_never_stopped(tmp_path, run, event_files_in_order, step):
+    arguments = ["train.steps=5", "checkpoint.every=1", "checkpoint.keep=9"]
+    whole, parted = (run(tmp_path / name, *arguments) for name in ("whole", "parted"))
+    for later in range(step + 1, 6):
+        (parted / "checkpoints" / f"step_{later:08d}.pt").unlink()
+    assert (parted / "checkpoints" / f"step_{step:08d}.pt").exists()
+    run(parted, *arguments, "--resume")
+    a, b = (load(folder / "checkpoints" / "step_00000005.pt") for folder in (whole, parted))
+    assert a["delta"].any()
+    assert torch.equal(a["delta"], b["delta"])
+    for part in ("network", "lipschitz"):
+        assert all(torch.equal(tensor, b[part][name]) for name, tensor in a[part].items())
+    momenta = [state["optimizer"]["state"] for state in (a, b)]
+    for key, state in momenta[0].items():
+        assert torch.equal(state["momentum_buffer"], momenta[1][key]["momentum_buffer"])
+    assert logged(whole) == logged(parted)
+
+
+def test_the_weights_file_loads_back(tmp_path, trained):
+    folder = trained
+    with safe_open(folder / "classifier.safetensors", "pt") as file:
+        (tmp_path / "from_metadata.yaml").write_text(file.metadata()["config"])
+    config = load_config(Config, tmp_path / "from_metadata.yaml")
+    assert config == load_config(Config, folder / "config.yaml")
+    network = build_experiment(config, config.data.load(), folder, torch.device("cpu")).network
+    network.load_state_dict(load_file(folder / "classifier.safetensors"))
+    saved = load(folder / "checkpoints" / "step_00000004.pt")["network"]
+    assert all(torch.equal(saved[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_the_best_checkpoint_is_that_of_the_best_validation_accuracy(tmp_path, run):
+    cheap = ["eval.corruptions=[]", "lipschitz.audit_every=100"]
+    folder = run(tmp_path / "run", "train.steps=8", "train.free.replays=0", *cheap)
+    tag = "metrics/accuracy_validation"
+    scores = {line["step"]: line[tag] for line in read_lines(folder / "metrics.jsonl") if tag in line}
+    best = load(folder / "checkpoints" / "best.pt")
+    assert best["best"] == max(scores.values())
+    assert best["step"] == max(scores, key=scores.get)
+    without = run(tmp_path / "without", "validation=0", "train.steps=1", *cheap)
+    assert not (without / "checkpoints" / "best.pt").exists()
+
+
+def test_a_run_is_evaluated_again_with_other_attacks(trained, capsys):
+    folder = trained
+    assert evaluate.main([str(folder), "--device", "cpu"]) == 0
+    expected = read_lines(folder / "metrics.jsonl")[-1]
+    out = capsys.readouterr().out
+    assert out.startswith(f"{folder}: step 4, 360 test images\n")
+    assert f"2 steps of 2/255  {expected['metrics/accuracy_pgd16_2x1']:.1f}\n" in out
+    assert evaluate.main([str(folder), "--device", "cpu", "--which", "best", "eval.attack.eps=0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    clean, fgsm = (next(line for line in lines if line.startswith(name)) for name in ("test images", "FGSM"))
+    assert clean.split()[-1] == fgsm.split()[-1]
+
+
+WRONG = {
+    "unknown key": (["train.stepz=3"], "train.stepz: unknown key .*did you mean 'steps'"),
+    "wrong choice": (["classifier=resnet19"], "unknown classifier 'resnet19' .*did you mean 'resnet1"),
+    "out of range": (["labels.noise=2"], "labels.noise: must be from 0 to 1, not 2"),
+    "unknown corruption": (["eval.corruptions=[fog]"], "must be one of gaussian_noise, .*not the string 'fog'"),
+    "a discriminator's penalty": (["regularizers.r1.weight=1"], "regularizers: r1 is for discriminators"),
+    "a discriminator's norm": (["classifier.normalization=gradient"], "gradient is for discriminators"),
+    "batch larger than data": (["data.subset=0.01"], r"is larger than the training set \(\d+ images\)"),
+    "missing data": (["data=cifar10"], "data.root: no whole cifar10 in 'data'"),
+    "nothing to resume": (["--resume", "--out", "none"], r"holds no run \(config.yaml is missing\)"),
+    "a GAN's config": (["--config", str(ROOT / "configs/digits/dcgan.yaml")], "generator: unknown key"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
+def test_errors_are_one_line_with_exit_code_2_and_leave_nothing(tmp_path, config, capsys, arguments, message):
+    before = files_below(tmp_path)
+    assert main(["--config", str(config), "--out", str(tmp_path / "run"), "--device", "cpu", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"error: .*{message}.*\n", err)
+    assert files_below(tmp_path) == before
+
+
+def test_runs_in_use_are_left_alone(trained, config, capsys):
+    folder = trained
+    before = files_below(folder)
+    arguments = ["--config", str(config), "--device", "cpu", "--out", str(folder)]
+    assert main(arguments) == 2
+    assert main([*arguments, "--resume", "labels.noise=0.3"]) == 2
+    assert evaluate.main([str(folder), "labels.noise=0.3"]) == 2
+    err = capsys.readouterr().err
+    assert "holds a run already; add --resume" in err
+    assert "holds a run of another config (it differs in labels.noise)" in err
+    assert "labels.noise=0.3: only keys of eval can be changed here" in err
+    assert files_below(folder) == before
+
+
+def test_help_lists_the_config(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    for text in ("  train.free.replays  (default: 0)\n", "classifier 'resnet18':", "normalization 'conv_norm':"):
+        assert text in out
+    assert "configs/classification/digits.yaml" in out
+
+
+def test_a_norm_without_operator_norm_and_a_diverged_run_end_in_a_table(tmp_path, run, capsys):
+    run(tmp_path / "layer", "classifier.activation_norm=layer", "train.steps=2")
+    assert "(not affine)" in capsys.readouterr().out
+    run(tmp_path / "diverged", "classifier.activation_norm=none", "optimizer.lr=1000", "train.steps=6")
+    assert "classifier: largest input gradient" in capsys.readouterr().out
+
+
+def made_up_images(dataset) -> Splits:
+    side, classes = getattr(dataset, "resolution", 32), getattr(dataset, "num_classes", 10)
+    side = min(side, 32)
+    random = torch.Generator().manual_seed(0)
+    parts = (torch.randint(256, (40, 3, side, side), generator=random, dtype=torch.uint8) for _ in range(2))
+    return Splits(*(ImageData(images, torch.arange(40) % 10, classes) for images in parts))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_trains_two_steps(path, tmp_path, monkeypatch):
+    config = load_config(Config, path)
+    if not config.data.of_digits:
+        monkeypatch.setattr(type(config.data), "load", made_up_images)
+    small = ["train.steps=2", "train.batch_size=4", "classifier.width=4", "validation=0.3", "eval.attack.iterations=1"]
+    small += ["lipschitz.iterations=2", "eval.corruptions=[]"]
+    monkeypatch.setattr("classification.loop.lipschitz_audit", lambda run: ({}, {}))  # dear at full size
+    out = tmp_path / "run"
+    assert main(["--config", str(path), "--out", str(out), "--device", "cpu", *small]) == 0
+    last = read_lines(out / "metrics.jsonl")[-1]
+    assert last["step"] == 2
+    assert "metrics/accuracy_test" in last
+
+
+def test_the_command_works_from_a_shell_in_any_folder(tmp_path, config):
+    command = [sys.executable, str(ROOT / "train_classifier.py"), "--config", "tiny.yaml", "--out", "run"]
+    good = subprocess.run(
+        [*command, "--device", "cpu", "train.steps=1"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "step 1/1" in good.stdout
+
+
+@pytest.mark.slow
+def test_a_comparison_of_classifiers_ends_in_a_report(tmp_path, config, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)
+    out = tmp_path / "grid"
+    arguments = [str(config), "--vary", "classifier.activation_norm=none,batch", "--seeds", "0", "--device", "cpu"]
+    assert compare([*arguments, "--out", str(out), "--jobs", "2", "--threads", "1"]) == 0
+    rows = read_table(out / "results.csv")
+    assert [(row["cell"], row["status"]) for row in rows] == [("none-seed0", "finished"), ("batch-seed0", "finished")]
+    for row in rows:
+        last = read_lines(out / "cells" / row["cell"] / "metrics.jsonl")[-1]
+        assert row["metrics/accuracy_test"] == pytest.approx(last["metrics/accuracy_test"], rel=1e-5)
+    report = (out / "report.md").read_text()
+    assert "4 updates (64 training images seen)" in report
+    assert "## Lipschitz constant of the classifier" in report
+    assert " of D" not in report
+    assert "train_classifier.py" in (out / "logs" / "none-seed0.log").read_text()
+
+
+@pytest.mark.slow
+def test_the_default_config_classifies_97_percent_of_the_test_digits(tmp_path):
+    assert main(["--out", str(tmp_path / "run"), "--device", "cpu", "eval.attack.iterations=1"]) == 0
+    assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1]["metrics/accuracy_test"] >= 97
