@@ -15,6 +15,7 @@ from gan.checkpoint import Checkpoints
 from gan.command import exit_code
 from gan.export import export_network
 from gan.front_door import open_run, training_parser
+from gan.interrupt import Interrupt
 from gan.kinds import CLASSIFIER
 from gan.logging import RunLogger
 from gan.progress import Progress
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     device = select_device(options.device)
     keep_freed_memory()
     experiment = build_experiment(config, config.data.load(), folder, device)
-    checkpoints = Checkpoints(folder, config.checkpoint.keep)
+    checkpoints = Checkpoints(folder, config)
     state = checkpoints.load_newest(device) if options.resume else None
     if state is not None:
         experiment.load_state_dict(state)
@@ -54,7 +55,8 @@ def run(options: argparse.Namespace) -> None:
     logger = RunLogger(folder, experiment.step, CLASSIFIER.network, config.log.to)
     progress = Progress(experiment.step, config.train.steps)
     try:
-        train(experiment, checkpoints, logger, progress)
+        with Interrupt() as interrupt:
+            train(experiment, checkpoints, logger, progress, interrupt)
     finally:
         progress.close()
         logger.close()

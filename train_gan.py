@@ -15,6 +15,7 @@ from gan.config import Config
 from gan.distributed import all_processes, first_on_each_machine, first_only, on_first
 from gan.export import GENERATOR, export_generator
 from gan.front_door import open_run, training_parser
+from gan.interrupt import Interrupt
 from gan.logging import RunLogger
 from gan.loop import train
 from gan.progress import Progress
@@ -25,7 +26,9 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command line; return the exit code: 0, 2 for an error that the user can mend, 143 or 130 for SIGTERM
+    or Ctrl-C.
+    """
     return exit_code(lambda: run(parse(argv)))
 
 
@@ -49,7 +52,7 @@ def run_here(options: argparse.Namespace, device: torch.device) -> None:
     with first_on_each_machine():
         splits = config.data.load()
     experiment = build_experiment(config, splits, folder, device)
-    checkpoints = first_only(Checkpoints)(folder, config.checkpoint.keep)
+    checkpoints = first_only(Checkpoints)(folder, config)
     state = on_first(lambda: checkpoints.load_newest("cpu")) if options.resume else None
     if state is not None:
         experiment.load_state_dict(state)
@@ -60,10 +63,11 @@ def run_here(options: argparse.Namespace, device: torch.device) -> None:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     for name, reason in experiment.metrics_left_out.items():
         print(f"metric {name} left out: {reason}")
-    logger = first_only(RunLogger)(folder, experiment.step, to=config.log.to)
+    logger = first_only(RunLogger)(folder, experiment.logged_step, to=config.log.to)
     progress = first_only(Progress)(experiment.step, config.train.steps)
     try:
-        train(experiment, checkpoints, logger, progress)
+        with Interrupt() as interrupt:
+            train(experiment, checkpoints, logger, progress, interrupt)
     finally:
         progress.close()
         logger.close()

@@ -1,16 +1,14 @@
 """Share of the training time that Lipschitz tracking takes with its default intervals: SNGAN-ResNet 32, made-up images.
 
-python benchmarks/bench_lipschitz.py [--steps 3] [--config configs/cifar10/sngan_resnet.yaml] [key.sub=value ...]
+python benchmarks/bench_lipschitz.py [--steps 3] [--threads 2] [--config FILE] [key.sub=value ...]
 """
 
 import argparse
-import platform
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from timing import ratios, seconds_of, take_turns, title
 
 from gan.build import build_experiment, select_device
 from gan.config import Config
@@ -26,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--steps", type=int, default=3, help="training steps to time, after one to warm up")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
     options = parser.parse_intermixed_args()
     config = load_config(Config, options.config, [*options.overrides, "eval.metrics=[]"])
@@ -40,41 +39,24 @@ def main() -> None:
         generator_step(run, run.G, run.D)
         run.step += 1
 
-    training = timed(step, options.steps)
-    shares = {
-        f"layer norms and gradients, every {config.lipschitz.every} steps": (
-            timed(lambda: lipschitz_numbers(run), options.steps),
-            config.lipschitz.every,
-        ),
-        f"audit, every {config.lipschitz.audit_every} steps": (
-            timed(lambda: lipschitz_audit(run), options.steps),
-            config.lipschitz.audit_every,
-        ),
-    }
-    print(f"torch {torch.__version__}, {run.device}, {platform.processor() or platform.machine()}")
-    print(f"training step: {show(training)}")
+    numbers = f"layer norms and gradients, every {config.lipschitz.every} steps"
+    audit = f"audit, every {config.lipschitz.audit_every} steps"
+    calls = {"training step": step, numbers: partial(lipschitz_numbers, run), audit: partial(lipschitz_audit, run)}
+    print(title(str(run.device), options.threads))
+    contestants = {name: partial(seconds_of, call, run.device) for name, call in calls.items()}
+    times = take_turns(contestants, options.steps)
+    print(f"training step: {show(times['training step'])}")
     total = 0.0
-    for name, (seconds, every) in shares.items():
-        share = statistics.median(seconds) / (every * statistics.median(training))
+    for name, every in ((numbers, config.lipschitz.every), (audit, config.lipschitz.audit_every)):
+        share = ratios(times[name], times["training step"])[1] / every
         total += share
-        print(f"{name}: {show(seconds)}, {100 * share:.2f} % of training")
+        print(f"{name}: {show(times[name])}, {100 * share:.2f} % of training")
     print(f"together: {100 * total:.2f} %")
 
 
-def timed(function: Callable[[], object], repeats: int) -> list[float]:
-    """Return the seconds of each call after one to warm up."""
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return seconds[1:]
-
-
 def show(seconds: list[float]) -> str:
-    return f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+    """Return the median with the range of all."""
+    return f"{torch.tensor(seconds).median():.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
 
 
 if __name__ == "__main__":

@@ -4,21 +4,21 @@
     python benchmarks/bench_metrics.py --only frechet --repeats 3
 
 The contestants take turns within each repeat, so that a change of the machine's load hits all of them; each ratio is
-of times of the same repeat. Printed: the median ratio and the range of all of them. Features and images are made up,
-and so are the weights of Inception, which change neither the time nor what rounding does.
+of times of the same repeat. Printed: the median ratio and the range of the middle half of them. Features and images
+are made up, and so are the weights of Inception, which change neither the time nor what rounding does.
 """
 
 import argparse
-import platform
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torchvision
 from pytorch_fid.fid_score import calculate_frechet_distance
+from timing import ratios, seconds_of, show, take_turns, title
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch_fidelity.metric_kid import kid_features_to_metric
@@ -37,27 +37,23 @@ BATCH_SIZE = 64  # torch-fidelity's default
 
 def race(reference: Callable, contestants: dict[str, tuple[Callable, float | None]], repeats: int) -> dict[str, object]:
     """Time the contestants (function, wanted ratio) against the reference; print a line each, return the results."""
-    results = {"reference": reference(), **{name: run() for name, (run, _) in contestants.items()}}  # warm up
-    ratios, reference_seconds = {name: [] for name in contestants}, []
-    for _ in range(repeats):
-        reference_seconds.append(seconds(reference))
-        for name, (run, _) in contestants.items():
-            ratios[name].append(reference_seconds[-1] / seconds(run))
+    results: dict[str, object] = {}
+
+    def time_of(name: str, run: Callable) -> float:
+        def keep() -> None:
+            results[name] = run()
+
+        return seconds_of(keep, torch.device("cpu"))
+
+    runs = {"reference": reference} | {name: run for name, (run, _) in contestants.items()}
+    times = take_turns({name: partial(time_of, name, run) for name, run in runs.items()}, repeats)
+    median = torch.tensor(times["reference"]).median()
     for name, (_, bar) in contestants.items():
-        values = torch.tensor(ratios[name])
-        verdict = "" if bar is None else f"  bar {bar}x: {'met' if values.median() >= bar else 'MISSED'}"
-        print(
-            f"{name:46s} {values.median():6.2f}x [{values.min():.2f}, {values.max():.2f}] as fast, "
-            f"reference {torch.tensor(reference_seconds).median():.2f} s{verdict}",
-            flush=True,
-        )
+        faster = ratios(times["reference"], times[name])[1]
+        verdict = "" if bar is None else f"  bar {bar}x: {'met' if faster >= bar else 'MISSED'}"
+        ratio = show(times["reference"], times[name])
+        print(f"{name:46s} {ratio} as fast, reference {median:.2f} s{verdict}", flush=True)
     return results
-
-
-def seconds(run: Callable) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def random_features(count: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -176,9 +172,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--features", type=int, default=4000, help="of each set, for KID and precision and recall")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {options.threads} threads")
+    print(title("cpu", options.threads))
     for name, bench in BENCHMARKS.items():
         if options.only in (None, name):
             bench(options)

@@ -1,8 +1,9 @@
-"""Cost of a normalized 3x3 convolution, forward + backward, against width, resolution and batch: a Markdown table.
+"""Cost of a normalized 3x3 convolution, forward + backward, against width, resolution, batch, stride: a Markdown table.
 
     python benchmarks/bench_scaling.py [--repeats 5] [--threads 2] [--device cpu]
 
-Each entry is the median ratio to the bare convolution of the same turn, with the range of the middle half.
+Each entry is the median ratio to the bare convolution of the same turn, with the range of the middle half. At stride 1
+both forms of conv_norm are the same function.
 """
 
 import argparse
@@ -17,13 +18,15 @@ from models.normalizations import build_normalization
 NORMALIZATIONS = {
     "spectral": ("spectral", {}),
     "spectral_conv": ("spectral_conv", {}),
-    "conv_norm": ("conv_norm", {}),
-    "conv_norm, no affine": ("conv_norm", {"affine": False}),
+    "conv_norm paper": ("conv_norm", {"stride": "paper"}),
+    "conv_norm strided": ("conv_norm", {"stride": "strided"}),
+    "conv_norm strided, no affine": ("conv_norm", {"stride": "strided", "affine": False}),
 }
-SETTINGS = [  # channels, side, batch: one of them varied at a time
-    *((channels, 32, 32) for channels in (32, 64, 128, 256)),
-    *((128, side, 32) for side in (8, 16, 64)),
-    *((128, 32, batch) for batch in (8, 128)),
+SETTINGS = [  # channels, side, batch, stride: one of them varied at a time
+    *((channels, 32, 32, 1) for channels in (32, 64, 128, 256)),
+    *((128, side, 32, 1) for side in (8, 16, 64)),
+    *((128, 32, batch, 1) for batch in (8, 128)),
+    *((channels, 32, 32, 2) for channels in (64, 128, 256)),
 ]
 
 
@@ -35,19 +38,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     print(f"{title(options.device, options.threads)}\n")
-    print(f"| channels | side | batch | bare (ms) | {' | '.join(NORMALIZATIONS)} |")
-    print(f"|{' --: |' * (4 + len(NORMALIZATIONS))}")
-    for channels, side, batch in SETTINGS:
-        print(row(channels, side, batch, options), flush=True)
+    print(f"| channels | side | batch | stride | bare (ms) | {' | '.join(NORMALIZATIONS)} |")
+    print(f"|{' --: |' * (5 + len(NORMALIZATIONS))}")
+    for setting in SETTINGS:
+        print(row(*setting, options), flush=True)
 
 
-def row(channels: int, side: int, batch: int, options: argparse.Namespace) -> str:
+def row(channels: int, side: int, batch: int, stride: int, options: argparse.Namespace) -> str:
     """Return the table's line for one setting."""
     placed = {"device": torch.device(options.device), "memory_format": torch.channels_last}
     x = torch.randn(batch, channels, side, side).to(**placed)
 
     def layer() -> nn.Conv2d:
-        return nn.Conv2d(channels, channels, 3, padding=1)
+        return nn.Conv2d(channels, channels, 3, stride, padding=1)
 
     layers = {"bare": layer()} | {
         label: build_normalization(name, **keywords).normalize(layer())
@@ -61,7 +64,7 @@ def row(channels: int, side: int, batch: int, options: argparse.Namespace) -> st
         low, median, high = ratios(times[label], times["bare"])
         entries.append(f"{median:.2f} [{low:.2f}, {high:.2f}]")
     bare = 1000 * torch.tensor(times["bare"]).median().item()
-    return f"| {channels} | {side} | {batch} | {bare:.1f} | {' | '.join(entries)} |"
+    return f"| {channels} | {side} | {batch} | {stride} | {bare:.1f} | {' | '.join(entries)} |"
 
 
 if __name__ == "__main__":

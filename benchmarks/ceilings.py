@@ -4,15 +4,15 @@ python benchmarks/ceilings.py [--threads 2] [--device cpu]
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from timing import synchronize, title
+from timing import seconds_of, title
 from torch.nn import functional as F
 
 SIDE = 4096  # of the matrices
+FLOATS = 2**26  # of each array that is moved: far more than caches hold
 TRIES = 7
 
 
@@ -33,23 +33,17 @@ def main() -> None:
         operations = 2e-9 * x.numel() * 256 * 9
         seconds = best(partial(F.conv2d, x, w, padding=1), device)
         print(f"{name} convolution 256 -> 256, 3x3, batch 64, 32x32: {operations / seconds:.0f} GFLOP/s")
-    source = torch.randn(2**27, device=device)
-    target = torch.empty_like(source)
-    seconds = best(partial(target.copy_, source), device)
-    print(f"copy of {source.nbytes / 1e9:.2f} GB: {2e-9 * source.nbytes / seconds:.1f} GB/s read and written")
+    a, b, target = (torch.randn(FLOATS, device=device) for _ in range(3))
+    seconds = best(partial(target.copy_, a), device)
+    print(f"copy, a = b, {a.nbytes / 1e6:.0f} MB each: {2e-9 * a.nbytes / seconds:.1f} GB/s read and written")
+    seconds = best(partial(torch.add, a, b, alpha=3.0, out=target), device)
+    print(f"triad, a = b + 3 c: {3e-9 * a.nbytes / seconds:.1f} GB/s read and written")
 
 
 def best(function: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of the fastest of several calls."""
-    seconds = []
     with torch.no_grad():
-        for _ in range(TRIES):
-            synchronize(device)
-            start = time.perf_counter()
-            function()
-            synchronize(device)
-            seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        return min(seconds_of(function, device) for _ in range(TRIES))
 
 
 if __name__ == "__main__":

@@ -44,11 +44,20 @@ def layer_seconds(layer: nn.Module, x: torch.Tensor) -> float:
     """Return the seconds of a layer's forward and backward pass, gradients of input and parameters included."""
     layer.zero_grad()
     x = x.detach().requires_grad_(True)
-    synchronize(x.device)
+
+    def passes() -> None:
+        y = layer(x)
+        y.backward(torch.ones_like(y))
+
+    return seconds_of(passes, x.device)
+
+
+def seconds_of(function: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of a call and of what it asked of the device."""
+    synchronize(device)
     start = time.perf_counter()
-    y = layer(x)
-    y.backward(torch.ones_like(y))
-    synchronize(x.device)
+    function()
+    synchronize(device)
     return time.perf_counter() - start
 
 

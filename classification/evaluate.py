@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise UserError(f"{text}: only keys of eval can be changed here")
         device = select_device(options.device)
         config = load_config(Config, run_folder.config_path(options.run), options.overrides)
-        state = newest_or_best(options.run, device, options.which)
+        state = newest_or_best(options.run, config, device, options.which)
         run = build_experiment(config, config.data.load(), options.run, device)
         run.load_state_dict(state)
         print(f"{options.run}: step {run.step}, {len(run.sets.test)} test images\n")

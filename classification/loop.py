@@ -16,6 +16,7 @@ from classification.experiment import Experiment, training_batch
 from classification.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan import rng
 from gan.checkpoint import Checkpoints
+from gan.interrupt import Interrupt, Interrupted
 from gan.logging import RunLogger
 from gan.loop import gradient_norm
 from gan.progress import Progress
@@ -28,8 +29,13 @@ SHOWN = {  # on the progress line
 }
 
 
-def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress) -> None:
-    """Train up to `train.steps` updates; numbers and checkpoints go to the run folder on the way."""
+def train(
+    run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress, interrupt: Interrupt
+) -> None:
+    """Train up to `train.steps` updates; numbers and checkpoints go to the run folder on the way.
+
+    A signal ends the run after a step, with a checkpoint: Interrupted.
+    """
     config = run.config
     steps, replays = config.train.steps, max(1, config.train.free.replays)
     run.network.train()
@@ -67,8 +73,11 @@ def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress
             logger.scalars(run.step, None, run.images, numbers)
             progress.show(run.step, {name: numbers[tag] for tag, name in SHOWN.items() if tag in numbers})
             timed_from, clock = run.step, time.perf_counter()  # measuring and writing are not training
-        if due(config.checkpoint.every):
+        number = interrupt.requested
+        if due(config.checkpoint.every) or number is not None:
             checkpoints.save(run.state_dict())
+        if number is not None:
+            raise Interrupted(number, f"interrupted at step {run.step}, with a checkpoint; --resume goes on from here")
 
 
 def update(run: Experiment, x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -1,8 +1,20 @@
-"""Errors that the user can mend: shown as one line on stderr, with exit code 2 and no traceback."""
+"""Ends of a command that need no traceback: one line on stderr, and an exit code."""
+
+MAX_LENGTH = 2000  # characters of a message, which may quote input of any length
 
 
 class UserError(Exception):
-    """Bad input. The message is one line that says what is wrong, where, and what to do."""
+    """Bad input, exit code 2. The message is one line that says what is wrong, where, and what to do."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))
+        line = " ".join(message.splitlines())
+        half = MAX_LENGTH // 2
+        super().__init__(line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}")
+
+
+class Stopped(Exception):
+    """A run that ended before its last step, in good order. The message is one line that says why and what to do."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code

@@ -41,6 +41,8 @@ class Experiment:
     tracker: LipschitzTracker
     step: int = 0
     best: float | None = None
+    measured: dict[str, dict[str, Any]] | None = None
+    """What this step has given to log, while its evaluation has not ended: `numbers` and `spectra` by tag"""
 
     @property
     def num_classes(self) -> int | None:
@@ -57,14 +59,20 @@ class Experiment:
         """Real images that the discriminator has seen so far."""
         return self.d_steps * self.config.train.batch_size
 
+    @property
+    def logged_step(self) -> int:
+        """The newest step whose numbers are in the log."""
+        return self.step if self.measured is None else self.step - 1
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a later step depends on."""
         about = {"step": self.step, "best": self.best, "best_by": self._best_by, "image": tuple(self.image)}
+        about |= {"measured": self.measured}
         return about | {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
-        self.step = state["step"]
+        self.step, self.measured = state["step"], state["measured"]
         self.best = state["best"] if state["best_by"] == self._best_by else None
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gan.build import check_protocol, extractor_of
-from gan.data.pictures import CorruptImageError, in_order, read_image
+from gan.data.pictures import CorruptImageError, in_order, read_file, read_image
 from gan.datasets.folder import image_names
 from gan.errors import UserError
 from gan.evaluator import BATCH_SIZE, features_of
@@ -115,7 +115,7 @@ def _protocol(name: str, count: int) -> MetricProtocol:
 
 def _read(path: Path) -> Tensor:
     try:
-        return torch.from_numpy(read_image(path.read_bytes(), channels=None, resolution=None).copy())
+        return torch.from_numpy(read_image(read_file(path), channels=None, resolution=None).copy())
     except CorruptImageError as error:
         raise UserError(f"{path} is no image that can be read ({error}); take it out") from None
     except OSError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gan.files import write_atomically
+from gan.files import append, write_atomically
 from gan.samples import save_png
 from gan.writers import WRITERS
 
@@ -24,7 +24,6 @@ class RunLogger:
         kept = [line for line in read_lines(self.path) if line["step"] <= start]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(self.path, lambda file: file.write(text.encode()))
-        self._file = self.path.open("a", encoding="utf-8")
         self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 
     def scalars(self, step: int, d_steps: int | None, images: int, numbers: dict[str, float]) -> None:
@@ -33,9 +32,7 @@ class RunLogger:
         """
         finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}  # JSON knows no NaN
         counters = {"step": step} | ({} if d_steps is None else {"d_steps": d_steps}) | {"images": images}
-        line = counters | finite
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        append(self.path, f"{json.dumps(counters | finite)}\n".encode())
         for writer in self._writers:
             writer.scalars(step, numbers)
 
@@ -51,8 +48,7 @@ class RunLogger:
             writer.histograms(step, values)
 
     def close(self) -> None:
-        """Flush and close all."""
-        self._file.close()
+        """Close the writers; the lines are written already."""
         for writer in self._writers:
             writer.close()
 

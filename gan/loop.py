@@ -6,6 +6,8 @@ nothing.
 
 import math
 import time
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from gan.checkpoint import Checkpoints
 from gan.data import to_uint8
 from gan.distributed import average_batch_statistics, average_gradients, mean_numbers
 from gan.experiment import Experiment, generator_batch_size, latents, own_latents, real_images
+from gan.interrupt import Interrupt, Interrupted
 from gan.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.logging import RunLogger
 from gan.progress import Progress
@@ -27,54 +30,106 @@ NUM_SAMPLES = 64  # images in a sample grid
 SHOWN = ("loss/D", "loss/G", "speed/images_per_s")  # on the progress line, beside the first metric
 
 
-def train(run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress) -> None:
-    """Train up to `train.steps` generator updates; numbers, samples and checkpoints go to the run folder on the way."""
+def train(
+    run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress, interrupt: Interrupt
+) -> None:
+    """Train up to `train.steps` generator updates; numbers, samples and checkpoints go to the run folder on the way.
+
+    Interrupted when a signal has come, with a checkpoint of the step at which it came.
+    """
     config = run.config
-    steps = config.train.steps
     run.G.train()
     run.D.train()
     G, D = compiled_networks(run)
-    shown = SHOWN if run.evaluator is None else (*SHOWN, f"metrics/{run.evaluator.protocols[0]}")
-    timed_from, clock = run.step, time.perf_counter()
+    speed = Speed(run)
 
-    while run.step < steps:
-        set_learning_rates(run)
-        if config.train.first == "generator":
-            g_numbers = generator_step(run, G, D)
-        for k in range(config.train.n_critic):
-            d_numbers = discriminator_step(run, G, D, run.d_steps + k)
-        if config.train.first == "discriminator":
-            g_numbers = generator_step(run, G, D)
-        average_batch_statistics(run.D)
-        average_batch_statistics(run.G)
-        run.ema.update(run.G, generator_batch_size(config))
-        run.step += 1
-        progress.step()
-
-        def due(every: int) -> bool:
-            return run.step % every == 0 or run.step == steps
-
-        numbers: dict[str, float] = {}
-        if due(config.log.every):
-            numbers |= mean_numbers(d_numbers | g_numbers)
-            numbers |= {"gradient_norm/D": gradient_norm(run.D), "gradient_norm/G": gradient_norm(run.G)}
-            images = (run.step - timed_from) * config.train.n_critic * config.train.batch_size
-            numbers["speed/images_per_s"] = images / (time.perf_counter() - clock)
-        if due(config.lipschitz.every):
-            numbers |= lipschitz_numbers(run)
-        if due(config.lipschitz.audit_every):
-            audited, spectra = lipschitz_audit(run)
-            numbers |= audited
-            logger.histograms(run.step, spectra)
-        if due(config.eval.every):
-            numbers |= {f"metrics/{name}": value for name, value in evaluate(run, checkpoints).items()}
-            logger.image("samples", run.step, sample_grid(fixed_samples(run), config.data.stacked))
-        if numbers:
-            logger.scalars(run.step, run.d_steps, run.images, numbers)
-            progress.show(run.step, {tag.rpartition("/")[2]: numbers[tag] for tag in shown if tag in numbers})
-            timed_from, clock = run.step, time.perf_counter()  # measuring and writing are not training
-        if due(config.checkpoint.every):
+    while run.step < config.train.steps or run.measured is not None:
+        if run.measured is None:  # else a signal has come while this step was evaluated, which is done again
+            losses = update(run, G, D)
+            progress.step()
+            run.measured = measure(run, losses, speed)
+        with suppress(Interrupted):
+            record(run, checkpoints, logger, progress, interrupt)
+            speed.start(run)  # measuring and writing are not training
+        number = interrupt.requested
+        if due(run, config.checkpoint.every) or number is not None:
             checkpoints.save(run.state_dict())
+        if number is not None:
+            raise Interrupted(number, f"interrupted at step {run.step}, with a checkpoint; --resume goes on from here")
+
+
+def due(run: Experiment, every: int) -> bool:
+    """Tell whether this step is one of those that come `every` so many, or the last."""
+    return run.step % every == 0 or run.step == run.config.train.steps
+
+
+def update(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
+    """Do one step: the updates of D, that of G, and the average; return their numbers, still on the device."""
+    config = run.config.train
+    set_learning_rates(run)
+    if config.first == "generator":
+        g_numbers = generator_step(run, G, D)
+    for k in range(config.n_critic):
+        d_numbers = discriminator_step(run, G, D, run.d_steps + k)
+    if config.first == "discriminator":
+        g_numbers = generator_step(run, G, D)
+    average_batch_statistics(run.D)
+    average_batch_statistics(run.G)
+    run.ema.update(run.G, generator_batch_size(run.config))
+    run.step += 1
+    return d_numbers | g_numbers
+
+
+class Speed:
+    """Images that D has seen per second since the clock was started."""
+
+    def __init__(self, run: Experiment):
+        self.start(run)
+
+    def start(self, run: Experiment) -> None:
+        """Start the clock anew."""
+        self._images, self._clock = run.images, time.perf_counter()
+
+    def __call__(self, run: Experiment) -> float:
+        """Return the speed."""
+        return (run.images - self._images) / (time.perf_counter() - self._clock)
+
+
+def measure(run: Experiment, losses: dict[str, Tensor], speed: Speed) -> dict[str, dict[str, Any]]:
+    """Return what is due of this step's numbers, and of the layers' singular values, both by tag."""
+    config = run.config
+    numbers: dict[str, float] = {}
+    spectra: dict[str, Tensor] = {}
+    if due(run, config.log.every):
+        numbers |= mean_numbers(losses)
+        numbers |= {"gradient_norm/D": gradient_norm(run.D), "gradient_norm/G": gradient_norm(run.G)}
+        numbers["speed/images_per_s"] = speed(run)
+    if due(run, config.lipschitz.every):
+        numbers |= lipschitz_numbers(run)
+    if due(run, config.lipschitz.audit_every):
+        audited, spectra = lipschitz_audit(run)
+        numbers |= audited
+    return {"numbers": numbers, "spectra": spectra}
+
+
+def record(
+    run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress, interrupt: Interrupt
+) -> None:
+    """Evaluate the step if that is due, and log all that was measured of it; Interrupted before anything is logged."""
+    numbers = run.measured["numbers"]
+    scores: dict[str, float] = {}
+    if due(run, run.config.eval.every):
+        scores = evaluate(run, interrupt)
+        numbers = numbers | {f"metrics/{name}": value for name, value in scores.items()}
+        logger.image("samples", run.step, sample_grid(fixed_samples(run), run.config.data.stacked))
+    logger.histograms(run.step, run.measured["spectra"])
+    if numbers:
+        logger.scalars(run.step, run.d_steps, run.images, numbers)
+        shown = SHOWN if run.evaluator is None else (*SHOWN, f"metrics/{run.evaluator.protocols[0]}")
+        progress.show(run.step, {tag.rpartition("/")[2]: numbers[tag] for tag in shown if tag in numbers})
+    run.measured = None
+    if scores:
+        keep_best(run, checkpoints, next(iter(scores.values())))
 
 
 def compiled_networks(run: Experiment) -> tuple[nn.Module, nn.Module]:
@@ -168,16 +223,23 @@ def set_learning_rates(run: Experiment) -> None:
             group["lr"] = adam.lr * factor
 
 
-def evaluate(run: Experiment, checkpoints: Checkpoints) -> dict[str, float]:
-    """Return the metrics of the averaged generator; keep the checkpoint when the first of them is the best so far."""
+def evaluate(run: Experiment, interrupt: Interrupt) -> dict[str, float]:
+    """Return the metrics of the averaged generator; Interrupted when a signal comes before its last image."""
     if run.evaluator is None:
         return {}
-    scores = run.evaluator(lambda z, y: run.ema.network(z, y), lambda count, k: latents(run, count, "evaluation", k))
-    first = next(iter(scores.values()))
-    if run.evaluator.is_better(first, run.best):
-        run.best = first
+
+    def generate(z: Tensor, y: Tensor | None) -> Tensor:
+        interrupt.check()
+        return run.ema.network(z, y)
+
+    return run.evaluator(generate, lambda count, k: latents(run, count, "evaluation", k))
+
+
+def keep_best(run: Experiment, checkpoints: Checkpoints, score: float) -> None:
+    """Keep the checkpoint when this value of the first metric is the best so far."""
+    if run.evaluator.is_better(score, run.best):
+        run.best = score
         checkpoints.save_best(run.state_dict())
-    return scores
 
 
 @torch.no_grad()

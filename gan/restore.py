@@ -25,7 +25,7 @@ def restore_experiment(
 ) -> Experiment:
     """Return the run in `folder` as a checkpoint holds it, its config changed by `overrides`; UserError without one."""
     config = load_config(Config, run_folder.config_path(folder), overrides)
-    state = newest_or_best(folder, device, which)
+    state = newest_or_best(folder, config, device, which)
     run = build_experiment(config, config.data.load(), folder, device)
     run.load_state_dict(state)
     return run
@@ -44,16 +44,16 @@ class TrainedGenerator:
 def restore_generator(folder: Path, device: torch.device, which: Which = "newest") -> TrainedGenerator:
     """Return the generator of the run in `folder`; needs no data set. UserError without a checkpoint."""
     config = load_config(Config, run_folder.config_path(folder))
-    state = newest_or_best(folder, device, which)
+    state = newest_or_best(folder, config, device, which)
     image = ImageShape(*state["image"])
     network = build_generator(config.generator, image).to(device)
     network.load_state_dict(state["G_ema"])
     return TrainedGenerator(network.eval().requires_grad_(False), config, image, state["step"])
 
 
-def newest_or_best(folder: Path, device: torch.device, which: Which) -> dict[str, Any]:
-    """Return the state in a checkpoint of the run in `folder`; UserError when there is none."""
-    checkpoints = Checkpoints(folder, keep=1)
+def newest_or_best(folder: Path, config: Any, device: torch.device, which: Which) -> dict[str, Any]:
+    """Return the state in a checkpoint of the run of `config` in `folder`; UserError when there is none."""
+    checkpoints = Checkpoints(folder, config)
     state = checkpoints.load_newest(device) if which == "newest" else checkpoints.load_best(device)
     if state is None:
         raise UserError(f"{folder} has no {'checkpoint' if which == 'newest' else 'best checkpoint'} yet")

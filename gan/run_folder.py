@@ -64,9 +64,7 @@ def config_path(folder: Path) -> Path:
 
 def check_same(folder: Path, config: Any) -> None:
     """Raise UserError when the run in `folder` is another experiment than `config`."""
-    held = load_config(type(config), config_path(folder))
-    changed = [key for key in differences(to_plain(held), to_plain(config)) if not key.startswith(MAY_CHANGE)]
-    if changed:
+    if changed := changes(load_config(type(config), config_path(folder)), config):
         keys = ", ".join(changed)
         raise UserError(f"--out {folder} holds a run of another config (it differs in {keys}); choose another --out")
 
@@ -86,6 +84,11 @@ def write_config(folder: Path, config: Any) -> None:
         write_atomically(folder / CONFIG, lambda file: file.write(text.encode()))
     except OSError as error:
         raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
+
+
+def changes(held: Any, config: Any) -> list[str]:
+    """Return the dotted keys that make `config` another experiment than `held`."""
+    return [key for key in differences(to_plain(held), to_plain(config)) if not key.startswith(MAY_CHANGE)]
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:

@@ -7,6 +7,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from gan.files import write_atomically
+
 COLUMNS = 8
 SMALLEST_SIDE = 48  # pixels of an image in a grid; smaller ones are enlarged by whole pixels
 
@@ -27,7 +29,7 @@ def sample_grid(images: Tensor, stacked: bool, columns: int = COLUMNS) -> Tensor
 
 
 def save_png(path: Path, image: Tensor) -> None:
-    """Write a uint8 image (3, H, W), or a gray one (1, H, W)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a uint8 image (3, H, W), or a gray one (1, H, W); WriteError when that cannot be done."""
     pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
-    Image.fromarray(pixels.contiguous().cpu().numpy()).save(path)
+    picture = Image.fromarray(pixels.contiguous().cpu().numpy())
+    write_atomically(path, lambda file: picture.save(file, "PNG"))

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
-from gan.yaml_nodes import ConfigError, Dumper, Node, kind_of, one_line, parse_override, read_layers
+from gan.yaml_nodes import ConfigError, Dumper, Node, kind_of, one_line, parse_override, parse_yaml, read_layers
 from models.ranges import Range
 from models.registry import UnknownNameError, did_you_mean
 
@@ -69,6 +69,11 @@ def load_config(schema: type, path: Path | None, overrides: Sequence[str] = ()) 
     # A choice comes before its options, in whatever order they were written: naming it would drop them again.
     choices_first = sorted(overrides, key=lambda text: text.partition("=")[0].removesuffix(".name").count("."))
     return construct(schema, merge_layers(schema, [*layers, *map(parse_override, choices_first)]), "")
+
+
+def parse_config(schema: type, text: str, source: str) -> Any:
+    """Return the `schema` in YAML text that `dump_config` wrote; `source` names it in errors."""
+    return construct(schema, parse_yaml(text, source), "")
 
 
 def construct(tp: Any, node: Node, path: str, default: Any = None) -> Any:

@@ -14,6 +14,7 @@ from gan.errors import UserError
 
 MAX_NODES = 100_000  # a config has a few hundred; this stops "billion laughs" aliases
 MAX_DIGITS = 1000  # Python itself refuses to print numbers of more than some thousand digits
+MAX_BYTES = 1_000_000  # a config has some thousand; PyYAML takes a second for each megabyte
 
 
 class ConfigError(UserError):
@@ -36,6 +37,7 @@ _SCALARS = {
         r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
     ),
 }
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # an escape can put them into a string
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
@@ -83,6 +85,8 @@ def _scalar(tag: str, text: str) -> Any:
         case "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         case "str":
+            if found := _UNUSABLE.search(text):
+                raise ValueError(f"a string with the character U+{ord(found[0]):04X}, which no file or folder can have")
             return text
     raise ValueError(_not_allowed(tag))
 
@@ -150,7 +154,14 @@ def read_layers(path: Path, children: tuple[Path, ...] = (), where: str = "") ->
         if path in children:
             chain = " -> ".join(_short(p) for p in (*children, path))
             raise ConfigError(f"{prefix}the files inherit from each other in a circle: {chain}")
-        text = path.read_text(encoding="utf-8")
+        if not path.is_file():  # a pipe or a device may have no end
+            path.stat()  # says why when it is not there
+            raise OSError("it is no file")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{prefix}{path}: more than {MAX_BYTES:,} bytes; is it a config?")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError, RuntimeError) as error:  # also a NUL byte in the path, or a loop of links

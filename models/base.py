@@ -11,7 +11,7 @@ from models.activation_norms.batch import BatchNormConfig
 from models.activation_norms.none import NoActivationNorm
 from models.normalizations import Normalization
 from models.normalizations.none import NoNormalization
-from models.ranges import AT_LEAST_1
+from models.ranges import SIZE
 from models.registry import Registry
 
 GENERATORS: Registry["GeneratorConfig"] = Registry("generator")
@@ -38,7 +38,7 @@ class GeneratorConfig(ABC):
     """Normalization of the generator's weights and layers"""
     activation_norm: ActivationNorm = field(default_factory=BatchNormConfig)
     """Norm of the generator's activations"""
-    z_dim: Annotated[int, AT_LEAST_1] = 128
+    z_dim: Annotated[int, SIZE] = 128
     """Dimension of the latent z, drawn from N(0, I)"""
 
     @abstractmethod

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.activation_norms import ActivationNorm
 from models.base import DISCRIMINATORS, GENERATORS, DiscriminatorConfig, GeneratorConfig, ImageShape
 from models.layers import ProjectionHead, bottom_size, check_labels
-from models.ranges import AT_LEAST_1
+from models.ranges import SIZE
 
 
 @GENERATORS.register("dcgan")
@@ -20,7 +20,7 @@ from models.ranges import AT_LEAST_1
 class DCGANGeneratorConfig(GeneratorConfig):
     """Linear projection to the bottom map, then 4x4 stride-2 transposed convolutions, ReLU, tanh at the end."""
 
-    width: Annotated[int, AT_LEAST_1] = 64
+    width: Annotated[int, SIZE] = 64
     """Channels of the largest hidden map; each smaller one has twice as many"""
 
     def build(self, image: ImageShape) -> nn.Module:
@@ -33,7 +33,7 @@ class DCGANGeneratorConfig(GeneratorConfig):
 class DCGANDiscriminatorConfig(DiscriminatorConfig):
     """4x4 stride-2 convolutions down to the bottom map, LeakyReLU 0.2, then a linear head."""
 
-    width: Annotated[int, AT_LEAST_1] = 64
+    width: Annotated[int, SIZE] = 64
     """Channels after the first convolution; each later one has twice as many"""
 
     def build(self, image: ImageShape) -> nn.Module:

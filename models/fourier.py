@@ -59,15 +59,17 @@ def preconditioner(kernel: Tensor, grid: Pair, eps: float) -> Tensor:
 def circular_filter(y: Tensor, v: Tensor, window: tuple[Window, Window]) -> Tensor:
     """Return a window of F⁻¹[V · F[y]], channel by channel: (B, O, m_h, m_w) -> (B, O, h, w).
 
-    v is real, (O, m_h, m_w // 2 + 1) and even in frequency; of shape (O, 1, 1) it is the same at every frequency.
+    v is real, (O, m_h, m_w // 2 + 1) and even in frequency; of shape (O, 1, 1) it is the same at every frequency. The
+    work is done in v's precision; the result has y's.
     """
     if v.shape[-2:] == (1, 1):
-        return _crop(y * v, window)
+        return _crop(y * v, window).to(y.dtype)
     small = max(y.shape[-2:]) <= DENSE_LIMIT
     if y.device.type == "cpu" and small and not (v.requires_grad or torch.compiler.is_compiling()):
         everything = tuple(Window(0, m, 1) for m in y.shape[-2:])
         return _DenseFilter.apply(y, v, tuple(y.shape[-2:]), everything, window)
-    return _crop(_filter(y, v) if v.requires_grad else _SelfAdjointFilter.apply(y, v), window)
+    filtered = _filter if v.requires_grad else _SelfAdjointFilter.apply
+    return _crop(filtered(y.to(v.dtype), v), window).to(y.dtype)
 
 
 class _SelfAdjointFilter(torch.autograd.Function):

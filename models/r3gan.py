@@ -17,7 +17,7 @@ from models.activation_norms import ActivationNorm
 from models.activation_norms.none import NoActivationNorm
 from models.base import DISCRIMINATORS, GENERATORS, DiscriminatorConfig, GeneratorConfig, ImageShape
 from models.layers import check_labels
-from models.ranges import AT_LEAST_1
+from models.ranges import SIZE, Range
 
 BOTTOM = 4
 EXPANSION = 2
@@ -28,11 +28,11 @@ SLOPE = 0.2  # of LeakyReLU
 class R3GANOptions:
     """The options that both networks have. ValueError for an activation norm: it would have no place."""
 
-    width: Annotated[int, AT_LEAST_1] = 768
+    width: Annotated[int, SIZE] = 768
     """Channels of every map; the residual blocks have twice as many inside"""
-    blocks: Annotated[int, AT_LEAST_1] = 2
+    blocks: Annotated[int, Range(min=1, max=1000)] = 2
     """Residual blocks at each side"""
-    group_size: Annotated[int, AT_LEAST_1] = 16
+    group_size: Annotated[int, SIZE] = 16
     """Channels in a group of the 3x3 convolutions"""
     activation_norm: ActivationNorm = field(default_factory=NoActivationNorm)
     """Norm of activations: none, the architecture has no place for one"""
@@ -47,7 +47,7 @@ class R3GANOptions:
 class R3GANGeneratorConfig(R3GANOptions, GeneratorConfig):
     """A learned 4x4 basis weighted by z, residual blocks and bilinear upsampling, 1x1 convolution, no tanh."""
 
-    z_dim: Annotated[int, AT_LEAST_1] = 64
+    z_dim: Annotated[int, SIZE] = 64
     """Dimension of the latent z, drawn from N(0, I)"""
 
     def build(self, image: ImageShape) -> nn.Module:

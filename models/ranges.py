@@ -23,3 +23,4 @@ class Range:
 
 AT_LEAST_0 = Range(min=0)
 AT_LEAST_1 = Range(min=1)
+SIZE = Range(min=1, max=65_536)  # of a network: beyond, the number of its weights overflows

@@ -24,7 +24,7 @@ from models.activation_norms import ActivationNorm
 from models.base import DISCRIMINATORS, GENERATORS, DiscriminatorConfig, GeneratorConfig, ImageShape
 from models.fused import conv_then_pool, upsample, upsample_then_conv
 from models.layers import ProjectionHead, SelfAttention, bottom_size, check_labels
-from models.ranges import AT_LEAST_1
+from models.ranges import AT_LEAST_1, SIZE
 
 Upsampling = Literal["nearest", "bilinear"]
 
@@ -34,7 +34,7 @@ Upsampling = Literal["nearest", "bilinear"]
 class ResNetGeneratorConfig(GeneratorConfig):
     """Linear projection to the bottom map, residual blocks that double the side, norm, ReLU, 3x3 convolution, tanh."""
 
-    width: Annotated[int, AT_LEAST_1] | None = None
+    width: Annotated[int, SIZE] | None = None
     """Channels at full resolution (null: the paper's, 256 up to 32 x 32 and 64 above)"""
     upsample: Upsampling = "nearest"
     """Upsampling in the blocks: nearest as in the authors' code, or bilinear as in torch-mimicry"""
@@ -55,7 +55,7 @@ class ResNetGeneratorConfig(GeneratorConfig):
 class ResNetDiscriminatorConfig(DiscriminatorConfig):
     """Residual blocks that halve the side, ReLU, sum over the map, then a linear head."""
 
-    width: Annotated[int, AT_LEAST_1] | None = None
+    width: Annotated[int, SIZE] | None = None
     """Channels of the first block (null: the paper's, 128 up to 32 x 32 and 64 above)"""
     head_bias: bool = True
     """Bias of the linear head (torch-mimicry has it; the authors' code leaves it out at 32 x 32 alone)"""

@@ -13,7 +13,7 @@ from models.activation_norms import ActivationNorm
 from models.base import DISCRIMINATORS, GENERATORS, DiscriminatorConfig, GeneratorConfig, ImageShape
 from models.dcgan import init_normal
 from models.layers import ProjectionHead, check_labels
-from models.ranges import AT_LEAST_1
+from models.ranges import SIZE
 
 
 @GENERATORS.register("sncnn")
@@ -21,7 +21,7 @@ from models.ranges import AT_LEAST_1
 class SNCNNGeneratorConfig(GeneratorConfig):
     """Linear projection to side / 8, three 4x4 stride-2 transposed convolutions, ReLU, a 3x3 convolution, tanh."""
 
-    width: Annotated[int, AT_LEAST_1] = 64
+    width: Annotated[int, SIZE] = 64
     """Channels of the largest map; each smaller one has twice as many"""
 
     def build(self, image: ImageShape) -> nn.Module:
@@ -34,7 +34,7 @@ class SNCNNGeneratorConfig(GeneratorConfig):
 class SNCNNDiscriminatorConfig(DiscriminatorConfig):
     """Three pairs of a 3x3 and a 4x4 stride-2 convolution, a 3x3 convolution, LeakyReLU 0.1, then a linear head."""
 
-    width: Annotated[int, AT_LEAST_1] = 64
+    width: Annotated[int, SIZE] = 64
     """Channels of the first pair; each later pair, and the last convolution, has twice as many"""
 
     def build(self, image: ImageShape) -> nn.Module:

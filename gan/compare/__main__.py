@@ -19,7 +19,7 @@ from gan.compare.description import Description
 from gan.compare.folder import GridFolder
 from gan.compare.grid import Resources, cores, run_cells
 from gan.compare.hparams import write_hparams
-from gan.compare.outcome import FAILED, FINISHED, Outcome, check_cell
+from gan.compare.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, check_cell
 from gan.compare.results import collect, ended
 from gan.errors import UserError
 from gan.kinds import kind_of
@@ -43,8 +43,8 @@ must be on storage that all its nodes share under one path, which is checked at 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 1 when cells failed, 2 for an error that the user can mend, 130
-    when it was interrupted.
+    """Run the command line; return the exit code: 0, 1 when cells failed or were interrupted, 2 for an error that the
+    user can mend, 130 when the comparison was interrupted.
     """
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGHUP, interrupt)
@@ -134,7 +134,7 @@ def compare(options: argparse.Namespace, argv: list[str]) -> int:
     except Timeout:
         raise UserError(f"another python -m gan.compare is at work in {folder.root}") from None
     show(write_report(folder, description, options.latex))
-    return 1 if any(outcome.status == FAILED for outcome in outcomes.values()) else 0
+    return 1 if any(outcome.status in (FAILED, INTERRUPTED) for outcome in outcomes.values()) else 0
 
 
 def launcher(options: argparse.Namespace, count: int) -> tuple[Callable[..., None], Resources]:

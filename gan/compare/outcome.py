@@ -1,6 +1,7 @@
 """How a cell stands, read from its run folder."""
 
 import math
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "int
 ENDED = (FINISHED, DIVERGED)  # results, which training again would only repeat
 MAY_DIFFER = ("data.root", "data.download")  # where the data lie changes no number
 REASON_LENGTH = 200
+# Exit codes of a cell that SIGTERM or Ctrl-C ended, in training or before: by someone who wants to go on later.
+SIGNALLED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ def outcome_after(folder: GridFolder, cell: Cell, code: int) -> Outcome:
     ended = outcome_of(folder.run(cell.name), cell.config.train.steps) if code == 0 else None
     if ended is not None:
         outcome = ended
+    elif code in SIGNALLED:
+        outcome = Outcome(INTERRUPTED)
     elif reason := divergence(lines):
         outcome = Outcome(DIVERGED, reason)
     else:

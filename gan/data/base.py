@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.ranges import AT_LEAST_0, AT_LEAST_1, Range
+from models.ranges import AT_LEAST_0, Range
 from models.registry import Registry
 
 DATASETS: Registry["DatasetConfig"] = Registry("dataset")
@@ -100,7 +100,7 @@ class DatasetConfig(ABC):
     """Share of the training images, of each class, that is trained on; a smaller share is part of a larger one"""
     device_budget_gb: Annotated[float, AT_LEAST_0] = 4.0
     """Training images of up to so many gigabytes (1e9 bytes) lie on the device; more are streamed from the disk"""
-    workers: Annotated[int, AT_LEAST_1] = 2
+    workers: Annotated[int, Range(min=1, max=1000)] = 2
     """Threads that gather the next batches while images are streamed"""
 
     @abstractmethod

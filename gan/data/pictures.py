@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ Filter = Literal["bilinear", "bicubic"]
 T, R = TypeVar("T"), TypeVar("R")
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a larger image takes 256 MiB in colors, and may be an attack
+MAX_BYTES = 8 * MAX_PIXELS  # of a file: no format takes more for so many pixels
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm"),
     *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
@@ -25,6 +27,14 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 class CorruptImageError(Exception):
     """Bytes that are no image that can be read; the message is the reason in a few words."""
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of an image file; CorruptImageError when they are too many for one, OSError as ever."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise CorruptImageError(f"{size:,} bytes, more than {MAX_BYTES:,}")
+    return path.read_bytes()
 
 
 def read_image(data: bytes, channels: int | None, resolution: int | None, filter: Filter = "bilinear") -> np.ndarray:

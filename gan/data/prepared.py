@@ -63,13 +63,21 @@ class Source:
 
 
 @contextmanager
-def reading(root: Path, key: str = "root") -> Iterator[None]:
-    """Turn an OSError into a UserError that names the file, or else `root`."""
+def reading(root: Path, key: str = "data.root") -> Iterator[None]:
+    """Turn an OSError into a UserError that begins with the `key` that chose `root`, and names the file or `root`."""
     try:
         yield
     except OSError as error:
         name = printable(error.filename or root)
-        raise UserError(f"data.{key}: cannot read '{name}': {error.strerror or error}") from None
+        raise UserError(f"{key}: cannot read '{name}': {error.strerror or error}") from None
+
+
+def user_path(text: str, key: str = "data.root") -> Path:
+    """Return the path that a config key holds, `~` expanded; UserError when that is nobody's home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}: cannot tell whose home '{text}' begins with; write the path out") from None
 
 
 def printable(name: object) -> str:

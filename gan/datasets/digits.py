@@ -49,9 +49,9 @@ class StackedDigits(DatasetConfig):
 
     resolution: Annotated[int, Range(min=8, max=1024)] = 16
     """Side of the images in pixels"""
-    size: Annotated[int, Range(min=2)] = 50_000
+    size: Annotated[int, Range(min=2, max=10**8)] = 50_000
     """Number of training triples"""
-    held_out_size: Annotated[int, Range(min=2)] = 10_000
+    held_out_size: Annotated[int, Range(min=2, max=10**8)] = 10_000
     """Number of held-out triples"""
 
     def load(self) -> Splits:

@@ -18,7 +18,7 @@ from torchvision.datasets.utils import check_integrity, download_and_extract_arc
 from torchvision.datasets.vision import VisionDataset
 
 from gan.data.base import DATASETS, DatasetConfig, Splits
-from gan.data.prepared import Source, prepare
+from gan.data.prepared import Source, prepare, reading, user_path
 from gan.errors import UserError
 
 
@@ -52,7 +52,7 @@ class DownloadedConfig(DatasetConfig):
     @property
     def folder(self) -> Path:
         """Where the unpacked archive is."""
-        return Path(self.root).expanduser() / self.archive.base_folder
+        return user_path(self.root) / self.archive.base_folder
 
     def verify(self, names: Iterable[str]) -> None:
         """Raise UserError when a file is not the published one, by its checksum."""
@@ -67,7 +67,7 @@ class DownloadedConfig(DatasetConfig):
     def _require_files(self) -> None:
         missing = self._missing()
         if missing and self.download:
-            fetch(self.archive, Path(self.root).expanduser())
+            fetch(self.archive, user_path(self.root))
             missing = self._missing()
         if missing:
             raise UserError(
@@ -77,7 +77,8 @@ class DownloadedConfig(DatasetConfig):
             )
 
     def _missing(self) -> list[str]:
-        return [name for name in checksums(self.archive) if not (self.folder / name).is_file()]
+        with reading(self.folder):  # a name that is too long, say
+            return [name for name in checksums(self.archive) if not (self.folder / name).is_file()]
 
 
 def checksums(archive: type[VisionDataset]) -> dict[str, str]:

@@ -12,10 +12,12 @@ from typing import Annotated, Literal
 import numpy as np
 
 from gan.data.base import DATASETS, DatasetConfig, ImageData, Splits
-from gan.data.pictures import SUFFIXES, CorruptImageError, Filter, in_order, read_image
-from gan.data.prepared import Chunk, Source, prepare, printable, reading
+from gan.data.pictures import SUFFIXES, CorruptImageError, Filter, in_order, read_file, read_image
+from gan.data.prepared import Chunk, Source, prepare, printable, reading, user_path
 from gan.errors import UserError
 from models.ranges import Range
+
+MAX_FOLDERS = 1_000_000  # links between a few folders can make any number of paths
 
 
 @DATASETS.register("folder")
@@ -47,7 +49,7 @@ class FolderConfig(DatasetConfig):
         """Return the training images and the held-out ones, if any; UserError for what cannot be read."""
         if self.test_root is not None and self.test_fraction > 0:
             raise UserError("data.test_root and data.test_fraction are two ways to hold images out; choose one")
-        root = Path(self.root).expanduser()
+        root = user_path(self.root)
         names = image_names(root, "data.root")
         classes = sorted({name.split("/")[0] for name in names})
         unclassed = [name for name in names if "/" not in name]
@@ -69,10 +71,10 @@ class FolderConfig(DatasetConfig):
         return Splits(train, self._prepare("held_out", root, held_out, classes) if held_out else None)
 
     def _load_test_root(self, root: Path, classes: Sequence[str]) -> ImageData:
-        test_root = Path(self.test_root).expanduser()
+        test_root = user_path(self.test_root, "data.test_root")
+        names = image_names(test_root, "data.test_root")
         if test_root.resolve().is_relative_to(root.resolve()):
             raise UserError(f"data.test_root: '{test_root}' lies in data.root and would be trained on; move it out")
-        names = image_names(test_root, "data.test_root")
         known = all("/" in name and name.split("/")[0] in classes for name in names)
         return self._prepare("held_out", test_root, names, classes if known else [])
 
@@ -113,7 +115,7 @@ class FolderConfig(DatasetConfig):
 
     def _read(self, path: Path) -> np.ndarray | CorruptImageError:
         try:
-            return read_image(path.read_bytes(), self.channels, self.resolution, self.filter)
+            return read_image(read_file(path), self.channels, self.resolution, self.filter)
         except CorruptImageError as error:  # but no OSError: for all we know the image is whole
             return error
 
@@ -125,23 +127,26 @@ def image_names(root: Path, key: str) -> list[str]:
     the folder, when there is no image, or when a folder cannot be read.
     """
     names = []
-
-    def enter(folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]) -> None:
-        status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            return
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if _is_image(entry.name) and stat.S_ISREG(entry.stat().st_mode):
-                    names.append(prefix + entry.name)
-                elif os.path.isdir(entry.path):  # False for a link that leads nowhere
-                    enter(entry.path, f"{prefix}{entry.name}/", (*above, identity))
-
+    pending: list[tuple[str, str, frozenset]] = [(os.fspath(root), "", frozenset())]  # of a depth without bounds
+    entered = 0
     with reading(root, key):
-        enter(root, "", ())
+        while pending:
+            folder, prefix, above = pending.pop()
+            status = os.stat(folder)
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                continue
+            entered += 1
+            if entered > MAX_FOLDERS:
+                raise UserError(f"{key}: more than {MAX_FOLDERS:,} folders in '{root}'; do links multiply them?")
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if _is_image(entry.name) and stat.S_ISREG(entry.stat().st_mode):
+                        names.append(prefix + entry.name)
+                    elif os.path.isdir(entry.path):  # False for a link that leads nowhere
+                        pending.append((entry.path, f"{prefix}{entry.name}/", above | {identity}))
     if not names:
         raise UserError(f"{key}: no images in '{root}' (names that end in {', '.join(SUFFIXES)})")
     return sorted(names, key=_parts)

@@ -25,25 +25,25 @@ class TensorBoard(Writer):
     """Event files that `tensorboard --logdir RUN` shows."""
 
     def __init__(self, folder: Path, start: int, network: str):
-        from torch.utils.tensorboard import SummaryWriter
+        from gan.events import Events
 
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
-        self._writer.add_custom_scalars(layout(network))
+        self._events = Events(folder, purge_step=start + 1)
+        self._events.add("custom_scalars", layout(network))
 
     def scalars(self, step: int, numbers: dict[str, float]) -> None:
         """Write the numbers under their tags."""
         for tag, value in numbers.items():
-            self._writer.add_scalar(tag, value, step)
+            self._events.add("scalar", tag, value, step)
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
         """Write an image (C, H, W) uint8."""
-        self._writer.add_image(tag, image, step)
+        self._events.add("image", tag, image, step)
 
     def histograms(self, step: int, values: dict[str, Tensor]) -> None:
         """Write the distribution of each tensor."""
         for tag, tensor in values.items():
-            self._writer.add_histogram(tag, tensor, step)
+            self._events.add("histogram", tag, tensor, step)
 
     def close(self) -> None:
         """Flush and close the file."""
-        self._writer.close()
+        self._events.close()

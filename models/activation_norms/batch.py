@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
 from models.eager import eager
-from models.ranges import AT_LEAST_0, Range
+from models.ranges import Range
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -74,7 +74,7 @@ class BatchNormConfig(ActivationNorm):
     Class-conditional: the statistics are those of the whole batch, scale and shift belong to the class.
     """
 
-    eps: Annotated[float, AT_LEAST_0] = 1e-5
+    eps: Annotated[float, Range(min=1e-12)] = 1e-5
     """Added to the variance"""
     momentum: Annotated[float, Range(min=0, max=1)] = 0.1
     """Weight of the newest batch in the running statistics"""

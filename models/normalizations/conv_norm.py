@@ -103,9 +103,8 @@ class ConvNormLayer(nn.Module):
 
         In float32 at least.
         """
-        compute = y if y.dtype == torch.float64 else y.float()
-        v = self.preconditioner(kernel, y.shape[-2:]).to(compute.dtype)
-        return circular_filter(compute, v, window).to(y.dtype)
+        v = self.preconditioner(kernel, y.shape[-2:])
+        return circular_filter(y, v if y.dtype == torch.float64 else v.float(), window)
 
     def preconditioner(self, kernel: Tensor, grid: Pair) -> Tensor:
         """Return V on `grid`, (O, m_h, m_w // 2 + 1), for a stride-1 kernel (O, I, kh, kw)."""
@@ -177,8 +176,10 @@ class ConvNorm2d(ConvNormLayer):
             skips = tuple(math.ceil(max(0, k - 1 - p[0]) / s) for p, k, s in zip(sides, reach, stride, strict=True))
             border = tuple(p[0] + skip * s for p, skip, s in zip(sides, skips, stride, strict=True))
             if x.device.type == "cpu" and stride == (1, 1):
-                # By hand: oneDNN's weight gradient is slow for a padding of more than half a kernel.
-                x, border = F.pad(x, (border[1], border[1], border[0], border[0])), (0, 0)
+                # What is more than half a kernel by hand: oneDNN's gradients are slow for such a padding.
+                half = tuple(min(b, k // 2) for b, k in zip(border, reach, strict=True))
+                by_hand = [b - h for b, h in zip(border, half, strict=True)]
+                x, border = F.pad(x, (by_hand[1], by_hand[1], by_hand[0], by_hand[0])), half
             y = F.conv2d(x, weight, None, stride, border, conv.dilation, conv.groups)
 
         # The stride folded into input channels, so that the strided operator is a stride-1 one on the grid.

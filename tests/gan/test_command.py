@@ -1,6 +1,8 @@
+import re
 import warnings
 
 import pytest
+import torch
 
 from gan.command import Parser, exit_code
 from gan.errors import UserError
@@ -17,6 +19,12 @@ def test_errors_of_the_user_are_one_line_and_exit_code_2(capsys):
 def test_other_errors_are_not_hidden():
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**50), lambda: bytearray(2**50)], ids=["torch", "python"])
+def test_too_little_memory_is_an_error_of_the_user(allocate, capsys):
+    assert exit_code(allocate) == 2
+    assert re.fullmatch(r"error: out of memory; take smaller networks, .*\(.+\)\n", capsys.readouterr().err)
 
 
 def test_warnings_of_ours_are_one_line_and_others_as_they_were(capsys):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from gan import distributed, rng
 from gan.augment import augment
-from gan.checkpoint import Checkpoints, load
+from gan.checkpoint import Checkpoints
 from gan.data import ImageData, Sampler
 from gan.data import stream as stream_module
 from gan.distributed import first_only, own_rows
@@ -53,6 +53,8 @@ loop.set_learning_rates, train_gan.train = set_rates_or_fail, train_and_keep
 sys.exit(train_gan.main(arguments))
 """
 
+# Gradients that are 0 but for rounding, as of a bias before a batch norm, make no steps.
+NO_STEPS_FROM_ROUNDING = ("optimizer={generator: {eps: 1e-3}, discriminator: {eps: 1e-3}}",)
 # Batch statistics are local, unlike all else.
 NO_BATCH_NORM = ("generator.activation_norm=layer",)
 ALL_THAT_IS_RANDOM = (
@@ -63,7 +65,7 @@ ALL_THAT_IS_RANDOM = (
 RECIPES = {
     "all that is random": (*NO_BATCH_NORM, *ALL_THAT_IS_RANDOM),
     "relativistic, streamed": (
-        *NO_BATCH_NORM,
+        *(*NO_BATCH_NORM, *NO_STEPS_FROM_ROUNDING),
         *("loss=relativistic", "data.device_budget_gb=0", "train.first=generator", "train.generator_batch_size=4"),
     ),
     "spectral": (
@@ -71,8 +73,10 @@ RECIPES = {
         *("discriminator.normalization=spectral", "generator.normalization=spectral", "train.channels_last=true"),
     ),
     "running average": (*NO_BATCH_NORM, "discriminator.normalization.running_average=true"),
-    "synced batch norm": ("train.sync_batch_norm=true", "discriminator.activation_norm=batch"),
-    "synced conditional batch norm": ("train.sync_batch_norm=true", "data.conditional=true"),
+    "synced batch norm": (
+        *NO_STEPS_FROM_ROUNDING,
+        *("train.sync_batch_norm=true", "discriminator.activation_norm=batch", "data.conditional=true"),
+    ),
 }
 TWENTY_STEPS = ("train.steps=20", "eval.every=10", "lipschitz.every=5", "lipschitz.audit_every=20")
 
@@ -90,14 +94,14 @@ def job(tmp_path, tiny_config, classifier, cache):
         command = [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")]
         command += [*map(str, (script, *failure, states, "--out", out, "--device", "cpu", *arguments))]
         command += [] if "--resume" in arguments else ["--config", str(tiny_config)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
     return run
 
 
 def states(out: Path) -> list[dict]:
     """Return the last states of both processes."""
-    return [load(out.parent / f"states-{out.name}" / f"state-{rank}.pt") for rank in (0, 1)]
+    return [torch.load(out.parent / f"states-{out.name}" / f"state-{rank}.pt") for rank in (0, 1)]
 
 
 def numbers(folder: Path) -> list[dict]:
@@ -160,14 +164,13 @@ def test_a_compiled_run_of_two_processes_equals_an_eager_one(tmp_path, job):
 
 @slow
 @pytest.mark.parametrize(
-    ("failure", "exit_code", "shown"),
+    ("failure", "who", "exit_code", "shown"),
     [
-        ("user", 2, "error: the disk is full"),
-        ("crash", 1, "KeyError: 'what nobody expected'"),
-        ("killed", -9, "SIGKILL"),
+        ("user", "0", 2, "error: the disk is full"),
+        ("crash", "1", 1, "KeyError: 'what nobody expected'"),
+        ("killed", "1", -9, "SIGKILL"),
     ],
 )
-@pytest.mark.parametrize("who", ["0", "1"])
 def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path, job, failure, who, exit_code, shown):
     done = job(tmp_path / "run", "train.steps=1000", failure=(failure, who, "3"))
     assert done.returncode != 0
@@ -184,7 +187,6 @@ def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path, job, failure,
     ("argument", "error"),
     [
         ("trian.steps=3", "error: command line: trian.steps=3: trian: unknown key"),
-        ("train.batch_size=7", "error: train.batch_size=7 cannot be shared out evenly between 2 processes"),
         ("train.generator_batch_size=5", "error: train.generator_batch_size=5 cannot be shared out evenly"),
     ],
 )

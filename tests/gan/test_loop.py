@@ -9,6 +9,7 @@ from gan import loop
 from gan.build import build_experiment
 from gan.checkpoint import Checkpoints, load
 from gan.config import Config
+from gan.interrupt import Interrupt
 from gan.logging import read_lines
 from gan.regularizers import Batch
 from gan.yaml_config import load_config
@@ -42,7 +43,8 @@ def resume(folder, *arguments):
 
 
 def newest(folder):
-    return Checkpoints(folder, 1).load_newest(torch.device("cpu"))
+    config = load_config(Config, folder / "config.yaml")
+    return Checkpoints(folder, config).load_newest(torch.device("cpu"))
 
 
 def same(a, b) -> bool:
@@ -111,6 +113,18 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, tiny_ru
     assert [event.step for event in events.Scalars("loss/D")] == [1, 2, 3, 4]
 
 
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(tmp_path, tiny_run, capsys):
+    options = ("checkpoint.keep=2", "checkpoint.every=1")
+    tiny_run(tmp_path / "whole", *options)
+    folder = tiny_run(tmp_path / "damaged", *options)
+    path = folder / "checkpoints" / "step_00000004.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=rf"going on from step_00000003.pt: cannot read the checkpoint {path}: "):
+        resume(folder)
+    assert f"{folder}: step 3 of 4 on cpu\n" in capsys.readouterr().out
+    assert_same_runs(tmp_path / "whole", folder)
+
+
 def test_a_finished_run_goes_on_when_it_is_given_more_steps(tmp_path, tiny_run):
     tiny_run(tmp_path / "long", "train.steps=6")
     tiny_run(tmp_path / "short", "train.steps=4")
@@ -164,7 +178,7 @@ def test_measuring_leaves_networks_and_global_random_numbers_as_they_were(tmp_pa
         return [torch.get_rng_state(), modes, gradients, weights]
 
     before = state()
-    loop.evaluate(run, Checkpoints(tmp_path, 1))
+    loop.evaluate(run, Interrupt())
     loop.fixed_samples(run)
     loop.lipschitz_numbers(run)
     assert same(before, state())

@@ -204,7 +204,7 @@ def values_of(tp: Any) -> st.SearchStrategy:
         return st.floats(low, high, allow_nan=False, allow_infinity=False)
     if tp is int:
         return st.integers(low, high)
-    return {bool: st.booleans(), str: st.text(st.characters(exclude_categories=["Cs"]))}[tp]
+    return {bool: st.booleans(), str: st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))}[tp]
 
 
 @st.composite

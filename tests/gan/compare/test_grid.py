@@ -13,7 +13,7 @@ from gan.compare.__main__ import main
 from gan.compare.arms import arms_of, cells_of, parse_axis
 from gan.compare.folder import GridFolder, read_json
 from gan.compare.grid import Resources, gpu_of, run_cells
-from gan.compare.outcome import outcome_of
+from gan.compare.outcome import outcome_after, outcome_of
 from gan.compare.results import ended, read_table
 from gan.logging import read_lines
 from train_gan import main as train
@@ -148,6 +148,14 @@ def test_a_failed_cell_is_recorded_and_the_rest_goes_on(small_config, tmp_path, 
     assert told == [(first, "running"), (first, "failed"), (second, "running"), (second, "finished")]
     assert "exit code 2: error: train.batch_size=100000 is larger" in read_json(folder.record(first))["reason"]
     assert set(ended(folder, cells)) == {second}, "a failed cell is tried again"
+
+
+@pytest.mark.parametrize("code", [143, 130, -signal.SIGTERM])
+def test_an_interrupted_cell_is_no_failed_one_and_goes_on_at_the_next_run(small_config, tmp_path, code):
+    folder, cells = GridFolder(tmp_path), cells_of(small_config, [], arms_of([], []), [0])
+    assert outcome_after(folder, cells[0], code).status == "interrupted"
+    assert read_json(folder.record(cells[0].name))["status"] == "interrupted"
+    assert not ended(folder, cells)
 
 
 def fabricated(run: Path, losses: list[float | None], steps: int) -> Path:
