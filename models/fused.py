@@ -10,7 +10,7 @@ The rewrite needs to know that the layer is a plain convolution: a wrapper such 
 does everything under the eyes of a hook or of a tracer, who wants to see the layer itself.
 """
 
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,7 +25,7 @@ def conv_then_pool(layer: nn.Module, x: Tensor) -> Tensor:
     """Convolve x (B, I, H, W), then average 2 x 2 pixels: (B, O, H / 2, W / 2)."""
     if not _is_plain(layer, x):
         return F.avg_pool2d(layer(x), 2)
-    padding = [int(p) for p in layer.padding]
+    padding = cast("tuple[int, int]", layer.padding)
     blurred = [min(1, p) for p in padding]  # the blur of the zeros beyond is zero again
     rest = [p - b for p, b in zip(padding, blurred, strict=True)]
     return F.conv2d(F.avg_pool2d(x, 2, 1, blurred), layer.weight, layer.bias, 2, rest, 1, layer.groups)
@@ -33,9 +33,9 @@ def conv_then_pool(layer: nn.Module, x: Tensor) -> Tensor:
 
 def upsample_then_conv(layer: nn.Module, x: Tensor, mode: str = "nearest") -> Tensor:
     """Double the side of x (B, I, H, W), then convolve: (B, O, 2H, 2W). `mode` is nearest or bilinear."""
-    if not (_is_plain(layer, x) and _keeps_size(layer)) or (
-        mode == "bilinear" and min(x.shape[2:]) < SMALLEST_BILINEAR
-    ):
+    if not _is_plain(layer, x) or (layer.kernel_size, layer.padding, layer.groups) != ((3, 3), (1, 1), 1):
+        return layer(upsample(x, mode))
+    if mode == "bilinear" and min(x.shape[2:]) < SMALLEST_BILINEAR:
         return layer(upsample(x, mode))
     weight = layer.weight  # read once: a parametrization may move at each access
     # One pixel more than needed, and a tap of 0 for it: oneDNN is several times slower for an odd output in bfloat16.
@@ -62,11 +62,6 @@ def _is_plain(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
     dense = layer.stride == (1, 1) and layer.dilation == (1, 1)
     zeros = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return dense and zeros and x.dim() == 4 and not any(hooks)
-
-
-def _keeps_size(layer: nn.Conv2d) -> bool:
-    """Tell whether a convolution is one of 3 x 3 with a border of 1, of all channels at once."""
-    return layer.kernel_size == (3, 3) and layer.padding == (1, 1) and layer.groups == 1
 
 
 class _Blur(torch.autograd.Function):

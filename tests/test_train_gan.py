@@ -142,7 +142,7 @@ WRONG = {
     "unknown option": (["--fast"], "unrecognized arguments: --fast"),
     "unknown device": (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
     "missing config": (["--config", "gone.yaml"], "cannot read the config file .*gone.yaml: No such file"),
-    "a folder as config": (["--config", "."], "cannot read the config file .*: Is a directory"),
+    "a folder as config": (["--config", "."], "cannot read the config file .*: it is no file"),
     "batch larger than data": (
         ["train.batch_size=1438"],
         r"train.batch_size=1438 is larger than the training set \(1437 images\)",
