@@ -12,10 +12,12 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from classification.config import Config as ClassifierConfig  # noqa: E402
 from gan.config import Config  # noqa: E402
 from gan.config_help import reference  # noqa: E402
 
 REFERENCE_MARK = "<!-- the keys -->"
+SCHEMAS = {"config.md": Config, "config_classifier.md": ClassifierConfig}
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # in the repository -> on the site
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
 
@@ -31,7 +33,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill in the config reference, and let links that are right in the repository be right on the site."""
-    markdown = markdown.replace(REFERENCE_MARK, reference(Config))
+    if page.file.src_uri in SCHEMAS:
+        markdown = markdown.replace(REFERENCE_MARK, reference(SCHEMAS[page.file.src_uri]))
     sources = {page: source for source, page in PAGES.items()}
     here = posixpath.dirname(sources.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
 
@@ -42,6 +45,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             if not (ROOT / target).exists():
                 return match["text"]  # a folder without a page: the site has no list of its files
         site = PAGES.get(target, target.removeprefix("docs/"))
+        if files.get_file_from_path(site) is None and (ROOT / target).exists():
+            return match["text"]  # source code, say, which the site does not have
         link = posixpath.relpath(site, posixpath.dirname(page.file.src_uri) or ".")
         return f"[{match['text']}]({link}{match['anchor'] or ''})"
 

@@ -1,7 +1,7 @@
 """torchvision's residual networks (He et al., CVPR 2016) as classifiers of images of any size and channels."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -47,7 +47,7 @@ class ResNetClassifierConfig(ClassifierConfig):
                 network.set_submodule(path, _with_channels(conv, inputs, scaled(conv.out_channels)))
         if self.stem == "cifar":
             network.conv1 = _with_channels(nn.Conv2d(3, 64, 3, padding=1, bias=False), image.channels, self.width)
-            network.maxpool = nn.Identity()
+            network.set_submodule("maxpool", nn.Identity())
         network.fc = nn.Linear(scaled(network.fc.in_features), image.num_classes)
         return network
 
@@ -81,6 +81,7 @@ class ResNet50Config(ResNetClassifierConfig):
 
 def _with_channels(conv: nn.Conv2d, inputs: int, outputs: int) -> nn.Conv2d:
     """Return such a convolution between other numbers of channels, initialized as torchvision does."""
-    new = nn.Conv2d(inputs, outputs, conv.kernel_size, conv.stride, conv.padding, bias=False)
+    kernel_size, stride, padding = (cast(tuple[int, int], v) for v in (conv.kernel_size, conv.stride, conv.padding))
+    new = nn.Conv2d(inputs, outputs, kernel_size, stride, padding, bias=False)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     return new

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
+from models.eager import eager
 from models.ranges import Range
 
 
@@ -19,6 +20,10 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     across_processes = False
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Normalize (B, C, H, W) per channel: by the batch in training, by running statistics in evaluation."""
@@ -56,7 +61,7 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient.contiguous())
 
 
-@torch.compiler.disable
+@eager
 def _average(x: Tensor) -> Tensor:
     return _Sum.apply(x) / dist.get_world_size()
 

@@ -1,21 +1,19 @@
 """Spectral normalization of the convolution itself, not of its reshaped kernel (Farnia et al., ICLR 2019)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, TypeVar, cast
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from models.eager import eager
 from models.fourier import dilate, fold_phases
 from models.normalizations.base import NORMALIZATIONS, Normalization
 from models.normalizations.weight_matrices import Layout, direction, floored, weight_of
 from models.ranges import AT_LEAST_0, AT_LEAST_1
-
-Function = TypeVar("Function", bound=Callable)
 
 SCAN_STEPS = 6  # power iterations at every frequency of the grid, enough to rank them
 SETTLE_STEPS = 20  # more of them at the frequencies that are kept; five times as many at the start
@@ -53,11 +51,6 @@ class SpectralConvNorm(Normalization):
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Reparametrize `layer.weight`; the layer keeps its type."""
         return parametrize.register_parametrization(layer, "weight", UnitConvolution(layer, self))
-
-
-def _eager(function: Function) -> Function:
-    """Keep a function out of compiled graphs: torch's own decorator, which loses the type."""
-    return cast(Function, torch.compiler.disable(function))
 
 
 class UnitConvolution(nn.Module):
@@ -99,7 +92,7 @@ class UnitConvolution(nn.Module):
         """Show the options."""
         return f"gain={self.options.gain:g}, tracked={self.u.shape[-1]}, grid={self.options.grid}"
 
-    @_eager  # the count decides what is done, and a compiled graph would fix it
+    @eager  # the count decides what is done, and a compiled graph would fix it
     @torch.no_grad()
     def _track(self, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return frequencies, u and v, moved before that in training.
