@@ -50,10 +50,10 @@ class Interrupt:
             raise Interrupted(self._number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._number is None:
+        first, self._number = self._number is None, number
+        if signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # of the system: Python's waits for the step to end
+        if first:  # said last, so that what it says is true by then
             name = signal.Signals(number).name
             # Not print, which cannot be called from within itself.
             os.write(2, f"\n{name}: finishing the step and writing a checkpoint; Ctrl-C ends at once\n".encode())
-        self._number = number
-        if signal.SIGINT in self._before:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # of the system: Python's waits for the step to end
