@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 2 for an error that the user can mend, 3 when training
     diverged, 143 or 130 for SIGTERM or Ctrl-C.
     """
-    return exit_code(lambda: run(parse(argv)))
+    return exit_code(lambda: run(parse(argv)), together=True)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -9,10 +9,11 @@ the same repeat, above 1 where the rewrite is faster. Printed: the median ratio 
 """
 
 import argparse
-import time
 from collections.abc import Callable
+from statistics import median
 
 import torch
+from timing import seconds_of, show, take_turns, title
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,28 +36,20 @@ def plain_up(layer: nn.Module, x: Tensor, mode: str = "nearest") -> Tensor:
     return layer(upsample(x, mode))
 
 
-def seconds(function: Callable[[], Tensor], options: argparse.Namespace) -> float:
-    """Return the seconds of one forward and backward pass."""
-    synchronize(options)
-    start = time.perf_counter()
-    with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
-        y = function()
-    y.backward(torch.ones_like(y))
-    synchronize(options)
-    return time.perf_counter() - start
-
-
-def synchronize(options: argparse.Namespace) -> None:
-    if options.device == "cuda":
-        torch.cuda.synchronize()
-
-
 def compare(label: str, plain: Callable[[], Tensor], fused: Callable[[], Tensor], options: argparse.Namespace) -> None:
     """Print one line."""
-    times = torch.tensor([[seconds(plain, options), seconds(fused, options)] for _ in range(options.repeats + 1)])[1:]
-    low, median, high = (times[:, 0] / times[:, 1]).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
-    plain_ms, fused_ms = (1000 * times.median(0).values).tolist()
-    print(f"{label:34s} {median:5.2f}x [{low:.2f}, {high:.2f}]  {plain_ms:7.1f} -> {fused_ms:7.1f} ms", flush=True)
+
+    def passes(function: Callable[[], Tensor]) -> None:
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+            y = function()
+        y.backward(torch.ones_like(y))
+
+    device = torch.device(options.device)
+    contestants = {"plain": lambda: seconds_of(lambda: passes(plain), device)}
+    contestants["fused"] = lambda: seconds_of(lambda: passes(fused), device)
+    times = take_turns(contestants, options.repeats)
+    plain_ms, fused_ms = (1000 * median(times[name]) for name in ("plain", "fused"))
+    print(f"{label:34s} {show(times['plain'], times['fused'])}  {plain_ms:7.1f} -> {fused_ms:7.1f} ms", flush=True)
 
 
 def compare_layer(kind: str, channels: int, side: int, options: argparse.Namespace) -> None:
@@ -99,12 +92,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[*LAYERS, "D", "G"], choices=[*LAYERS, "D", "G"])
     options = parser.parse_args()
     options.memory_format = torch.contiguous_format if options.contiguous else torch.channels_last
-    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    print(
-        f"torch {torch.__version__}, {options.device}, {options.threads} threads, batch {options.batch},"
-        f" {'bf16' if options.bf16 else 'fp32'}, {'contiguous' if options.contiguous else 'channels_last'}"
-    )
+    form = f"{'bf16' if options.bf16 else 'fp32'}, {'contiguous' if options.contiguous else 'channels_last'}"
+    print(f"{title(options.device, options.threads)}, batch {options.batch}, {form}")
     for kind, shapes in LAYERS.items():
         for channels, side in shapes if kind in options.only else []:
             compare_layer(kind, channels, side, options)

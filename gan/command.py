@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from gan.distributed import fails_first
+from gan.distributed import fails_first, started_processes
 from gan.errors import Stopped, UserError
 from gan.files import WriteError
 
@@ -21,11 +21,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
 
-def exit_code(command: Callable[[], None]) -> int:
+def exit_code(command: Callable[[], None], together: bool = False) -> int:
     """Run a command; return 0, 2 after an error that the user can mend, 130 after a Ctrl-C, or what a run that stopped
     itself says. Errors and warnings take one line each.
 
-    Of several processes that fail, all at once or one after the other's end, the first shows its error.
+    A command that does not work `together` with the other processes that torchrun started is not one of several. Of
+    several processes that fail, all at once or one after the other's end, the first shows its error.
     """
     usual = warnings.formatwarning
 
@@ -34,6 +35,8 @@ def exit_code(command: Callable[[], None]) -> int:
 
     warnings.formatwarning = in_one_line
     try:
+        if not together and started_processes() > 1:
+            raise UserError(f"this runs in one process, not in {started_processes()}; start it without torchrun")
         command()
     except Stopped as stop:
         if fails_first():

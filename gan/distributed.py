@@ -36,6 +36,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def started_processes() -> int:
+    """Return the number of processes that torchrun started, whether they work together or not; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+
+
 @contextmanager
 def all_processes(device: torch.device) -> Iterator[None]:
     """Work together with the other processes that torchrun started, if it did: the first alone prints and warns.

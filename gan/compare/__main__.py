@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from gan import run_folder
-from gan.command import Parser, message_of
+from gan.command import Parser, exit_code
 from gan.compare import description as descriptions
 from gan.compare.arms import Cell, arms_of, cells_of, parse_arm, parse_axis, parse_seeds
 from gan.compare.description import Description
@@ -21,7 +21,7 @@ from gan.compare.grid import Resources, cores, run_cells
 from gan.compare.hparams import write_hparams
 from gan.compare.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, check_cell
 from gan.compare.results import collect, ended
-from gan.errors import UserError
+from gan.errors import Stopped, UserError
 from gan.kinds import kind_of
 from gan.yaml_config import load_config
 
@@ -48,25 +48,24 @@ def main(argv: list[str] | None = None) -> int:
     """
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGHUP, interrupt)
-    argv = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> None:
+    """Train what is missing and write the report, or write that again alone."""
     try:
         options = parse(argv)
-        return rewrite(options) if options.report is not None else compare(options, argv)
+        if options.report is not None:
+            rewrite(options)
+        else:
+            compare(options, argv)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         if package not in EXTRAS:
             raise
-        print(f"error: this needs {package}: pip install -e '.[{EXTRAS[package]}]'", file=sys.stderr)
-        return 2
-    except Exception as error:
-        message = message_of(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return 2
+        raise UserError(f"this needs {package}: pip install -e '.[{EXTRAS[package]}]'") from None
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        raise Stopped("\ninterrupted; the same command goes on from here", 130) from None
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -100,8 +99,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def compare(options: argparse.Namespace, argv: list[str]) -> int:
-    """Train what is missing of the grid, and write the report."""
+def compare(options: argparse.Namespace, argv: list[str]) -> None:
+    """Train what is missing of the grid, and write the report; Stopped when a cell has no end."""
     from gan.compare.display import Display
     from gan.compare.report import write_report
 
@@ -137,7 +136,9 @@ def compare(options: argparse.Namespace, argv: list[str]) -> int:
     except Timeout:
         raise UserError(f"another python -m gan.compare is at work in {folder.root}") from None
     show(write_report(folder, description, options.latex))
-    return 1 if any(outcome.status in (FAILED, INTERRUPTED) for outcome in outcomes.values()) else 0
+    if unended := [name for name, outcome in outcomes.items() if outcome.status in (FAILED, INTERRUPTED)]:
+        more = f" and {len(unended) - 1} more" if len(unended) > 1 else ""
+        raise Stopped(f"{unended[0]}{more} failed or was interrupted; the same command tries again", 1)
 
 
 def launcher(options: argparse.Namespace, count: int) -> tuple[Callable[..., None], Resources]:
@@ -152,7 +153,7 @@ def launcher(options: argparse.Namespace, count: int) -> tuple[Callable[..., Non
     return run_cells, Resources(options.config, options.device, jobs, options.threads or max(1, cores() // jobs))
 
 
-def rewrite(options: argparse.Namespace) -> int:
+def rewrite(options: argparse.Namespace) -> None:
     """Write the report of a folder again, from its cells or from what is kept of them."""
     from gan.compare.report import write_report
 
@@ -164,7 +165,6 @@ def rewrite(options: argparse.Namespace) -> int:
     descriptions.save(folder, description)
     keep(folder, description)
     show(write_report(folder, description, options.latex))
-    return 0
 
 
 def keep(folder: GridFolder, description: Description) -> None:

@@ -1,6 +1,7 @@
 """ConvNorm: convolutions preconditioned in the Fourier domain (Liu et al., NeurIPS 2021, arXiv 2103.00673)."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
@@ -83,7 +84,7 @@ class UnitRows(nn.Module):
         return weight / torch.where(norm > 0, norm, 1.0)
 
 
-class ConvNormLayer(nn.Module):
+class ConvNormLayer(nn.Module, ABC):
     """What both convolutions share: the convolution itself, V and the affine part."""
 
     is_layer = True
@@ -112,9 +113,9 @@ class ConvNormLayer(nn.Module):
         v = preconditioner(kernel if self.options.through_gradient else kernel.detach(), grid, self.options.eps)
         return self.average(v.to(kernel.dtype)) if self.options.running_average else v
 
+    @abstractmethod
     def to_grid(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Window, Window]]:
         """Return the convolution of x (B, I, H, W) on its grid, its stride-1 kernel there, and the output's window."""
-        raise NotImplementedError
 
     def is_circular(self, size: Pair) -> bool:
         """Tell whether an input of `size` is its own grid."""

@@ -207,3 +207,12 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(command, line, places,
     assert len(err) < 3000
     assert places["file"].read_text() == "mine"
     assert {path: path.read_bytes() for path in places["run"].rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("command", sorted({*LINES} - {"train_gan"}))
+def test_a_command_that_runs_alone_refuses_to_be_one_of_several(command, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # as torchrun starts them
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert importlib.import_module(MODULES.get(command, command)).main([]) == 2
+    _, err = capsys.readouterr()
+    assert err == "error: this runs in one process, not in 2; start it without torchrun\n"

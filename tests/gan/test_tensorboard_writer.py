@@ -52,7 +52,7 @@ def test_a_writer_that_cannot_begin_is_said_once(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("gan.events.SummaryWriter", fail)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", fail)
     hook = threading.excepthook
     assert log(tmp_path) == ["TensorBoard events cannot be written (Permission denied); going on without them"]
     assert threading.excepthook is hook
