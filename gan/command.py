@@ -4,6 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -19,6 +20,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
         raise UserError(f"{message} (see --help)")
+
+
+def png_path(text: str) -> Path:
+    """Return the path of a picture to write: the `type` of an option."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text}: pictures are written as PNG; end the name in .png")
+    return path
 
 
 def exit_code(command: Callable[[], None], together: bool = False) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gan import rng
 from gan.build import extractor_of, select_device
-from gan.command import Parser, exit_code
+from gan.command import Parser, exit_code, png_path
 from gan.data import to_uint8
 from gan.errors import UserError
 from gan.evaluator import RealFeatures, features_of
@@ -34,7 +34,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("-n", type=int, default=64, help="images (with --interpolate and --nearest: rows; default: 64)")
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--out", type=Path, help="PNG file for one grid of all")
+    target.add_argument("--out", type=png_path, help="PNG file for one grid of all")
     target.add_argument("--out-dir", type=Path, help="new folder for a PNG file of each")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents (default: 0)")
     parser.add_argument("--label", type=int, help="class of all images, of a conditional generator (default: any)")

@@ -101,7 +101,8 @@ def construct(tp: Any, node: Node, path: str, default: Any = None) -> Any:
         return _construct_tuple(args, node, path)
     if origin is dict:
         if not isinstance(node.value, dict):
-            raise _error(node, path, f"must be a mapping of names to options, not {kind_of(node)}")
+            hint = "; NAME: null takes one out" if node.value is None else ""
+            raise _error(node, path, f"must be a mapping of names to options, not {kind_of(node)}{hint}")
         # A null takes an inherited entry out again.
         chosen = {name: child for name, child in node.value.items() if child.value is not None}
         return {name: _construct_named(args[1], name, child, f"{path}.{name}") for name, child in chosen.items()}

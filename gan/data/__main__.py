@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import gan.datasets  # noqa: F401 (registers them)
-from gan.command import Parser, exit_code
+from gan.command import Parser, exit_code, png_path
 from gan.config_help import describe
 from gan.data.base import DATASETS, ImageData
 from gan.errors import UserError
@@ -39,30 +39,36 @@ def run(argv: list[str] | None) -> None:
     """Read the options and show the data set; UserError for what is wrong."""
     parser = DatasetParser(prog="python -m gan.data", description="Prepare a data set and show what is in it.")
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
-    parser.add_argument("--out", type=Path, help="PNG file for a grid of images, not there yet (default: NAME.png)")
+    parser.add_argument("--out", type=png_path, help="PNG file for a grid of training images, not there yet")
     parser.add_argument("keys", nargs="*", metavar="key=value", help="keys of the data set, such as download=true")
     options = parser.parse_intermixed_args(argv)
-    show(options.name, options.keys, options.out or Path(f"{options.name}.png"))
+    show(options.name, options.keys, options.out)
 
 
-def show(name: str, keys: list[str], out: Path) -> None:
-    """Print what a data set holds and write a grid of its training images; UserError when `out` is there already."""
+def show(name: str, keys: list[str], out: Path | None) -> None:
+    """Print what a data set holds, and write a grid of its training images to `out`; UserError when that is there."""
     try:
         dataset = DATASETS.get(name)
     except UnknownNameError as error:
         raise UserError(str(error)) from None
     config = load_config(dataset, None, keys)
-    if out.exists():
+    if out is not None and out.exists():
         raise UserError(f"--out {out} is there already; choose another name")
     splits = config.load()
     for title, data in (("training", splits.train), ("held out", splits.held_out)):
         print("\n".join(description(f"{name}, {title}", data)), end="\n\n")
-    picks = torch.linspace(0, len(splits.train) - 1, min(GRID_IMAGES, len(splits.train))).long()
+    if out is not None:
+        write_grid(out, splits.train.images, config.stacked)
+        print(f"grid of training images: {out}")
+
+
+def write_grid(out: Path, images: Tensor, stacked: bool) -> None:
+    """Write a grid of some of the images (N, C, H, W) uint8; UserError when that cannot be done."""
+    picks = torch.linspace(0, len(images) - 1, min(GRID_IMAGES, len(images))).long()
     try:
-        save_png(out, sample_grid(splits.train.images[picks], config.stacked))
+        save_png(out, sample_grid(images[picks], stacked))
     except OSError as error:
         raise UserError(f"cannot write --out {out}: {error.strerror or error}") from None
-    print(f"grid of training images: {out}")
 
 
 def description(title: str, data: ImageData | None) -> Iterator[str]:

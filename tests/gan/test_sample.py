@@ -114,6 +114,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(run_folder, tmp_path, capsys
     (tmp_path / "taken.png").write_text("mine")
     wrong = {
         "exists already": [run_folder, "--out", "taken.png"],
+        "a.jpg: pictures are written as PNG": [run_folder, "--out", "a.jpg"],
         "not conditional": [run_folder, "--label", "1", "--out", "a.png"],
         "from 1 to 10,000,000": [run_folder, "-n", "0", "--out", "a.png"],
         "at least 0.1": [run_folder, "--truncation", "0", "--out", "a.png"],

@@ -99,6 +99,10 @@ def test_without_a_file_all_is_default():
             "test.yaml:2: discriminator.normalization: unknown normalization",
         ),
         ("regularizers:\n  r11: {}", "did you mean 'r1'?"),
+        (
+            "regularizers:",
+            "test.yaml:1: regularizers: must be a mapping of names to options, not null; NAME: null takes one out",
+        ),
         ("regularizers: r1", "test.yaml:1: regularizers: must be a mapping of names to options, not the string 'r1'"),
         ("regularizers: {r1: {weight: -1}}", "test.yaml:1: regularizers.r1.weight: must be at least 0, not -1"),
         ("regularizers: {r1: {name: r1}}", "test.yaml:1: regularizers.r1.name: unknown key"),

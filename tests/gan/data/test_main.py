@@ -59,6 +59,7 @@ def test_it_names_what_was_left_out(images, capsys):
         (["folder", "root=gone"], "cannot read 'gone': No such file"),
         (["cifar10"], "python -m gan.data cifar10 download=true"),
         (["digits", "--out", "taken.png"], "--out taken.png is there already; choose another name"),
+        (["digits", "--out", "x.jpg"], "x.jpg: pictures are written as PNG; end the name in .png"),
         (["digits", "--out", "taken.png/below.png"], "cannot write --out taken.png/below.png: "),
     ],
 )
@@ -68,6 +69,14 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys):
     err = capsys.readouterr().err
     assert re.fullmatch(rf"error: .*{message}.*\n", err), err
     assert Path("taken.png").read_bytes() == b"mine"
+
+
+def test_nothing_is_written_unless_it_is_asked_for(tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["digits", "resolution=8"]) == 0
+    assert "images       1,437 of 1 x 8 x 8" in capsys.readouterr().out
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_help_lists_the_keys_of_every_dataset(capsys):
@@ -97,7 +106,7 @@ def test_many_classes_are_summed_up():
 
 
 def test_the_command_works_from_a_shell(tmp_path):
-    command = [sys.executable, "-m", "gan.data", "digits", "resolution=8"]
+    command = [sys.executable, "-m", "gan.data", "digits", "resolution=8", "--out", "digits.png"]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "digits.png").exists()
