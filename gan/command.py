@@ -47,6 +47,7 @@ def exit_code(command: Callable[[], None], together: bool = False) -> int:
         if not together and started_processes() > 1:
             raise UserError(f"this runs in one process, not in {started_processes()}; start it without torchrun")
         command()
+        sys.stdout.flush()
     except Stopped as stop:
         if fails_first():
             print(stop, file=sys.stderr)
@@ -55,6 +56,8 @@ def exit_code(command: Callable[[], None], together: bool = False) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            sys.stdout = None  # or Python tries to write the rest at its end
         message = message_of(error)
         first = fails_first()
         if message is None and first:
@@ -71,6 +74,8 @@ def message_of(error: Exception) -> str | None:
     """Return what to tell the user in one line; None for an error that is none of the user's."""
     if isinstance(error, UserError | WriteError):
         return str(error)
+    if isinstance(error, BrokenPipeError):
+        return "ended, since what reads the output has ended; write it into a file, say"
     if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, no permission
         return str(UserError(f"{error.filename}: {error.strerror}"))
     # PyTorch raises a bare RuntimeError where malloc fails.

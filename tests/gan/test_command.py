@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -42,3 +45,17 @@ def test_warnings_of_ours_are_one_line_and_others_as_they_were(capsys):
 def test_wrong_options_are_errors_of_the_user():
     with pytest.raises(UserError, match=r"unrecognized arguments: --frog \(see --help\)"):
         Parser(prog="x").parse_args(["--frog"])
+
+
+def test_an_output_that_nobody_reads_is_one_line_and_not_said_twice():
+    program = "import sys; from gan.command import exit_code; sys.exit(exit_code(lambda: print('a result')))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        result = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writing)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: ended, since what reads the output has ended; write it into a file, say\n",
+    )
