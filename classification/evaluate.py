@@ -86,9 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> None:
         parser = Parser(prog="python -m classification.evaluate", description="Test the classifier of a run.")
         parser.add_argument("run", type=Path, help="run folder")
-        parser.add_argument(
-            "--which", choices=("newest", "best"), default="newest", help="checkpoint (default: newest)"
-        )
+        parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
         parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
         parser.add_argument("overrides", nargs="*", metavar="eval.sub=value", help="other attacks or corruptions")
         options = parser.parse_intermixed_args(argv)
@@ -97,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise UserError(f"{text}: only keys of eval can be changed here")
         device = select_device(options.device)
         config = load_config(Config, run_folder.config_path(options.run), options.overrides)
-        state = newest_or_best(options.run, config, device, options.which)
+        state = newest_or_best(options.run, config, device, options.checkpoint)
         run = build_experiment(config, config.data.load(), options.run, device)
         run.load_state_dict(state)
         print(f"{options.run}: step {run.step}, {len(run.sets.test)} test images\n")
