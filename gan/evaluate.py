@@ -46,12 +46,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help=f"JSON file to write (default: {RESULTS} in the run folder)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     options = parser.parse_intermixed_args(argv)
-    words = [*options.run, *(options.images or [])]
+    words = [*options.run, *(options.images or []), *(options.metrics or [])]
     options.overrides = [word for word in words if "=" in word]
     runs = [Path(word) for word in options.run if "=" not in word]
     if len(runs) + (options.images is not None) != 1:
         parser.error("name either one run folder or --images DIR_A DIR_B")
     options.run = runs[0] if runs else None
+    if options.metrics is not None:
+        options.metrics = [word for word in options.metrics if "=" not in word]
     if options.images is not None:
         options.images = [Path(word) for word in options.images if "=" not in word]
     if options.seeds < 1:
@@ -93,7 +95,9 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     for name, reason in experiment.metrics_left_out.items():
         print(f"metric {name} left out: {reason}", file=sys.stderr)
     if experiment.evaluator is None:
-        raise UserError("no metric to compute" if not names else "none of the metrics can be had here")
+        raise UserError(
+            "no metric to compute; name some with --metrics" if not names else "none of the metrics can be had here"
+        )
 
     path = options.out or folder / RESULTS
     results = _read(path)

@@ -136,6 +136,14 @@ def test_wrong_options_are_one_line_and_exit_code_2(run_folder, folders, tmp_pat
         "fd_digits150: .*at least 2 features": ["--images", fake, tmp_path / "one", "--metrics", "fd_digits"],
         "unknown metric 'fod'": ["--images", fake, real, "--metrics", "fod"],
         "unknown key": ["--images", fake, real, "data.root=x"],
+        "metrics.inception_weights: .*gone.pth": [
+            "--images",
+            fake,
+            real,
+            "--metrics",
+            "fid",
+            "metrics.inception_weights=gone.pth",
+        ],
     }
     for message, arguments in wrong.items():
         capsys.readouterr()
