@@ -32,16 +32,19 @@ def labelled_sets(config: Config, splits: Splits) -> LabelledSets:
     if test is None:
         raise UserError(f"data: {name} has no held-out images to test on; hold some out (see data.test_root)")
     if train.num_classes < 2:
-        raise UserError(f"data: {name} has no classes")
+        raise UserError(f"data: {name} has no classes; a classifier needs two, each a folder of images say")
     if test.num_classes != train.num_classes:
-        raise UserError(f"data: the held-out images of {name} are not of the same classes as the training images")
+        raise UserError(
+            f"data: the held-out images of {name} are not of the same classes as the training images; name both alike"
+        )
     everything = torch.arange(len(train))
     validation_rows, rows = stratified(train.labels, everything, config.validation, config.seed, "validation")
     if config.data.subset < 1:
         rows, _ = stratified(train.labels, rows, config.data.subset, config.seed, "subset")
     if config.train.batch_size > len(rows):
         raise UserError(
-            f"train.batch_size={config.train.batch_size} is larger than the training set ({len(rows)} images)"
+            f"train.batch_size={config.train.batch_size} is larger than the training set ({len(rows)} images);"
+            " choose a smaller one"
         )
     labels = train.labels.clone()
     labels[rows] = with_noise(

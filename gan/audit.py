@@ -44,11 +44,11 @@ def audit(folder: Path) -> str:
 
 
 EXPLANATION = """\
-reshaped    norm of the weight as a matrix: what `spectral` normalizes, not the norm of the layer
-tracked     norm of the layer's map by Lanczos iteration, an estimate from below
-certified   upper bound of it, `none` where none is known
-exact       largest singular value of the dense matrix, for layers small enough
-stable rank squared Frobenius norm over squared norm; of larger layers on a smaller map"""
+reshaped     norm of the weight as a matrix: what `spectral` normalizes, not the norm of the layer
+tracked      norm of the layer's map by Lanczos iteration, an estimate from below
+certified    upper bound of it, `none` where none is known
+exact        largest singular value of the dense matrix, for layers small enough
+stable rank  squared Frobenius norm over squared norm; of larger layers on a smaller map"""
 
 
 def layer_table(run: Experiment, numbers: dict[str, float], spectra: dict[str, Tensor]) -> str:

@@ -135,12 +135,15 @@ def check_choices(config: Config, splits: Splits) -> None:
     """Raise UserError for what each part alone cannot know."""
     if config.train.batch_size > len(splits.train):
         raise UserError(
-            f"train.batch_size={config.train.batch_size} is larger than the training set ({len(splits.train)} images)"
+            f"train.batch_size={config.train.batch_size} is larger than the training set ({len(splits.train)} images);"
+            " choose a smaller one"
         )
     for key in ("batch_size", "generator_batch_size"):
         size = getattr(config.train, key) or 0
         if size % world_size() != 0:
-            raise UserError(f"train.{key}={size} cannot be shared out evenly between {world_size()} processes")
+            raise UserError(
+                f"train.{key}={size} cannot be shared out evenly between {world_size()} processes; choose a multiple"
+            )
     data = DATASETS.name_of(type(config.data))
     for name in config.eval.metrics:
         protocol = parse_protocol(name)
@@ -153,7 +156,8 @@ def check_choices(config: Config, splits: Splits) -> None:
                 raise UserError(f"eval.metrics: {name}: {data} has no held-out images; compare with _train")
             if len(split) < (protocol.reference_count or protocol.spec.fewest):
                 raise UserError(
-                    f"eval.metrics: {name}: {data} has {len(split)} images in its {protocol.reference} split"
+                    f"eval.metrics: {name}: {data} has {len(split)} images in its {protocol.reference} split;"
+                    " compare with fewer, or leave it out"
                 )
 
 

@@ -57,7 +57,7 @@ class Checkpoints:
                 warnings.warn(f"going on from {path.name}: {'; '.join(faults)}", stacklevel=2)
             return state
         if faults:
-            raise UserError("; ".join(faults))
+            raise UserError(f"{'; '.join(faults)}; no other is left: train again in another folder")
         return None
 
     def load_best(self, device: torch.device) -> dict[str, Any] | None:

@@ -56,5 +56,9 @@ def newest_or_best(folder: Path, config: Any, device: torch.device, which: Which
     checkpoints = Checkpoints(folder, config)
     state = checkpoints.load_newest(device) if which == "newest" else checkpoints.load_best(device)
     if state is None:
-        raise UserError(f"{folder} has no {'checkpoint' if which == 'newest' else 'best checkpoint'} yet")
+        raise UserError(
+            f"{folder} has no checkpoint yet; train on with --resume"
+            if which == "newest"
+            else f"{folder} has no best checkpoint yet, since no metric was evaluated; take the newest"
+        )
     return state

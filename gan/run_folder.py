@@ -76,7 +76,7 @@ def config_path(folder: Path) -> Path:
     with _readable(folder):
         holds_run = (folder / CONFIG).is_file()
     if not holds_run:
-        raise UserError(f"{folder} holds no run ({CONFIG} is missing)")
+        raise UserError(f"{folder} holds no run ({CONFIG} is missing); name the folder of one")
     return folder / CONFIG
 
 
@@ -84,7 +84,9 @@ def check_same(folder: Path, config: Any) -> None:
     """Raise UserError when the run in `folder` is another experiment than `config`."""
     if changed := changes(load_config(type(config), config_path(folder)), config):
         keys = ", ".join(changed)
-        raise UserError(f"--out {folder} holds a run of another config (it differs in {keys}); choose another --out")
+        raise UserError(
+            f"{folder} holds a run of another config (it differs in {keys}); keep that, or name another folder"
+        )
 
 
 def _left_by_a_kill(path: Path) -> bool:

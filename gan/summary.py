@@ -16,12 +16,13 @@ def newest_values(folder: Path) -> dict[str, float]:
 
 def results_table(values: dict[str, float], names: Sequence[str], floor: dict[str, float]) -> str:
     """Return a table of the metrics beside those of real images where `floor` has them, and the Lipschitz estimates."""
-    rows = [("", "generated", "real" if floor else "")]
-    rows += [
+    rows = [
         (name, _number(values[f"metrics/{name}"]), _number(floor[name]) if name in floor else "")
         for name in names
         if f"metrics/{name}" in values
     ]
+    if rows:
+        rows.insert(0, ("", "generated", "real" if floor else ""))
     rows += [(name, value, "") for name, value in lipschitz_rows(values, "D")]
     return format_table(rows)
 

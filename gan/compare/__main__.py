@@ -134,7 +134,7 @@ def compare(options: argparse.Namespace, argv: list[str]) -> None:
             launch(missing, folder, resources, report)
             keep(folder, description)
     except Timeout:
-        raise UserError(f"another python -m gan.compare is at work in {folder.root}") from None
+        raise UserError(f"another python -m gan.compare is at work in {folder.root}; end that first") from None
     show(write_report(folder, description, options.latex))
     if unended := [name for name, outcome in outcomes.items() if outcome.status in (FAILED, INTERRUPTED)]:
         more = f" and {len(unended) - 1} more" if len(unended) > 1 else ""
@@ -160,7 +160,9 @@ def rewrite(options: argparse.Namespace) -> None:
     folder = GridFolder(options.report)
     description = descriptions.load(folder)
     if description is None:
-        raise UserError(f"--report {folder.root}: holds no comparison ({folder.description.name} is missing)")
+        raise UserError(
+            f"--report {folder.root}: holds no comparison ({folder.description.name} is missing); name the --out of one"
+        )
     description.choose_baseline(options.baseline)
     descriptions.save(folder, description)
     keep(folder, description)

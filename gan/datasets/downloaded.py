@@ -5,6 +5,7 @@ Nothing is downloaded unless `data.download=true` asks for it.
 
 import http.client
 import os
+import shlex
 import tarfile
 import tempfile
 import zlib
@@ -72,8 +73,8 @@ class DownloadedConfig(DatasetConfig):
         if missing:
             raise UserError(
                 f"data.root: no whole {self.name} in '{self.root}' ({self.archive.base_folder}/{missing[0]} is"
-                f" missing); run `python -m gan.data {self.name} download=true`, add data.download=true,"
-                " or set data.root to where it is"
+                f" missing); run `python -m gan.data {self.name} root={shlex.quote(self.root)} download=true`,"
+                " add data.download=true, or set data.root to where it is"
             )
 
     def _missing(self) -> list[str]:
@@ -98,7 +99,9 @@ def fetch(archive: type[VisionDataset], root: Path) -> None:
             download_and_extract_archive(archive.url, staging, filename=archive.filename, md5=archive.tgz_md5)
             _place(Path(staging) / archive.base_folder, root / archive.base_folder)
     except (OSError, RuntimeError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
-        raise UserError(f"data.download: cannot download {archive.url} to '{root}': {error}; try again") from None
+        raise UserError(
+            f"data.download: cannot download {archive.url} to '{root}': {error}; try again, or unpack it there yourself"
+        ) from None
 
 
 def _place(staged: Path, folder: Path) -> None:

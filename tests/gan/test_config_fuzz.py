@@ -60,7 +60,7 @@ def check(content: bytes, folder: Path, capsys) -> str:
     (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert len(line) < 3000
-    is_config = line.endswith("no-run holds no run (config.yaml is missing)")
+    is_config = line.endswith("no-run holds no run (config.yaml is missing); name the folder of one")
     if is_config:  # and then it can be written down and read again
         config = load_config(Config, path)
         path.write_bytes(dump_config(config).encode())
@@ -144,7 +144,9 @@ def test_a_good_config_with_wounds(content, folder, capsys):
 
 
 def test_the_harness_lets_a_good_config_through(folder, capsys):
-    assert check(TREES[0].encode(), folder, capsys).endswith("holds no run (config.yaml is missing)")
+    assert check(TREES[0].encode(), folder, capsys).endswith(
+        "holds no run (config.yaml is missing); name the folder of one"
+    )
 
 
 # What fuzzing hardly finds

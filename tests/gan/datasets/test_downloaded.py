@@ -20,7 +20,9 @@ def visible(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_dataset_is_one_line_that_says_what_to_run(tmp_path, name):
-    with pytest.raises(UserError, match=rf"python -m gan\.data {name} download=true.*data\.download=true") as error:
+    with pytest.raises(
+        UserError, match=rf"python -m gan\.data {name} root=.* download=true.*data\.download=true"
+    ) as error:
         DATASETS.get(name)(root=str(tmp_path / "data")).load()
     assert "\n" not in str(error.value)
     assert not (tmp_path / "data").exists()
