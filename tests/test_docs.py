@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from gan.augment import AUGMENTATIONS
+from gan.data.base import DATASETS
 from gan.export import main as export_main
+from gan.losses import LOSSES
+from gan.regularizers.base import REGULARIZERS
+from metrics.catalog import METRICS
+from models import DISCRIMINATORS, GENERATORS
+from models.activation_norms import ACTIVATION_NORMS
+from models.normalizations import NORMALIZATIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -128,3 +136,33 @@ def test_a_models_folder_below_a_package_clashes_with_nothing(tmp_path):
     (tmp_path / "mine" / "models").mkdir(parents=True)
     (tmp_path / "mine" / "models" / "__init__.py").write_text("mine = True")
     execute("import mine.models\nfrom models.normalizations import normalize\nassert mine.models.mine", tmp_path)
+
+
+def test_every_test_that_a_promise_names_is_there():
+    promises = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", promises))
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^ *def (test_\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert named
+    assert named <= there
+
+
+def test_the_readme_lists_every_choice():
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {axis: set(re.findall(r"`([a-z_0-9]+)`", choices)) for axis, choices in rows}
+    registries = {
+        "`generator.name`, `discriminator.name`": DISCRIMINATORS,
+        "`*.normalization` (weights and layers)": NORMALIZATIONS,
+        "`*.activation_norm`": ACTIVATION_NORMS,
+        "`loss`": LOSSES,
+        "`regularizers`": REGULARIZERS,
+        "`train.augment`": AUGMENTATIONS,
+        "`data`": DATASETS,
+        "`eval.metrics`": METRICS,
+    }
+    for axis, registry in registries.items():
+        assert listed[axis] == set(registry), axis
+    assert set(GENERATORS) == set(DISCRIMINATORS)
