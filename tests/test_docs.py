@@ -166,3 +166,16 @@ def test_the_readme_lists_every_choice():
     for axis, registry in registries.items():
         assert listed[axis] == set(registry), axis
     assert set(GENERATORS) == set(DISCRIMINATORS)
+
+
+def test_the_house_has_no_room_that_contributing_does_not_name():
+    named = re.findall(r"`([\w./]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    folders = ("gan", "models", "metrics", "classification", "configs", "tests", "benchmarks", "docs")
+    rooms = {f"{folder}/" for folder in folders} | {path.name for path in ROOT.glob("*.py")}
+    for path in (ROOT / "gan").iterdir():
+        if path.suffix == ".py" and path.stem != "__init__":
+            rooms.add(f"gan/{path.name}")
+        elif (path / "__init__.py").exists():
+            rooms.add(f"gan/{path.name}/")
+    assert rooms - {"gan/"} <= set(named)
+    assert all((ROOT / name).exists() for name in named if name.startswith(("gan/", "classification/", "tests/")))
