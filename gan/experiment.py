@@ -127,6 +127,12 @@ def own_latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tenso
     return own_rows(z), None if y is None else own_rows(y)
 
 
+def join_labels(*parts: Tensor | None) -> Tensor | None:
+    """Return the labels (B,) of several batches as those of one; None without labels."""
+    labels = [part for part in parts if part is not None]
+    return torch.cat(labels) if labels else None
+
+
 def draw_latents(
     count: int, z_dim: int, num_classes: int | None, random: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
