@@ -132,6 +132,12 @@ def _latents(run: Experiment, count: int, random: torch.Generator) -> tuple[Tens
     return draw_latents(count, run.config.generator.z_dim, run.num_classes, random)
 
 
+def join_labels(*parts: Tensor | None) -> Tensor | None:
+    """Return the labels (B,) of several batches as those of one; None without labels."""
+    labels = [part for part in parts if part is not None]
+    return torch.cat(labels) if labels else None
+
+
 def draw_latents(
     count: int, z_dim: int, num_classes: int | None, random: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
