@@ -84,9 +84,9 @@ def train_in_folder(experiment: Experiment, splits: Splits, resume: bool) -> Non
     first_only(export_generator)(folder / GENERATOR, trained)
     evaluator = experiment.evaluator
     names = [] if evaluator is None else list(map(str, evaluator.protocols))
-    # What a perfect generator would reach, where it is cheap to know.
-    is_cheap = evaluator is not None and set(evaluator.extractors) == {"digits"}
-    floor = evaluator.of_images(splits.train.images, device) if is_cheap else {}
+    floor: dict[str, float] = {}
+    if evaluator is not None and set(evaluator.extractors) == {"digits"}:
+        floor = evaluator.of_images(splits.train.images, device)  # what a perfect generator would reach, cheap to know
     print("\n" + results_table(newest_values(folder), names, floor))
     print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
 

@@ -55,6 +55,8 @@ TABLES: dict[str, dict[str, str | list[str]]] = {
         "conv_norm paper": [NEAREST, CONV_NORM % ("paper", "true")],
         "conv_norm strided": [NEAREST, CONV_NORM % ("strided", "true")],
         "conv_norm strided, no affine": [NEAREST, CONV_NORM % ("strided", "false")],
+        "conv_norm paper, not fused": [NEAREST, CONV_NORM % ("paper", "true")],
+        "conv_norm strided, no affine, not fused": [NEAREST, CONV_NORM % ("strided", "false")],
     },
 }
 
@@ -100,7 +102,7 @@ def compare(table: str, options: argparse.Namespace) -> None:
     for label in labels:
         seconds = torch.tensor(times[label]).median().item()
         print(
-            f"{label:30s} {show(times[first], times[label])} {seconds:7.2f} s {images / seconds:8.1f} images/s"
+            f"{label:40s} {show(times[first], times[label])} {seconds:7.2f} s {images / seconds:8.1f} images/s"
             f"  memory {peaks[label] / peaks[first]:.2f}x ({peaks[label]:.0f} MiB)",
             flush=True,
         )

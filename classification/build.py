@@ -25,6 +25,7 @@ STATISTICS_OF = 10_000  # training images, evenly spread, that mean and deviatio
 def build_experiment(config: Config, splits: Splits, folder: Path, device: torch.device) -> Experiment:
     """Return the objects of a run at step 0; UserError for choices that do not go together."""
     check_choices(config)
+    regularizers = weight_penalties(config)
     sets = labelled_sets(config, splits)
     network = build_network(config, sets, device)
     optimizer = torch.optim.SGD(
@@ -42,7 +43,7 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
         optimizer=optimizer,
         sets=sets,
         sampler=sampler_of(config, sets.train, sets.rows, device),
-        regularizers=config.regularizers,
+        regularizers=regularizers,
         tracker=LipschitzTracker(network, image, config.lipschitz.iterations),
         delta=image.repeat(config.train.batch_size, 1, 1, 1),
     )
@@ -68,12 +69,19 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_choices(config: Config) -> None:
-    """Raise UserError for parts that are of discriminators alone."""
+    """Raise UserError for a network that is a discriminator's alone."""
     if isinstance(config.classifier.normalization, GradientNorm):
         raise UserError(
             "classifier.normalization: gradient is for discriminators, which have one logit; choose another"
         )
+
+
+def weight_penalties(config: Config) -> dict[str, WeightPenalty]:
+    """Return the penalties by name; UserError for one that is for discriminators alone."""
+    penalties: dict[str, WeightPenalty] = {}
     for name, regularizer in config.regularizers.items():
         if not isinstance(regularizer, WeightPenalty):
             known = [name for name in REGULARIZERS if issubclass(REGULARIZERS.get(name), WeightPenalty)]
             raise UserError(f"regularizers: {name} is for discriminators; a classifier takes {', '.join(known)}")
+        penalties[name] = regularizer
+    return penalties

@@ -33,7 +33,7 @@ def accuracy(
     right = total = 0
     with measuring(network):
         for _, x, y in batches(data, batch_size, device, rows):
-            right += _right(network, x, y).sum().item()
+            right += int(_right(network, x, y).sum())
             total += len(y)
     return 100 * right / total
 
@@ -49,15 +49,15 @@ def accuracies(
     fgsm_tag, pgd_tag = attack_tags(options.attack)
     with measuring(network):
         for start, x, y in batches(test, options.batch_size, device):
-            right["metrics/accuracy_test"] += _right(network, x, y).sum().item()
+            right["metrics/accuracy_test"] += int(_right(network, x, y).sum())
             attacked = fgsm(network, x, y, options.attack.eps / 255)
-            right[fgsm_tag] += _right(network, attacked, y).sum().item()
-            right[pgd_tag] += withstands_pgd(network, x, y, options.attack, seed, start).sum().item()
+            right[fgsm_tag] += int(_right(network, attacked, y).sum())
+            right[pgd_tag] += int(withstands_pgd(network, x, y, options.attack, seed, start).sum())
             for name in options.corruptions:
                 for severity in SEVERITIES:
                     random = rng.generator(device, CORRUPTION_SEED, name, severity, start)
                     corrupted = corrupt(x, name, severity, random)
-                    right[f"corruptions/{name}/{severity}"] += _right(network, corrupted, y).sum().item()
+                    right[f"corruptions/{name}/{severity}"] += int(_right(network, corrupted, y).sum())
     numbers = {tag: 100 * count / len(test) for tag, count in right.items()}
     for name in options.corruptions:
         of_severities = [numbers[f"corruptions/{name}/{severity}"] for severity in SEVERITIES]

@@ -109,7 +109,7 @@ def update(run: Experiment, x: Tensor, y: Tensor) -> dict[str, Tensor]:
             total = total + regularizer.weight * regularizer.every * regularizer.of_weights(run.network, random)
     total.backward()
     run.optimizer.step()
-    if free.replays:
+    if run.delta.grad is not None:  # in free adversarial training
         moved = run.delta.detach() + free.step / 255 * run.delta.grad.sign()
         run.delta = moved.clamp(-free.eps / 255, free.eps / 255)
     right = (logits.detach().argmax(dim=1) == y).float().mean()

@@ -58,14 +58,16 @@ def layer_table(run: Experiment, numbers: dict[str, float], spectra: dict[str, T
         for path, shape in run.tracker.input_shapes.items():
             layer = run.D.get_submodule(path)
             values = spectra.get(f"lipschitz/D/spectra/{path}")
-            is_exact = values is not None and feasible_shape(layer, shape) == tuple(shape)
+            exact = ""
+            if values is not None and feasible_shape(layer, shape) == tuple(shape):
+                exact = f"{values[0].item():.4f}"
             rows.append(
                 (
                     path,
                     _reshaped_norm(layer),
                     _or_none(numbers.get(f"lipschitz/D/layers/{path}", math.nan)),
                     _or_none(certified_bound(layer, shape)),
-                    f"{values[0].item():.4f}" if is_exact else "",
+                    exact,
                     f"{numbers[f'lipschitz/D/stable_rank/{path}']:.2f}" if values is not None else "",
                 )
             )

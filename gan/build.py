@@ -99,18 +99,20 @@ def build_evaluator(config: Config, splits: Splits, device: torch.device) -> tup
     extractors = {protocol.features: extractors[protocol.features] for protocol in possible}
     if not possible:
         return None, left_out
-    real = {"train": splits.train} | ({} if splits.held_out is None else {"test": splits.held_out})
-    statistics = None
-    for protocol in possible:
-        if protocol.reference == "file":
-            statistics = statistics or load_statistics(config.metrics.statistics)
+    real: dict[str, ImageData | FeatureStatistics] = {"train": splits.train}
+    if splits.held_out is not None:
+        real["test"] = splits.held_out
+    of_file = [protocol for protocol in possible if protocol.reference == "file"]
+    if of_file:
+        real["file"] = statistics = load_statistics(config.metrics.statistics)
+        for protocol in of_file:
             dimension = extractors[protocol.features](splits.train.images[:1].to(device)).features.shape[1]
             if dimension != len(statistics.mean):
                 raise UserError(
                     f"metrics.statistics: {config.metrics.statistics} is of {len(statistics.mean)} features,"
                     f" not of the {dimension} that {protocol} has"
                 )
-    return Evaluator(possible, extractors, real, device, statistics), left_out
+    return Evaluator(possible, extractors, real, device), left_out
 
 
 def extractor_of(space: str, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:

@@ -5,7 +5,7 @@ import os
 import pickle
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -101,7 +101,7 @@ class _Hashing:
 def save(state: dict[str, Any], file: IO[bytes]) -> None:
     """Write a state as torch.save does, and after it its SHA-256."""
     hashing = _Hashing(file)
-    torch.save(state, hashing)
+    torch.save(state, cast(IO[bytes], hashing))  # of which it calls `write` and `flush` alone
     file.write(MARK + hashing.hash.digest())
 
 

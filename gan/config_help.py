@@ -6,7 +6,8 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from itertools import pairwise
+from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from gan.yaml_config import dump_value, is_family
 
@@ -18,9 +19,10 @@ def field_docs(cls: type) -> dict[str, str]:
         if not dataclasses.is_dataclass(base):
             continue
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        for statement, following in zip(tree.body, tree.body[1:], strict=False):
-            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-                docs[statement.target.id] = inspect.cleandoc(following.value.value)
+        for pair in pairwise(cast(ast.ClassDef, tree).body):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
+                    docs[name] = inspect.cleandoc(doc)
     return docs
 
 
@@ -78,7 +80,7 @@ def _keys(cls: type, prefix: str, families: list[type]) -> Iterator[Entry]:
     docs, types = field_docs(cls), get_type_hints(cls)
     for field in dataclasses.fields(cls):
         key, tp = f"{prefix}{field.name}", types[field.name]
-        if dataclasses.is_dataclass(tp) and not is_family(tp):
+        if isinstance(tp, type) and dataclasses.is_dataclass(tp) and not is_family(tp):
             yield from _keys(tp, f"{key}.", families)
         else:
             yield _entry(key, docs[field.name], field, tp, families)
@@ -91,7 +93,7 @@ def _choices(family: type, families: list[type]) -> Iterator[Section]:
         docs, types = field_docs(cls), get_type_hints(cls)
         fields = dataclasses.fields(cls)
         entries = [_entry(f".{field.name}", docs[field.name], field, types[field.name], families) for field in fields]
-        yield Section(family.registry.kind, name, inspect.getdoc(cls).splitlines()[0], entries)
+        yield Section(family.registry.kind, name, (inspect.getdoc(cls) or "").partition("\n")[0], entries)
 
 
 def _entry(key: str, doc: str, field: dataclasses.Field, tp: Any, families: list[type]) -> Entry:

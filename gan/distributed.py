@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -73,7 +73,8 @@ def fails_first() -> bool:
         return True
     try:  # torchrun's own store, which is there before the processes have found each other
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=10))
+        wait = timedelta(seconds=10)
+        store = dist.TCPStore(address, port, is_master=False, timeout=wait)  # pyright: ignore[reportPrivateImportUsage]
         return store.add(f"failures of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
     except RuntimeError:
         return True
@@ -94,7 +95,7 @@ def first_on_each_machine() -> Iterator[None]:
 
 def on_first(compute: Callable[[], T]) -> T:
     """Return on every process what the first one computes (a small object, or tensors on the CPU)."""
-    return from_first(compute() if rank() == 0 else None)
+    return cast(T, from_first(compute() if rank() == 0 else None))  # nobody gets the others' None
 
 
 def from_first(value: T) -> T:
@@ -128,7 +129,7 @@ class Idle:
 
 def first_only(callee: T) -> T:
     """Return a function or class on the first process, and on the others what does nothing in its place."""
-    return callee if rank() == 0 else Idle()
+    return callee if rank() == 0 else cast(T, Idle())
 
 
 def own_rows(whole: Tensor) -> Tensor:
@@ -169,7 +170,8 @@ def average(tensors: list[Tensor]) -> None:
     dist.all_reduce(flat)
     flat /= world_size()
     parts = flat.split([tensor.numel() for tensor in tensors])
-    torch._foreach_copy_(tensors, [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)])
+    parts = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    torch._foreach_copy_(tensors, parts)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def average_gradients(network: nn.Module) -> None:
@@ -179,8 +181,9 @@ def average_gradients(network: nn.Module) -> None:
 
 def average_batch_statistics(network: nn.Module) -> None:
     """Make the running statistics of batch norm those of all processes, so that all have the same network."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    average([statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)])
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    statistics = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+    average([statistic for statistic in statistics if statistic is not None])  # None of those that keep none
 
 
 def mean_numbers(numbers: dict[str, Tensor]) -> dict[str, float]:

@@ -45,6 +45,7 @@ class Run(Protocol):
     @property
     def players(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer | None]]:
         """Networks by name, each with what trains it."""
+        ...
 
 
 def check_finite(run: Run, losses: dict[str, Tensor]) -> None:
@@ -54,8 +55,9 @@ def check_finite(run: Run, losses: dict[str, Tensor]) -> None:
     """
     tensors = [tensor for _, tensor in _tensors(run)]
     # The largest absolute values: the usual norm of large weights can overflow.
-    norms = [norm.float() for norm in torch._foreach_norm(tensors, math.inf)]
-    largest = torch.stack([*norms, *(loss.abs() for loss in losses.values())]).max()  # NaN passes through
+    norms = torch._foreach_norm(tensors, math.inf)  # pyright: ignore[reportPrivateImportUsage]
+    numbers = [*(norm.float() for norm in norms), *(loss.abs() for loss in losses.values())]
+    largest = torch.stack(numbers).max()  # NaN passes through
     average([largest])  # so that all processes agree
     if not torch.isfinite(largest):
         raise Diverged(diagnose(run, losses))

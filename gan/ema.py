@@ -20,7 +20,7 @@ class EMA:
     def update(self, network: nn.Module, images: int) -> None:
         """Move towards `network` after a step in which it made `images` images."""
         decay = 0.5 ** (images / (1000 * self.halflife_kimg)) if self.halflife_kimg > 0 else 0.0
-        averages = list(self.network.parameters())
-        torch._foreach_lerp_(averages, list(network.parameters()), 1 - decay)
+        averages, weights = tuple(self.network.parameters()), tuple(network.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for average, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             average.resize_(buffer.shape).copy_(buffer)  # a buffer may take its shape from the first batch

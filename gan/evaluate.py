@@ -71,7 +71,8 @@ def run(options: argparse.Namespace) -> None:
     elif options.save_statistics:
         save_statistics(options.images[0], options.save_statistics, options.overrides, device)
     else:
-        scores = compare_folders(*options.images, options.metrics or ["fid", "kid"], options.overrides, device)
+        fake, real = options.images
+        scores = compare_folders(fake, real, options.metrics or ["fid", "kid"], options.overrides, device)
         print(format_table([("", "value"), *((name, f"{value:.6g}") for name, value in scores.items())]))
         if options.out is not None:
             _write(options.out, {"images": [str(path) for path in options.images], "metrics": scores})

@@ -1,6 +1,6 @@
 """Quality of a generator: the same latents each time, features once, every metric asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from gan import cache, rng
 from gan.cache import hash_of
 from gan.data import ImageData, to_uint8
 from gan.distributed import from_first, gather_rows, rank, world_size
-from metrics.catalog import MetricProtocol, Reference
+from metrics.catalog import MetricProtocol
 from metrics.features import FeatureExtractor, Features
 from metrics.frechet import FeatureStatistics
 
@@ -30,8 +30,7 @@ def features_of(extractor: FeatureExtractor, count: int, batch: Callable[[int, i
     local = Features.concatenate(parts)
     numbers = torch.arange(count).split(BATCH_SIZE)
     rows = [torch.cat([*numbers[r :: world_size()], torch.empty(0, dtype=torch.long)]) for r in range(world_size())]
-    whole = (None if part is None else gather_rows(part[: len(rows[rank()])], rows, count) for part in local)
-    return Features(*whole)
+    return local.map(lambda part: gather_rows(part[: len(rows[rank()])], rows, count))
 
 
 class RealFeatures:
@@ -92,26 +91,25 @@ class Evaluator:
         self,
         protocols: Sequence[MetricProtocol],
         extractors: dict[str, FeatureExtractor],
-        real: dict[str, ImageData],
+        real: Mapping[str, ImageData | FeatureStatistics],
         device: torch.device,
-        statistics: FeatureStatistics | None = None,
     ):
-        """`real` has the images of each split that a protocol names, `statistics` are those of a file."""
+        """`real` has the images of each split that a protocol names, and the statistics of its file."""
         self.protocols = protocols
         self.extractors = extractors
-        self.references: dict[tuple, Reference] = {}
+        self.references: dict[tuple, RealFeatures | RealStatistics] = {}
         for protocol in protocols:
-            key = _reference_key(protocol)
-            if protocol.reference == "file":
-                self.references[key] = RealStatistics(statistics)
-            elif protocol.reference is not None:
-                if key not in self.references:
-                    images = real[protocol.reference]
-                    self.references[key] = RealFeatures(
-                        extractors[protocol.features], images, protocol.reference_count, device
-                    )
-                # Now, and not at the first evaluation: what fails had better fail at the start.
-                getattr(self.references[key], protocol.spec.needs)
+            if protocol.reference is None:
+                continue
+            key, source = _reference_key(protocol), real[protocol.reference]
+            if isinstance(source, FeatureStatistics):
+                self.references[key] = RealStatistics(source)
+            elif key not in self.references:
+                self.references[key] = RealFeatures(
+                    extractors[protocol.features], source, protocol.reference_count, device
+                )
+            # Now, and not at the first evaluation: what fails had better fail at the start.
+            getattr(self.references[key], protocol.spec.needs)
 
     def __call__(
         self,
@@ -151,8 +149,7 @@ class Evaluator:
         scores = {}
         if rank() == 0:
             for protocol in self.protocols:
-                parts = fakes[protocol.features]
-                fake = Features(*(None if part is None else part[: protocol.count] for part in parts))
+                fake = fakes[protocol.features].map(lambda part, count=protocol.count: part[:count])
                 scores[str(protocol)] = protocol.spec.compute(fake, self.references.get(_reference_key(protocol)))
         return from_first(scores)
 

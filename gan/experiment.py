@@ -116,15 +116,26 @@ def real_images(run: Experiment, position: int, count: int) -> tuple[Tensor, Ten
 
 
 def latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
-    """Return z (count, z_dim) ~ N(0, I) and, for a conditional generator, uniform labels (count,)."""
-    random = rng.generator(run.device, run.seed, "latents", *purpose)
-    return draw_latents(count, run.config.generator.z_dim, run.num_classes, random)
+    """Return z (count, z_dim) ~ N(0, I) to look at, the same after a retry, and for a conditional generator uniform
+    labels (count,).
+    """
+    return _latents(run, count, rng.generator(run.device, run.config.seed, "latents", *purpose))
 
 
 def own_latents(run: Experiment, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
-    """Return this process's share of `latents`."""
-    z, y = latents(run, count, *purpose)
+    """Return this process's share of `count` such latents to train on, others after each retry."""
+    z, y = _latents(run, count, rng.generator(run.device, run.seed, "latents", *purpose))
     return own_rows(z), None if y is None else own_rows(y)
+
+
+def _latents(run: Experiment, count: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    return draw_latents(count, run.config.generator.z_dim, run.num_classes, random)
+
+
+def join_labels(*parts: Tensor | None) -> Tensor | None:
+    """Return the labels (B,) of several batches as those of one; None without labels."""
+    labels = [part for part in parts if part is not None]
+    return torch.cat(labels) if labels else None
 
 
 def draw_latents(

@@ -2,7 +2,9 @@
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Any
 
 from gan.distributed import from_first, world_size
 from gan.errors import Stopped
@@ -25,7 +27,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._number: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> "Interrupt":
         for number in SIGNALS:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gan import rng
 from gan.distributed import all_rows, own_rows
-from gan.experiment import Experiment, latents, own_latents, real_images
+from gan.experiment import Experiment, join_labels, latents, own_latents, real_images
 from metrics.lipschitz import (
     LipschitzTracker,
     certified_bound,
@@ -102,15 +102,15 @@ def _points(run: Experiment) -> tuple[Tensor, Tensor | None]:
         x_fake = run.ema.network(z.to(dtype), y)
     random = rng.generator(run.device, run.seed, "interpolation", run.step)
     t = own_rows(torch.rand(size, 1, 1, 1, generator=random, device=run.device, dtype=dtype))
-    labels = None if y is None else torch.cat([y_real, y, y_real])
-    return torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)]), labels
+    return torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)]), join_labels(y_real, y, y_real)
 
 
 def _steepest(function: nn.Module, points: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return on every process the points of all of them where `function` is steepest, with their labels."""
     norms = input_gradient_norms(function, points, y)
     best = norms.topk(min(SLOPE_PAIRS, len(norms))).indices  # of its own, then of all
-    norms, points, y = (None if part is None else all_rows(part[best]) for part in (norms, points, y))
+    norms, points = all_rows(norms[best]), all_rows(points[best])
+    y = None if y is None else all_rows(y[best])
     best = norms.topk(min(SLOPE_PAIRS, len(norms))).indices
     return points[best], None if y is None else y[best]
 

@@ -7,7 +7,7 @@ nothing.
 import math
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from gan.checkpoint import Checkpoints
 from gan.data import to_uint8
 from gan.distributed import average_batch_statistics, average_gradients, mean_numbers
 from gan.divergence import check_finite
-from gan.experiment import Experiment, generator_batch_size, latents, own_latents, real_images
+from gan.experiment import Experiment, generator_batch_size, join_labels, latents, own_latents, real_images
 from gan.interrupt import Interrupt, Interrupted
 from gan.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.logging import RunLogger
@@ -54,7 +54,7 @@ def train(
                 check_finite(run, losses)
             run.measured = measure(run, losses, speed)
         with suppress(Interrupted):
-            record(run, checkpoints, logger, progress, interrupt, symptoms)
+            record(run, run.measured, checkpoints, logger, progress, interrupt, symptoms)
             speed.start(run)  # measuring and writing are not training
         number = interrupt.requested
         if number is not None:
@@ -72,13 +72,12 @@ def due(run: Experiment, every: int) -> bool:
 
 def update(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
     """Do one step: the updates of D, that of G, and the average; return their numbers, still on the device."""
-    config = run.config.train
     set_learning_rates(run)
-    if config.first == "generator":
+    if run.config.train.first == "generator":
         g_numbers = generator_step(run, G, D)
-    for k in range(config.n_critic):
-        d_numbers = discriminator_step(run, G, D, run.d_steps + k)
-    if config.first == "discriminator":
+        d_numbers = discriminator_steps(run, G, D)
+    else:
+        d_numbers = discriminator_steps(run, G, D)
         g_numbers = generator_step(run, G, D)
     average_batch_statistics(run.D)
     average_batch_statistics(run.G)
@@ -121,6 +120,7 @@ def measure(run: Experiment, losses: dict[str, Tensor], speed: Speed) -> dict[st
 
 def record(
     run: Experiment,
+    measured: dict[str, dict[str, Any]],
     checkpoints: Checkpoints,
     logger: RunLogger,
     progress: Progress,
@@ -128,7 +128,7 @@ def record(
     symptoms: Symptoms,
 ) -> None:
     """Evaluate the step if that is due, and log all that was measured of it; Interrupted before anything is logged."""
-    numbers = run.measured["numbers"]
+    numbers = measured["numbers"]
     scores: dict[str, float] = {}
     alarms = [symptoms.of_loss(numbers["loss/D"])] if "loss/D" in numbers else []
     if due(run, run.config.eval.every):
@@ -137,7 +137,7 @@ def record(
         samples = fixed_samples(run)
         alarms.append(symptoms.of_samples(samples))
         logger.image("samples", run.step, sample_grid(samples, run.config.data.stacked))
-    logger.histograms(run.step, run.measured["spectra"])
+    logger.histograms(run.step, measured["spectra"])
     if numbers:
         logger.scalars(run.step, run.d_steps, run.images, numbers)
         shown = SHOWN if run.evaluator is None else (*SHOWN, f"metrics/{run.evaluator.protocols[0]}")
@@ -154,7 +154,16 @@ def compiled_networks(run: Experiment) -> tuple[nn.Module, nn.Module]:
     if not run.config.train.compile:
         return run.G, run.D
     # Of fixed shapes: the few batch sizes of a run are each worth a graph of its own.
-    return torch.compile(run.G, dynamic=False), torch.compile(run.D, dynamic=False)
+    compiled = (torch.compile(run.G, dynamic=False), torch.compile(run.D, dynamic=False))
+    return cast(tuple[nn.Module, nn.Module], compiled)  # modules as they were, which torch's types lose
+
+
+def discriminator_steps(run: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
+    """Update D `n_critic` times; return the numbers of the last time."""
+    numbers: dict[str, Tensor] = {}
+    for k in range(run.config.train.n_critic):
+        numbers = discriminator_step(run, G, D, run.d_steps + k)
+    return numbers
 
 
 def discriminator_step(run: Experiment, G: nn.Module, D: nn.Module, d_step: int) -> dict[str, Tensor]:
@@ -219,8 +228,7 @@ def judge(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the logits of real and fake images, in one pass where no batch statistics would mix the two."""
     if any(isinstance(module, _BatchNorm) for module in D.modules()):
         return D(batch.x_real, batch.y_real), D(batch.x_fake, batch.y_fake)
-    y = None if batch.y_real is None else torch.cat([batch.y_real, batch.y_fake])
-    logits = D(torch.cat([batch.x_real, batch.x_fake]), y)
+    logits = D(torch.cat([batch.x_real, batch.x_fake]), join_labels(batch.y_real, batch.y_fake))
     return logits[: len(batch.x_real)], logits[len(batch.x_real) :]
 
 
@@ -254,7 +262,7 @@ def evaluate(run: Experiment, interrupt: Interrupt) -> dict[str, float]:
 
 def keep_best(run: Experiment, checkpoints: Checkpoints, score: float) -> None:
     """Keep the checkpoint when this value of the first metric is the best so far."""
-    if run.evaluator.is_better(score, run.best):
+    if run.evaluator is not None and run.evaluator.is_better(score, run.best):
         run.best = score
         checkpoints.save_best(run.state_dict())
 
@@ -268,7 +276,8 @@ def fixed_samples(run: Experiment) -> Tensor:
 def gradient_norm(network: nn.Module) -> float:
     """Return the norm of the gradient that the last backward pass left in the parameters."""
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    return torch.stack(torch._foreach_norm(gradients)).norm().item()
+    norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
+    return torch.stack(norms).norm().item()
 
 
 def autocast(run: Experiment) -> torch.autocast:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -97,4 +97,4 @@ class Relativistic(Loss):
 
     def generator(self, logits_fake: Tensor, logits_real: Tensor | None = None) -> Tensor:
         """E[softplus(-(D(G(z)) - D(x)))], with as many real logits as fake ones."""
-        return F.softplus(logits_real - logits_fake).mean()
+        return F.softplus(cast(Tensor, logits_real) - logits_fake).mean()  # given: `generator_sees_real`

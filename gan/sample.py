@@ -95,7 +95,7 @@ def draw(
     if options.truncation is not None:
         while (outside := z.abs() > options.truncation).any():
             z[outside] = torch.randn(int(outside.sum()), generator=random, device=device)
-    if options.label is not None:
+    if y is not None and options.label is not None:
         y = torch.full_like(y, options.label)
     return z, y
 

@@ -90,7 +90,7 @@ def construct(tp: Any, node: Node, path: str, default: Any = None) -> Any:
         return construct(inner, node, path, default)
     if is_family(tp):
         return _construct_family(tp, node, path, default)
-    if dataclasses.is_dataclass(tp):
+    if isinstance(tp, type) and dataclasses.is_dataclass(tp):
         return _construct_dataclass(tp, node, path, default)
     if origin is Literal:
         if not any(node.value == choice and type(node.value) is type(choice) for choice in args):  # True == 1

@@ -130,8 +130,9 @@ def parse_yaml(text: str, source: str) -> Node:
 
         return convert(root)
     except yaml.MarkedYAMLError as error:
-        line = (error.problem_mark or error.context_mark).line + 1
-        raise ConfigError(f"{source}:{line}: not valid YAML: {one_line(error.problem or error.context)}") from None
+        mark = error.problem_mark or error.context_mark
+        where = source if mark is None else f"{source}:{mark.line + 1}"
+        raise ConfigError(f"{where}: not valid YAML: {one_line(error.problem or error.context)}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode
         raise ConfigError(f"{source}: not valid YAML: {one_line(error)}") from None
     except RecursionError:

@@ -1,7 +1,7 @@
 """What a feature extractor is: images -> features and, where it classifies, logits."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -21,6 +21,10 @@ class Features(NamedTuple):
         """Join batches of one extractor."""
         logits = [part.logits for part in parts if part.logits is not None]
         return Features(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Features":
+        """Return what `function` makes of the features, and of the logits where there are any."""
+        return Features(function(self.features), None if self.logits is None else function(self.logits))
 
 
 class FeatureExtractor(Protocol):

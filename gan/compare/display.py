@@ -81,8 +81,8 @@ class Display:
             return self._numbers[cell.name]
         lines = [] if status == PENDING else read_lines(self._folder.run(cell.name) / "metrics.jsonl")
         tag = primary_metric(lines)
-        values = [line[tag] for line in lines if tag in line] if tag else []
-        metric = "" if not values or values[-1] is None else f"{tag.removeprefix('metrics/')} {values[-1]:.4g}"
+        values = [line[tag] for line in lines if tag in line]
+        metric = "" if tag is None or values[-1] is None else f"{tag.removeprefix('metrics/')} {values[-1]:.4g}"
         numbers = (lines[-1]["step"] if lines else 0, metric)
         if status != RUNNING:
             self._numbers[cell.name] = numbers

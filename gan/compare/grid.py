@@ -48,7 +48,7 @@ def run_cells(
                 code = process.poll()
                 if code is not None:
                     del running[place]
-                    process.stdin.close()
+                    process.communicate()  # closes its input
                     report(cell, outcome_after(folder, cell, code))
             time.sleep(POLL_S)
     finally:
@@ -98,8 +98,7 @@ def stop(processes: Sequence[subprocess.Popen]) -> None:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
-        process.stdin.close()
+        process.communicate()  # closes its input
 
 
 def cores() -> int:

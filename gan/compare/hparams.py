@@ -8,8 +8,8 @@ metrics themselves are the newest scalars of the cell's run.
 import io
 from pathlib import Path
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.hparams import summary_v2 as hparams_api  # its `api` needs TensorFlow
 from tensorboard.summary.writer.record_writer import RecordWriter
 

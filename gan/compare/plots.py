@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,15 +16,21 @@ from gan.compare.results import Row
 from gan.files import write_atomically
 
 # Nothing random or dated in the files, so that an unchanged plot is an unchanged file.
-RC = {"svg.hashsalt": "convnorm-gan", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+RC: dict[Any, Any] = {  # matplotlib has a type of its keys, but only of late
+    "svg.hashsalt": "convnorm-gan",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 # Okabe & Ito's colors, for all eyes; more arms than those take matplotlib's, dark before light, without its grays.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b")
-_TAB20 = [to_hex(color) for color in mpl.colormaps["tab20"].colors]
+_TAB20 = [to_hex(color) for color in mpl.color_sequences["tab20"]]
 MANY_COLORS = [color for start in (0, 1) for i, color in enumerate(_TAB20[start::2]) if i != 7]
 BLACK, GRAY = "#000000", "#8a8a8a"
 SIZE = (4.8, 3.2)  # inches: on a phone the letters shrink to three quarters
 LEGEND_ROW = 0.2  # inches
 DPI = 150
+FORMATS: dict[str, dict[str, Any]] = {"png": {"dpi": DPI}, "svg": {"metadata": {"Date": None}}}
 
 Curves = Mapping[str, Sequence[Sequence[Row]]]  # by arm: a curve (rows of numbers by tag) for each seed
 
@@ -73,10 +80,10 @@ def draw(
         if len(lines) > 1:
             handles += [Line2D([], [], color="gray", ls=line.style, label=line.name) for line in lines]
         figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=9, frameon=False)
-        for suffix, options in ((".png", {"dpi": DPI}), (".svg", {"metadata": {"Date": None}})):
+        for kind, options in FORMATS.items():
             write_atomically(
-                path.with_name(path.name + suffix),
-                lambda file, kind=suffix[1:], options=options: figure.savefig(file, format=kind, **options),
+                path.with_name(f"{path.name}.{kind}"),
+                lambda file, kind=kind, options=options: figure.savefig(file, format=kind, **options),
             )
     return True
 

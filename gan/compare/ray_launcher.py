@@ -5,6 +5,10 @@ each) and the config file. Ray retries the cell of a node that is lost; it finds
 last checkpoint there.
 """
 
+# pyright: reportMissingImports=false
+# (Ray is an extra of its own.)
+
+import logging
 import os
 import signal
 import time
@@ -15,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gan.compare.arms import Cell
@@ -72,7 +77,7 @@ def connect() -> None:
             address=address,
             runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError) as error:
         raise UserError(f"--launcher ray: no Ray cluster at {address} ({error}); see `ray start --help`") from None
@@ -123,7 +128,7 @@ def _outcome(reference: Any, folder: GridFolder, cell: Cell) -> Outcome:
     """Return how a task's cell ended: failed when the cluster gave it up."""
     try:
         return ray.get(reference)
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         outcome = Outcome(FAILED, f"Ray: {type(error).__name__} after {RETRIES} retries")
         keep_outcome(folder, cell.name, outcome)
         return outcome
@@ -132,7 +137,7 @@ def _outcome(reference: Any, folder: GridFolder, cell: Cell) -> Outcome:
 def _get(answer: Any) -> str:
     try:
         return ray.get(answer, timeout=CHECK_S)
-    except ray.exceptions.RayError:
+    except RayError:
         return ""
 
 

@@ -26,11 +26,11 @@ class Fingerprint:
 
     def update(self, images: np.ndarray) -> None:
         """Add the next images (n, C, H, W) uint8."""
-        self._digest.update(np.ascontiguousarray(images).reshape(-1))
+        self._digest.update(np.ascontiguousarray(images).reshape(-1).data)
 
     def finish(self, shape: Sequence[int], labels: np.ndarray) -> str:
         """Return the hash of all images, their shape (N, C, H, W) and their labels (N,) int64."""
-        self._digest.update(np.ascontiguousarray(labels, dtype="<i8"))
+        self._digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
         self._digest.update(repr(tuple(map(int, shape))).encode())
         return self._digest.hexdigest()
 

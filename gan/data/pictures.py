@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 Filter = Literal["bilinear", "bicubic"]
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a larger image takes 256 MiB in colors, and may be an attack
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: no format takes more for so many pixels

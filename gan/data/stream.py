@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,19 +28,22 @@ class Stream:
         self._pin = pin
         self._ahead = BATCHES_AHEAD * workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="images")
-        self._expected: dict[tuple[int, int], Future] = {}
+        self._expected: dict[tuple[int, int], Future[tuple[Tensor, Tensor]]] = {}
         self._after_jump: tuple[int, int] | None = None
 
     def batch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W) uint8 and labels (B,) in host memory: those that `indices` names."""
         future = self._expected.pop((position, size), None)
-        index = None if future is not None else self._indices(position, size)
+        if future is not None:
+            batch = future.result
+        else:
+            batch = partial(_gather, self._images, self._labels, self._indices(position, size), self._pin)
         goes_on = future is not None or not self._expected or (position, size) == self._after_jump
         if goes_on:
             self._expect([(position + k * size, size) for k in range(1, self._ahead + 1)])
         else:
             self._after_jump = (position + size, size)
-        return future.result() if future is not None else _gather(self._images, self._labels, index, self._pin)
+        return batch()
 
     def close(self) -> None:
         """End the threads."""

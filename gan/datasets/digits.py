@@ -1,7 +1,7 @@
 """Handwritten digits that need no download: the scans bundled with scikit-learn, single or stacked."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, cast
 
 import numpy as np
 import torch
@@ -64,8 +64,9 @@ def _scans(resolution: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor
     """Return (images (N, 1, H, W) uint8, labels (N,)) of the training and the held-out scans."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
+    from sklearn.utils import Bunch
 
-    scans = load_digits()
+    scans = cast(Bunch, load_digits())  # a tuple only where asked for
     train, held_out = train_test_split(
         np.arange(len(scans.target)), test_size=360, random_state=SPLIT_SEED, stratify=scans.target
     )

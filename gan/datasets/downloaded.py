@@ -13,21 +13,31 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
-from torchvision.datasets.vision import VisionDataset
 
 from gan.data.base import DATASETS, DatasetConfig, Splits
 from gan.data.prepared import Source, prepare, reading, user_path
 from gan.errors import UserError
 
 
+class Archive(Protocol):
+    """What torchvision's class of a data set says of its archive, and of each file in it: name and checksum."""
+
+    url: str
+    filename: str
+    tgz_md5: str
+    base_folder: str
+    train_list: list[list[str]]
+    test_list: list[list[str]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DownloadedConfig(DatasetConfig):
     """Base of the data sets that are read from an unpacked archive in `root`."""
 
-    archive: ClassVar[type[VisionDataset]]
+    archive: ClassVar[Archive]
 
     download: bool = False
     """Download the data set to `root` if it is not there"""
@@ -82,13 +92,14 @@ class DownloadedConfig(DatasetConfig):
             return [name for name in checksums(self.archive) if not (self.folder / name).is_file()]
 
 
-def checksums(archive: type[VisionDataset]) -> dict[str, str]:
+def checksums(archive: Archive) -> dict[str, str]:
     """Return the MD5 sum of every file that a data set needs, by name."""
     meta = getattr(archive, "meta", None)
-    return dict([*archive.train_list, *archive.test_list, *([(meta["filename"], meta["md5"])] if meta else [])])
+    files = dict([*archive.train_list, *archive.test_list])
+    return files | ({meta["filename"]: meta["md5"]} if meta else {})
 
 
-def fetch(archive: type[VisionDataset], root: Path) -> None:
+def fetch(archive: Archive, root: Path) -> None:
     """Download and unpack an archive below `root`; UserError when that fails, and then nothing is left of it.
 
     It is unpacked in a hidden folder first and moved into place when it is whole.

@@ -67,11 +67,10 @@ class FolderConfig(DatasetConfig):
             )
         train = self._prepare("train", root, sorted(set(names) - set(held_out), key=_parts), classes)
         if self.test_root is not None:
-            return Splits(train, self._load_test_root(root, classes))
+            return Splits(train, self._load_test_root(user_path(self.test_root, "data.test_root"), root, classes))
         return Splits(train, self._prepare("held_out", root, held_out, classes) if held_out else None)
 
-    def _load_test_root(self, root: Path, classes: Sequence[str]) -> ImageData:
-        test_root = user_path(self.test_root, "data.test_root")
+    def _load_test_root(self, test_root: Path, root: Path, classes: Sequence[str]) -> ImageData:
         names = image_names(test_root, "data.test_root")
         if test_root.resolve().is_relative_to(root.resolve()):
             raise UserError(f"data.test_root: '{test_root}' lies in data.root and would be trained on; move it out")
@@ -105,7 +104,7 @@ class FolderConfig(DatasetConfig):
                 read_class_names=lambda: [printable(name) for name in classes],
             )
         )
-        skipped = data.preparation.skipped
+        skipped = data.preparation.skipped if data.preparation is not None else ()
         if skipped and not self.skip_corrupt:  # prepared when skipping was allowed
             raise _corrupt(root, skipped[0])
         if skipped:

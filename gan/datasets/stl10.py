@@ -38,7 +38,7 @@ class STL10Config(DownloadedConfig):
     The default, the unlabeled images resized to 48x48, is Miyato et al.'s (ICLR 2018).
     """
 
-    archive: ClassVar = datasets.STL10
+    archive: ClassVar[type[datasets.STL10]] = datasets.STL10
 
     split: Literal["unlabeled", "train", "train+unlabeled"] = "unlabeled"
     """Images to train on; a conditional GAN needs `train`"""

@@ -17,6 +17,8 @@ from gan.regularizers.base import REGULARIZERS, Batch, Regularizer
 from models.normalizations.weight_matrices import Layout
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
+Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPenalty(Regularizer):
@@ -61,7 +63,7 @@ class OrthogonalConvolution(WeightPenalty):
         """Return the sum over layers."""
         return _total(self._of_layer(layer) for layer in _layers(network))
 
-    def _of_layer(self, layer: nn.Module) -> Tensor:
+    def _of_layer(self, layer: Layer) -> Tensor:
         if isinstance(layer, nn.Linear):
             kernel, stride, groups = layer.weight[:, :, None, None], (1, 1), 1
         else:
@@ -114,8 +116,8 @@ class SpectralRegularization(WeightPenalty):
         return 0.5 * _total(norm.square() for norm in norms)
 
 
-def _layers(network: nn.Module) -> Iterator[nn.Conv2d | nn.ConvTranspose2d | nn.Linear]:
-    return (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear))
+def _layers(network: nn.Module) -> Iterator[Layer]:
+    return (m for m in network.modules() if isinstance(m, Layer))
 
 
 def _matrices(network: nn.Module) -> Iterator[Tensor]:

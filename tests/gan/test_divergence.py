@@ -8,6 +8,7 @@ from gan.build import build_experiment
 from gan.checkpoint import Checkpoints, load
 from gan.config import Config
 from gan.divergence import Diverged, check_finite, read_divergences
+from gan.experiment import latents, own_latents
 from gan.interrupt import Interrupt
 from gan.logging import read_lines
 from gan.yaml_config import load_config
@@ -155,6 +156,16 @@ def test_a_rollback_takes_other_random_numbers_and_goes_on(tmp_path, tiny_config
     assert numbers(folder)[:2] == numbers(whole)[:2]
     assert numbers(folder)[2]["loss/D"] != numbers(whole)[2]["loss/D"]
     assert load(folder / "checkpoints" / "step_00000006.pt")["retries"] == 1
+
+
+def test_a_retry_is_trained_on_other_latents_and_looked_at_with_the_same(experiment):
+    def drawn() -> list[torch.Tensor]:
+        seen = loop.fixed_samples(experiment).double(), *(f(experiment, 4, "any")[0] for f in (latents, own_latents))
+        return list(seen)
+
+    before = drawn()
+    experiment.retries = 1
+    assert [torch.equal(a, b) for a, b in zip(before, drawn(), strict=True)] == [True, True, False]
 
 
 def test_after_three_rollbacks_the_run_stops(tmp_path, tiny_config, nan_at, classifier):
