@@ -23,6 +23,8 @@ from models import ImageShape, build_generator
 
 GENERATOR = "generator.safetensors"
 ONNX_EXTRA = "onnx is not installed: pip install 'convnorm-gan[onnx]'"
+ONNX_TORCH = "2.7"
+"""PyTorch 2.6's exporter fails on these networks"""
 
 
 def export_network(path: Path, network: nn.Module, config: Any, **about: Any) -> None:
@@ -77,8 +79,10 @@ def export_onnx(path: Path, generator: TrainedGenerator) -> None:
     """Write a generator on the CPU as an ONNX graph of any batch size: `z` (B, z_dim), `y` (B,) int64 of a conditional
     one -> `images` (B, C, H, W) in [-1, 1].
 
-    UserError when the packages of the extra `onnx` are missing, or ONNX has no operator for what the generator does.
+    UserError when PyTorch is too old, the packages of the extra `onnx` are missing, or ONNX has no operator for what the generator does.
     """
+    if torch.__version__ < ONNX_TORCH:
+        raise UserError(f"ONNX takes PyTorch {ONNX_TORCH} or newer, this is {torch.__version__}; .safetensors does not")
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from gan.augment import AUGMENTATIONS
 from gan.data.base import DATASETS
+from gan.export import ONNX_TORCH
 from gan.export import main as export_main
 from gan.losses import LOSSES
 from gan.regularizers.base import REGULARIZERS
@@ -101,6 +103,7 @@ assert main([*run, *parts, metrics]) == 0
     assert all(name in config for name in ("frobenius", "perceptron", "minimax", "drift", "disks"))
 
 
+@pytest.mark.skipif(torch.__version__ < ONNX_TORCH, reason="needs a newer PyTorch")
 def test_the_examples_of_the_library_run(tmp_path, tiny_run):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

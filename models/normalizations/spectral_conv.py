@@ -75,8 +75,8 @@ class UnitConvolution(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalized weight."""
         with torch.autocast(weight.device.type, enabled=False):
+            frequencies, u, v = self._track(weight)
             kernel = self._kernel(weight)
-            frequencies, u, v = self._track(kernel.detach())
             sigma = (u * _apply(kernel, v, self._waves(frequencies, kernel))).sum(dim=(1, 2))
             return weight * (self.options.gain / floored(sigma.amax()))
 
@@ -94,13 +94,14 @@ class UnitConvolution(nn.Module):
 
     @eager  # the count decides what is done, and a compiled graph would fix it
     @torch.no_grad()
-    def _track(self, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _track(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return frequencies, u and v, moved before that in training.
 
         As copies: a second forward pass moves the buffers before the backward pass of the first.
         """
         frequencies, u, v = buffers = self.frequencies, self.u, self.v
         if self.training:
+            kernel = self._kernel(weight)
             self.accesses += 1
             if self.accesses % self.options.rescan_every == 0:
                 moved = self._scan(kernel, SETTLE_STEPS)

@@ -219,7 +219,7 @@ print(prepare(slow_source(Path(sys.argv[3]))).fingerprint)
 
 def test_two_processes_at_once_both_end_well(root):
     places = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
-    command = [sys.executable, "-W", "error", "-c", CHILD, *places, str(root)]
+    command = [sys.executable, "-W", "error::UserWarning", "-c", CHILD, *places, str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         mine = prepare(slow_source(root))
         out, err = child.communicate(timeout=60)
