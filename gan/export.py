@@ -79,7 +79,8 @@ def export_onnx(path: Path, generator: TrainedGenerator) -> None:
     """Write a generator on the CPU as an ONNX graph of any batch size: `z` (B, z_dim), `y` (B,) int64 of a conditional
     one -> `images` (B, C, H, W) in [-1, 1].
 
-    UserError when PyTorch is too old, the packages of the extra `onnx` are missing, or ONNX has no operator for what the generator does.
+    UserError when PyTorch is too old, the packages of the extra `onnx` are missing, or ONNX has no operator for what
+    the generator does.
     """
     if torch.__version__ < ONNX_TORCH:
         raise UserError(f"ONNX takes PyTorch {ONNX_TORCH} or newer, this is {torch.__version__}; .safetensors does not")
