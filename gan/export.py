@@ -82,13 +82,13 @@ def export_onnx(path: Path, generator: TrainedGenerator) -> None:
     UserError when PyTorch is too old, the packages of the extra `onnx` are missing, or ONNX has no operator for what
     the generator does.
     """
-    if torch.__version__ < ONNX_TORCH:
-        raise UserError(f"ONNX takes PyTorch {ONNX_TORCH} or newer, this is {torch.__version__}; .safetensors does not")
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
         raise UserError(ONNX_EXTRA) from None
+    if torch.__version__ < ONNX_TORCH:
+        raise UserError(f"ONNX takes PyTorch {ONNX_TORCH} or newer, this is {torch.__version__}; .safetensors does not")
     inputs = {"z": torch.zeros(2, generator.config.generator.z_dim)}
     if generator.image.num_classes is not None:
         inputs["y"] = torch.zeros(2, dtype=torch.int64)
