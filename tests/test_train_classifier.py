@@ -162,7 +162,7 @@ def test_a_run_is_evaluated_again_with_other_attacks(trained, capsys):
     out = capsys.readouterr().out
     assert out.startswith(f"{folder}: step 4, 360 test images\n")
     assert f"2 steps of 2/255  {expected['metrics/accuracy_pgd16_2x1']:.1f}\n" in out
-    assert evaluate.main([str(folder), "--device", "cpu", "--which", "best", "eval.attack.eps=0"]) == 0
+    assert evaluate.main([str(folder), "--device", "cpu", "--checkpoint", "best", "eval.attack.eps=0"]) == 0
     lines = capsys.readouterr().out.splitlines()
     clean, fgsm = (next(line for line in lines if line.startswith(name)) for name in ("test images", "FGSM"))
     assert clean.split()[-1] == fgsm.split()[-1]

@@ -57,7 +57,7 @@ def test_it_names_what_was_left_out(images, capsys):
         (["folder", "resolutoin=9"], r"resolutoin: unknown key .*did you mean 'resolution'"),
         (["folder", "channels=2"], "channels: must be one of 3, 1"),
         (["folder", "root=gone"], "cannot read 'gone': No such file"),
-        (["cifar10"], "python -m gan.data cifar10 download=true"),
+        (["cifar10"], "python -m gan.data cifar10 root=data download=true"),
         (["digits", "--out", "taken.png"], "--out taken.png is there already; choose another name"),
         (["digits", "--out", "x.jpg"], "x.jpg: pictures are written as PNG; end the name in .png"),
         (["digits", "--out", "taken.png/below.png"], "cannot write --out taken.png/below.png: "),
