@@ -55,7 +55,7 @@ class Experiment:
 
     @property
     def seed(self) -> int:
-        """The seed of all that is random from here on: another one after each retry."""
+        """The seed of all that training draws from here on: another one after each retry."""
         return rng.derive_seed(self.config.seed, "retry", self.retries) if self.retries else self.config.seed
 
     @property

@@ -137,10 +137,7 @@ def run(options: argparse.Namespace) -> None:
     if options.out.exists():
         raise UserError(f"{options.out} exists already; choose another --out")
     generator = restore_generator(options.run, torch.device("cpu"), options.checkpoint)
-    try:
-        FORMATS[options.out.suffix](options.out, generator)
-    except OSError as error:
-        raise UserError(f"cannot write {options.out}: {error.strerror or error}") from None
+    FORMATS[options.out.suffix](options.out, generator)
     print(options.out)
 
 

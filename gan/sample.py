@@ -77,11 +77,11 @@ def run(options: argparse.Namespace) -> None:
         images = beside_nearest(images, generator, options.features, device)
     if options.out is not None:
         columns = STEPS if options.interpolate else 1 + NEIGHBORS
-        _write(options.out, sample_grid(images, generator.config.data.stacked, columns))
+        save_png(options.out, sample_grid(images, generator.config.data.stacked, columns))
         print(options.out)
     else:
         for number, image in enumerate(images):
-            _write(options.out_dir / f"{number:06d}.png", image)
+            save_png(options.out_dir / f"{number:06d}.png", image)
         print(f"{len(images)} images in {options.out_dir}")
 
 
@@ -135,13 +135,6 @@ def beside_nearest(images: Tensor, generator: TrainedGenerator, space: str | Non
     nearest = torch.cdist(fake.double(), real.double()).topk(min(NEIGHBORS, len(real)), dim=1, largest=False).indices
     rows = [torch.cat([image[None], train.images[index]]) for image, index in zip(images, nearest.cpu(), strict=True)]
     return torch.cat(rows)
-
-
-def _write(path: Path, image: Tensor) -> None:
-    try:
-        save_png(path, image)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":
