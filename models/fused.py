@@ -1,10 +1,10 @@
-"""Convolutions next to resampling, as exact rewrites that need a quarter of the multiplications.
+"""Convolutions as exact rewrites that need a quarter of the multiplications: next to resampling, and on their own.
 
 The side doubles or halves by two. Averaging 2 x 2 pixels is a blur of which every second pixel is kept, and upsampling
 is a map with zeros between its pixels, then a blur: by the box [1, 1] (nearest) or by the tent [1, 3, 3, 1] / 4
 (bilinear). A blur commutes with a convolution, so the convolution moves to where it has stride 2 (StyleGAN2's order:
 Karras et al., CVPR 2020, there for speed too), and the blur costs one pass over the map. Both forms are the same
-function of the same parameters, up to rounding.
+function of the same parameters, up to rounding. So it is with Winograd's algorithm for a convolution on its own.
 
 The rewrite needs to know that the layer is a plain convolution: a wrapper such as ConvNorm keeps the plain form, and so
 does everything under the eyes of a hook or of a tracer, who wants to see the layer itself.
@@ -17,8 +17,19 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from models import winograd
+
 SMALLEST_BILINEAR = 8
 """Side of the smallest map on which the bilinear rewrite is faster: below, its edges cost more than it saves"""
+
+
+def convolve(layer: nn.Module, x: Tensor) -> Tensor:
+    """Convolve x (B, I, H, W), by Winograd's algorithm where that is faster: (B, O, H', W')."""
+    if not _is_plain(layer, x) or (layer.kernel_size, layer.padding, layer.groups) != ((3, 3), (1, 1), 1):
+        return layer(x)
+    if not winograd.pays(x, layer.out_channels, 1):
+        return layer(x)
+    return winograd.conv3x3(x, layer.weight, layer.bias, 1)
 
 
 def conv_then_pool(layer: nn.Module, x: Tensor) -> Tensor:

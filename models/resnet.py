@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from models.activation_norms import ActivationNorm
 from models.base import DISCRIMINATORS, GENERATORS, DiscriminatorConfig, GeneratorConfig, ImageShape
-from models.fused import conv_then_pool, upsample, upsample_then_conv
+from models.fused import conv_then_pool, convolve, upsample, upsample_then_conv
 from models.layers import ProjectionHead, SelfAttention, bottom_size, check_labels
 from models.ranges import AT_LEAST_1, SIZE
 
@@ -158,7 +158,7 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Norm, ReLU, upsampling, convolution, norm, ReLU, convolution, plus the shortcut."""
         h = upsample_then_conv(self.conv1, self.norm1(x, y).relu(), self.upsample)
-        h = self.conv2(self.norm2(h, y).relu())
+        h = convolve(self.conv2, self.norm2(h, y).relu())
         # A 1x1 convolution commutes with upsampling, and costs a quarter on the small map.
         return h + upsample(self.shortcut(x), self.upsample)
 
@@ -183,8 +183,8 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return residual plus shortcut."""
         h = x if self.norm1 is None else self.norm1(x).relu()
-        h = self.norm2(self.conv1(h)).relu()
-        h = conv_then_pool(self.conv2, h) if self.halve else self.conv2(h)
+        h = self.norm2(convolve(self.conv1, h)).relu()
+        h = conv_then_pool(self.conv2, h) if self.halve else convolve(self.conv2, h)
         # A 1x1 convolution commutes with average pooling, and costs a quarter on the small map.
         shortcut = F.avg_pool2d(x, 2) if self.halve else x
         return h + (shortcut if self.shortcut is None else self.shortcut(shortcut))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from models import winograd
 from models.activation_norms.batch import BatchNorm
 from models.fourier import Pair, Window, circular_filter, dilate, fold_phases, preconditioner
 from models.normalizations.base import NORMALIZATIONS, Normalization
@@ -171,23 +172,31 @@ class ConvNorm2d(ConvNormLayer):
             pads = [(p[0], max(0, k - s - p[0])) for p, k, s in zip(sides, reach, stride, strict=True)]
             x = F.pad(x, (*pads[1], *pads[0]), mode="circular")
             grid = [n // s for n, s in zip(size, stride, strict=True)]
-            y = F.conv2d(x, weight, None, stride, 0, conv.dilation, conv.groups)[..., : grid[0], : grid[1]]
+            y = self._convolve(x, weight, stride, (0, 0))[..., : grid[0], : grid[1]]
         else:
             # Enough zeros on both sides for every position that touches the input, in whole strides from the first.
             skips = tuple(math.ceil(max(0, k - 1 - p[0]) / s) for p, k, s in zip(sides, reach, stride, strict=True))
             border = tuple(p[0] + skip * s for p, skip, s in zip(sides, skips, stride, strict=True))
-            if x.device.type == "cpu" and stride == (1, 1):
-                # What is more than half a kernel by hand: oneDNN's gradients are slow for such a padding.
-                half = tuple(min(b, k // 2) for b, k in zip(border, reach, strict=True))
-                by_hand = [b - h for b, h in zip(border, half, strict=True)]
-                x, border = F.pad(x, (by_hand[1], by_hand[1], by_hand[0], by_hand[0])), half
-            y = F.conv2d(x, weight, None, stride, border, conv.dilation, conv.groups)
+            y = self._convolve(x, weight, stride, border)
 
         # The stride folded into input channels, so that the strided operator is a stride-1 one on the grid.
         kernel = fold_phases(dilate(weight, conv.dilation), stride).flatten(1, 3)
         steps = (wanted // done for wanted, done in zip(conv.stride, stride, strict=True))
         rows, columns = map(Window, skips, counts, steps)
         return y, kernel, (rows, columns)
+
+    def _convolve(self, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+        """Convolve x (B, I, H, W) with zeros around, in the fastest way."""
+        conv = self.conv
+        if tuple(stride) == (1, 1) and x.device.type == "cpu":
+            plain = (conv.kernel_size, conv.dilation, conv.groups) == ((3, 3), (1, 1), 1) and padding[0] == padding[1]
+            if plain and winograd.pays(x, conv.out_channels, padding[0]):
+                return winograd.conv3x3(x, weight, None, padding[0])
+            # What is more than half a kernel by hand: oneDNN's gradients are slow for such a padding.
+            half = [min(p, k // 2) for p, k in zip(padding, self._reach, strict=True)]
+            by_hand = [p - h for p, h in zip(padding, half, strict=True)]
+            x, padding = F.pad(x, (by_hand[1], by_hand[1], by_hand[0], by_hand[0])), half
+        return F.conv2d(x, weight, None, stride, padding, conv.dilation, conv.groups)
 
     @property
     def _stride(self) -> Pair:
