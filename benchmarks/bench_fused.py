@@ -1,4 +1,4 @@
-"""Time of a convolution next to resampling, forward + backward: the plain form relative to the rewrite.
+"""Time of a convolution, next to resampling or alone, forward + backward: the plain form relative to the rewrite.
 
     python benchmarks/bench_fused.py                        # the layers and networks of SNGAN-ResNet 32, batch 64
     python benchmarks/bench_fused.py --bf16 --threads 1
@@ -18,14 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import ImageShape, resnet
-from models.fused import conv_then_pool, upsample, upsample_then_conv
+from models.fused import conv_then_pool, convolve, upsample, upsample_then_conv
 from models.resnet import ResNetDiscriminatorConfig, ResNetGeneratorConfig
 
 LAYERS = {  # kind: (channels, side of the input)
+    "alone": [(128, 16), (256, 8), (256, 16), (256, 32)],
     "pool": [(128, 32), (128, 16)],
     "nearest": [(256, 4), (256, 8), (256, 16)],
     "bilinear": [(256, 4), (256, 8), (256, 16)],
 }
+
+
+def plain(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x)
 
 
 def plain_pool(layer: nn.Module, x: Tensor) -> Tensor:
@@ -57,7 +62,9 @@ def compare_layer(kind: str, channels: int, side: int, options: argparse.Namespa
     dtype = torch.bfloat16 if options.bf16 else torch.float32
     x = torch.randn(options.batch, channels, side, side, device=options.device, dtype=dtype)
     x = x.contiguous(memory_format=options.memory_format).requires_grad_()
-    if kind == "pool":
+    if kind == "alone":
+        forms = [lambda: layer(x), lambda: convolve(layer, x)]
+    elif kind == "pool":
         forms = [lambda: plain_pool(layer, x), lambda: conv_then_pool(layer, x)]
     else:
         forms = [lambda: plain_up(layer, x, kind), lambda: upsample_then_conv(layer, x, kind)]
@@ -69,16 +76,16 @@ def compare_network(label: str, network: nn.Module, x: Tensor, options: argparse
     x = x.to(options.device).requires_grad_()
     if x.dim() == 4:
         x = x.detach().contiguous(memory_format=options.memory_format).requires_grad_()
-    rewrites = resnet.conv_then_pool, resnet.upsample_then_conv
+    rewrites = resnet.convolve, resnet.conv_then_pool, resnet.upsample_then_conv
 
-    def plain() -> Tensor:
-        resnet.conv_then_pool, resnet.upsample_then_conv = plain_pool, plain_up
+    def plain_network() -> Tensor:
+        resnet.convolve, resnet.conv_then_pool, resnet.upsample_then_conv = plain, plain_pool, plain_up
         try:
             return network(x)
         finally:
-            resnet.conv_then_pool, resnet.upsample_then_conv = rewrites
+            resnet.convolve, resnet.conv_then_pool, resnet.upsample_then_conv = rewrites
 
-    compare(label, plain, lambda: network(x), options)
+    compare(label, plain_network, lambda: network(x), options)
 
 
 def main() -> None:
