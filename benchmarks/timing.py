@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from gan.allocator import keep_freed_memory
 from gan.compare.provenance import hardware
 
 
 def title(device: str, threads: int) -> str:
-    """Return versions and hardware on one line, and set the number of threads."""
+    """Return versions and hardware on one line; set the number of threads, and the allocator as a run does."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
     return f"torch {torch.__version__}, {device}, {threads} threads, {hardware()}, {load} at the start"
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.scratch import Scratch
+
 Pair = Sequence[int]  # two of them, for the height and the width
 
 DENSE_LIMIT = 64  # largest side of a grid on which a dense transform beats the FFT on a CPU
@@ -139,23 +141,25 @@ def _dense_filter(
     channels = y.shape[1]
     size = (len(y), channels, len(rows_out), len(columns_out))
     out = torch.empty(size, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+    scratch = Scratch(v.dtype)
+
+    def left(matrix: Tensor, batch: Tensor, name: str) -> Tensor:
+        """Multiply each of a batch (n, k, l) by `matrix` (m, k) from the left, into the memory of `name`."""
+        out = scratch(name, len(batch), len(matrix), batch.shape[2])
+        return torch.bmm(matrix.expand(len(batch), -1, -1), batch, out=out)
+
     at_once = max(1, CHUNK_BYTES // (same.numel() * same.element_size()))
     with torch.autocast(y.device.type, enabled=False):
         parts = (maps.permute(0, 2, 3, 1).split(at_once) for maps in (y, out))
         for images, result in zip(*parts, strict=True):
             n = len(images)
-            t = _left(rows_in, images.to(v.dtype).reshape(n, images.shape[1], -1))  # (n, m_h, w O)
-            t = _left(columns_in, t.view(n * grid[0], -1, channels)).view(n, *same.shape)
-            filtered = t * same
+            t = left(rows_in, images.to(v.dtype).reshape(n, images.shape[1], -1), "rows")  # (n, m_h, w O)
+            t = left(columns_in, t.view(n * grid[0], -1, channels), "columns").view(n, *same.shape)
+            filtered = torch.mul(t, same, out=scratch("filtered", *t.shape))
             filtered[:, 1:, 1:].addcmul_(t[:, 1:, 1:].flip(1, 2), swapped)
-            filtered = _left(columns_out, filtered.view(n * grid[0], -1, channels))
-            result.copy_(_left(rows_out, filtered.view(n, grid[0], -1)).view(result.shape))
+            filtered = left(columns_out, filtered.view(n * grid[0], -1, channels), "columns out")
+            result.copy_(left(rows_out, filtered.view(n, grid[0], -1), "rows out").view(result.shape))
     return out
-
-
-def _left(matrix: Tensor, batch: Tensor) -> Tensor:
-    """Multiply each of a batch (n, k, l) by `matrix` (m, k) from the left."""
-    return torch.bmm(matrix.expand(len(batch), -1, -1), batch)
 
 
 def _hartley(m: int, like: Tensor) -> Tensor:

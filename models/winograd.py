@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
+from models.scratch import Scratch
+
 TILE = 4  # side of an output tile
 TAPS = TILE + 2  # side of the input's part that it depends on
 POINTS = 0.0, 0.75, -0.75, 1.5, -1.5
@@ -33,7 +35,7 @@ def pays(x: Tensor, outputs: int, padding: int) -> bool:
     dtype = _precision(x)
     if x.device.type != "cpu" or dtype not in SMALLEST or not 0 <= padding <= 2:
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return False
     rows, columns = _counts(x.shape[2:], padding)
     channels = min(x.shape[1], outputs)
@@ -122,38 +124,44 @@ class _WeightGradient(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    to_tiles, to_kernels, to_outputs = _matrices(x.dtype)
+    _, to_kernels, to_outputs = _matrices(x.dtype)
     outputs, inputs = weight.shape[:2]
     height, width = (n + 2 * padding - 2 for n in x.shape[2:])
     rows, columns = _counts(x.shape[2:], padding)
     whole = len(x), outputs, rows * TILE, columns * TILE
     y = torch.empty(whole, dtype=x.dtype, memory_format=torch.channels_last)
     bias = x.new_zeros(()) if bias is None else bias
+    scratch = Scratch(x.dtype)
     with torch.autocast("cpu", enabled=False):
         taps = weight.permute(2, 3, 1, 0).reshape(9, -1).to(to_kernels.dtype)
         kernels = (to_kernels @ taps).to(x.dtype).view(TAPS**2, inputs, outputs)
         for images, results in zip(_split(x, rows * columns), _split(y, rows * columns), strict=True):
-            tiles = _transform(to_tiles, _input_tiles(images, padding, rows, columns))
-            tiles = torch.bmm(tiles.transpose(0, 1), kernels).transpose(0, 1)
-            tiles = _transform(to_outputs, tiles).view(-1, rows, columns, TILE, TILE, outputs).transpose(2, 3)
+            tiles = _input_tiles(images, padding, rows, columns, scratch)
+            products = scratch("products", TAPS**2, len(tiles), outputs)
+            torch.bmm(tiles.transpose(0, 1), kernels, out=products)
+            tiles = _transform(to_outputs, products.transpose(0, 1), scratch("outputs", len(tiles), TILE**2, outputs))
+            tiles = tiles.view(-1, rows, columns, TILE, TILE, outputs).transpose(2, 3)
             torch.add(tiles, bias, out=results.view(tiles.shape))
     cropped = y[:, :, :height, :width]
     return y if cropped.shape == whole else cropped.contiguous(memory_format=torch.channels_last)
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
-    to_tiles, to_kernels, to_outputs = _matrices(x.dtype)
+    _, to_kernels, to_outputs = _matrices(x.dtype)
     inputs, outputs = x.shape[1], grad.shape[1]
     rows, columns = _counts(x.shape[2:], padding)
     total = torch.zeros(TAPS**2, inputs, outputs, dtype=to_kernels.dtype)
     missing = 0, columns * TILE - grad.shape[3], 0, rows * TILE - grad.shape[2]
+    scratch = Scratch(x.dtype)
     with torch.autocast("cpu", enabled=False):
         for images, grads in zip(_split(x, rows * columns), _split(grad, rows * columns), strict=True):
-            tiles = _transform(to_tiles, _input_tiles(images, padding, rows, columns))
-            whole = F.pad(grads, (0, 0, *missing)).view(-1, rows, TILE, columns, TILE, outputs)
-            others = _transform(to_outputs.T, whole.transpose(2, 3).reshape(-1, TILE**2, outputs))
+            tiles = _input_tiles(images, padding, rows, columns, scratch)
+            whole = F.pad(grads, (0, 0, *missing)).view(-1, rows, TILE, columns, TILE, outputs).transpose(2, 3)
+            parts = scratch("outputs", *whole.shape).copy_(whole).view(-1, TILE**2, outputs)
+            others = _transform(to_outputs.T, parts, scratch("others", len(parts), TAPS**2, outputs))
             # bfloat16's product takes twice as long without the copy.
-            total += torch.bmm(tiles.transpose(0, 1).contiguous().mT, others.transpose(0, 1))
+            sorted_ = scratch("sorted", TAPS**2, len(tiles), inputs).copy_(tiles.transpose(0, 1))
+            total += torch.bmm(sorted_.mT, others.transpose(0, 1), out=scratch("products", TAPS**2, inputs, outputs))
         taps = to_kernels.T @ total.view(TAPS**2, -1)
     return taps.view(3, 3, inputs, outputs).permute(3, 2, 0, 1).to(x.dtype)
 
@@ -163,17 +171,19 @@ def _split(maps: Tensor, tiles: int) -> tuple[Tensor, ...]:
     return maps.permute(0, 2, 3, 1).split(max(1, TILES_AT_ONCE // tiles))
 
 
-def _input_tiles(images: Tensor, padding: int, rows: int, columns: int) -> Tensor:
-    """Cut images (b, H, W, C) into their overlapping parts: (b rows columns, TAPS², C)."""
-    missing = [count * TILE + 2 - n - padding for count, n in zip((rows, columns), images.shape[1:3], strict=True)]
-    padded = F.pad(images, (0, 0, padding, missing[1], padding, missing[0]))
-    parts = padded.unfold(1, TAPS, TILE).unfold(2, TAPS, TILE)  # (b, rows, columns, C, TAPS, TAPS)
-    return parts.permute(0, 1, 2, 4, 5, 3).reshape(-1, TAPS**2, images.shape[3])
+def _input_tiles(images: Tensor, padding: int, rows: int, columns: int, scratch: Scratch) -> Tensor:
+    """Cut images (b, H, W, C) into their overlapping parts, and transform these: (b rows columns, TAPS², C)."""
+    count, height, width, channels = images.shape
+    padded = scratch("padded", count, rows * TILE + 2, columns * TILE + 2, channels).zero_()
+    padded[:, padding : padding + height, padding : padding + width] = images
+    parts = padded.unfold(1, TAPS, TILE).unfold(2, TAPS, TILE).permute(0, 1, 2, 4, 5, 3)
+    parts = scratch("parts", *parts.shape).copy_(parts).view(-1, TAPS**2, channels)
+    return _transform(_matrices(images.dtype)[0], parts, scratch("tiles", *parts.shape))
 
 
-def _transform(matrix: Tensor, tiles: Tensor) -> Tensor:
-    """Multiply tiles (T, n, C) by `matrix` (m, n) from the left: (T, m, C)."""
-    return torch.bmm(matrix.expand(len(tiles), -1, -1), tiles)
+def _transform(matrix: Tensor, tiles: Tensor, out: Tensor) -> Tensor:
+    """Multiply tiles (T, n, C) by `matrix` (m, n) from the left, into `out` (T, m, C)."""
+    return torch.bmm(matrix.expand(len(tiles), -1, -1), tiles, out=out)
 
 
 def _counts(size: torch.Size, padding: int) -> tuple[int, int]:
