@@ -91,9 +91,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--default-allocator", action="store_true", help="glibc's, in place of a run's setting of it")
     options = parser.parse_args()
     torch.manual_seed(0)
-    print(f"{title(options.device, options.threads)}, batch {options.batch}, 32x32")
+    about = title(options.device, options.threads, keep_memory=not options.default_allocator)
+    print(f"{about}, batch {options.batch}, 32x32")
     for channels in options.channels:
         compare(channels, options)
 

@@ -11,10 +11,11 @@ from gan.allocator import keep_freed_memory
 from gan.compare.provenance import hardware
 
 
-def title(device: str, threads: int) -> str:
+def title(device: str, threads: int, keep_memory: bool = True) -> str:
     """Return versions and hardware on one line; set the number of threads, and the allocator as a run does."""
     torch.set_num_threads(threads)
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
     return f"torch {torch.__version__}, {device}, {threads} threads, {hardware()}, {load} at the start"
 

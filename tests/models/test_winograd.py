@@ -190,10 +190,10 @@ def test_autocast(everywhere):
         layer.forward = None
         output = convolve(layer, x)
     assert output.dtype == plain.dtype == torch.bfloat16
-    assert relative_error(output, plain) < 0.03
+    assert relative_error(output, plain) < 0.1
     for a, b in zip(*(torch.autograd.grad(y.sum(), [x, *layer.parameters()]) for y in (output, plain)), strict=True):
         assert a.dtype == b.dtype == torch.float32
-        assert relative_error(a, b) < 0.03
+        assert relative_error(a, b) < 0.1
 
 
 def test_spectral_normalization_moves_once(everywhere):
