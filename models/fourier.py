@@ -141,7 +141,7 @@ def _dense_filter(
     channels = y.shape[1]
     size = (len(y), channels, len(rows_out), len(columns_out))
     out = torch.empty(size, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
-    scratch = Scratch(v.dtype)
+    scratch = Scratch(v)
 
     def left(matrix: Tensor, batch: Tensor, name: str) -> Tensor:
         """Multiply each of a batch (n, k, l) by `matrix` (m, k) from the left, into the memory of `name`."""

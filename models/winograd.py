@@ -33,8 +33,8 @@ SMALLEST = {torch.float32: 2**16, torch.bfloat16: 2**17}
 def pays(x: Tensor, outputs: int, padding: int) -> bool:
     """Tell whether `conv3x3` takes x (B, I, H, W) and is faster than PyTorch's convolution into `outputs` channels."""
     dtype = _precision(x)
-    if x.device.type != "cpu" or dtype not in SMALLEST or not 0 <= padding <= 2:
-        return False
+    if x.device.type != "cpu" or type(x) is not Tensor or dtype not in SMALLEST or not 0 <= padding <= 2:
+        return False  # other types of tensors trace, count or fake
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return False
     rows, columns = _counts(x.shape[2:], padding)
@@ -129,9 +129,9 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> T
     height, width = (n + 2 * padding - 2 for n in x.shape[2:])
     rows, columns = _counts(x.shape[2:], padding)
     whole = len(x), outputs, rows * TILE, columns * TILE
-    y = torch.empty(whole, dtype=x.dtype, memory_format=torch.channels_last)
+    y = torch.empty(whole, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     bias = x.new_zeros(()) if bias is None else bias
-    scratch = Scratch(x.dtype)
+    scratch = Scratch(x)
     with torch.autocast("cpu", enabled=False):
         taps = weight.permute(2, 3, 1, 0).reshape(9, -1).to(to_kernels.dtype)
         kernels = (to_kernels @ taps).to(x.dtype).view(TAPS**2, inputs, outputs)
@@ -150,9 +150,9 @@ def _weight_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
     _, to_kernels, to_outputs = _matrices(x.dtype)
     inputs, outputs = x.shape[1], grad.shape[1]
     rows, columns = _counts(x.shape[2:], padding)
-    total = torch.zeros(TAPS**2, inputs, outputs, dtype=to_kernels.dtype)
+    total = x.new_zeros(TAPS**2, inputs, outputs, dtype=to_kernels.dtype)
     missing = 0, columns * TILE - grad.shape[3], 0, rows * TILE - grad.shape[2]
-    scratch = Scratch(x.dtype)
+    scratch = Scratch(x)
     with torch.autocast("cpu", enabled=False):
         for images, grads in zip(_split(x, rows * columns), _split(grad, rows * columns), strict=True):
             tiles = _input_tiles(images, padding, rows, columns, scratch)
@@ -160,8 +160,8 @@ def _weight_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
             parts = scratch("outputs", *whole.shape).copy_(whole).view(-1, TILE**2, outputs)
             others = _transform(to_outputs.T, parts, scratch("others", len(parts), TAPS**2, outputs))
             # bfloat16's product takes twice as long without the copy.
-            sorted_ = scratch("sorted", TAPS**2, len(tiles), inputs).copy_(tiles.transpose(0, 1))
-            total += torch.bmm(sorted_.mT, others.transpose(0, 1), out=scratch("products", TAPS**2, inputs, outputs))
+            sides = scratch("sides", TAPS**2, len(tiles), inputs).copy_(tiles.transpose(0, 1)).mT
+            total += torch.bmm(sides, others.transpose(0, 1), out=scratch("products", TAPS**2, inputs, outputs))
         taps = to_kernels.T @ total.view(TAPS**2, -1)
     return taps.view(3, 3, inputs, outputs).permute(3, 2, 0, 1).to(x.dtype)
 
@@ -204,8 +204,8 @@ def _matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     With V_n the powers 1, x, ..., x^(n - 1) of the points, A = V_4, G = V_3 and B = V_6^-1 (Toom & Cook's product of
     polynomials, transposed). Each row of B^T is brought near unit norm by a power of two, which G takes over.
     """
-    powers = [torch.tensor([[p**i for i in range(TAPS)] for p in POINTS], dtype=torch.float64)]
-    values = torch.cat([*powers, torch.zeros(1, TAPS, dtype=torch.float64)])
+    rows = [[p**i for i in range(TAPS)] for p in POINTS]
+    values = torch.tensor([*rows, [0.0] * TAPS], dtype=torch.float64, device="cpu")
 
     def polynomials(count: int) -> Tensor:
         matrix = values[:, :count].clone()

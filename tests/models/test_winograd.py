@@ -152,11 +152,16 @@ def hooked(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
+class Traced(torch.Tensor):
+    """A tensor that does more than compute."""
+
+
 KEPT = {  # layer, input: each is one thing away from what is convolved so
     "few channels": (lambda: wide_layer(96), lambda: channels_last(16, 96, 32, 32)),
     "few tiles": (wide_layer, lambda: channels_last(7, 128, 32, 32)),
     "contiguous": (wide_layer, lambda: torch.randn(8, 128, 32, 32)),
     "double": (lambda: wide_layer().double(), lambda: channels_last(8, 128, 32, 32, dtype=torch.double)),
+    "tensor": (wide_layer, lambda: channels_last(8, 128, 32, 32).as_subclass(Traced)),
     "hook": (lambda: hooked(wide_layer()), lambda: channels_last(8, 128, 32, 32)),
     "stride": (lambda: nn.Conv2d(128, 128, 3, 2, 1), lambda: channels_last(8, 128, 32, 32)),
     "groups": (lambda: nn.Conv2d(128, 128, 3, 1, 1, groups=2), lambda: channels_last(8, 128, 32, 32)),
