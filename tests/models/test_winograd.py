@@ -158,6 +158,7 @@ class Traced(torch.Tensor):
 
 KEPT = {  # layer, input: each is one thing away from what is convolved so
     "few channels": (lambda: wide_layer(96), lambda: channels_last(16, 96, 32, 32)),
+    "few outputs": (lambda: nn.Conv2d(128, 96, 3, padding=1), lambda: channels_last(16, 128, 32, 32)),
     "few tiles": (wide_layer, lambda: channels_last(7, 128, 32, 32)),
     "contiguous": (wide_layer, lambda: torch.randn(8, 128, 32, 32)),
     "double": (lambda: wide_layer().double(), lambda: channels_last(8, 128, 32, 32, dtype=torch.double)),
@@ -195,6 +196,8 @@ def test_autocast(everywhere):
         layer.forward = None
         output = convolve(layer, x)
     assert output.dtype == plain.dtype == torch.bfloat16
+    rounded = [t.bfloat16() for t in (x, layer.weight, layer.bias)]
+    assert torch.equal(output, winograd.conv3x3(*rounded, padding=1))
     assert relative_error(output, plain) < 0.1
     for a, b in zip(*(torch.autograd.grad(y.sum(), [x, *layer.parameters()]) for y in (output, plain)), strict=True):
         assert a.dtype == b.dtype == torch.float32
