@@ -195,6 +195,8 @@ def test_autocast(everywhere):
         plain = layer(x)
         layer.forward = None
         output = convolve(layer, x)
+        within = torch.autograd.grad(output.sum(), layer.weight, retain_graph=True)[0]
+    assert torch.equal(within, torch.autograd.grad(output.sum(), layer.weight, retain_graph=True)[0])
     assert output.dtype == plain.dtype == torch.bfloat16
     rounded = [t.bfloat16() for t in (x, layer.weight, layer.bias)]
     assert torch.equal(output, winograd.conv3x3(*rounded, padding=1))
