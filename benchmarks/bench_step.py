@@ -31,7 +31,7 @@ from gan.yaml_config import load_config
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet_mimicry.yaml"
 NEAREST, BF16 = "generator.upsample=nearest", "train.amp=bf16"
 DCGAN = ["discriminator.normalization=none", "loss=nonsaturating"]  # mimicry's DCGAN has SNGAN's nets
-NOT_FUSED = "not fused"  # in a label: with hooks on all layers, which keeps fused.py from rewriting
+NOT_FUSED = "not rewritten"  # in a label: with hooks on all layers, which keeps fused.py from rewriting
 CONV_NORM = "discriminator.normalization={name: conv_norm, stride: %s, affine: %s}"
 
 # For each table, by label: the name of a net of mimicry's, or overrides of CONFIG. Ratios are to the first.
@@ -42,21 +42,21 @@ TABLES: dict[str, dict[str, str | list[str]]] = {
         "bilinear, bf16": [BF16],
         "nearest, fp32": [NEAREST],
         "nearest, bf16": [NEAREST, BF16],
-        "nearest, fp32, not fused": [NEAREST],
+        "nearest, fp32, not rewritten": [NEAREST],
         "nearest, fp32, channels first": [NEAREST, "train.channels_last=false"],
         "nearest, fp32, compiled": [NEAREST, "train.compile=true"],
     },
     "dcgan": {"torch-mimicry": "dcgan", "bilinear, fp32": DCGAN, "bilinear, bf16": [*DCGAN, BF16]},
     "normalizations": {
-        "spectral, not fused": [NEAREST],
+        "spectral, not rewritten": [NEAREST],
         "spectral": [NEAREST],
         "none": [NEAREST, "discriminator.normalization=none"],
         "spectral_conv": [NEAREST, "discriminator.normalization=spectral_conv"],
         "conv_norm paper": [NEAREST, CONV_NORM % ("paper", "true")],
         "conv_norm strided": [NEAREST, CONV_NORM % ("strided", "true")],
         "conv_norm strided, no affine": [NEAREST, CONV_NORM % ("strided", "false")],
-        "conv_norm paper, not fused": [NEAREST, CONV_NORM % ("paper", "true")],
-        "conv_norm strided, no affine, not fused": [NEAREST, CONV_NORM % ("strided", "false")],
+        "conv_norm paper, not rewritten": [NEAREST, CONV_NORM % ("paper", "true")],
+        "conv_norm strided, no affine, not rewritten": [NEAREST, CONV_NORM % ("strided", "false")],
     },
 }
 
