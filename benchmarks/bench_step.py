@@ -31,7 +31,7 @@ from gan.yaml_config import load_config
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet_mimicry.yaml"
 NEAREST, BF16 = "generator.upsample=nearest", "train.amp=bf16"
 DCGAN = ["discriminator.normalization=none", "loss=nonsaturating"]  # mimicry's DCGAN has SNGAN's nets
-NOT_FUSED = "not rewritten"  # in a label: with hooks on all layers, which keeps fused.py from rewriting
+NOT_REWRITTEN = "not rewritten"  # in a label: with hooks on all layers, which keeps fused.py from rewriting
 CONV_NORM = "discriminator.normalization={name: conv_norm, stride: %s, affine: %s}"
 
 # For each table, by label: the name of a net of mimicry's, or overrides of CONFIG. Ratios are to the first.
@@ -121,7 +121,7 @@ def serve(table: str, label: str, options: argparse.Namespace) -> None:
     if isinstance(what, str):
         step = mimicry_step(what, options.batch, options.n_critic, device)
     else:
-        step = our_step(what, NOT_FUSED in label, options, device)
+        step = our_step(what, NOT_REWRITTEN in label, options, device)
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
