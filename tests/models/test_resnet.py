@@ -122,6 +122,7 @@ def test_features_are_summed_over_the_map():
 
 
 def test_initialization():
+    torch.manual_seed(0)  # the largest of the head's 32 weights is below 0.9 of the bound in 3 % of all draws
     networks = (ResNetGeneratorConfig(width=32), ResNetDiscriminatorConfig(width=32))
     for network in (config.build(ImageShape(3, 32, 10)) for config in networks):
         for name, module in network.named_modules():
