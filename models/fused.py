@@ -25,7 +25,7 @@ SMALLEST_BILINEAR = 8
 
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:
     """Convolve x (B, I, H, W), by Winograd's algorithm where that is faster: (B, O, H', W')."""
-    if not _is_plain(layer, x) or (layer.kernel_size, layer.padding, layer.groups) != ((3, 3), (1, 1), 1):
+    if not _is_plain_3x3(layer, x):
         return layer(x)
     if not winograd.pays(x, layer.out_channels, 1):
         return layer(x)
@@ -44,7 +44,7 @@ def conv_then_pool(layer: nn.Module, x: Tensor) -> Tensor:
 
 def upsample_then_conv(layer: nn.Module, x: Tensor, mode: str = "nearest") -> Tensor:
     """Double the side of x (B, I, H, W), then convolve: (B, O, 2H, 2W). `mode` is nearest or bilinear."""
-    if not _is_plain(layer, x) or (layer.kernel_size, layer.padding, layer.groups) != ((3, 3), (1, 1), 1):
+    if not _is_plain_3x3(layer, x):
         return layer(upsample(x, mode))
     if mode == "bilinear" and min(x.shape[2:]) < SMALLEST_BILINEAR:
         return layer(upsample(x, mode))
@@ -73,6 +73,11 @@ def _is_plain(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
     dense = layer.stride == (1, 1) and layer.dilation == (1, 1)
     zeros = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return dense and zeros and x.dim() == 4 and not any(hooks)
+
+
+def _is_plain_3x3(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
+    """Tell whether `layer` is plain, dense and 3 x 3, and keeps the size of x."""
+    return _is_plain(layer, x) and (layer.kernel_size, layer.padding, layer.groups) == ((3, 3), (1, 1), 1)
 
 
 class _Blur(torch.autograd.Function):

@@ -196,7 +196,8 @@ class ConvNorm2d(ConvNormLayer):
             # What is more than half a kernel by hand: oneDNN's gradients are slow for such a padding.
             half = [min(p, k // 2) for p, k in zip(padding, self._reach, strict=True)]
             by_hand = [p - h for p, h in zip(padding, half, strict=True)]
-            x, padding = F.pad(x, (by_hand[1], by_hand[1], by_hand[0], by_hand[0])), half
+            if any(by_hand):  # padding by nothing is a copy
+                x, padding = F.pad(x, (by_hand[1], by_hand[1], by_hand[0], by_hand[0])), half
         return F.conv2d(x, weight, None, stride, padding, conv.dilation, conv.groups)
 
     @property
