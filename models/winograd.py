@@ -81,14 +81,10 @@ class _Convolution(torch.autograd.Function):
         return grad_x, grad_weight, grad.sum((0, 2, 3)) if to_bias else None, None
 
     @staticmethod
-    def jvp(ctx, x_tangent: Tensor | None, weight_tangent: Tensor | None, bias_tangent: Tensor | None, _: None):
-        x, weight = ctx.saved_tensors
-        tangents = [] if bias_tangent is None else [bias_tangent[:, None, None]]
-        if x_tangent is not None:
-            tangents.append(F.conv2d(x_tangent, weight, padding=ctx.padding))
-        if weight_tangent is not None:
-            tangents.append(F.conv2d(x, weight_tangent, padding=ctx.padding))
-        return sum(tangents)
+    def jvp(ctx, x_tangent: Tensor, weight_tangent: Tensor, bias_tangent: Tensor | None, _: None):
+        x, weight = ctx.saved_tensors  # tangents that are not given come as zeros
+        moved = F.conv2d(x_tangent, weight, bias_tangent, padding=ctx.padding)
+        return moved + F.conv2d(x, weight_tangent, padding=ctx.padding)
 
     @staticmethod
     def vmap(info, in_dims: tuple, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int):
