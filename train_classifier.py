@@ -9,20 +9,20 @@ from classification.config import Config
 from classification.experiment import Experiment
 from classification.loop import train
 from classification.summary import accuracy_tables
-from gan import run_folder
-from gan.allocator import keep_freed_memory
-from gan.build import select_device
-from gan.checkpoint import Checkpoints
-from gan.command import exit_code
-from gan.divergence import Diverged, stopped
-from gan.export import export_network
-from gan.front_door import open_run, training_parser
-from gan.interrupt import Interrupt
-from gan.kinds import CLASSIFIER
-from gan.logging import RunLogger
-from gan.progress import Progress
-from gan.rng import be_deterministic
-from gan.summary import format_table, lipschitz_rows, newest_values
+from gan.compare.experiment_types import CLASSIFIER
+from gan.run import folder as run_folder
+from gan.run.checkpoint import Checkpoints
+from gan.run.cli import open_run, training_parser
+from gan.run.divergence import Diverged, stopped
+from gan.run.logging import RunLogger
+from gan.run.progress import Progress
+from gan.run.summary import format_table, lipschitz_rows, newest_values
+from gan.run.weights import export_network
+from gan.runtime.allocator import keep_freed_memory
+from gan.runtime.command import exit_code
+from gan.runtime.device import select_device
+from gan.runtime.interrupt import Interrupt
+from gan.runtime.rng import be_deterministic
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "classification" / "digits.yaml"
 

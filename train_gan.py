@@ -6,25 +6,27 @@ from pathlib import Path
 
 import torch
 
-from gan import run_folder
-from gan.allocator import keep_freed_memory
-from gan.build import build_experiment, select_device
-from gan.checkpoint import Checkpoints
-from gan.command import exit_code
 from gan.config import Config
 from gan.data import Splits
-from gan.distributed import all_processes, first_on_each_machine, first_only, on_first
-from gan.divergence import Diverged, roll_back
-from gan.experiment import Experiment
 from gan.export import GENERATOR, export_generator
-from gan.front_door import open_run, training_parser
-from gan.interrupt import Interrupt
-from gan.logging import RunLogger
-from gan.loop import train
-from gan.progress import Progress
-from gan.restore import TrainedGenerator
-from gan.rng import be_deterministic
-from gan.summary import newest_values, results_table
+from gan.run import folder as run_folder
+from gan.run.checkpoint import Checkpoints
+from gan.run.cli import open_run, training_parser
+from gan.run.divergence import Diverged
+from gan.run.logging import RunLogger
+from gan.run.progress import Progress
+from gan.run.summary import newest_values, results_table
+from gan.runtime.allocator import keep_freed_memory
+from gan.runtime.command import exit_code
+from gan.runtime.device import select_device
+from gan.runtime.distributed import call_on_rank_zero, first_only, local_rank_zero_first, process_group
+from gan.runtime.interrupt import Interrupt
+from gan.runtime.rng import be_deterministic
+from gan.training.build import build_experiment
+from gan.training.experiment import Experiment
+from gan.training.loop import train
+from gan.training.restore import TrainedGenerator
+from gan.training.rollback import roll_back
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm.yaml"
 
@@ -45,16 +47,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Train a new run, or go on with an old one, and show what came of it; with others that torchrun started too."""
     device = select_device(options.device)
-    with all_processes(device):
+    with process_group(device):
         run_here(options, device)
 
 
 def run_here(options: argparse.Namespace, device: torch.device) -> None:
     """Do this process's part of a run. The first one alone reads and writes the run's folder."""
-    folder, config = on_first(lambda: open_run(options, Config, DEFAULT_CONFIG))
+    folder, config = call_on_rank_zero(lambda: open_run(options, Config, DEFAULT_CONFIG))
     keep_freed_memory()
     be_deterministic(config.train.deterministic)
-    with first_on_each_machine():
+    with local_rank_zero_first():
         splits = config.data.load()
     experiment = build_experiment(config, splits, folder, device)
     with run_folder.opened(folder, is_new=not options.resume):
@@ -65,7 +67,7 @@ def train_in_folder(experiment: Experiment, splits: Splits, resume: bool) -> Non
     """Train, from the newest checkpoint on if there is one to resume from, and show what came of it."""
     folder, config, device = experiment.folder, experiment.config, experiment.device
     checkpoints = first_only(Checkpoints)(folder, config)
-    state = on_first(lambda: checkpoints.load_newest("cpu")) if resume else None
+    state = call_on_rank_zero(lambda: checkpoints.load_newest("cpu")) if resume else None
     if state is not None:
         experiment.load_state_dict(state)
     first_only(run_folder.write_config)(folder, config)
@@ -86,7 +88,9 @@ def train_in_folder(experiment: Experiment, splits: Splits, resume: bool) -> Non
     names = [] if evaluator is None else list(map(str, evaluator.protocols))
     floor: dict[str, float] = {}
     if evaluator is not None and set(evaluator.extractors) == {"digits"}:
-        floor = evaluator.of_images(splits.train.images, device)  # what a perfect generator would reach, cheap to know
+        floor = evaluator.score_images(
+            splits.train.images, device
+        )  # what a perfect generator would reach, cheap to know
     print("\n" + results_table(newest_values(folder), names, floor))
     print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
 

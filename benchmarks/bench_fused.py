@@ -17,9 +17,10 @@ from timing import seconds_of, show, take_turns, title
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import ImageShape, resnet
-from models.fused import conv_then_pool, convolve, upsample, upsample_then_conv
-from models.resnet import ResNetDiscriminatorConfig, ResNetGeneratorConfig
+from models import ImageShape
+from models.kernels.fused import conv_then_pool, convolve, upsample, upsample_then_conv
+from models.networks import resnet
+from models.networks.resnet import ResNetDiscriminatorConfig, ResNetGeneratorConfig
 
 LAYERS = {  # kind: (channels, side of the input)
     "alone": [(128, 16), (256, 8), (256, 16), (256, 32)],

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from timing import ratios, seconds_of, take_turns, title
 
-from gan.build import build_experiment, select_device
 from gan.config import Config
 from gan.data import ImageData, Splits
-from gan.lipschitz import lipschitz_audit, lipschitz_numbers
-from gan.loop import discriminator_step, generator_step
-from gan.yaml_config import load_config
+from gan.options.loader import load_config
+from gan.runtime.device import select_device
+from gan.training.build import build_experiment
+from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
+from gan.training.loop import discriminator_step, generator_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet.yaml"
 

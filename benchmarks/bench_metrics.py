@@ -25,9 +25,9 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
 
-from metrics.features import Features
+from metrics.extractors.base import Features
+from metrics.extractors.inception import InceptionExtractor, load_inception_weights
 from metrics.frechet import FeatureStatistics, frechet_distance
-from metrics.inception import InceptionExtractor, load_inception_weights
 from metrics.kid import kid
 from metrics.manifold import precision_recall
 

@@ -21,12 +21,12 @@ import torch
 from peer import mimicry_step
 from timing import show, synchronize, title
 
-from gan.allocator import keep_freed_memory
-from gan.build import build_experiment
 from gan.config import Config
 from gan.data import ImageData, Splits
-from gan.loop import compiled_networks, discriminator_step, generator_step
-from gan.yaml_config import load_config
+from gan.options.loader import load_config
+from gan.runtime.allocator import keep_freed_memory
+from gan.training.build import build_experiment
+from gan.training.loop import compiled_networks, discriminator_step, generator_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet_mimicry.yaml"
 NEAREST, BF16 = "generator.upsample=nearest", "train.amp=bf16"

@@ -16,7 +16,7 @@ from timing import title
 from torch import Tensor, nn
 
 from models import ImageShape
-from models.resnet import ResNetDiscriminatorConfig, ResNetGeneratorConfig
+from models.networks.resnet import ResNetDiscriminatorConfig, ResNetGeneratorConfig
 
 VISIBLE = 1e-3  # gradients below this part of the whole are zero but for rounding (of biases before a batch norm)
 

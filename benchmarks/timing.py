@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from gan.allocator import keep_freed_memory
-from gan.compare.provenance import hardware
+from gan.runtime.allocator import keep_freed_memory
+from gan.runtime.provenance import hardware
 
 
 def title(device: str, threads: int, keep_memory: bool = True) -> str:

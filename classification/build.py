@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from classification.config import Config
 from classification.data import LabelledSets, labelled_sets
 from classification.experiment import Experiment, Standardize
-from gan import rng
-from gan.build import sampler_of
 from gan.data import Splits
-from gan.errors import UserError
-from gan.regularizers import REGULARIZERS
-from gan.regularizers.weight import WeightPenalty
+from gan.data.sampler import build_image_sampler
+from gan.objectives.regularizers import REGULARIZERS
+from gan.objectives.regularizers.weight import WeightPenalty
+from gan.runtime import rng
+from gan.runtime.errors import UserError
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_classifier
 from models.normalizations.gradient import GradientNorm
@@ -42,7 +42,7 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
         network=network,
         optimizer=optimizer,
         sets=sets,
-        sampler=sampler_of(config, sets.train, sets.rows, device),
+        sampler=build_image_sampler(config, sets.train, sets.rows, device),
         regularizers=regularizers,
         tracker=LipschitzTracker(network, image, config.lipschitz.iterations),
         delta=image.repeat(config.train.batch_size, 1, 1, 1),

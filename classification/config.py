@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from gan.config import CheckpointConfig, LipschitzConfig, LogConfig
 from gan.data import DatasetConfig
-from gan.datasets.digits import Digits
-from gan.regularizers import Regularizer
+from gan.data.datasets.digits import Digits
+from gan.evaluation.options import LipschitzConfig
+from gan.objectives.regularizers import Regularizer
+from gan.run.options import CheckpointConfig, LogConfig
 from models import ClassifierConfig
-from models.classifiers import ResNet10Config
+from models.networks.classifiers import ResNet10Config
 from models.ranges import AT_LEAST_0, AT_LEAST_1, Range
 
 GrayLevels = Annotated[float, Range(min=0, max=255)]

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from classification.config import Config
-from gan import rng
 from gan.data import DATASETS, ImageData, Splits
 from gan.data.subset import stratified
-from gan.errors import UserError
+from gan.runtime import rng
+from gan.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LabelledSets:
 
 def labelled_sets(config: Config, splits: Splits) -> LabelledSets:
     """Return the sets that a config asks for, drawn from its seed; UserError when a dataset cannot give them."""
-    train, test, name = splits.train, splits.held_out, DATASETS.name_of(type(config.data))
+    train, test, name = splits.train, splits.held_out, DATASETS.get_name(type(config.data))
     if test is None:
         raise UserError(f"data: {name} has no held-out images to test on; hold some out (see data.test_root)")
     if train.num_classes < 2:
@@ -47,13 +47,13 @@ def labelled_sets(config: Config, splits: Splits) -> LabelledSets:
             " choose a smaller one"
         )
     labels = train.labels.clone()
-    labels[rows] = with_noise(
+    labels[rows] = add_label_noise(
         labels[rows], train.num_classes, config.labels.noise, config.labels.exclude_true, config.seed
     )
     return LabelledSets(replace(train, labels=labels), rows, validation_rows, test)
 
 
-def with_noise(labels: Tensor, num_classes: int, share: float, exclude_true: bool, seed: int) -> Tensor:
+def add_label_noise(labels: Tensor, num_classes: int, share: float, exclude_true: bool, seed: int) -> Tensor:
     """Return labels (n,) of which that share, rounded, is drawn anew: symmetric noise, from the seed.
 
     Uniform over all classes, so that a fraction share (1 - 1 / num_classes) of the labels becomes wrong on average, or

@@ -14,14 +14,15 @@ from classification.config import AttackConfig, Config, EvalConfig
 from classification.corruptions import SEVERITIES, corrupt
 from classification.data import batches
 from classification.summary import accuracy_tables, attack_tags
-from gan import rng, run_folder
-from gan.build import select_device
-from gan.command import Parser, exit_code
 from gan.data import ImageData
-from gan.errors import UserError
-from gan.restore import newest_or_best
-from gan.yaml_config import load_config
-from metrics.lipschitz.measuring import measuring
+from gan.options.loader import load_config
+from gan.run import folder as run_folder
+from gan.run.checkpoint import newest_or_best
+from gan.runtime import rng
+from gan.runtime.command import Parser, exit_code
+from gan.runtime.device import select_device
+from gan.runtime.errors import UserError
+from metrics.lipschitz.eval_mode import eval_mode
 
 CORRUPTION_SEED = 0  # the corrupted test images are the same in every run, so that runs can be compared
 
@@ -31,7 +32,7 @@ def accuracy(
 ) -> float:
     """Return the percentage of images, or of some rows of them, that the network classifies as labelled."""
     right = total = 0
-    with measuring(network):
+    with eval_mode(network):
         for _, x, y in batches(data, batch_size, device, rows):
             right += int(_right(network, x, y).sum())
             total += len(y)
@@ -47,12 +48,12 @@ def accuracies(
     """
     right: Counter[str] = Counter()
     fgsm_tag, pgd_tag = attack_tags(options.attack)
-    with measuring(network):
+    with eval_mode(network):
         for start, x, y in batches(test, options.batch_size, device):
             right["metrics/accuracy_test"] += int(_right(network, x, y).sum())
             attacked = fgsm(network, x, y, options.attack.eps / 255)
             right[fgsm_tag] += int(_right(network, attacked, y).sum())
-            right[pgd_tag] += int(withstands_pgd(network, x, y, options.attack, seed, start).sum())
+            right[pgd_tag] += int(is_robust_to_pgd(network, x, y, options.attack, seed, start).sum())
             for name in options.corruptions:
                 for severity in SEVERITIES:
                     random = rng.generator(device, CORRUPTION_SEED, name, severity, start)
@@ -65,7 +66,9 @@ def accuracies(
     return numbers
 
 
-def withstands_pgd(network: nn.Module, x: Tensor, y: Tensor, options: AttackConfig, seed: int, position: int) -> Tensor:
+def is_robust_to_pgd(
+    network: nn.Module, x: Tensor, y: Tensor, options: AttackConfig, seed: int, position: int
+) -> Tensor:
     """Return which of the images (B, C, H, W) are classified as labelled (B,) after PGD from every random start."""
     eps, step = options.eps / 255, options.step / 255
     withstood = torch.ones_like(y, dtype=torch.bool)

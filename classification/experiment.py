@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from classification.config import Config
 from classification.data import LabelledSets
-from gan import rng
-from gan.augment import augment
 from gan.data import Sampler
-from gan.regularizers.weight import WeightPenalty
+from gan.objectives.augment import augment
+from gan.objectives.regularizers.weight import WeightPenalty
+from gan.runtime import rng
 from metrics.lipschitz import LipschitzTracker
 
 
@@ -32,7 +32,7 @@ class Standardize(nn.Module):
         """Map (B, C, H, W) to the same shape."""
         return (x - self.mean) / self.std
 
-    def lipschitz_bound(self, input_shape, bound_of) -> float:
+    def lipschitz_bound(self, input_shape, get_bound) -> float:
         """Return the largest factor."""
         return (1 / self.std).max().item()
 
@@ -62,7 +62,7 @@ class Experiment:
         return self.step * self.config.train.batch_size
 
     @property
-    def players(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer | None]]:
+    def networks(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer | None]]:
         """The network by name, with what trains it."""
         return {"classifier": (self.network, self.optimizer)}
 

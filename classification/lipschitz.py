@@ -1,4 +1,4 @@
-"""What a run logs of its classifier's Lipschitz constant, by the tags and kinds of `gan.lipschitz`.
+"""What a run logs of its classifier's Lipschitz constant, by the tags and kinds of `gan.training.lipschitz`.
 
 Bounds and norms are of the whole map from an image in [0, 1] to all logits; what is observed is the gradient of the
 true class's logit, at test images, which is never above the bound of the whole map.
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from classification.experiment import Experiment
-from gan.kinds import CLASSIFIER
-from gan.lipschitz import audit_numbers, layer_numbers
+from gan.compare.experiment_types import CLASSIFIER
+from gan.evaluation.lipschitz import audit_numbers, layer_numbers
 
 POINTS = 128  # test images, evenly spread
 TAG = f"lipschitz/{CLASSIFIER.network}"

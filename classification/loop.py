@@ -14,13 +14,12 @@ from torch import Tensor
 from classification.evaluate import accuracies, accuracy
 from classification.experiment import Experiment, training_batch
 from classification.lipschitz import lipschitz_audit, lipschitz_numbers
-from gan import rng
-from gan.checkpoint import Checkpoints
-from gan.divergence import check_finite
-from gan.interrupt import Interrupt, Interrupted
-from gan.logging import RunLogger
-from gan.loop import gradient_norm
-from gan.progress import Progress
+from gan.run.checkpoint import Checkpoints
+from gan.run.divergence import check_finite, gradient_norm
+from gan.run.logging import RunLogger
+from gan.run.progress import Progress
+from gan.runtime import rng
+from gan.runtime.interrupt import Interrupt, Interrupted
 
 SHOWN = {  # on the progress line
     "loss/train": "loss",
@@ -106,7 +105,7 @@ def update(run: Experiment, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     for regularizer in run.regularizers.values():
         if regularizer.due(run.step):
             # Lazy penalties count for the steps between.
-            total = total + regularizer.weight * regularizer.every * regularizer.of_weights(run.network, random)
+            total = total + regularizer.weight * regularizer.every * regularizer.weight_penalty(run.network, random)
     total.backward()
     run.optimizer.step()
     if run.delta.grad is not None:  # in free adversarial training

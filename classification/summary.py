@@ -4,7 +4,7 @@ import math
 
 from classification.config import AttackConfig
 from classification.corruptions import CORRUPTIONS, SEVERITIES
-from gan.summary import format_table
+from gan.run.summary import format_table
 
 MASKING = (
     "PGD leaves more images right than FGSM does, by more than chance: gradients are masked (Athalye et al., ICML "

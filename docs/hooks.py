@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from classification.config import Config as ClassifierConfig  # noqa: E402
 from gan.config import Config  # noqa: E402
-from gan.config_help import reference  # noqa: E402
+from gan.options.help import reference  # noqa: E402
 
 REFERENCE_MARK = "<!-- the keys -->"
 SCHEMAS = {"config.md": Config, "config_classifier.md": ClassifierConfig}

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gan.build import build_tracker
-from gan.command import Parser, exit_code
-from gan.experiment import Experiment
-from gan.lipschitz import lipschitz_audit, lipschitz_numbers
-from gan.restore import restore_experiment
-from gan.summary import format_table
+from gan.run.summary import format_table
+from gan.runtime.command import Parser, exit_code
+from gan.training.build import build_tracker
+from gan.training.experiment import Experiment
+from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
+from gan.training.restore import restore_experiment
 from metrics.lipschitz import certified_bound
-from metrics.lipschitz.measuring import measuring
+from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.spectrum import feasible_shape
 
 ITERATIONS = 50  # of the Lanczos iteration, from scratch
@@ -54,7 +54,7 @@ stable rank  squared Frobenius norm over squared norm; of larger layers on a sma
 def layer_table(run: Experiment, numbers: dict[str, float], spectra: dict[str, Tensor]) -> str:
     """Return a row for each layer of D, from what a run logs of it, its own bound and its exact norm."""
     rows = [("layer", "reshaped", "tracked", "certified", "exact", "stable rank")]
-    with measuring(run.D):
+    with eval_mode(run.D):
         for path, shape in run.tracker.input_shapes.items():
             layer = run.D.get_submodule(path)
             values = spectra.get(f"lipschitz/D/spectra/{path}")

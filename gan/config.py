@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from gan.data import DatasetConfig
-from gan.datasets.digits import Digits
-from gan.extractors import MetricsConfig
-from gan.losses import Hinge, Loss
-from gan.regularizers import Regularizer
-from gan.writers import WRITERS
+from gan.data.datasets.digits import Digits
+from gan.evaluation.extractors import MetricsConfig
+from gan.evaluation.options import LipschitzConfig
+from gan.objectives.losses import Hinge, Loss
+from gan.objectives.regularizers import Regularizer
+from gan.run.options import CheckpointConfig, LogConfig
 from metrics.catalog import parse_protocol
 from models import DiscriminatorConfig, GeneratorConfig
-from models.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
+from models.networks.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from models.ranges import AT_LEAST_0, AT_LEAST_1, Range
 
 Beta = Annotated[float, Range(min=0, max=0.999999)]
@@ -94,43 +95,6 @@ class EvalConfig:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"metrics: '{name}' stands there twice")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LipschitzConfig:
-    """Lipschitz estimates of the discriminator or classifier; the last step is always measured."""
-
-    every: Annotated[int, AT_LEAST_1] = 100
-    """Steps between measurements of layer norms and input gradients"""
-    audit_every: Annotated[int, AT_LEAST_1] = 1000
-    """Steps between the dear ones: certified bound, steepest slope, spectra, G's Jacobian"""
-    iterations: Annotated[int, AT_LEAST_1] = 10
-    """Lanczos iterations per layer and measurement, each starting from the vector of the one before"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """The numbers of a run, always in metrics.jsonl."""
-
-    every: Annotated[int, AT_LEAST_1] = 25
-    """Steps between log entries"""
-    to: tuple[str, ...] = ("tensorboard",)
-    """Writers that show the numbers, images and histograms too"""
-
-    def __post_init__(self):
-        """Raise ValueError for a writer that does not exist."""
-        for name in self.to:
-            WRITERS.get(name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """Checkpoints in the run folder; the last step is always kept."""
-
-    every: Annotated[int, AT_LEAST_1] = 500
-    """Steps between checkpoints"""
-    keep: Annotated[int, AT_LEAST_1] = 2
-    """Newest checkpoints to keep, besides the best one"""
 
 
 @dataclass(frozen=True, kw_only=True)

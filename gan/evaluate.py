@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from gan import run_folder
-from gan.build import select_device
-from gan.command import Parser, exit_code
 from gan.config import Config
-from gan.errors import UserError
-from gan.experiment import latents
-from gan.files import write_atomically
-from gan.image_folders import compare_folders, save_statistics
-from gan.restore import restore_experiment
-from gan.summary import format_table
-from gan.yaml_config import dump_value, load_config
+from gan.evaluation.image_folders import compare_folders, save_statistics
+from gan.options.loader import dump_value, load_config
+from gan.run import folder as run_folder
+from gan.run.summary import format_table
+from gan.runtime.command import Parser, exit_code
+from gan.runtime.device import select_device
+from gan.runtime.errors import UserError
+from gan.runtime.files import write_atomically
+from gan.training.experiment import latents
+from gan.training.restore import restore_experiment
 from metrics.catalog import parse_protocol
 
 RESULTS = "evaluation.json"

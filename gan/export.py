@@ -5,44 +5,24 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import nn
 
-from gan.command import Parser, exit_code
 from gan.config import Config
-from gan.errors import UserError
-from gan.files import write_atomically
-from gan.restore import TrainedGenerator, restore_generator
-from gan.yaml_config import construct, dump_config, merge_layers
-from gan.yaml_nodes import parse_yaml
+from gan.options.loader import construct, merge_layers
+from gan.options.nodes import parse_yaml
+from gan.run.weights import export_network
+from gan.runtime.command import Parser, exit_code
+from gan.runtime.errors import UserError
+from gan.runtime.files import write_atomically
+from gan.training.restore import TrainedGenerator, restore_generator
 from models import ImageShape, build_generator
 
 GENERATOR = "generator.safetensors"
 ONNX_EXTRA = "onnx is not installed: pip install 'convnorm-gan[onnx]'"
 ONNX_TORCH = "2.7"
 """PyTorch 2.6's exporter fails on these networks"""
-
-
-def export_network(path: Path, network: nn.Module, config: Any, **about: Any) -> None:
-    """Write a network's weights; the file's metadata have the config as YAML and `about` as JSON."""
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"config": dump_config(config)} | {name: json.dumps(value) for name, value in about.items()}
-    blob = _in_order(save(tensors, metadata=metadata))
-    write_atomically(path, lambda file: file.write(blob))
-
-
-def _in_order(blob: bytes) -> bytes:
-    """Sort the metadata of a safetensors file, whose order is random otherwise: equal networks give equal files."""
-    end = 8 + int.from_bytes(blob[:8], "little")
-    header = json.loads(blob[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + blob[end:]
 
 
 def export_generator(path: Path, generator: TrainedGenerator) -> None:

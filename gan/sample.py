@@ -7,15 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gan import rng
-from gan.build import extractor_of, select_device
-from gan.command import Parser, exit_code, png_path
 from gan.data import to_uint8
-from gan.errors import UserError
-from gan.evaluator import RealFeatures, features_of
-from gan.experiment import draw_latents
-from gan.restore import TrainedGenerator, restore_generator
-from gan.samples import sample_grid, save_png
+from gan.data.grids import sample_grid, save_png
+from gan.evaluation.evaluator import RealFeatures, extract_features
+from gan.evaluation.extractors.base import build_extractor
+from gan.runtime import rng
+from gan.runtime.command import Parser, exit_code, png_path
+from gan.runtime.device import select_device
+from gan.runtime.errors import UserError
+from gan.training.experiment import draw_latents
+from gan.training.restore import TrainedGenerator, restore_generator
 
 BATCH_SIZE = 64
 MAX_IMAGES = 10_000_000
@@ -127,10 +128,10 @@ def beside_nearest(images: Tensor, generator: TrainedGenerator, space: str | Non
     """Return rows of a sample and its 7 nearest training images by the distance of their features: memorization?"""
     config = generator.config
     train = config.data.load().train
-    space = space or ("digits" if config.data.of_digits else "inception")
-    extractor = extractor_of(space, config.metrics, images.shape[-1], device)
+    space = space or ("digits" if config.data.shows_digits else "inception")
+    extractor = build_extractor(space, config.metrics, images.shape[-1], device)
     parts = images.split(250)
-    fake = features_of(extractor, len(images), lambda k, size: parts[k].to(device)).features
+    fake = extract_features(extractor, len(images), lambda k, size: parts[k].to(device)).features
     real = RealFeatures(extractor, train, None, device).features
     nearest = torch.cdist(fake.double(), real.double()).topk(min(NEIGHBORS, len(real)), dim=1, largest=False).indices
     rows = [torch.cat([image[None], train.images[index]]) for image, index in zip(images, nearest.cpu(), strict=True)]

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 
-from metrics.features import Features
+from metrics.extractors.base import Features
 from metrics.frechet import FeatureStatistics, frechet_distance
 from metrics.inception_score import inception_score
 from metrics.kid import kid
@@ -61,7 +61,7 @@ class Metric:
     """Images, generated and real, without which there is no number"""
 
 
-def _of_logits(compute: Callable[[Tensor], float]) -> Callable[[Features, Any], float]:
+def _from_logits(compute: Callable[[Tensor], float]) -> Callable[[Features, Any], float]:
     """Return a metric of the logits alone; its extractor classifies."""
 
     def of_features(fake: Features, real: None) -> float:
@@ -80,7 +80,7 @@ METRICS: dict[str, Metric] = {
     "fid": Metric(_frechet, False, "statistics", "inception"),
     "fd": Metric(_frechet, False, "statistics", None),
     "kid": Metric(lambda fake, real: kid(fake.features, real.features), False, "features", "inception"),
-    "is": Metric(_of_logits(inception_score), True, "nothing", "inception", True, 10),
+    "is": Metric(_from_logits(inception_score), True, "nothing", "inception", True, 10),
     "precision": Metric(
         lambda fake, real: precision_recall(fake.features, real.features)[0], True, "features", "inception", fewest=4
     ),
@@ -93,9 +93,9 @@ METRICS: dict[str, Metric] = {
     "coverage": Metric(
         lambda fake, real: density_coverage(fake.features, real.features)[1], True, "features", "inception", fewest=6
     ),
-    "modes": Metric(_of_logits(captured_modes), True, "nothing", "digits", True),
-    "kl": Metric(_of_logits(kl_to_uniform), False, "nothing", "digits", True),
-    "confident": Metric(_of_logits(confident_fraction), True, "nothing", "digits", True),
+    "modes": Metric(_from_logits(captured_modes), True, "nothing", "digits", True),
+    "kl": Metric(_from_logits(kl_to_uniform), False, "nothing", "digits", True),
+    "confident": Metric(_from_logits(confident_fraction), True, "nothing", "digits", True),
 }
 
 

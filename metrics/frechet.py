@@ -129,11 +129,11 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
             stacklevel=2,
         )
     traces = a.covariance.trace() + b.covariance.trace()
-    distance = (a.mean - b.mean).square().sum() + traces - 2 * trace_of_root(a.factor, b.factor)
+    distance = (a.mean - b.mean).square().sum() + traces - 2 * trace_sqrt_product(a.factor, b.factor)
     return max(0.0, distance.item())
 
 
-def trace_of_root(a: Tensor, b: Tensor) -> Tensor:
+def trace_sqrt_product(a: Tensor, b: Tensor) -> Tensor:
     """Return tr((S_a S_b)^(1/2)) for S_a = a aᵀ and S_b = b bᵀ, a (d, r) and b (d, s).
 
     It is the sum of the singular values of aᵀ b. For Cholesky's factors they are taken as the roots of the eigenvalues

@@ -1,10 +1,8 @@
 """Generators, discriminators, classifiers: registered dataclasses of options that build torch modules, normalized."""
 
-import sys
-
 from torch import nn
 
-from models.base import (
+from models.networks.base import (
     CLASSIFIERS,
     DISCRIMINATORS,
     GENERATORS,
@@ -14,7 +12,6 @@ from models.base import (
     ImageShape,
 )
 from models.normalizations import normalize
-from models.registry import import_submodules
 
 __all__ = [
     "CLASSIFIERS",
@@ -28,8 +25,6 @@ __all__ = [
     "build_discriminator",
     "build_generator",
 ]
-
-import_submodules(sys.modules[__name__])
 
 
 def build_generator(config: str | GeneratorConfig, image: ImageShape) -> nn.Module:

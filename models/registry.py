@@ -46,7 +46,7 @@ class Registry(Generic[T]):
             raise UnknownNameError(f"unknown {self.kind} '{name}' (choices: {', '.join(self)}){hint}")
         return self._entries[name]
 
-    def name_of(self, cls: type[T]) -> str:
+    def get_name(self, cls: type[T]) -> str:
         """Return the name under which `cls` was registered; KeyError when it was not."""
         for name, entry in self._entries.items():
             if entry is cls:

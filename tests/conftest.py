@@ -7,7 +7,7 @@ import torchvision
 from filelock import FileLock
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
-from gan.extractors.digits import digits_classifier
+from gan.evaluation.extractors.digits import digits_classifier
 from train_gan import main
 
 TINY = """\

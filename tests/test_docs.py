@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan.augment import AUGMENTATIONS
 from gan.data.base import DATASETS
 from gan.export import ONNX_TORCH
 from gan.export import main as export_main
-from gan.losses import LOSSES
-from gan.regularizers.base import REGULARIZERS
+from gan.objectives.augment import AUGMENTATIONS
+from gan.objectives.losses import LOSSES
+from gan.objectives.regularizers.base import REGULARIZERS
 from metrics.catalog import METRICS
 from models import DISCRIMINATORS, GENERATORS
 from models.activation_norms import ACTIVATION_NORMS

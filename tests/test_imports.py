@@ -46,20 +46,27 @@ def test_gan_does_not_import_the_command_line(path):
 
 @pytest.mark.parametrize("path", files_of("gan"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_gan_knows_classification_by_name_alone(path):
-    """`gan.kinds` imports its config when a comparison asks for it."""
+    """`gan.compare.experiment_types` imports its config when a comparison asks for it."""
     assert rooms(path).isdisjoint({"classification", "train_classifier"})
 
 
 @pytest.mark.parametrize("path", files_of("classification"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_classification_imports_nothing_that_only_gans_have(path):
     assert rooms(path).isdisjoint({"train_gan", "train_classifier"})
-    only_gans = ("gan.experiment", "gan.ema", "gan.losses", "gan.evaluator", "gan.extractors", "gan.sample")
+    only_gans = (
+        "gan.training.experiment",
+        "gan.training.ema",
+        "gan.objectives.losses",
+        "gan.evaluation.evaluator",
+        "gan.evaluation.extractors",
+        "gan.sample",
+    )
     assert not [name for name in imported_modules(path) if name.startswith(only_gans)]
 
 
 def test_the_loop_reads_no_yaml_and_builds_nothing():
     imported = imported_modules(ROOT / "gan" / "loop.py")
-    assert imported.isdisjoint({"gan.yaml_config", "gan.yaml_nodes", "gan.build", "yaml"})
+    assert imported.isdisjoint({"gan.options.loader", "gan.options.nodes", "gan.training.build", "yaml"})
 
 
 def test_the_yaml_loader_knows_nothing_of_gans():
@@ -67,5 +74,5 @@ def test_the_yaml_loader_knows_nothing_of_gans():
         ours = {
             m for m in imported_modules(ROOT / "gan" / f"{name}.py") if m.startswith(("gan.", "models.", "metrics"))
         }
-        allowed = ("gan.yaml_nodes", "gan.errors", "models.ranges", "models.registry")
+        allowed = ("gan.options.nodes", "gan.runtime.errors", "models.ranges", "models.registry")
         assert all(module.startswith(allowed) for module in ours)

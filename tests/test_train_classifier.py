@@ -12,17 +12,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from classification import evaluate
 from classification.build import build_experiment
 from classification.config import Config
-from gan.checkpoint import load
 from gan.compare.__main__ import main as compare
+from gan.compare.experiment_types import CLASSIFIER, get_experiment_type
 from gan.compare.results import read_table
 from gan.data import ImageData, Splits
-from gan.kinds import CLASSIFIER, kind_of
-from gan.logging import read_lines
-from gan.yaml_config import load_config
+from gan.options.loader import load_config
+from gan.run.checkpoint import load
+from gan.run.logging import read_lines
 from train_classifier import main
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if kind_of(path) is CLASSIFIER]
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if get_experiment_type(path) is CLASSIFIER]
 TINY = """\
 data: {name: digits, resolution: 8}
 labels: {noise: 0.2}
@@ -233,7 +233,7 @@ def made_up_images(dataset) -> Splits:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_trains_two_steps(path, tmp_path, monkeypatch):
     config = load_config(Config, path)
-    if not config.data.of_digits:
+    if not config.data.shows_digits:
         monkeypatch.setattr(type(config.data), "load", made_up_images)
     small = ["train.steps=2", "train.batch_size=4", "classifier.width=4", "validation=0.3", "eval.attack.iterations=1"]
     small += ["lipschitz.iterations=2", "eval.corruptions=[]"]

@@ -12,19 +12,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gan.checkpoint import load
+from gan.compare.experiment_types import GAN, get_experiment_type
 from gan.config import Config
 from gan.data import ImageData, Splits
-from gan.datasets.digits import StackedDigits
-from gan.kinds import GAN, kind_of
-from gan.logging import read_lines
-from gan.yaml_config import load_config
+from gan.data.datasets.digits import StackedDigits
+from gan.options.loader import load_config
+from gan.run.checkpoint import load
+from gan.run.logging import read_lines
 from metrics.catalog import parse_protocol
 from models import ImageShape, build_generator
 from train_gan import main
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if kind_of(path) is GAN]
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if get_experiment_type(path) is GAN]
 
 LAYERS = ("downs.0", "downs.1", "head.linear")
 COUNTERS = {"step", "d_steps", "images"}
@@ -257,8 +257,8 @@ def made_up_images(dataset) -> Splits:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs").with_suffix("")))
 def test_every_shipped_config_trains_two_steps(path, tmp_path, classifier, monkeypatch):
     config = load_config(Config, path)
-    monkeypatch.setattr("gan.extractors.digits.digits_classifier", lambda resolution: classifier)
-    if not config.data.of_digits:
+    monkeypatch.setattr("gan.evaluation.extractors.digits.digits_classifier", lambda resolution: classifier)
+    if not config.data.shows_digits:
         monkeypatch.setattr(type(config.data), "load", made_up_images)
     out = tmp_path / "run"
     assert main(["--config", str(path), "--out", str(out), "--device", "cpu", *shrunk(config)]) == 0

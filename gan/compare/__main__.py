@@ -11,19 +11,19 @@ from typing import NoReturn
 import torch
 from filelock import FileLock, Timeout
 
-from gan import run_folder
-from gan.command import Parser, exit_code
 from gan.compare import description as descriptions
-from gan.compare.arms import Cell, arms_of, cells_of, parse_arm, parse_axis, parse_seeds
+from gan.compare.arms import Cell, build_arms, build_cells, parse_arm, parse_axis, parse_seeds
 from gan.compare.description import Description
+from gan.compare.experiment_types import get_experiment_type
 from gan.compare.folder import GridFolder
 from gan.compare.grid import Resources, cores, run_cells
-from gan.compare.hparams import write_hparams
 from gan.compare.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, check_cell
+from gan.compare.report.hparams import write_hparams
 from gan.compare.results import collect, ended
-from gan.errors import Stopped, UserError
-from gan.kinds import kind_of
-from gan.yaml_config import load_config
+from gan.options.loader import load_config
+from gan.run import folder as run_folder
+from gan.runtime.command import Parser, exit_code
+from gan.runtime.errors import Stopped, UserError
 
 EXTRAS = {"matplotlib": "compare", "rich": "compare", "ray": "ray"}  # which extra has an optional package
 
@@ -102,12 +102,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def compare(options: argparse.Namespace, argv: list[str]) -> None:
     """Train what is missing of the grid, and write the report; Stopped when a cell has no end."""
     from gan.compare.display import Display
-    from gan.compare.report import write_report
+    from gan.compare.report.write import write_report
 
-    arms = arms_of([parse_axis(text) for text in options.vary], [parse_arm(text) for text in options.arm])
-    cells = cells_of(options.config, options.overrides, arms, parse_seeds(options.seeds))
-    base = load_config(kind_of(options.config).schema, options.config, options.overrides)
-    folder = GridFolder(options.out or Path("runs") / f"compare-{run_folder.name_of(options.config)}")
+    arms = build_arms([parse_axis(text) for text in options.vary], [parse_arm(text) for text in options.arm])
+    cells = build_cells(options.config, options.overrides, arms, parse_seeds(options.seeds))
+    base = load_config(get_experiment_type(options.config).schema, options.config, options.overrides)
+    folder = GridFolder(options.out or Path("runs") / f"compare-{run_folder.get_run_name(options.config)}")
     launch, resources = launcher(options, len(cells))
     description = descriptions.extended(folder, options.config, base, cells, options.baseline)
     for cell in cells:
@@ -117,7 +117,7 @@ def compare(options: argparse.Namespace, argv: list[str]) -> None:
         with FileLock(folder.root / ".lock", timeout=0), Display(cells, folder) as display:
             outcomes = ended(folder, cells)
             missing = [cell for cell in cells if cell.name not in outcomes]
-            run = descriptions.run_of(["python", "-m", "gan.compare", *argv])
+            run = descriptions.describe_run(["python", "-m", "gan.compare", *argv])
             if missing and run not in description.runs:
                 description.runs.append(run)
             descriptions.save(folder, description)
@@ -155,7 +155,7 @@ def launcher(options: argparse.Namespace, count: int) -> tuple[Callable[..., Non
 
 def rewrite(options: argparse.Namespace) -> None:
     """Write the report of a folder again, from its cells or from what is kept of them."""
-    from gan.compare.report import write_report
+    from gan.compare.report.write import write_report
 
     folder = GridFolder(options.report)
     description = descriptions.load(folder)

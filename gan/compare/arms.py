@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gan.errors import UserError
-from gan.kinds import kind_of
-from gan.yaml_config import load_config
-from gan.yaml_nodes import Node, parse_override
+from gan.compare.experiment_types import get_experiment_type
+from gan.options.loader import load_config
+from gan.options.nodes import Node, parse_override
+from gan.runtime.errors import UserError
 
 WORD = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*$")
 OPENING, CLOSING, QUOTES = "[{", "]}", "'\""
@@ -99,7 +99,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def arms_of(axes: Sequence[Axis], named: Sequence[Arm]) -> list[Arm]:
+def build_arms(axes: Sequence[Axis], named: Sequence[Arm]) -> list[Arm]:
     """Return the product of the axes and the named arms; the base config alone when there is neither."""
     keys = [key for axis in axes for key in axis.keys]
     for key in keys:
@@ -122,7 +122,7 @@ def arms_of(axes: Sequence[Axis], named: Sequence[Arm]) -> list[Arm]:
     return arms
 
 
-def cells_of(path: Path, overrides: Sequence[str], arms: Iterable[Arm], seeds: Sequence[int]) -> list[Cell]:
+def build_cells(path: Path, overrides: Sequence[str], arms: Iterable[Arm], seeds: Sequence[int]) -> list[Cell]:
     """Return a cell for each seed and arm, seeds outermost so that early results cover all arms; UserError for a config
     that cannot be.
     """
@@ -130,7 +130,7 @@ def cells_of(path: Path, overrides: Sequence[str], arms: Iterable[Arm], seeds: S
     for text in (*overrides, *(text for arm in arms for text in arm.overrides)):
         if text.partition("=")[0] == "seed":
             raise UserError(f"{text}: a comparison sets seeds with --seeds")
-    schema = kind_of(path).schema
+    schema = get_experiment_type(path).schema
     load_config(schema, path, overrides)  # so that an error in what all share names no arm
     return [_cell(schema, path, overrides, arm, seed) for seed in seeds for arm in arms]
 

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from gan.compare.folder import GridFolder, read_json, write_json
-from gan.compare.provenance import hardware
+from gan.runtime.provenance import hardware
 
 ROOT = Path(__file__).parents[2]
 LOCK_S = 120

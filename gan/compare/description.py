@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gan import run_folder
 from gan.compare.arms import Cell
+from gan.compare.experiment_types import Kind, get_type_by_sections
 from gan.compare.folder import GridFolder, read_json, write_json
-from gan.compare.provenance import hardware, revision, versions
-from gan.errors import UserError
-from gan.kinds import Kind, kind_with
-from gan.yaml_config import construct, load_config, to_plain
-from gan.yaml_nodes import parse_override
+from gan.options.loader import construct, load_config, to_plain
+from gan.options.nodes import parse_override
+from gan.run import folder as run_folder
+from gan.runtime.errors import UserError
+from gan.runtime.provenance import hardware, revision, versions
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Description:
     @property
     def kind(self) -> Kind:
         """What is compared."""
-        return kind_with(self.base)
+        return get_type_by_sections(self.base)
 
     def choose_baseline(self, name: str | None) -> None:
         """Compare with this arm (None: as before); UserError when there is no such arm."""
@@ -63,7 +63,7 @@ def extended(folder: GridFolder, path: Path, base: Any, cells: Sequence[Cell], b
     """Return the folder's description with these cells added; UserError for one of another base."""
     arms = list(dict.fromkeys(cell.arm.name for cell in cells))
     description = load(folder) or Description(str(path), to_plain(base), "none" if "none" in arms else arms[0])
-    if changed := run_folder.differences(to_plain(config_of(description)), to_plain(base)):
+    if changed := run_folder.differences(to_plain(get_base_config(description)), to_plain(base)):
         keys = ", ".join(changed)
         raise UserError(
             f"--out {folder.root} holds a comparison on another base (it differs in {keys}); choose another --out"
@@ -81,13 +81,13 @@ def extended(folder: GridFolder, path: Path, base: Any, cells: Sequence[Cell], b
     return description
 
 
-def config_of(description: Description) -> Any:
+def get_base_config(description: Description) -> Any:
     """Return the base config; keys that it does not know yet have their defaults."""
     node = parse_override(f"base={json.dumps(description.base)}").value["base"]
     return construct(description.kind.schema, node, "")
 
 
-def run_of(command: Sequence[str]) -> dict[str, Any]:
+def describe_run(command: Sequence[str]) -> dict[str, Any]:
     """Return how a command is given here: for `Description.runs`."""
     return {
         "command": shlex.join(command),

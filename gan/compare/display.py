@@ -12,7 +12,7 @@ from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder
 from gan.compare.outcome import DIVERGED, FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, Outcome
 from gan.compare.tags import primary_metric
-from gan.logging import read_lines
+from gan.run.logging import read_lines
 
 STYLES = {RUNNING: "cyan", FINISHED: "green", DIVERGED: "magenta", FAILED: "red", INTERRUPTED: "yellow", PENDING: "dim"}
 ORDER = [RUNNING, FAILED, DIVERGED, INTERRUPTED, PENDING, FINISHED]  # what a low terminal cuts off last comes first

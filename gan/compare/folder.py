@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gan.errors import UserError
-from gan.files import write_atomically
+from gan.runtime.errors import UserError
+from gan.runtime.files import write_atomically
 
 IGNORED = "/cells/\n/logs/\n/.lock\n/events.*\n"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from gan import run_folder
 from gan.compare.arms import Cell
+from gan.compare.experiment_types import get_experiment_type
 from gan.compare.folder import GridFolder
 from gan.compare.outcome import INTERRUPTED, RUNNING, Outcome, keep_outcome, outcome_after
-from gan.kinds import kind_of
+from gan.run import folder as run_folder
 
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.2
@@ -42,7 +42,7 @@ def run_cells(
             for place in range(resources.jobs):
                 if waiting and place not in running:
                     cell = waiting.pop(0)
-                    running[place] = (cell, start(cell, folder, resources, gpu_of(place)))
+                    running[place] = (cell, start(cell, folder, resources, get_gpu(place)))
                     report(cell, Outcome(RUNNING))
             for place, (cell, process) in list(running.items()):
                 code = process.poll()
@@ -58,7 +58,7 @@ def run_cells(
             report(cell, Outcome(INTERRUPTED))
 
 
-def arguments_of(cell: Cell, folder: GridFolder, resources: Resources) -> list[str]:
+def get_arguments(cell: Cell, folder: GridFolder, resources: Resources) -> list[str]:
     """Return the arguments of the training script that train a cell, or go on with it."""
     run = folder.run(cell.name)
     resume = ["--resume"] if (run / run_folder.CONFIG).exists() else []
@@ -68,7 +68,7 @@ def arguments_of(cell: Cell, folder: GridFolder, resources: Resources) -> list[s
 
 def start(cell: Cell, folder: GridFolder, resources: Resources, gpu: str | None = None) -> subprocess.Popen:
     """Start the process of a cell; its console goes to the cell's log."""
-    script, arguments = kind_of(resources.config).script, arguments_of(cell, folder, resources)
+    script, arguments = get_experiment_type(resources.config).script, get_arguments(cell, folder, resources)
     threads = {name: str(resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | threads | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
@@ -106,7 +106,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def gpu_of(place: int) -> str | None:
+def get_gpu(place: int) -> str | None:
     """Return the CUDA device of the place-th process at a time, or None where there is no choice."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]

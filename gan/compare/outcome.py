@@ -7,13 +7,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from gan import run_folder
 from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder, read_json, write_json
-from gan.divergence import EXIT_CODE, STOPPED, read_divergences
-from gan.errors import UserError
-from gan.logging import read_lines
-from gan.yaml_config import load_config, to_plain
+from gan.options.loader import load_config, to_plain
+from gan.run import folder as run_folder
+from gan.run.divergence import EXIT_CODE, STOPPED, read_divergences
+from gan.run.logging import read_lines
+from gan.runtime.errors import UserError
 
 PENDING, RUNNING = "pending", "running"
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
@@ -45,7 +45,7 @@ def check_cell(folder: GridFolder, cell: Cell) -> None:
         )
 
 
-def outcome_of(run: Path, steps: int) -> Outcome | None:
+def read_outcome(run: Path, steps: int) -> Outcome | None:
     """Return how the run in a folder ended, or None for one that can go on."""
     lines = read_lines(run / "metrics.jsonl")
     exported = next(run.glob("*.safetensors"), None)  # what a run writes last
@@ -67,7 +67,7 @@ def divergence(run: Path) -> str:
 
 def outcome_after(folder: GridFolder, cell: Cell, code: int) -> Outcome:
     """Return how a cell ended whose process gave this exit code, and keep it in the cell's record."""
-    ended = outcome_of(folder.run(cell.name), cell.config.train.steps) if code in (0, EXIT_CODE) else None
+    ended = read_outcome(folder.run(cell.name), cell.config.train.steps) if code in (0, EXIT_CODE) else None
     if ended is not None:
         outcome = ended
     elif code in SIGNALLED:

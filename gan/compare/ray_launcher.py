@@ -26,7 +26,7 @@ from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder, write_text
 from gan.compare.grid import ROOT, Resources, start, stop
 from gan.compare.outcome import FAILED, INTERRUPTED, RUNNING, Outcome, keep_outcome, outcome_after
-from gan.errors import UserError
+from gan.runtime.errors import UserError
 
 RETRIES = 5  # of a cell whose node is lost
 POLL_S = 0.5

@@ -13,16 +13,16 @@ from typing import Any
 
 from PIL import Image
 
-from gan import run_folder
 from gan.compare.arms import Cell
 from gan.compare.description import Description
+from gan.compare.experiment_types import get_experiment_type
 from gan.compare.folder import GridFolder, read_json, write_text
-from gan.compare.outcome import DIVERGED, ENDED, INTERRUPTED, PENDING, Outcome, keep_outcome, outcome_of
-from gan.files import write_atomically
-from gan.kinds import kind_of
-from gan.logging import read_lines
-from gan.samples import COLUMNS
-from gan.yaml_config import load_config
+from gan.compare.outcome import DIVERGED, ENDED, INTERRUPTED, PENDING, Outcome, keep_outcome, read_outcome
+from gan.data.grids import COLUMNS
+from gan.options.loader import load_config
+from gan.run import folder as run_folder
+from gan.run.logging import read_lines
+from gan.runtime.files import write_atomically
 
 TEXT = ("cell", "arm", "status", "reason", "hardware")  # columns that hold no number
 COUNTERS = ("step", "images")
@@ -62,7 +62,7 @@ def ended(folder: GridFolder, cells: Iterable[Cell]) -> dict[str, Outcome]:
             if record.get("status") == DIVERGED:
                 outcome = Outcome(DIVERGED, record["reason"])
             else:
-                outcome = outcome_of(run, cell.config.train.steps)
+                outcome = read_outcome(run, cell.config.train.steps)
             if outcome is not None and outcome.status in ENDED:
                 keep_outcome(folder, cell.name, outcome)  # a comparison that was killed has not
                 outcomes[cell.name] = outcome
@@ -106,7 +106,7 @@ def _measured(folder: GridFolder, name: str) -> Row:
     if not lines:
         return row
     path = run_folder.config_path(run)
-    config = load_config(kind_of(path).schema, path)
+    config = load_config(get_experiment_type(path).schema, path)
     last: Row = {}
     for line in lines:
         last |= line

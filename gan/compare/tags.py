@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from gan.kinds import CLASSIFIER, GAN
+from gan.compare.experiment_types import CLASSIFIER, GAN
 from metrics import catalog
 
 METRIC = "metrics/"

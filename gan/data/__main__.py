@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import gan.datasets  # noqa: F401 (registers them)
-from gan.command import Parser, exit_code, png_path
-from gan.config_help import describe
+import gan.data.datasets  # noqa: F401 (registers them)
 from gan.data.base import DATASETS, ImageData
-from gan.errors import UserError
-from gan.samples import sample_grid, save_png
-from gan.yaml_config import load_config
+from gan.data.grids import sample_grid, save_png
+from gan.options.help import describe
+from gan.options.loader import load_config
+from gan.runtime.command import Parser, exit_code, png_path
+from gan.runtime.errors import UserError
 from models.registry import UnknownNameError
 
 SHOWN_CLASSES = 20

@@ -85,7 +85,7 @@ class DatasetConfig(ABC):
     """Base of all datasets. The fields of a subclass are its YAML options."""
 
     registry: ClassVar[Registry["DatasetConfig"]] = DATASETS
-    of_digits: ClassVar[bool] = False  # whether the digits classifier can judge such images
+    shows_digits: ClassVar[bool] = False  # whether the digits classifier can judge such images
     stacked: ClassVar[bool] = False  # whether the color planes are gray images of their own
 
     root: str = "data"

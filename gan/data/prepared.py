@@ -1,7 +1,7 @@
 """Images that are decoded once and kept as one array, which every later run maps into its memory.
 
-Each set has a folder in `gan.cache.cache_dir()/datasets`, named after a hash of its source files and of all choices on
-which its pixels depend: `images.npy`, `labels.npy` and, written last, `info.json`.
+Each set has a folder in `gan.runtime.cache.cache_dir()/datasets`, named after a hash of its source files and of all
+choices on which its pixels depend: `images.npy`, `labels.npy` and, written last, `info.json`.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gan.cache import cache_dir, warn_unwritable
 from gan.data.base import Fingerprint, ImageData, Preparation
-from gan.errors import UserError
-from gan.files import write_atomically
+from gan.runtime.cache import cache_dir, warn_unwritable
+from gan.runtime.errors import UserError
+from gan.runtime.files import write_atomically
 
 FORMAT = 1  # part of every key: to be raised when the same choices come to mean other pixels
 

@@ -1,12 +1,14 @@
 """Batches of training images as a function of the seed and the position in the stream."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from gan import rng
 from gan.data.base import ImageData, to_float
 from gan.data.stream import Stream
-from gan.distributed import own_rows
+from gan.runtime import rng
+from gan.runtime.distributed import local_shard
 
 GIGABYTE = 1e9
 
@@ -27,7 +29,7 @@ class Order:
             epoch, start = divmod(position, self._count)
             parts.append(self._epoch(epoch)[start : start + size])
             position, size = position + len(parts[-1]), size - len(parts[-1])
-        return own_rows(torch.cat(parts))
+        return local_shard(torch.cat(parts))
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:
@@ -91,13 +93,27 @@ class Sampler:
         x = to_float(images)
         random = rng.generator(x.device, self.seed, "batch", position)
         if self.horizontal_flip:
-            mirrored = own_rows(torch.rand(size, generator=random, device=x.device)) < 0.5
+            mirrored = local_shard(torch.rand(size, generator=random, device=x.device)) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         if self.dequantize:
-            x = x + own_rows(torch.rand(size, *x.shape[1:], generator=random, device=x.device)) / 127.5
+            x = x + local_shard(torch.rand(size, *x.shape[1:], generator=random, device=x.device)) / 127.5
         return x, y
 
     def close(self) -> None:
         """End the threads, if there are any; a sampler that is forgotten ends them too."""
         if self._stream is not None:
             self._stream.close()
+
+
+def build_image_sampler(config: Any, data: ImageData, rows: Tensor | None, device: torch.device) -> Sampler:
+    """Return the sampler of these images, or of some rows of them, with the seed and data options of a config."""
+    return Sampler(
+        data,
+        config.seed,
+        device,
+        horizontal_flip=config.data.horizontal_flip,
+        dequantize=config.data.dequantize,
+        device_budget_gb=config.data.device_budget_gb,
+        workers=config.data.workers,
+        rows=rows,
+    )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gan import rng
+from gan.runtime import rng
 
 
 def stratified(labels: Tensor, rows: Tensor, share: float, seed: int, purpose: str) -> tuple[Tensor, Tensor]:

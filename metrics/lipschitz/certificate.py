@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.graph import network_bound
-from metrics.lipschitz.measuring import measuring
 from metrics.lipschitz.symbol import largest_norm, polyphase_taps, riesz_factor, symbol_norm
 
 Shape = Sequence[int] | None
@@ -27,25 +27,25 @@ def certified_bound(layer: nn.Module, input_shape: Shape = None, y: Tensor | Non
     In evaluation mode, and the layer is left as it was; batch norm in training mode has no bound.
 
     `input_shape` is (C, H, W), without batch; with it a circular convolution on its own grid is exact and ConvNorm
-    tighter. A module that knows its own bound has a method `lipschitz_bound(input_shape, bound_of)`, which comes
-    before anything else: `bound_of(part, shape)` gives it the bound of a part, which may also be a tensor of matrices
+    tighter. A module that knows its own bound has a method `lipschitz_bound(input_shape, get_bound)`, which comes
+    before anything else: `get_bound(part, shape)` gives it the bound of a part, which may also be a tensor of matrices
     (F, a, b), whose largest norm is meant. A network that is made of known parts is bounded through its graph, which
     needs `input_shape`; a class-conditional one also labels `y` (1,), which are held fixed (their value is of no
     account where a module bounds all classes, as projection heads do).
     """
     if any(isinstance(module, _BatchNorm) and module.training for module in layer.modules()):
         return math.inf  # it divides by the batch's own deviation, which may be anything
-    with measuring(layer):
-        return _bound_of(layer, input_shape, y)
+    with eval_mode(layer):
+        return _get_bound(layer, input_shape, y)
 
 
-def _bound_of(part: nn.Module | Tensor, input_shape: Shape = None, y: Tensor | None = None) -> float:
+def _get_bound(part: nn.Module | Tensor, input_shape: Shape = None, y: Tensor | None = None) -> float:
     with torch.no_grad():
         if isinstance(part, Tensor):
             return largest_norm(part)
         own_bound: Any = getattr(part, "lipschitz_bound", None)
         if own_bound is not None:
-            return own_bound(input_shape, _bound_of)
+            return own_bound(input_shape, _get_bound)
         for types, bound in _BOUNDS:
             if isinstance(part, types):
                 return bound(part, input_shape)
@@ -54,7 +54,7 @@ def _bound_of(part: nn.Module | Tensor, input_shape: Shape = None, y: Tensor | N
         if input_shape is None or not any(part.children()):
             return math.inf
         example = _first_weight(part).new_zeros(1, *input_shape)
-        return network_bound(part, example, y, _bound_of)
+        return network_bound(part, example, y, _get_bound)
 
 
 def _convolution(layer: nn.Conv2d, input_shape: Shape) -> float:

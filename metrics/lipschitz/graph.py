@@ -19,10 +19,10 @@ from torch.nn.utils import parametrize
 BoundOf = Callable[[Any, Any], float]
 
 
-def network_bound(network: nn.Module, x: Tensor, y: Tensor | None, bound_of: BoundOf) -> float:
+def network_bound(network: nn.Module, x: Tensor, y: Tensor | None, get_bound: BoundOf) -> float:
     """Return an upper bound (l2) of x -> network(x), or network(x, y) for a fixed y; `math.inf` where none is known.
 
-    Of x (1, ...) only the shape matters. `bound_of(module, shape)` gives the bound of a module that is not traced into.
+    Of x (1, ...) only the shape matters. `get_bound(module, shape)` is the bound of a module that is not traced into.
     """
     tracer = _Tracer()
     fixed = None if y is not None or "y" not in inspect.signature(network.forward).parameters else {"y": None}
@@ -30,7 +30,7 @@ def network_bound(network: nn.Module, x: Tensor, y: Tensor | None, bound_of: Bou
         graph = tracer.trace(network, fixed)
     except Exception:  # whatever a module does that cannot be traced, its bound is not known
         return math.inf
-    interpreter = _Bounds(fx.GraphModule(tracer.root, graph), bound_of)
+    interpreter = _Bounds(fx.GraphModule(tracer.root, graph), get_bound)
     inputs = [x] if y is None else [x, y]
     with torch.no_grad():
         interpreter.run(*inputs, *[None] * (len(interpreter.placeholders) - len(inputs)))
@@ -49,9 +49,9 @@ class _Tracer(fx.Tracer):
 class _Bounds(fx.Interpreter):
     """Runs the graph on example inputs for the shapes, and gives each node its bound on the way."""
 
-    def __init__(self, graph: fx.GraphModule, bound_of: BoundOf):
+    def __init__(self, graph: fx.GraphModule, get_bound: BoundOf):
         super().__init__(graph)
-        self.bound_of = bound_of
+        self.get_bound = get_bound
         self.bounds: dict[fx.Node, float] = {}
         self.fused: dict[fx.Node, tuple[nn.Conv2d, float]] = {}  # a conv that equals the node, and the bound before it
         self.placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
@@ -91,7 +91,7 @@ class _Bounds(fx.Interpreter):
         if any(others) and not hasattr(module, "lipschitz_bound"):
             return math.inf
         shape = self.env[source].shape[1:]
-        alone = self.bounds[source] * self.bound_of(module, tuple(shape))
+        alone = self.bounds[source] * self.get_bound(module, tuple(shape))
         if isinstance(module, nn.Conv2d):
             self.fused[node] = (_as_convolution(module), self.bounds[source])
         elif isinstance(module, nn.BatchNorm2d) and not module.training:
@@ -109,7 +109,7 @@ class _Bounds(fx.Interpreter):
         if combined is None:
             return alone
         self.fused[node] = (combined, before)
-        return min(alone, before * self.bound_of(combined, None))
+        return min(alone, before * self.get_bound(combined, None))
 
     def _function(self, node: fx.Node, name: str, value: Tensor) -> float:
         if any(isinstance(arg, fx.Node) for arg in node.kwargs.values()):
@@ -135,7 +135,7 @@ class _Bounds(fx.Interpreter):
             return incoming[0] * max(1.0, abs(_argument(node, 1, "negative_slope", 0.01)))
         if name == "avg_pool2d" and _plain_pooling(node):
             size = _argument(node, 1, "kernel_size", None)
-            alone = incoming[0] * self.bound_of(nn.AvgPool2d(size), None)
+            alone = incoming[0] * self.get_bound(nn.AvgPool2d(size), None)
             return self._fuse(node, tensors[0], _times_average, size, alone)
         if name == "interpolate":
             return incoming[0] * _interpolation(node, x, value)

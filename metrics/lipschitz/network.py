@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metrics.lipschitz.measuring import measuring
+from metrics.lipschitz.eval_mode import eval_mode
 
 
 def input_gradient_norms(network: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -14,7 +14,7 @@ def input_gradient_norms(network: nn.Module, x: Tensor, y: Tensor | None = None)
     Measured in evaluation mode, without a trace in the network. The largest is a lower bound of the Lipschitz
     constant of D on the region that the points sample.
     """
-    with measuring(network):
+    with eval_mode(network):
         return _input_gradients(network, x, y).flatten(1).norm(dim=1)
 
 
@@ -25,7 +25,7 @@ def steepest_slope(network: nn.Module, x: Tensor, y: Tensor | None = None, steps
     steps of falling length that raise the quotient: a lower bound of the Lipschitz constant, never below the largest
     gradient at the starting points. Measured in evaluation mode; nothing random.
     """
-    with measuring(network):
+    with eval_mode(network):
         gradients = _input_gradients(network, x, y)
         scale = x.flatten(1).norm(dim=1).mean().clamp(min=1e-3)
         near, far = x.detach(), x.detach() + 0.01 * scale * _unit(gradients)
@@ -50,7 +50,7 @@ def jacobian_singular_values(network: nn.Module, z: Tensor, y: Tensor | None = N
     z has far fewer entries than an image, so the Jacobian is taken column by column: the vector-Jacobian product is
     linear in its vector, and its own vector-Jacobian product is a column. Measured in evaluation mode.
     """
-    with measuring(network), torch.enable_grad():
+    with eval_mode(network), torch.enable_grad():
         z = z.detach().requires_grad_(True)
         output = (network(z) if y is None else network(z, y)).flatten(1)
         cotangent = torch.zeros_like(output).requires_grad_(True)

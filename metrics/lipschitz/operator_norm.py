@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from metrics.lipschitz.measuring import measuring
+from metrics.lipschitz.eval_mode import eval_mode
 
 LinearMap = Callable[[Tensor], Tensor]
 
@@ -22,7 +22,7 @@ def operator_norm(layer: nn.Module, input_shape: Sequence[int], iterations: int 
     was. `input_shape` has no batch dimension. ValueError for a layer that is not affine: it has no operator norm.
     """
     start = start_vector(layer, input_shape)
-    with measuring(layer):
+    with eval_mode(layer):
         if not is_affine(layer, start):
             raise ValueError(f"{type(layer).__name__} is not affine in evaluation mode: it has no operator norm")
         sigma, _ = largest_singular_value(*affine_map(layer, start), start, iterations)

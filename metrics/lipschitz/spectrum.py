@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from metrics.lipschitz.measuring import measuring
+from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.operator_norm import start_vector
 
 LARGEST_MATRIX = 2**21  # entries of a layer's dense matrix: its SVD takes about a second
@@ -21,7 +21,7 @@ def singular_values(layer: nn.Module, input_shape: Sequence[int], largest: int =
     shape = feasible_shape(layer, input_shape, largest)
     if shape is None:
         return None
-    with measuring(layer):
+    with eval_mode(layer):
         example = start_vector(layer, shape)
         basis = torch.eye(example.numel(), dtype=example.dtype, device=example.device).view(-1, *example.shape)
         with torch.no_grad():
@@ -39,7 +39,7 @@ def feasible_shape(
     None when that would take a side below 2, where a convolution is hardly itself.
     """
     shape = tuple(input_shape)
-    with measuring(layer):
+    with eval_mode(layer):
         while True:
             example = start_vector(layer, shape)
             if example.numel() * layer(example[None]).numel() <= largest:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from metrics.lipschitz.measuring import measuring
+from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.operator_norm import affine_map, is_affine, largest_singular_value, start_vector
 
 
@@ -26,7 +26,7 @@ class LipschitzTracker:
         inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
         shapes = _input_shapes(model, _find_layers(model), inputs)
         vectors = {path: start_vector(model.get_submodule(path), shape) for path, shape in shapes.items()}
-        with measuring(model):
+        with eval_mode(model):
             affine = {path for path, vector in vectors.items() if is_affine(model.get_submodule(path), vector)}
         self.nonlinear = [path for path in shapes if path not in affine]
         self.input_shapes = {path: shape for path, shape in shapes.items() if path in affine}
@@ -35,7 +35,7 @@ class LipschitzTracker:
     def measure(self) -> dict[str, float]:
         """Return the operator norm of each layer by module path; the model is left as it was."""
         norms = {}
-        with measuring(self.model):
+        with eval_mode(self.model):
             for path, vector in self._vectors.items():
                 maps = affine_map(self.model.get_submodule(path), vector)
                 norms[path], self._vectors[path] = largest_singular_value(*maps, vector, self.iterations)
@@ -85,7 +85,7 @@ def _input_shapes(
 
     handles = [layer.register_forward_pre_hook(record(path)) for path, layer in layers.items()]
     try:
-        with measuring(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             model(*example_inputs)
     finally:
         for handle in handles:

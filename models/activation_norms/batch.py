@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
-from models.eager import eager
+from models.kernels.eager import eager
 from models.ranges import Range
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.normalizations.base import NORMALIZATIONS, Normalization
-from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, floored, weight_of
+from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, clamp_positive, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 
@@ -37,9 +37,9 @@ class MeanOfUnfoldings(nn.Module):
 
     def __init__(self, layer: nn.Module, options: BidirectionalSpectralNorm):
         super().__init__()
-        self.layout = Layout.of(layer)
+        self.layout = Layout.from_layer(layer)
         self.scale = options.scale
-        kernel = self.layout.kernel(weight_of(layer))
+        kernel = self.layout.kernel(get_weight(layer))
         self.outputs = LeadingSingularVectors(kernel.flatten(2), options.n_power_iterations)
         self.inputs = LeadingSingularVectors(kernel.transpose(1, 2).flatten(2), options.n_power_iterations)
 
@@ -48,4 +48,4 @@ class MeanOfUnfoldings(nn.Module):
         kernel = self.layout.kernel(weight)
         sigma_outputs, *_ = self.outputs(kernel.flatten(2))
         sigma_inputs, *_ = self.inputs(kernel.transpose(1, 2).flatten(2))
-        return weight * (self.scale / floored((sigma_outputs.amax() + sigma_inputs.amax()) / 2))
+        return weight * (self.scale / clamp_positive((sigma_outputs.amax() + sigma_inputs.amax()) / 2))

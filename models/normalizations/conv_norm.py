@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models import winograd
 from models.activation_norms.batch import BatchNorm
-from models.fourier import Pair, Window, circular_filter, dilate, fold_phases, preconditioner
+from models.kernels import winograd
+from models.kernels.fourier import Pair, Window, circular_filter, dilate, fold_phases, preconditioner
 from models.normalizations.base import NORMALIZATIONS, Normalization
 from models.normalizations.conv_norm_bound import conv_norm_bound
 from models.normalizations.conv_norm_parts import DepthwiseAffine, RunningAverage
@@ -130,9 +130,9 @@ class ConvNormLayer(nn.Module, ABC):
             y = self.affine(y)
         return y if self.batch_norm is None else self.batch_norm(y)
 
-    def lipschitz_bound(self, input_shape, bound_of) -> float:
+    def lipschitz_bound(self, input_shape, get_bound) -> float:
         """Return an upper bound of the layer's norm; see `conv_norm_bound`."""
-        return conv_norm_bound(self, input_shape, bound_of)
+        return conv_norm_bound(self, input_shape, get_bound)
 
     def extra_repr(self) -> str:
         """Show the options."""
@@ -191,7 +191,7 @@ class ConvNorm2d(ConvNormLayer):
         conv = self.conv
         if tuple(stride) == (1, 1) and x.device.type == "cpu":
             plain = (conv.kernel_size, conv.dilation, conv.groups) == ((3, 3), (1, 1), 1) and padding[0] == padding[1]
-            if plain and winograd.pays(x, conv.out_channels, padding[0]):
+            if plain and winograd.is_faster(x, conv.out_channels, padding[0]):
                 return winograd.conv3x3(x, weight, None, padding[0])
             # What is more than half a kernel by hand: oneDNN's gradients are slow for such a padding.
             half = [min(p, k // 2) for p, k in zip(padding, self._reach, strict=True)]

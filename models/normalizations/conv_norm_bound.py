@@ -15,7 +15,7 @@ AFFINE_GRID = 64  # frequencies per axis at which the depthwise kernel is looked
 
 
 @torch.no_grad()
-def conv_norm_bound(layer: "ConvNormLayer", input_shape, bound_of) -> float:
+def conv_norm_bound(layer: "ConvNormLayer", input_shape, get_bound) -> float:
     """Return an upper bound of the Lipschitz constant of `layer` in evaluation mode.
 
     With `input_shape` (C, H, W) the preconditioned convolution is bounded by its exact norm on its own grid, max over
@@ -26,7 +26,7 @@ def conv_norm_bound(layer: "ConvNormLayer", input_shape, bound_of) -> float:
     gains = _channel_gains(layer)
     if gains is None:
         return math.inf
-    core = _rows_bound(layer) if input_shape is None else _grid_bound(layer, input_shape, bound_of)
+    core = _rows_bound(layer) if input_shape is None else _grid_bound(layer, input_shape, get_bound)
     return core * gains.max().item()
 
 
@@ -38,7 +38,7 @@ def _rows_bound(layer: "ConvNormLayer") -> float:
     return math.sqrt(conv.out_channels * phases / conv.groups) if known else math.inf
 
 
-def _grid_bound(layer: "ConvNormLayer", input_shape, bound_of) -> float:
+def _grid_bound(layer: "ConvNormLayer", input_shape, get_bound) -> float:
     conv = layer.conv
     y, kernel, window = layer.to_grid(conv.weight.new_zeros(1, *input_shape))
     grid = y.shape[-2:]
@@ -48,7 +48,7 @@ def _grid_bound(layer: "ConvNormLayer", input_shape, bound_of) -> float:
         symbol = torch.fft.rfft2(rows, s=grid) * scales[:, None]  # (O / g, I / g, m_h, m_w / 2 + 1)
         matrices = symbol.flatten(2).permute(2, 0, 1)
         for part in matrices.split(max(1, CHUNK // matrices[0].numel())):
-            bound = max(bound, bound_of(part))
+            bound = max(bound, get_bound(part))
     repeats = math.prod(
         axis.positions(period).bincount().max().item() for axis, period in zip(window, grid, strict=True)
     )

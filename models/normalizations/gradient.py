@@ -62,6 +62,6 @@ class GradientNormalized(nn.Module):
             normalized = logits / torch.where(size > 0, size, 1.0)
         return normalized if differentiable else normalized.detach()
 
-    def lipschitz_bound(self, input_shape, bound_of) -> float:
+    def lipschitz_bound(self, input_shape, get_bound) -> float:
         """Return infinity: the gradient jumps where f has a kink, and the result with it."""
         return math.inf

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.normalizations.base import NORMALIZATIONS, Normalization
-from models.normalizations.weight_matrices import Layout, floored, weight_of
+from models.normalizations.weight_matrices import Layout, clamp_positive, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 
@@ -43,9 +43,9 @@ class NewtonOrthogonalization(nn.Module):
 
     def __init__(self, layer: nn.Module, options: ONI):
         super().__init__()
-        self.layout = Layout.of(layer)
+        self.layout = Layout.from_layer(layer)
         self.options = options
-        _, rows, columns = self.layout.rows(weight_of(layer)).shape
+        _, rows, columns = self.layout.rows(get_weight(layer)).shape
         fitting = max(1, columns - 1)
         self.blocks = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= fitting)
 
@@ -56,7 +56,7 @@ class NewtonOrthogonalization(nn.Module):
             z = z.unflatten(1, (self.blocks, -1)).flatten(0, 1)  # (g blocks, rows, columns)
             if z.shape[2] > 1:
                 z = z - z.mean(dim=2, keepdim=True)
-            v = z / floored((z @ z.mT).norm(dim=(1, 2), keepdim=True)).sqrt()
+            v = z / clamp_positive((z @ z.mT).norm(dim=(1, 2), keepdim=True)).sqrt()
             s = v @ v.mT
             # B_t+1 = B_t (3/2 I - 1/2 B_t S B_t), with S B_t updated beside: at large T the paper's form, equal on
             # paper, lets rounding errors grow.

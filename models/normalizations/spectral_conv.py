@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.eager import eager
-from models.fourier import dilate, fold_phases
+from models.kernels.eager import eager
+from models.kernels.fourier import dilate, fold_phases
 from models.normalizations.base import NORMALIZATIONS, Normalization
-from models.normalizations.weight_matrices import Layout, direction, floored, weight_of
+from models.normalizations.weight_matrices import Layout, clamp_positive, direction, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 SCAN_STEPS = 6  # power iterations at every frequency of the grid, enough to rank them
@@ -63,11 +63,11 @@ class UnitConvolution(nn.Module):
     def __init__(self, layer: nn.Module, options: SpectralConvNorm):
         super().__init__()
         self.options = options
-        self.groups = Layout.of(layer).groups
+        self.groups = Layout.from_layer(layer).groups
         self.stride = getattr(layer, "stride", (1, 1))
         self.dilation = getattr(layer, "dilation", (1, 1))
         self.accesses = 0
-        frequencies, u, v = self._scan(self._kernel(weight_of(layer).detach()), 5 * SETTLE_STEPS)
+        frequencies, u, v = self._scan(self._kernel(get_weight(layer).detach()), 5 * SETTLE_STEPS)
         self.register_buffer("frequencies", frequencies)
         self.register_buffer("u", u)
         self.register_buffer("v", v)
@@ -78,7 +78,7 @@ class UnitConvolution(nn.Module):
             frequencies, u, v = self._track(weight)
             kernel = self._kernel(weight)
             sigma = (u * _apply(kernel, v, self._waves(frequencies, kernel))).sum(dim=(1, 2))
-            return weight * (self.options.gain / floored(sigma.amax()))
+            return weight * (self.options.gain / clamp_positive(sigma.amax()))
 
     def get_extra_state(self) -> Tensor:
         """Return the count of accesses, so that a resumed run scans at the same steps."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.normalizations.base import NORMALIZATIONS, Normalization
-from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, floored, weight_of
+from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, clamp_positive, get_weight
 from models.ranges import AT_LEAST_1, Range
 
 
@@ -40,8 +40,8 @@ class LimitedStableRank(nn.Module):
 
     def __init__(self, layer: nn.Module, options: StableRankNorm):
         super().__init__()
-        self.layout = Layout.of(layer)
-        rows = self.layout.rows(weight_of(layer))
+        self.layout = Layout.from_layer(layer)
+        rows = self.layout.rows(get_weight(layer))
         self.target = max(1.0, options.stable_rank * min(rows.shape[1:]))
         self.leading = LeadingSingularVectors(rows, options.n_power_iterations)
 
@@ -49,10 +49,10 @@ class LimitedStableRank(nn.Module):
         """Return the normalized weight."""
         rows = self.layout.rows(weight)
         sigma, u, _ = self.leading(rows)
-        scaled = rows / floored(sigma)[:, None, None]
+        scaled = rows / clamp_positive(sigma)[:, None, None]
         first = u[:, :, None] * (u[:, None, :] @ scaled)
         rest = scaled - first
-        gamma = (self.target - 1) ** 0.5 / floored(rest.norm(dim=(1, 2), keepdim=True))
+        gamma = (self.target - 1) ** 0.5 / clamp_positive(rest.norm(dim=(1, 2), keepdim=True))
         return self.layout.restore(first + gamma.clamp(max=1) * rest, weight)
 
     def extra_repr(self) -> str:

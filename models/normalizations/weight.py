@@ -22,7 +22,7 @@ class WeightNorm(Normalization):
 
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Reparametrize `layer.weight`; the layer keeps its type."""
-        direction = ScaledDirection(Layout.of(layer))
+        direction = ScaledDirection(Layout.from_layer(layer))
         return parametrize.register_parametrization(layer, "weight", direction, unsafe=True)
 
 

@@ -14,7 +14,7 @@ class Layout(NamedTuple):
     transposed: bool
 
     @classmethod
-    def of(cls, layer: nn.Module) -> "Layout":
+    def from_layer(cls, layer: nn.Module) -> "Layout":
         """Return the layout of a convolution's, linear layer's or embedding's weight."""
         return cls(getattr(layer, "groups", 1), isinstance(layer, nn.ConvTranspose2d))
 
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
         return (rows.transpose(1, 2) if self.transposed else rows).reshape(like.shape)
 
 
-def weight_of(layer: nn.Module) -> Tensor:
+def get_weight(layer: nn.Module) -> Tensor:
     """Return the weight of a layer as it is now; TypeError for a module that has none."""
     weight = layer.weight
     if not isinstance(weight, Tensor):
@@ -87,6 +87,6 @@ def direction(vector: Tensor, fallback: Tensor, dim: tuple[int, ...]) -> Tensor:
     return torch.where(norm > 0, vector / norm, fallback)
 
 
-def floored(sigma: Tensor) -> Tensor:
+def clamp_positive(sigma: Tensor) -> Tensor:
     """Return σ as a divisor: never so small that a weight of zeros gives NaN."""
     return sigma.clamp_min(torch.finfo(sigma.dtype).tiny ** 0.5)

@@ -7,8 +7,8 @@ import torch
 from classification.build import build_experiment
 from classification.config import Config, EvalConfig, TrainConfig
 from classification.experiment import Experiment
-from gan.datasets.digits import Digits
-from models.classifiers import ResNet10Config
+from gan.data.datasets.digits import Digits
+from models.networks.classifiers import ResNet10Config
 
 TINY = Config(
     data=Digits(resolution=8),

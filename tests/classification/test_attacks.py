@@ -6,7 +6,7 @@ from torch import nn
 
 from classification.attacks import fgsm, pgd, random_start
 from models import ImageShape, build_classifier
-from models.classifiers import ResNet10Config
+from models.networks.classifiers import ResNet10Config
 
 EPS, STEP = 8 / 255, 2 / 255
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from classification.build import channel_statistics
-from gan.errors import UserError
-from gan.regularizers.gradient import R1
-from gan.regularizers.weight import OrthogonalConvolution
-from models.classifiers import ResNet10Config
+from gan.objectives.regularizers.gradient import R1
+from gan.objectives.regularizers.weight import OrthogonalConvolution
+from gan.runtime.errors import UserError
+from models.networks.classifiers import ResNet10Config
 from models.normalizations.conv_norm import ConvNorm, ConvNorm2d
 from models.normalizations.gradient import GradientNorm
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from classification.config import Config, LabelsConfig, TrainConfig
-from classification.data import batches, labelled_sets, with_noise
+from classification.data import add_label_noise, batches, labelled_sets
 from gan.data import ImageData, Splits
-from gan.datasets.digits import Digits
-from gan.errors import UserError
+from gan.data.datasets.digits import Digits
+from gan.runtime.errors import UserError
 
 TINY = Config(train=TrainConfig(batch_size=8))
 
@@ -60,17 +60,17 @@ def test_noise_is_in_the_training_labels_alone(splits):
 def test_symmetric_noise_is_uniform_with_and_without_the_true_class():
     labels = torch.arange(10).repeat(2000)
     for exclude_true, stays in ((False, 0.4 / 10), (True, 0.0)):
-        noisy = with_noise(labels, 10, 0.4, exclude_true, seed=0)
+        noisy = add_label_noise(labels, 10, 0.4, exclude_true, seed=0)
         wrong = noisy != labels
         assert wrong.float().mean().item() == pytest.approx(0.4 - stays, abs=0.01 if stays else 1e-6)
         shifts = torch.bincount((noisy - labels)[wrong] % 10, minlength=10)[1:] / wrong.sum()
         assert (shifts - 1 / 9).abs().max() < 0.01
-    assert torch.equal(with_noise(labels, 10, 0.0, False, seed=0), labels)
+    assert torch.equal(add_label_noise(labels, 10, 0.0, False, seed=0), labels)
 
 
 def test_less_noise_is_part_of_more():
     labels = torch.zeros(1000, dtype=torch.long)
-    little, much = (with_noise(labels, 10, share, True, seed=3) for share in (0.2, 0.6))
+    little, much = (add_label_noise(labels, 10, share, True, seed=3) for share in (0.2, 0.6))
     assert (little != labels).sum() == 200
     assert torch.equal(much[little != labels], little[little != labels])
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from classification.config import AttackConfig, EvalConfig
-from classification.evaluate import accuracies, accuracy, withstands_pgd
+from classification.evaluate import accuracies, accuracy, is_robust_to_pgd
 from classification.summary import accuracy_tables, attack_tags, masks_gradients
 from gan.data import ImageData
 
@@ -60,7 +60,7 @@ def test_an_image_must_withstand_every_start():
     shares = []
     for restarts in (1, 3):
         options = AttackConfig(eps=8, step=0, iterations=1, restarts=restarts)
-        shares.append(withstands_pgd(Lottery(), x, y, options, seed=0, position=0).float().mean().item())
+        shares.append(is_robust_to_pgd(Lottery(), x, y, options, seed=0, position=0).float().mean().item())
     assert shares[0] == pytest.approx(1 / 2, abs=0.1)
     assert shares[1] == pytest.approx(1 / 8, abs=0.06)
 

@@ -4,7 +4,7 @@ import torch
 from classification.lipschitz import LabelledLogit, lipschitz_audit, lipschitz_numbers
 from metrics.lipschitz import certified_bound
 from models.activation_norms import ACTIVATION_NORMS
-from models.classifiers import ResNet10Config
+from models.networks.classifiers import ResNet10Config
 from models.normalizations.spectral_conv import SpectralConvNorm
 
 

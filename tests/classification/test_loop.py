@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from classification.config import FreeConfig, SGDConfig, TrainConfig
 from classification.experiment import training_batch
 from classification.loop import set_learning_rate, update
-from gan.regularizers.weight import OrthogonalConvolution
+from gan.objectives.regularizers.weight import OrthogonalConvolution
 
 FREE = TrainConfig(steps=6, batch_size=16, free=FreeConfig(replays=3, eps=8, step=5))
 
@@ -109,7 +109,7 @@ def test_a_penalty_is_added_with_its_weight_and_the_steps_it_stands_for(build):
     penalty = OrthogonalConvolution(weight=0.01, every=2)
     added, _ = gradient(0, ocnn=penalty)
     fresh = build().network
-    penalty.of_weights(fresh, torch.Generator()).backward()
+    penalty.weight_penalty(fresh, torch.Generator()).backward()
     expected = 0.02 * fresh.network.layer2[0].conv1.weight.grad
     torch.testing.assert_close(added - plain, expected, rtol=1e-3, atol=1e-5)
     assert conv.weight.grad is plain

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from gan.checkpoint import Checkpoints, load
 from gan.config import Config
-from gan.logging import read_lines
-from gan.yaml_config import load_config
+from gan.options.loader import load_config
+from gan.run.checkpoint import Checkpoints, load
+from gan.run.logging import read_lines
 
 
 def newest(folder: Path) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan.datasets.digits import Digits
+from gan.data.datasets.digits import Digits
 from gan.evaluate import main
-from gan.logging import read_lines
+from gan.run.logging import read_lines
 
 CPU = ["--device", "cpu"]
 NAME = "fd_digits70_test"

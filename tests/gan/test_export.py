@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import save_file
 
 from gan.config import Config
-from gan.errors import UserError
 from gan.export import ONNX_TORCH, load_generator, main
-from gan.restore import restore_generator
-from gan.yaml_config import load_config
+from gan.options.loader import load_config
+from gan.runtime.errors import UserError
+from gan.training.restore import restore_generator
 
 CPU = torch.device("cpu")
 

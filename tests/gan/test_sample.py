@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gan.restore import restore_generator
 from gan.sample import STEPS, interpolate, main
+from gan.training.restore import restore_generator
 
 CPU = ["--device", "cpu"]
 
@@ -106,7 +106,7 @@ def test_sampling_needs_no_data_set(run_folder, monkeypatch):
     def never(self):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("gan.datasets.digits.Digits.load", never)
+    monkeypatch.setattr("gan.data.datasets.digits.Digits.load", never)
     sample(run_folder, "-n", 2, "--out", "grid.png")
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics.catalog import METRICS, MetricProtocol, higher_is_better, parse_protocol
-from metrics.features import Features
+from metrics.extractors.base import Features
 from metrics.frechet import FeatureStatistics
 
 

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from models.activation_norms import ACTIVATION_NORMS
-from models.base import DISCRIMINATORS, GENERATORS
+from models.networks.base import DISCRIMINATORS, GENERATORS
 from models.registry import Registry, UnknownNameError, import_submodules
 
 
@@ -15,7 +15,7 @@ def test_returns_what_was_registered():
     cls = registry.register("b")(type("B", (), {}))
     registry.register("a")(type("A", (), {}))
     assert registry.get("b") is cls
-    assert registry.name_of(cls) == "b"
+    assert registry.get_name(cls) == "b"
     assert list(registry) == ["a", "b"]
     assert "a" in registry
     assert "c" not in registry
@@ -38,7 +38,7 @@ def test_an_unknown_name_lists_the_choices_and_the_likely_one():
     ):
         registry.get("spectrl")
     with pytest.raises(KeyError):
-        registry.name_of(str)
+        registry.get_name(str)
 
 
 def test_a_new_file_registers_itself(tmp_path, monkeypatch):

@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+from gan.compare.statistics import spread
+from gan.compare.tables import formatted
+
 from classification.corruptions import CORRUPTIONS
 from classification.summary import masks_gradients
 from gan.compare.outcome import FINISHED
 from gan.compare.results import Row, read_table
-from gan.compare.statistics import spread
-from gan.compare.tables import formatted
 
 SETTINGS = {
     "noise=0": "all data",

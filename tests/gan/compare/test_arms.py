@@ -2,12 +2,12 @@ import re
 
 import pytest
 
-from gan.compare.arms import arms_of, cells_of, parse_arm, parse_axis, parse_seeds, split
-from gan.errors import UserError
+from gan.compare.arms import build_arms, build_cells, parse_arm, parse_axis, parse_seeds, split
+from gan.runtime.errors import UserError
 
 
 def names(axes, *named):
-    return [arm.name for arm in arms_of([parse_axis(axis) for axis in axes], [parse_arm(arm) for arm in named])]
+    return [arm.name for arm in build_arms([parse_axis(axis) for axis in axes], [parse_arm(arm) for arm in named])]
 
 
 def test_commas_within_brackets_and_quotes_do_not_split():
@@ -39,13 +39,13 @@ def test_two_axes_are_joined_and_no_word_means_two_things():
 
 
 def test_keys_that_change_together():
-    (arm,) = arms_of([parse_axis("optimizer.generator.lr,optimizer.discriminator.lr=1e-3")], [])
+    (arm,) = build_arms([parse_axis("optimizer.generator.lr,optimizer.discriminator.lr=1e-3")], [])
     assert arm.name == "lr=1e-3"
     assert arm.overrides == ("optimizer.generator.lr=1e-3", "optimizer.discriminator.lr=1e-3")
 
 
 def test_named_arms_stand_beside_the_product():
-    arms = arms_of([parse_axis("discriminator.normalization=none")], [parse_arm("bn:a.b=batch,c={d: 1, e: 2}")])
+    arms = build_arms([parse_axis("discriminator.normalization=none")], [parse_arm("bn:a.b=batch,c={d: 1, e: 2}")])
     assert [(arm.name, arm.overrides) for arm in arms] == [
         ("none", ("discriminator.normalization=none",)),
         ("bn", ("a.b=batch", "c={d: 1, e: 2}")),
@@ -83,8 +83,8 @@ def test_arms_of_one_name_and_axes_of_one_key_are_user_errors():
 
 
 def test_cells_have_their_config_and_seeds_are_outermost(tiny_config):
-    arms = arms_of([parse_axis("discriminator.normalization=none,{name: conv_norm, stride: paper}")], [])
-    cells = cells_of(tiny_config, ["train.steps=7"], arms, [3, 1])
+    arms = build_arms([parse_axis("discriminator.normalization=none,{name: conv_norm, stride: paper}")], [])
+    cells = build_cells(tiny_config, ["train.steps=7"], arms, [3, 1])
     assert [cell.name for cell in cells] == [
         "none-seed3",
         "conv_norm,stride=paper-seed3",
@@ -98,6 +98,6 @@ def test_cells_have_their_config_and_seeds_are_outermost(tiny_config):
 
 def test_a_bad_key_names_its_arm_and_the_seed_is_not_for_overrides(tiny_config):
     with pytest.raises(UserError, match=r"arm bad: .*unknown normalization 'conv_nrom'.*conv_norm"):
-        cells_of(tiny_config, [], [parse_arm("bad:discriminator.normalization=conv_nrom")], [0])
+        build_cells(tiny_config, [], [parse_arm("bad:discriminator.normalization=conv_nrom")], [0])
     with pytest.raises(UserError, match="--seeds"):
-        cells_of(tiny_config, ["seed=4"], [parse_arm("base")], [0])
+        build_cells(tiny_config, ["seed=4"], [parse_arm("base")], [0])

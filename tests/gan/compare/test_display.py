@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from gan.compare.arms import arms_of, cells_of, parse_axis
+from gan.compare.arms import build_arms, build_cells, parse_axis
 from gan.compare.display import Display
 from gan.compare.folder import GridFolder
 from gan.compare.outcome import Outcome
@@ -11,7 +11,9 @@ from gan.compare.outcome import Outcome
 
 @pytest.fixture
 def cells(small_config):
-    return cells_of(small_config, [], arms_of([parse_axis("discriminator.normalization=none,conv_norm")], []), [0, 1])
+    return build_cells(
+        small_config, [], build_arms([parse_axis("discriminator.normalization=none,conv_norm")], []), [0, 1]
+    )
 
 
 def show(cells, folder, terminal: bool) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from gan.compare.__main__ import main
-from gan.compare.arms import arms_of, cells_of, parse_axis
+from gan.compare.arms import build_arms, build_cells, parse_axis
 from gan.compare.folder import GridFolder, read_json
-from gan.compare.grid import Resources, gpu_of, run_cells
+from gan.compare.grid import Resources, get_gpu, run_cells
 from gan.compare.outcome import outcome_after
 from gan.compare.results import ended, read_table
-from gan.logging import read_lines
+from gan.run.logging import read_lines
 from train_gan import main as train
 
 ROOT = Path(__file__).parents[3]
@@ -142,7 +142,7 @@ def test_a_signal_ends_the_comparison_and_its_cells(number, small_config, tmp_pa
 @pytest.mark.slow
 def test_a_failed_cell_is_recorded_and_the_rest_goes_on(small_config, tmp_path, classifier):
     folder = GridFolder(tmp_path)
-    cells = cells_of(small_config, ["train.steps=1"], arms_of([parse_axis("train.batch_size=100000,8")], []), [0])
+    cells = build_cells(small_config, ["train.steps=1"], build_arms([parse_axis("train.batch_size=100000,8")], []), [0])
     told = []
     run_cells(cells, folder, Resources(small_config, "cpu", 1, 1), lambda cell, o: told.append((cell.name, o.status)))
     first, second = (cell.name for cell in cells)
@@ -153,7 +153,7 @@ def test_a_failed_cell_is_recorded_and_the_rest_goes_on(small_config, tmp_path, 
 
 @pytest.mark.parametrize("code", [143, 130, -signal.SIGTERM])
 def test_an_interrupted_cell_is_no_failed_one_and_goes_on_at_the_next_run(small_config, tmp_path, code):
-    folder, cells = GridFolder(tmp_path), cells_of(small_config, [], arms_of([], []), [0])
+    folder, cells = GridFolder(tmp_path), build_cells(small_config, [], build_arms([], []), [0])
     assert outcome_after(folder, cells[0], code).status == "interrupted"
     assert read_json(folder.record(cells[0].name))["status"] == "interrupted"
     assert not ended(folder, cells)
@@ -164,7 +164,7 @@ def test_a_diverged_cell_is_told_by_the_diagnosis_in_its_folder(small_config, tm
     axis = parse_axis("train.on_nan=stop,rollback")
     wild = [f"optimizer.{player}.lr=1000" for player in ("generator", "discriminator")]
     wild += ["loss=wasserstein", "regularizers={r1: {weight: 1000}}"]
-    cells = cells_of(small_config, [*wild, "log.every=1"], arms_of([axis], []), [0])
+    cells = build_cells(small_config, [*wild, "log.every=1"], build_arms([axis], []), [0])
     for cell in cells:
         arguments = ["--config", str(small_config), "--out", str(folder.run(cell.name)), "--device", "cpu"]
         code = train([*arguments, *cell.overrides])
@@ -179,8 +179,8 @@ def test_a_diverged_cell_is_told_by_the_diagnosis_in_its_folder(small_config, tm
 def test_what_git_keeps_is_enough_to_know_which_cells_are_done(grid, small_config, tmp_path):
     out = tmp_path / "checkout"
     shutil.copytree(grid, out, ignore=shutil.ignore_patterns("cells", "logs", "events.*", ".lock"))
-    arms = arms_of([parse_axis("discriminator.normalization=none,conv_norm")], [])
-    cells = cells_of(small_config, [], arms, [0, 1, 2])
+    arms = build_arms([parse_axis("discriminator.normalization=none,conv_norm")], [])
+    cells = build_cells(small_config, [], arms, [0, 1, 2])
     assert set(ended(GridFolder(out), cells)) == set(CELLS)
 
 
@@ -222,12 +222,12 @@ def test_a_base_written_before_a_key_came_is_the_same_base(grid, small_config, t
 
 def test_each_of_several_gpus_gets_its_share(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert [gpu_of(place) for place in range(3)] == ["3", "5", "3"]
+    assert [get_gpu(place) for place in range(3)] == ["3", "5", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert gpu_of(0) is None
+    assert get_gpu(0) is None
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert [gpu_of(place) for place in range(3)] == ["0", "1", "0"]
+    assert [get_gpu(place) for place in range(3)] == ["0", "1", "0"]
 
 
 def test_without_an_optional_package_there_is_a_line_that_names_it(small_config, tmp_path, monkeypatch, capsys):
@@ -257,7 +257,7 @@ def test_a_cell_gets_its_threads(monkeypatch, small_config, tmp_path):
     monkeypatch.setattr("gan.compare.grid.subprocess.Popen", Process)
     from gan.compare.grid import start
 
-    (cell,) = cells_of(small_config, [], arms_of([], []), [0])
+    (cell,) = build_cells(small_config, [], build_arms([], []), [0])
     start(cell, GridFolder(tmp_path), Resources(small_config, "cpu", 2, 3), "1")
     assert (seen["env"]["OMP_NUM_THREADS"], seen["env"]["CUDA_VISIBLE_DEVICES"]) == ("3", "1")
     assert seen["env"]["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gan.compare.results import read_table
-from gan.logging import read_lines
+from gan.run.logging import read_lines
 from train_gan import main as train
 
 ROOT = Path(__file__).parents[3]
@@ -75,7 +75,7 @@ def test_nodes_that_share_no_storage_are_told_before_anything_starts(cluster, sm
 
     from gan.compare import ray_launcher
     from gan.compare.folder import GridFolder
-    from gan.errors import UserError
+    from gan.runtime.errors import UserError
 
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     ray_launcher.connect()

@@ -13,7 +13,7 @@ import torch
 
 from gan.data import ImageData
 from gan.data.prepared import Chunk, Source, prepare
-from gan.errors import UserError
+from gan.runtime.errors import UserError
 
 SHAPE = (3, 4, 5)
 

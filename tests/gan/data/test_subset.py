@@ -3,11 +3,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gan.build import build_sampler
 from gan.config import Config
 from gan.data import ImageData, Sampler
+from gan.data.datasets.digits import Digits
 from gan.data.subset import stratified, subset_rows
-from gan.datasets.digits import Digits
+from gan.training.build import build_sampler
 
 CPU = torch.device("cpu")
 

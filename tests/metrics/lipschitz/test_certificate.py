@@ -146,8 +146,8 @@ def test_a_module_that_knows_its_bound_is_believed():
         def forward(self, x):
             return self.part(x) / 2
 
-        def lipschitz_bound(self, input_shape, bound_of):
-            return bound_of(self.part, input_shape) / 2
+        def lipschitz_bound(self, input_shape, get_bound):
+            return get_bound(self.part, input_shape) / 2
 
     linear = nn.Linear(3, 3, bias=False, dtype=torch.float64)
     with torch.no_grad():

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from metrics.lipschitz import certified_bound, input_gradient_norms, steepest_slope
 from models import DISCRIMINATORS, ImageShape, build_discriminator
 from models.activation_norms import ACTIVATION_NORMS
+from models.networks.r3gan import BilinearDown, BilinearUp
 from models.normalizations import build_normalization
-from models.r3gan import BilinearDown, BilinearUp
 
 
 def conv(*args, **options):

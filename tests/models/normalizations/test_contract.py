@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan.ema import EMA
+from gan.training.ema import EMA
 from models.normalizations import NORMALIZATIONS, build_normalization, normalize
 
 IMAGES = (2, 4, 8, 8)

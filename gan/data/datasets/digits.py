@@ -1,0 +1,83 @@
+"""Handwritten digits that need no download: the scans bundled with scikit-learn, single or stacked."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gan.data import DATASETS, DatasetConfig, ImageData, Splits
+from gan.runtime import rng
+from models.ranges import Range
+
+SPLIT_SEED = 0  # the split into training and held-out scans is the same in every run, so that runs can be compared
+
+
+@DATASETS.register("digits")
+@dataclass(frozen=True, kw_only=True)
+class Digits(DatasetConfig):
+    """One gray handwritten digit an image, 10 classes: the 1,797 scans of 8x8 pixels bundled with scikit-learn.
+
+    Four fifths are for training, the rest (stratified by class) is held out; pixels 0..16 become 0..255, enlarged
+    by bilinear interpolation.
+    """
+
+    shows_digits: ClassVar[bool] = True
+
+    resolution: Annotated[int, Range(min=8, max=1024)] = 16
+    """Side of the images in pixels"""
+
+    def load(self) -> Splits:
+        """Return 1,437 training and 360 held-out digits, (N, 1, H, W)."""
+        (train, train_labels), (held_out, held_out_labels) = _scans(self.resolution)
+        return Splits(ImageData(train, train_labels, 10), ImageData(held_out, held_out_labels, 10))
+
+
+@DATASETS.register("stacked_digits")
+@dataclass(frozen=True, kw_only=True)
+class StackedDigits(DatasetConfig):
+    """Three random digits as the R, G and B planes of an image: 1000 modes, class 100 r + 10 g + b.
+
+    The small relative of stacked MNIST (Metz et al., ICLR 2017; VEEGAN, NeurIPS 2017). Training and held-out images
+    are fixed random triples of the training and held-out scans.
+    """
+
+    shows_digits: ClassVar[bool] = True
+    stacked: ClassVar[bool] = True
+
+    resolution: Annotated[int, Range(min=8, max=1024)] = 16
+    """Side of the images in pixels"""
+    size: Annotated[int, Range(min=2, max=10**8)] = 50_000
+    """Number of training triples"""
+    held_out_size: Annotated[int, Range(min=2, max=10**8)] = 10_000
+    """Number of held-out triples"""
+
+    def load(self) -> Splits:
+        """Return the training and held-out triples, (N, 3, H, W)."""
+        train, held_out = _scans(self.resolution)
+        return Splits(_stack(*train, self.size, "train"), _stack(*held_out, self.held_out_size, "held out"))
+
+
+def _scans(resolution: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return (images (N, 1, H, W) uint8, labels (N,)) of the training and the held-out scans."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+    from sklearn.utils import Bunch
+
+    scans = cast(Bunch, load_digits())  # a tuple only where asked for
+    train, held_out = train_test_split(
+        np.arange(len(scans.target)), test_size=360, random_state=SPLIT_SEED, stratify=scans.target
+    )
+    gray = torch.from_numpy(scans.images).float()[:, None] * (255 / 16)
+    images = F.interpolate(gray, size=(resolution, resolution), mode="bilinear", align_corners=False)
+    images = images.round().clamp(0, 255).to(torch.uint8)
+    labels = torch.from_numpy(scans.target).long()
+    return (images[train], labels[train]), (images[held_out], labels[held_out])
+
+
+def _stack(images: Tensor, labels: Tensor, size: int, purpose: str) -> ImageData:
+    picks = torch.randint(len(images), (size, 3), generator=rng.generator("cpu", SPLIT_SEED, "stack", purpose))
+    planes = images[:, 0][picks]  # (size, 3, H, W)
+    return ImageData(planes, (labels[picks] * torch.tensor([100, 10, 1])).sum(dim=1), 1000)

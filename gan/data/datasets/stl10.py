@@ -1,0 +1,102 @@
+"""STL-10 (Coates, Ng, Lee, AISTATS 2011)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from PIL import Image
+from torchvision import datasets
+
+from gan.data.base import DATASETS, Splits
+from gan.data.datasets.downloaded import DownloadedConfig
+from gan.data.decoding import Filter, in_order, resize, to_array
+from gan.data.prepared import Chunk, Source
+from gan.runtime.errors import UserError
+from models.ranges import Range
+
+NATIVE = 96  # side of the images in pixels
+IMAGE_BYTES = 3 * NATIVE * NATIVE
+CHUNK = 256  # images that a thread reads at a time
+
+# The files of each split, images and labels. The format: 96 columns of 96 red values, then green, then blue.
+FILES: dict[str, list[tuple[str, str | None]]] = {
+    "unlabeled": [("unlabeled_X.bin", None)],
+    "train": [("train_X.bin", "train_y.bin")],
+    "train+unlabeled": [("train_X.bin", None), ("unlabeled_X.bin", None)],
+    "test": [("test_X.bin", "test_y.bin")],
+}
+
+
+@DATASETS.register("stl10")
+@dataclass(frozen=True, kw_only=True)
+class STL10Config(DownloadedConfig):
+    """STL-10: 100,000 unlabeled training images of 96x96 pixels, 5,000 labeled ones, 8,000 test images, 10 classes.
+
+    The default, the unlabeled images resized to 48x48, is Miyato et al.'s (ICLR 2018).
+    """
+
+    archive: ClassVar[type[datasets.STL10]] = datasets.STL10
+
+    split: Literal["unlabeled", "train", "train+unlabeled"] = "unlabeled"
+    """Images to train on; a conditional GAN needs `train`"""
+    resolution: Annotated[int, Range(min=8, max=NATIVE)] = 48
+    """Side in pixels (native: 96)"""
+    filter: Filter = "bilinear"
+    """Filter of the resizing, antialiased as Pillow's"""
+
+    def load(self) -> Splits:
+        """Return the images of the split and the 8,000 test images; UserError as for every downloaded data set."""
+        if self.conditional and self.split != "train":
+            raise UserError(f"data.split={self.split}: unlabeled images cannot make a conditional GAN; use split=train")
+        return super().load()
+
+    def training_source(self) -> Source:
+        """Return the images of the split, (3, resolution, resolution)."""
+        return self._source(self.split)
+
+    def test_source(self) -> Source:
+        """Return the test images, (3, resolution, resolution)."""
+        return self._source("test")
+
+    def _source(self, split: str) -> Source:
+        names = [name for pair in FILES[split] for name in pair if name is not None]
+
+        def decode() -> Iterator[Chunk]:
+            self.verify(names)
+            for images_file, labels_file in FILES[split]:
+                path = self.folder / images_file
+                starts = range(0, path.stat().st_size // IMAGE_BYTES, CHUNK)
+                labels = None if labels_file is None else np.fromfile(self.folder / labels_file, np.uint8) - 1
+                for start, images in zip(starts, in_order(partial(self._read, path), starts), strict=True):
+                    some = np.zeros(len(images)) if labels is None else labels[start : start + CHUNK]
+                    yield Chunk(images, some.astype(np.int64))
+
+        labeled = all(labels_file for _, labels_file in FILES[split])
+        return Source(
+            name=f"{self.name}-{split}",
+            root=self.folder,
+            files=names,
+            options=(self.resolution, self.filter if self.resolution < NATIVE else None),
+            shape=(3, self.resolution, self.resolution),
+            num_classes=10 if labeled else 1,
+            decode=decode,
+            read_class_names=self._class_names if labeled else tuple,
+        )
+
+    def _read(self, path: Path, start: int) -> np.ndarray:
+        """Return up to CHUNK images from number `start` on, (n, 3, resolution, resolution)."""
+        columns = np.fromfile(path, np.uint8, CHUNK * IMAGE_BYTES, offset=start * IMAGE_BYTES)
+        images = columns.reshape(-1, 3, NATIVE, NATIVE).transpose(0, 1, 3, 2)
+        if self.resolution == NATIVE:
+            return images
+        pictures = (Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))) for pixels in images)
+        return np.stack([to_array(resize(picture, self.resolution, self.filter)) for picture in pictures])
+
+    def _class_names(self) -> list[str]:
+        try:
+            return (self.folder / self.archive.class_names_file).read_text().split()
+        except OSError:
+            return []

@@ -1,0 +1,79 @@
+"""Differentiable augmentation of real and fake images (DiffAugment: Zhao et al., NeurIPS 2020)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gan.runtime.distributed import local_shard, world_size
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def augment(x: Tensor, names: Sequence[str], random: torch.Generator) -> Tensor:
+    """Return images (B, C, H, W) in [-1, 1] after the named augmentations, drawn from `random`, each image its own.
+
+    The images are this process's rows of a batch: it draws for all of them and takes what is for its own.
+    """
+    for name in names:
+        for step in AUGMENTATIONS[name]:
+            x = step(x, random)
+    return x
+
+
+def brightness(x: Tensor, random: torch.Generator) -> Tensor:
+    """Add a number from U(-0.5, 0.5)."""
+    return x + (_uniform(x, random) - 0.5)
+
+
+def saturation(x: Tensor, random: torch.Generator) -> Tensor:
+    """Scale the distance of each pixel from its mean over channels by a factor from U(0, 2)."""
+    mean = x.mean(dim=1, keepdim=True)
+    return (x - mean) * (2 * _uniform(x, random)) + mean
+
+
+def contrast(x: Tensor, random: torch.Generator) -> Tensor:
+    """Scale the distance of each image from its mean by a factor from U(0.5, 1.5)."""
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    return (x - mean) * (_uniform(x, random) + 0.5) + mean
+
+
+def translation(x: Tensor, random: torch.Generator) -> Tensor:
+    """Shift by up to an eighth of the side along each axis; zeros come in."""
+    height, width = x.shape[2:]
+    most_h, most_w = int(height / 8 + 0.5), int(width / 8 + 0.5)
+    rows = torch.arange(height, device=x.device) + _integers(x, random, 2 * most_h + 1)
+    cols = torch.arange(width, device=x.device) + _integers(x, random, 2 * most_w + 1)
+    padded = F.pad(x, (most_w, most_w, most_h, most_h))
+    batch = torch.arange(len(x), device=x.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+
+
+def cutout(x: Tensor, random: torch.Generator) -> Tensor:
+    """Set a square of half the side at a random place to zero; it may reach over the edge."""
+    height, width = x.shape[2:]
+    side_h, side_w = int(height / 2 + 0.5), int(width / 2 + 0.5)
+    top = _integers(x, random, height + 1 - side_h % 2) - side_h // 2
+    left = _integers(x, random, width + 1 - side_w % 2) - side_w // 2
+    rows = torch.arange(height, device=x.device)
+    cols = torch.arange(width, device=x.device)
+    in_rows = (rows >= top) & (rows < top + side_h)  # (B, H)
+    in_cols = (cols >= left) & (cols < left + side_w)  # (B, W)
+    return x.masked_fill((in_rows[:, None, :, None] & in_cols[:, None, None, :]), 0.0)
+
+
+def _uniform(x: Tensor, random: torch.Generator) -> Tensor:
+    numbers = torch.rand(len(x) * world_size(), 1, 1, 1, generator=random, device=x.device, dtype=x.dtype)
+    return local_shard(numbers)
+
+
+def _integers(x: Tensor, random: torch.Generator, below: int) -> Tensor:
+    return local_shard(torch.randint(below, (len(x) * world_size(), 1), generator=random, device=x.device))
+
+
+AUGMENTATIONS: dict[str, tuple[Augmentation, ...]] = {
+    "color": (brightness, saturation, contrast),
+    "translation": (translation,),
+    "cutout": (cutout,),
+}

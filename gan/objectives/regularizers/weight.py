@@ -1,0 +1,140 @@
+"""Penalties on the weights of a network's layers: toward orthogonality, or toward small singular values.
+
+They act on `layer.weight` of every convolution, transposed convolution and linear layer: the final weight of a
+reparametrized layer, but the raw kernel within a wrapper such as ConvNorm, which normalizes it afterwards.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan.objectives.regularizers.base import REGULARIZERS, Batch, Regularizer
+from models.normalizations.weight_matrices import Layout
+from models.ranges import AT_LEAST_0, AT_LEAST_1
+
+Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightPenalty(Regularizer):
+    """Base of the penalties that look at weights alone, and so serve any network."""
+
+    def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
+        """Return the penalty on the weights of D."""
+        return self.weight_penalty(D, random)
+
+    @abstractmethod
+    def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
+        """Return the unweighted penalty, a scalar with a graph to the network's parameters."""
+
+
+@REGULARIZERS.register("orthogonal")
+@dataclass(frozen=True, kw_only=True)
+class Orthogonal(WeightPenalty):
+    """Σ ||W Wᵀ ⊙ (1 - I)||²_F over the reshaped weights (Brock et al., ICLR 2019, eq. 4): rows of any length."""
+
+    weight: Annotated[float, AT_LEAST_0] = 1e-4
+    """Factor of the penalty in D's loss"""
+
+    def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
+        """Return the sum of squared products of different rows."""
+        grams = (matrix @ matrix.T for matrix in _matrices(network))
+        return _total(gram.square().sum() - gram.diagonal().square().sum() for gram in grams)
+
+
+@REGULARIZERS.register("ocnn")
+@dataclass(frozen=True, kw_only=True)
+class OrthogonalConvolution(WeightPenalty):
+    """Σ ||Conv(W, W) - I₀||²_F: orthogonality of the strided convolution itself (OCNN: Wang et al., CVPR 2020, eq. 7).
+
+    The kernel is correlated with itself at every shift of its stride; I₀ is the identity at shift 0. A linear layer
+    has one shift.
+    """
+
+    weight: Annotated[float, AT_LEAST_0] = 0.01
+    """Factor of the penalty in D's loss"""
+
+    def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
+        """Return the sum over layers."""
+        return _total(self._layer_penalty(layer) for layer in _layers(network))
+
+    def _layer_penalty(self, layer: Layer) -> Tensor:
+        if isinstance(layer, nn.Linear):
+            kernel, stride, groups = layer.weight[:, :, None, None], (1, 1), 1
+        else:
+            kernel, stride, groups = layer.weight, layer.stride, layer.groups
+        # A shift by s input pixels is one output pixel; a dilated kernel meets itself at multiples of its dilation.
+        padding = [(k - 1) // s * s for k, s in zip(kernel.shape[2:], stride, strict=True)]
+        penalty = kernel.new_zeros(())
+        for part in kernel.chunk(groups):
+            products = F.conv2d(part, part, stride=stride, padding=padding)  # (O, O, shifts, shifts)
+            target = torch.zeros_like(products)
+            target[:, :, products.shape[2] // 2, products.shape[3] // 2] = torch.eye(len(part), device=part.device)
+            penalty = penalty + (products - target).square().sum()
+        return penalty
+
+
+@REGULARIZERS.register("srip")
+@dataclass(frozen=True, kw_only=True)
+class SRIP(WeightPenalty):
+    """Σ σ(W Wᵀ - I)²: spectral restricted isometry (Bansal et al., NeurIPS 2018, eq. 6), by power iteration."""
+
+    weight: Annotated[float, AT_LEAST_0] = 1e-2
+    """Factor of the penalty in D's loss"""
+    iterations: Annotated[int, AT_LEAST_1] = 2
+    """Power iterations, from a new random vector each time as in the paper"""
+
+    def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
+        """Return the sum over layers."""
+        return _total(self._matrix_penalty(matrix, random) for matrix in _matrices(network))
+
+    def _matrix_penalty(self, matrix: Tensor, random: torch.Generator) -> Tensor:
+        if len(matrix) > matrix.shape[1]:  # the smaller Gram matrix can be the identity, the larger one cannot
+            matrix = matrix.T
+        deviation = matrix @ matrix.T - torch.eye(len(matrix), device=matrix.device, dtype=matrix.dtype)
+        return _largest_singular_value(deviation, self.iterations, random).square()
+
+
+@REGULARIZERS.register("spectral_reg")
+@dataclass(frozen=True, kw_only=True)
+class SpectralRegularization(WeightPenalty):
+    """½ Σ σ(W)² over the reshaped weights (Yoshida & Miyato 2017, eq. 2), by power iteration."""
+
+    weight: Annotated[float, AT_LEAST_0] = 1e-2
+    """Factor of the penalty in D's loss"""
+    iterations: Annotated[int, AT_LEAST_1] = 10
+    """Power iterations, from a new random vector each time"""
+
+    def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
+        """Return half the sum of the squared norms."""
+        norms = (_largest_singular_value(matrix, self.iterations, random) for matrix in _matrices(network))
+        return 0.5 * _total(norm.square() for norm in norms)
+
+
+def _layers(network: nn.Module) -> Iterator[Layer]:
+    return (m for m in network.modules() if isinstance(m, Layer))
+
+
+def _matrices(network: nn.Module) -> Iterator[Tensor]:
+    """Return the weight of each layer, and of each group of a grouped one, as a matrix, a row an output channel."""
+    for layer in _layers(network):
+        yield from Layout.from_layer(layer).rows(layer.weight)
+
+
+def _total(terms: Iterator[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()
+
+
+def _largest_singular_value(matrix: Tensor, iterations: int, random: torch.Generator) -> Tensor:
+    """Return uᵀ A v with vectors from a power iteration, held fixed for the gradient."""
+    v = torch.randn(matrix.shape[1], generator=random, device=matrix.device, dtype=matrix.dtype)
+    with torch.no_grad():
+        for _ in range(iterations):
+            u = F.normalize(matrix @ v, dim=0)
+            v = F.normalize(matrix.T @ u, dim=0)
+    return u @ (matrix @ v)

@@ -1,0 +1,1 @@
+"""Strict, typed YAML. Knows dataclasses, not GANs."""

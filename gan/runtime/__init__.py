@@ -1,0 +1,1 @@
+"""What every command needs of the process: errors, files, random numbers, devices, other processes."""

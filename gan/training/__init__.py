@@ -1,0 +1,1 @@
+"""The training of a GAN: build, experiment, step, loop."""

@@ -1,0 +1,1 @@
+"""Feature extractors: images -> features and, where they classify, logits."""

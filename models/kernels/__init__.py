@@ -1,0 +1,1 @@
+"""Exact rewrites and fast forms of convolutions."""

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from gan.evaluation.extractors import EXTRACTORS, MetricsConfig
+from gan.evaluation.extractors.base import build_extractor
+from gan.evaluation.extractors.torch_fidelity import CLIP, DINOV2
+from gan.runtime.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def empty_hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path / "hub" / "checkpoints"
+
+
+def test_every_other_space_of_torch_fidelity_has_its_name():
+    registry = pytest.importorskip("torch_fidelity.registry").FEATURE_EXTRACTORS_REGISTRY
+    theirs = {name for name in registry if name.startswith(("dinov2", "clip"))}
+    assert theirs == (DINOV2 | CLIP).keys() <= set(EXTRACTORS)
+
+
+@pytest.mark.parametrize("name", ["inception", "dinov2-vit-b-14", "clip-vit-l-14"])
+def test_a_space_without_weights_says_how_to_get_them_and_fetches_nothing(empty_hub, name, monkeypatch):
+    def never(*arguments, **keywords):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr("urllib.request.urlopen", never)
+    with pytest.raises(UserError, match=r"metrics\.download=true"):
+        build_extractor(name, MetricsConfig(), 32, CPU)
+    assert not empty_hub.exists()
+
+
+def test_the_weights_of_a_longer_name_are_not_taken_for_those_of_a_shorter(empty_hub):
+    empty_hub.mkdir(parents=True)
+    (empty_hub / f"clip-vit-l-14-336px-{'0' * 64}.pt").touch()
+    with pytest.raises(UserError, match="weights of clip-vit-l-14 are not in"):
+        build_extractor("clip-vit-l-14", MetricsConfig(), 32, CPU)
+
+
+def test_a_file_that_holds_no_inception_is_an_error(tmp_path):
+    path = tmp_path / "weights.pth"
+    for content in (b"no weights", None):
+        if content is None:
+            torch.save({"fc.weight": torch.zeros(3)}, path)
+        else:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=r"^metrics\.inception_weights: .*weights\.pth"):
+            build_extractor("inception", MetricsConfig(inception_weights=str(path)), 32, CPU)
+    with pytest.raises(UserError, match=r"absent\.pth"):
+        build_extractor("inception", MetricsConfig(inception_weights=str(tmp_path / "absent.pth")), 32, CPU)

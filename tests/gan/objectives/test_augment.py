@@ -1,0 +1,69 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gan.objectives.augment import AUGMENTATIONS, augment, brightness, contrast, cutout, saturation, translation
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(64, 3, 16, 16, generator=generator(1)) * 2 - 1
+
+
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
+def test_is_a_function_of_its_generator_and_treats_each_image_alone(images, name):
+    first, second = (augment(images, [name], generator(0)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, augment(images, [name], generator(1)))
+    same = augment(images[:1].expand(64, -1, -1, -1), [name], generator(0))
+    assert len({image.numpy().tobytes() for image in same}) > 10
+
+
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
+def test_gradients_pass_to_every_image(images, name):
+    x = images.clone().requires_grad_(True)
+    augment(x, [name], generator()).square().sum().backward()
+    assert (x.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_no_names_leave_the_images_alone(images):
+    assert augment(images, [], generator()) is images
+
+
+def test_brightness_adds_one_number_to_an_image(images):
+    difference = (brightness(images, generator()) - images).flatten(1)
+    assert difference.std(dim=1).max() < 1e-6
+    assert -0.5 <= difference.min() < -0.3
+    assert 0.3 < difference.max() <= 0.5
+
+
+def test_saturation_and_contrast_keep_their_means(images):
+    torch.testing.assert_close(saturation(images, generator()).mean(1), images.mean(1))
+    torch.testing.assert_close(contrast(images, generator()).mean((1, 2, 3)), images.mean((1, 2, 3)))
+    gray = images[:, :1].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(saturation(gray, generator()), gray)
+
+
+def test_translation_shifts_by_up_to_an_eighth(images):
+    shifted = translation(images, generator())
+    offsets = set()
+    for before, after in zip(images, shifted, strict=True):
+        padded = F.pad(before, (2, 2, 2, 2))
+        matches = [(y, x) for y in range(5) for x in range(5) if torch.equal(padded[:, y : y + 16, x : x + 16], after)]
+        assert len(matches) == 1
+        offsets.add(matches[0])
+    assert {y for y, _ in offsets} == {x for _, x in offsets} == set(range(5))
+
+
+def test_cutout_removes_a_square_of_half_the_side(images):
+    x = images.sign() + 3  # nowhere zero
+    removed = (cutout(x, generator()) == 0).all(dim=1)
+    rows, cols = removed.any(dim=2).sum(dim=1), removed.any(dim=1).sum(dim=1)
+    assert torch.equal(removed.flatten(1).sum(dim=1), rows * cols)  # a rectangle
+    assert rows.max() == cols.max() == 8
+    assert (rows >= 4).all()
+    assert torch.equal(cutout(x, generator())[~removed[:, None].expand_as(x)], x[~removed[:, None].expand_as(x)])

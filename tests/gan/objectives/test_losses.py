@@ -1,0 +1,60 @@
+import math
+
+import pytest
+import torch
+
+from gan.objectives.losses import LOSSES, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
+
+REAL = torch.tensor([2.0, 0.5, -1.0], dtype=torch.float64)
+FAKE = torch.tensor([-3.0, 0.0, 1.5], dtype=torch.float64)
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log(1 + math.exp(-x))
+
+
+def mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+PAIRS = list(zip(REAL.tolist(), FAKE.tolist(), strict=True))
+
+CLOSED_FORMS = {
+    "hinge": ((0 + 0.5 + 2) / 3 + (0 + 1 + 2.5) / 3, 1.5 / 3),
+    "nonsaturating": (
+        -mean(log_sigmoid(r) for r, _ in PAIRS) - mean(math.log(1 - 1 / (1 + math.exp(-f))) for _, f in PAIRS),
+        -mean(log_sigmoid(f) for _, f in PAIRS),
+    ),
+    "wasserstein": (-0.5 - 0.5, 0.5),
+    "least_squares": ((1 + 0.25 + 4) / 6 + (9 + 0 + 2.25) / 6, (16 + 1 + 0.25) / 6),
+    "relativistic": (-mean(log_sigmoid(r - f) for r, f in PAIRS), -mean(log_sigmoid(f - r) for r, f in PAIRS)),
+}
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_losses_have_their_closed_forms(name):
+    loss = LOSSES.get(name)()
+    d_loss, g_loss = CLOSED_FORMS[name]
+    real = REAL if loss.generator_sees_real else None
+    assert loss.discriminator(REAL, FAKE).item() == pytest.approx(d_loss, rel=1e-12)
+    assert loss.generator(FAKE, real).item() == pytest.approx(g_loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_the_players_want_opposite_things(name):
+    loss = LOSSES.get(name)()
+    real, fake = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    d_real, d_fake = torch.autograd.grad(loss.discriminator(real, fake), (real, fake))
+    (g_fake,) = torch.autograd.grad(loss.generator(fake, real), fake)
+    assert (d_real < 0).all()
+    assert (d_fake >= 0).all()
+    assert (g_fake < 0).all()
+
+
+@pytest.mark.parametrize("loss", [Hinge(), NonSaturating(), Relativistic(), Wasserstein(), LeastSquares()])
+def test_extreme_logits_stay_finite(loss):
+    far = torch.tensor([1e4])
+    for real, fake in ((far, -far), (-far, far)):
+        assert loss.discriminator(real, fake).isfinite()
+        assert loss.generator(fake, real).isfinite()

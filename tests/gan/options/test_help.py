@@ -1,0 +1,148 @@
+import dataclasses
+from dataclasses import dataclass, field
+from typing import ClassVar, get_args, get_origin, get_type_hints
+
+import pytest
+
+from gan.config import Config
+from gan.options.help import describe, field_docs, reference, sections
+from gan.options.loader import is_family
+from models.registry import Registry
+
+
+@dataclass(frozen=True)
+class Fruit:
+    """A fruit."""
+
+    registry: ClassVar[Registry["Fruit"]] = Registry("fruit")
+
+    ripe: bool = True
+    """Whether it can be eaten"""
+
+
+@Fruit.registry.register("apple")
+@dataclass(frozen=True)
+class Apple(Fruit):
+    """An apple.
+
+    Not shown.
+    """
+
+    seeds: int = 1
+    """How many seeds"""
+    ripe: bool = False
+    """Whether it is red"""
+
+
+@dataclass(frozen=True)
+class Inner:
+    zero: int = 0
+    """A zero"""
+    nothing: int | None = None
+    """A nothing"""
+    several: tuple[str, ...] = ("1e-4", "b")
+    """Several words"""
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+    fruit: Fruit = field(default_factory=Apple)
+    """A fruit of the day"""
+
+
+EXPECTED = """\
+  inner.zero  (default: 0)
+      A zero
+  inner.nothing  (default: null)
+      A nothing
+  inner.several  (default: ['1e-4', b])
+      Several words
+  fruit  (default: apple)
+      A fruit of the day. One of: apple
+
+  fruit 'apple': An apple.
+    .ripe  (default: false)
+      Whether it is red
+    .seeds  (default: 1)
+      How many seeds"""
+
+
+def test_a_schema_is_described_key_by_key_then_choice_by_choice():
+    assert describe(Outer) == EXPECTED
+
+
+REFERENCE = """\
+| key | default | meaning |
+|---|---|---|
+| `inner.zero` | `0` | A zero |
+| `inner.nothing` | `null` | A nothing |
+| `inner.several` | `['1e-4', b]` | Several words |
+| `fruit` | `apple` | A fruit of the day. One of: apple |
+
+## Fruit
+
+### fruit `apple`
+
+An apple.
+
+| key | default | meaning |
+|---|---|---|
+| `.ripe` | `false` | Whether it is red |
+| `.seeds` | `1` | How many seeds |
+"""
+
+
+def test_the_reference_is_the_same_in_markdown():
+    assert reference(Outer) == REFERENCE
+
+
+def test_what_markdown_would_read_is_escaped_but_in_code():
+    @dataclass(frozen=True)
+    class Marked:
+        x: int = 0
+        """|x|_2 of `a_b`"""
+
+    assert reference(Marked).splitlines()[-1] == r"| `x` | `0` | \|x\|\_2 of `a_b` |"
+
+
+def test_every_key_and_every_option_is_in_the_reference():
+    rows = reference(Config).splitlines()
+    for section in sections(Config):
+        assert not section.kind or f"### {section.kind} `{section.name}`" in rows
+        for entry in section.entries:
+            assert any(row.startswith(f"| `{entry.key}` | `{entry.default}` |") for row in rows)
+
+
+def leaves(cls: type, prefix: str = ""):
+    hints = get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[f.name]) and not is_family(hints[f.name]):
+            yield from leaves(hints[f.name], f"{prefix}{f.name}.")
+        else:
+            yield f"{prefix}{f.name}"
+
+
+def test_every_key_is_in_the_help():
+    described = [line.split()[0] for line in describe(Config).splitlines() if "(default: " in line]
+    assert [key for key in described if not key.startswith(".")] == list(leaves(Config))
+
+
+def choices(cls: type, found: dict[type, None]) -> list[type]:
+    for tp in get_type_hints(cls).values():
+        tp = get_args(tp)[1] if get_origin(tp) is dict else tp
+        members = [tp.registry.get(name) for name in tp.registry] if is_family(tp) else [tp]
+        for member in members:
+            if dataclasses.is_dataclass(member) and member not in found:
+                found[member] = None
+                choices(member, found)
+    return list(found)
+
+
+@pytest.mark.parametrize("cls", choices(Config, {}), ids=lambda cls: cls.__name__)
+def test_every_option_of_every_choice_is_documented_on_one_line(cls):
+    hints, docs = get_type_hints(cls), field_docs(cls)
+    for f in dataclasses.fields(cls):
+        if not dataclasses.is_dataclass(hints[f.name]) or is_family(hints[f.name]):
+            assert docs[f.name]
+            assert "\n" not in docs[f.name]

@@ -1,0 +1,93 @@
+"""Runs in surroundings that lack what a run can do without: each trains to its end, and says so once."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gan.run.logging import read_lines
+
+ROOT = Path(__file__).parents[3]
+
+# Train the config in a process of its own whose sockets reach nothing, and whose TensorBoard may fail on the way.
+PROGRAM = """\
+import shutil, socket, sys
+def refuse(*args, **options): raise OSError(101, "Network is unreachable")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from tensorboard.summary.writer.record_writer import RecordWriter
+import gan.training.loop, train_gan
+mode, *arguments = sys.argv[1:]
+step = gan.training.loop.generator_step
+def disturbed(run, *args):
+    if run.step == 2 and mode == "writer":
+        RecordWriter.write = refuse
+    if run.step == 2 and mode == "folder":
+        for path in run.folder.glob("events*"): path.unlink()
+        shutil.rmtree(run.folder / "samples")
+    return step(run, *args)
+gan.training.loop.generator_step = disturbed
+sys.exit(train_gan.main(arguments))
+"""
+
+
+def train(config: Path, out: Path, environment: dict[str, str], mode: str = "", *overrides: str):
+    command = [sys.executable, "-c", PROGRAM, mode, "--config", str(config), "--out", str(out), "--device", "cpu"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run([*command, *overrides], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in read_lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert (out / "generator.safetensors").exists()
+    return done.stderr.splitlines()
+
+
+@pytest.fixture
+def filled_cache(classifier, cache) -> dict[str, str]:
+    return {"XDG_CACHE_HOME": str(cache)}
+
+
+def test_without_network_nothing_is_missed(tiny_config, tmp_path, filled_cache):
+    assert train(tiny_config, tmp_path / "run", filled_cache) == []
+
+
+def test_a_metric_that_would_need_the_network_is_left_out(tiny_config, tmp_path, filled_cache):
+    keys = ["eval.metrics=[fid10_train, modes70]", "metrics.download=true"]
+    lines = train(tiny_config, tmp_path / "run", filled_cache | {"TORCH_HOME": str(tmp_path / "hub")}, "", *keys)
+    assert lines == []
+    assert all("metrics/modes70" in line for line in read_lines(tmp_path / "run" / "metrics.jsonl")[1::2])
+
+
+@pytest.mark.parametrize("mode", ["writer", "folder"])
+def test_tensorboard_may_fail_in_the_middle(tiny_config, tmp_path, filled_cache, mode):
+    lines = train(tiny_config, tmp_path / "run", filled_cache, mode)
+    said = "warning: TensorBoard events cannot be written (Network is unreachable); going on without them"
+    assert lines == ([said] if mode == "writer" else [])
+    assert (tmp_path / "run" / "samples" / "step_00000004.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["file in the way", "read-only", "no home"])
+def test_a_cache_that_cannot_be_written_is_said_once(tiny_config, tmp_path, case):
+    if case == "file in the way":
+        (tmp_path / "cache").touch()
+        environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    elif case == "read-only":
+        environment = {"XDG_CACHE_HOME": str(tmp_path / "disk")}
+        (tmp_path / "disk").mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path / "disk")]
+        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("a file system cannot be mounted here")
+    else:
+        environment = {"HOME": "", "USER": "nobody"}
+        if os.getuid() == 0:
+            environment |= {"HOME": "/dev/null"}  # the password file knows a home of root
+    try:
+        lines = train(tiny_config, tmp_path / "run", environment)
+    finally:
+        if case == "read-only":
+            subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+    (line,) = lines
+    assert line.startswith("warning: the cache")
+    assert line.endswith("; going on without it")

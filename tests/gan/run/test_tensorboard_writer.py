@@ -1,0 +1,69 @@
+"""TensorBoard may fail at any time: that is said once, in one line, and the run goes on."""
+
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from gan.run.logging import RunLogger, read_lines
+
+
+def log(folder: Path, steps: int = 30) -> list[str]:
+    """Log some steps; return the warnings."""
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        logger = RunLogger(folder)
+        for step in range(1, steps + 1):
+            logger.scalars(step, step, step, {"loss/D": 1.0, "loss/G": 2.0})
+        logger.image("samples", steps, torch.zeros(3, 8, 8, dtype=torch.uint8))
+        logger.histograms(steps, {"h": torch.ones(3)})
+        logger.close()
+    assert len(read_lines(folder / "metrics.jsonl")) == steps
+    return [str(warning.message) for warning in shown]
+
+
+@pytest.mark.parametrize("method", ["write", "flush", "close"])
+@pytest.mark.parametrize("after", [0, 5])
+def test_a_writer_that_fails_is_said_once_and_the_lines_go_on(method, after, tmp_path, monkeypatch, capfd):
+    calls = []
+    usual = getattr(RecordWriter, method)
+
+    def fail(self, *args):
+        calls.append(1)
+        if len(calls) > after or method == "close":
+            raise OSError(5, "Input/output error")
+        return usual(self, *args)
+
+    monkeypatch.setattr(RecordWriter, method, fail)
+    hook, threads = threading.excepthook, threading.active_count()
+    expected = ["TensorBoard events cannot be written (Input/output error); going on without them"]
+    assert log(tmp_path) == ([] if (method, after) == ("flush", 5) else expected)  # flushed some times alone
+    assert calls
+    assert threading.excepthook is hook
+    if (method, after) != ("flush", 0):  # there the writer failed in its making, out of anybody's reach
+        assert threading.active_count() == threads
+    assert capfd.readouterr().err == ""
+
+
+def test_a_writer_that_cannot_begin_is_said_once(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", fail)
+    hook = threading.excepthook
+    assert log(tmp_path) == ["TensorBoard events cannot be written (Permission denied); going on without them"]
+    assert threading.excepthook is hook
+
+
+def test_errors_of_other_threads_are_shown_as_ever(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    logger = RunLogger(tmp_path)
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    logger.close()
+    assert [args.exc_type for args in seen] == [ZeroDivisionError]

@@ -1,0 +1,32 @@
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, torch
+from gan.runtime.allocator import keep_freed_memory
+kept = {keep} and keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        maps = [torch.ones(2**20 * k) for k in range(10, 14)]  # 40 MiB and more: no default keeps them
+        del maps
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+for _ in range(8):
+    faults()  # the heap settles
+print(int(kept), faults())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_blocks_are_used_again_without_page_faults():
+    kept, faults = {}, {}
+    for keep in (False, True):
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT.format(keep=keep)], capture_output=True, text=True, check=True
+        )
+        kept[keep], faults[keep] = map(int, done.stdout.split())
+    if not kept[True]:
+        pytest.skip("not glibc")
+    assert faults[True] < faults[False] / 10

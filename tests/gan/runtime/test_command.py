@@ -1,0 +1,61 @@
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from gan.runtime.command import Parser, exit_code
+from gan.runtime.errors import UserError
+
+
+def test_errors_of_the_user_are_one_line_and_exit_code_2(capsys):
+    def command():
+        raise UserError("what is wrong,\nand what to do")
+
+    assert exit_code(command) == 2
+    assert capsys.readouterr() == ("", "error: what is wrong, and what to do\n")
+
+
+def test_other_errors_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**50), lambda: bytearray(2**50)], ids=["torch", "python"])
+def test_too_little_memory_is_an_error_of_the_user(allocate, capsys):
+    assert exit_code(allocate) == 2
+    assert re.fullmatch(r"error: out of memory; take smaller networks, .*\(.+\)\n", capsys.readouterr().err)
+
+
+def test_warnings_of_ours_are_one_line_and_others_as_they_were(capsys):
+    usual = warnings.formatwarning
+
+    def command():
+        print(warnings.formatwarning("take more images", UserWarning, "file.py", 1), end="")
+        print(warnings.formatwarning("old", DeprecationWarning, "file.py", 1), end="")
+
+    assert exit_code(command) == 0
+    assert capsys.readouterr().out == "warning: take more images\nfile.py:1: DeprecationWarning: old\n"
+    assert warnings.formatwarning is usual
+
+
+def test_wrong_options_are_errors_of_the_user():
+    with pytest.raises(UserError, match=r"unrecognized arguments: --frog \(see --help\)"):
+        Parser(prog="x").parse_args(["--frog"])
+
+
+def test_an_output_that_nobody_reads_is_one_line_and_not_said_twice():
+    program = "import sys; from gan.runtime.command import exit_code; sys.exit(exit_code(lambda: print('a result')))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        result = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writing)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: ended, since what reads the output has ended; write it into a file, say\n",
+    )

@@ -1,0 +1,288 @@
+"""Runs of several processes, as torchrun starts them, beside runs of one."""
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from gan.data import ImageData, Sampler
+from gan.data import stream as stream_module
+from gan.objectives.augment import augment
+from gan.runtime import distributed, rng
+from gan.runtime.distributed import first_only, local_shard
+from tests.gan.runs import newest, numbers
+
+ROOT = Path(__file__).parents[3]
+slow = pytest.mark.slow
+
+# One process of a job: it may fail as told before a step, and keeps its state for the test to look at.
+PROCESS = """
+import os, signal, sys, torch
+import train_gan
+from gan.training import loop
+from gan.runtime.errors import UserError
+
+torch.set_num_threads(1)
+failure, who, step, folder, *arguments = sys.argv[1:]
+rank = os.environ["RANK"]
+set_learning_rates, train = loop.set_learning_rates, train_gan.train
+
+def fail():
+    if failure == "user":
+        raise UserError("the disk is full")
+    if failure == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise KeyError("what nobody expected")
+
+def set_rates_or_fail(run):
+    if failure != "none" and who in (rank, "all") and run.step == int(step):
+        fail()
+    set_learning_rates(run)
+
+def train_and_keep(run, *others):
+    train(run, *others)
+    torch.save(run.state_dict(), f"{folder}/state-{rank}.pt")
+
+loop.set_learning_rates, train_gan.train = set_rates_or_fail, train_and_keep
+sys.exit(train_gan.main(arguments))
+"""
+
+# Gradients that are 0 but for rounding, as of a bias before a batch norm, make no steps.
+ADAM = "{eps: 1e-3, lr: 5e-5}"
+NO_STEPS_FROM_ROUNDING = (f"optimizer={{generator: {ADAM}, discriminator: {ADAM}}}",)
+# Batch statistics are local, unlike all else.
+NO_BATCH_NORM = ("generator.activation_norm=layer",)
+ALL_THAT_IS_RANDOM = (
+    "data={conditional: true, horizontal_flip: true, dequantize: true}",
+    "train.augment=[color, translation, cutout]",
+    "regularizers={r1: {weight: 0.1}, gradient_penalty: {every: 2}, dragan: {every: 3}, srip: {every: 2}}",
+)
+RECIPES = {
+    "all that is random": (*NO_BATCH_NORM, *ALL_THAT_IS_RANDOM),
+    "relativistic, streamed": (
+        *(*NO_BATCH_NORM, *NO_STEPS_FROM_ROUNDING),
+        *("loss=relativistic", "data.device_budget_gb=0", "train.first=generator", "train.generator_batch_size=4"),
+    ),
+    "spectral": (
+        *NO_BATCH_NORM,
+        *("discriminator.normalization=spectral", "generator.normalization=spectral", "train.channels_last=true"),
+    ),
+    "running average": (*NO_BATCH_NORM, "discriminator.normalization.running_average=true"),
+    "synced batch norm": (
+        *NO_STEPS_FROM_ROUNDING,
+        *("train.sync_batch_norm=true", "discriminator.activation_norm=batch", "data.conditional=true"),
+    ),
+}
+TWENTY_STEPS = ("train.steps=20", "eval.every=10", "lipschitz.every=5", "lipschitz.audit_every=20")
+
+
+@pytest.fixture
+def job(tmp_path, tiny_config, classifier, cache):
+    """Run the tiny config in two processes into a folder; return how the job ended."""
+    script = tmp_path / "process.py"
+    script.write_text(PROCESS)
+
+    def run(out: Path, *arguments: str, failure=("none", "-", "-")) -> subprocess.CompletedProcess:
+        environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        states = tmp_path / f"states-{out.name}"
+        states.mkdir(exist_ok=True)
+        command = [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")]
+        command += [*map(str, (script, *failure, states, "--out", out, "--device", "cpu", *arguments))]
+        command += [] if "--resume" in arguments else ["--config", str(tiny_config)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+    return run
+
+
+def states(out: Path) -> list[dict]:
+    """Return the last states of both processes."""
+    return [torch.load(out.parent / f"states-{out.name}" / f"state-{rank}.pt") for rank in (0, 1)]
+
+
+def assert_same_states(a: dict, b: dict):
+    a, b = ({name: part for name, part in state.items() if name != "best_by"} for state in (a, b))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def assert_close_numbers(folder: Path, expected: Path):
+    lines, lines_expected = numbers(folder), numbers(expected)
+    assert len(lines) == len(lines_expected)
+    for line, line_expected in zip(lines, lines_expected, strict=True):
+        slopes = [numbers.pop("lipschitz/D/slope", 0) for numbers in (line, line_expected)]
+        assert slopes[0] == pytest.approx(slopes[1], rel=0.05)  # where gradient ascent ends hangs on rounding
+        assert line == pytest.approx(line_expected, rel=1e-4, abs=1e-4)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "tfevents" not in path.name)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [name if name == "all that is random" else pytest.param(name, marks=slow) for name in RECIPES],
+)
+def test_two_processes_train_what_one_does(tmp_path, tiny_run, job, recipe):
+    arguments = (*TWENTY_STEPS, *RECIPES[recipe])
+    one = tiny_run(tmp_path / "one", *arguments)
+    done = job(tmp_path / "two", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert_close_numbers(tmp_path / "two", one)
+    assert_same_states(*states(tmp_path / "two"))
+    # What is written and printed comes from the first process alone.
+    assert files_in(tmp_path / "two") == files_in(one)
+    assert len(list((tmp_path / "two").glob("*tfevents*"))) == 1
+    assert done.stdout.count("step 20/20") == done.stdout.count("run folder:") == 1
+    assert "warning" not in done.stderr
+
+
+@slow
+def test_local_batch_norm_runs_and_leaves_all_processes_with_one_network(tmp_path, job):
+    done = job(tmp_path / "run", "discriminator.activation_norm=batch", "generator.normalization=spectral")
+    assert done.returncode == 0, done.stderr
+    first, second = states(tmp_path / "run")
+    assert_same_states(first, second)
+    assert any(name.endswith("running_var") for name in first["G"])
+
+
+@slow
+def test_a_compiled_run_of_two_processes_equals_an_eager_one(tmp_path, job):
+    for flag in ("false", "true"):
+        done = job(tmp_path / flag, *NO_BATCH_NORM, f"train.compile={flag}")
+        assert done.returncode == 0, done.stderr
+    for tag in ("loss/D", "loss/G"):
+        eager, compiled = ([line[tag] for line in numbers(tmp_path / flag)] for flag in ("false", "true"))
+        assert compiled == pytest.approx(eager, rel=1e-3, abs=1e-4)
+
+
+@slow
+@pytest.mark.parametrize(
+    ("failure", "who", "exit_code", "shown"),
+    [
+        ("user", "0", 2, "error: the disk is full"),
+        ("crash", "1", 1, "KeyError: 'what nobody expected'"),
+        ("killed", "1", -9, "SIGKILL"),
+    ],
+)
+def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path, job, failure, who, exit_code, shown):
+    done = job(tmp_path / "run", "train.steps=1000", failure=(failure, who, "3"))
+    assert done.returncode != 0
+    assert shown in done.stderr
+    assert done.stderr.index(f"exitcode  : {exit_code} ") > done.stderr.index("Root Cause")
+    assert numbers(tmp_path / "run")[-1]["step"] == 3
+    if failure != "killed":
+        assert done.stderr.count(shown) == 1
+        assert "gloo" not in done.stderr  # how the other one fares is no news
+
+
+@slow
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        ("trian.steps=3", "error: command line: trian.steps=3: trian: unknown key"),
+        ("train.generator_batch_size=5", "error: train.generator_batch_size=5 cannot be shared out evenly"),
+    ],
+)
+def test_an_error_that_both_processes_find_is_shown_once(tmp_path, job, argument, error):
+    done = job(tmp_path / "run", argument)
+    assert done.returncode != 0
+    assert done.stderr.count(error) == done.stderr.count("error: ") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@slow
+def test_a_job_killed_and_resumed_equals_one_never_killed(tmp_path, job):
+    arguments = ("train.steps=5", "discriminator.normalization=spectral", "discriminator.activation_norm=batch")
+    assert job(tmp_path / "whole", *arguments).returncode == 0
+    assert job(tmp_path / "killed", *arguments, failure=("crash", "all", "3")).returncode != 0
+    assert newest(tmp_path / "killed")["step"] == 2
+    assert job(tmp_path / "killed", "--resume").returncode == 0
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+    assert_same_states(states(tmp_path / "killed")[0], states(tmp_path / "whole")[0])
+
+
+@slow
+def test_a_run_goes_on_in_another_number_of_processes(tmp_path, tiny_run, job):
+    one = tiny_run(tmp_path / "one", *NO_BATCH_NORM, "train.steps=6")
+    tiny_run(tmp_path / "run", *NO_BATCH_NORM)
+    assert job(tmp_path / "run", "--resume", "train.steps=6").returncode == 0
+    assert_close_numbers(tmp_path / "run", one)
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """Return a context in which this process takes itself for one of several."""
+
+    @contextmanager
+    def number(rank: int, world: int):
+        with monkeypatch.context() as patch:
+            patch.setattr(dist, "is_initialized", lambda: True)
+            patch.setattr(dist, "get_rank", lambda: rank)
+            patch.setattr(dist, "get_world_size", lambda: world)
+            yield
+
+    return number
+
+
+def pixels(count: int) -> ImageData:
+    random = rng.generator("cpu", 0, "pixels")
+    return ImageData(torch.randint(256, (count, 1, 8, 8), generator=random).byte(), torch.arange(count), count)
+
+
+@pytest.mark.parametrize("budget", [1.0, 0.0])
+def test_the_rows_of_all_processes_are_one_batch(process, budget):
+    whole = Sampler(pixels(100), 0, torch.device("cpu"), True, True).batch(90, 12)
+    parts = []
+    for rank in range(3):
+        with process(rank, 3):
+            sampler = Sampler(pixels(100), 0, torch.device("cpu"), True, True, device_budget_gb=budget)
+            parts.append(sampler.batch(90, 12))
+            sampler.close()
+    for k in range(2):
+        assert torch.equal(torch.cat([part[k] for part in parts]), whole[k])
+
+
+def test_a_process_has_its_next_rows_gathered_ahead(process, monkeypatch):
+    gather, gathered = stream_module._gather, []
+    monkeypatch.setattr(stream_module, "_gather", lambda *a: gathered.append(a[2]) or gather(*a))
+    with process(1, 2):
+        sampler = Sampler(pixels(1000), 0, torch.device("cpu"), device_budget_gb=0.0)
+        for k in range(10):
+            sampler.batch(10 * k, 10)
+        sampler.close()
+    assert {len(index) for index in gathered} == {5}
+    assert 10 <= len(gathered) <= 10 + 2 * stream_module.BATCHES_AHEAD  # none of them in vain
+
+
+def test_each_image_is_augmented_as_by_one_process(process):
+    x = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def augmented(x):
+        return augment(x, ("color", "translation", "cutout"), torch.Generator().manual_seed(1))
+
+    parts = []
+    for rank in range(3):
+        with process(rank, 3):
+            parts.append(augmented(local_shard(x)))
+    torch.testing.assert_close(torch.cat(parts), augmented(x))
+
+
+def test_what_only_the_first_process_has_takes_every_call_on_the_others(process):
+    assert first_only(dict) is dict
+    with process(1, 2):
+        logger = first_only(dict)("folder", 3)
+        assert logger.scalars(1, tags=2) is not None
+        logger.close()
+
+
+def test_more_processes_than_cuda_devices_are_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in (("TORCHELASTIC_RUN_ID", "0"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    context = distributed.process_group(torch.device("cuda"))
+    with pytest.raises(distributed.UserError, match="2 processes for 1 CUDA devices; use --nproc_per_node=1"):
+        context.__enter__()

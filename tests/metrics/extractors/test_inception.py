@@ -1,0 +1,295 @@
+import hashlib
+
+import pytest
+import pytorch_fid.fid_score
+import pytorch_fid.inception
+import torch
+import torch_fidelity
+from torch.utils.data import Dataset
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+from metrics.extractors.base import Features
+from metrics.extractors.inception import (
+    InceptionExtractor,
+    download_weights,
+    load_inception_weights,
+    published_weights_path,
+    resize_like_torch_fidelity,
+)
+from metrics.frechet import FeatureStatistics, frechet_distance
+from metrics.inception_score import inception_score
+from metrics.kid import kid
+from metrics.manifold import precision_recall
+
+NAME = "inception-v3-compat"
+BATCH_SIZE = 4  # larger ones need no less time here and more memory
+
+
+class Images(Dataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
+@pytest.fixture(scope="module")
+def deep(inception_state_dict):
+    return InceptionExtractor(inception_state_dict)
+
+
+@pytest.fixture(scope="module")
+def deep_features(deep, image_sets):
+    """Features of the whole network of 8 images of each set."""
+    return [deep(images[:8]) for _, images in image_sets]
+
+
+@pytest.fixture(scope="module")
+def shallow_features(inception_state_dict, image_sets):
+    """Features of layer 64 of all images, in batches."""
+    extractor = InceptionExtractor(inception_state_dict, layer="64")
+    return [extract_features(extractor, images) for _, images in image_sets]
+
+
+def extract_features(extractor, images):
+    return Features.concatenate([extractor(part) for part in images.split(BATCH_SIZE)]).features
+
+
+def reference_metrics(inception_file, **options):
+    return torch_fidelity.calculate_metrics(
+        feature_extractor=NAME, feature_extractor_weights_path=str(inception_file), cuda=False, cache=False,
+        save_cpu_ram=True, verbose=False, batch_size=BATCH_SIZE, **options,
+    )  # fmt: skip
+
+
+def test_fid_kid_and_precision_recall_are_those_of_torch_fidelity(inception_file, image_sets, shallow_features):
+    (fake_folder, _), (real_folder, _) = image_sets
+    layers = dict.fromkeys(("feature_layer_fid", "feature_layer_kid", "feature_layer_prc"), "64")
+    expected = reference_metrics(
+        inception_file, input1=str(fake_folder), input2=str(real_folder), fid=True, kid=True, kid_subset_size=50,
+        kid_subsets=20, prc=True, **layers,
+    )  # fmt: skip
+    fake, real = shallow_features
+    assert fake.std(dim=0).median() > 0.1 * fake.mean()
+    a, b = FeatureStatistics.from_features(fake), FeatureStatistics.from_features(real)
+    scale = (a.covariance.trace() + b.covariance.trace()).item()
+    assert expected["frechet_inception_distance"] > 0.01 * scale
+    assert frechet_distance(a, b) == pytest.approx(expected["frechet_inception_distance"], abs=1e-6 * scale)
+    assert kid(fake, real, subsets=20, subset_size=50) == pytest.approx(
+        expected["kernel_inception_distance_mean"], rel=1e-6
+    )
+    assert 0 < expected["precision"] < 1
+    assert 0 < expected["recall"] < 1
+    assert precision_recall(fake, real) == pytest.approx((expected["precision"], expected["recall"]), rel=1e-6)
+
+
+def test_metrics_of_the_whole_network_are_those_of_torch_fidelity(inception_file, image_sets, deep_features):
+    expected = reference_metrics(
+        inception_file, input1=Images(image_sets[0][1][:8]), input2=Images(image_sets[1][1][:8]), isc=True,
+        isc_splits=2, prc=True,
+    )  # fmt: skip
+    fake, real = deep_features
+    assert fake.features.std(dim=0).median() > 0.05 * fake.features.mean()
+    assert expected["inception_score_mean"] > 1.05
+    assert inception_score(fake.logits, splits=2) == pytest.approx(expected["inception_score_mean"], rel=1e-6)
+    assert precision_recall(fake.features, real.features) == pytest.approx(
+        (expected["precision"], expected["recall"]), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("layer", ["64", "192", "768", "2048"])
+def test_features_of_every_layer_are_those_of_torch_fidelity(
+    inception_state_dict, inception_file, image_sets, deep_features, layer
+):
+    images = image_sets[0][1][:2]
+    names = [layer, "logits_unbiased"] if layer == "2048" else [layer]
+    reference = torch_fidelity.utils.create_feature_extractor(
+        NAME, names, cuda=False, feature_extractor_weights_path=str(inception_file), verbose=False
+    )
+    expected = reference(images)
+    got = deep_features[0] if layer == "2048" else InceptionExtractor(inception_state_dict, layer)(images)
+    assert got.features.shape[1] == int(layer)
+    torch.testing.assert_close(got.features[:2], expected[0], rtol=0, atol=1e-5 * expected[0].abs().max().item())
+    if layer == "2048":
+        torch.testing.assert_close(got.logits[:2], expected[1], rtol=0, atol=1e-5 * expected[1].abs().max().item())
+    else:
+        assert got.logits is None
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+def test_the_other_preprocessing_gives_the_numbers_and_files_of_pytorch_fid(
+    inception_state_dict, image_sets, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(pytorch_fid.inception, "load_state_dict_from_url", lambda url, progress: inception_state_dict)
+    (fake_folder, fake_images), (real_folder, real_images) = image_sets
+    saved = tmp_path / "real.npz"
+    pytorch_fid.fid_score.save_fid_stats([str(real_folder), str(saved)], BATCH_SIZE, "cpu", 64, num_workers=0)
+    extractor = InceptionExtractor(inception_state_dict, layer="64", preprocessing="pytorch_fid")
+    fake, real = (
+        FeatureStatistics.from_features(extract_features(extractor, images)) for images in (fake_images, real_images)
+    )
+    read = FeatureStatistics.load(saved)
+    assert (read.count, real.count) == (None, 72)
+    torch.testing.assert_close(real.mean, read.mean, rtol=1e-5, atol=0)
+    torch.testing.assert_close(real.covariance, read.covariance, rtol=0, atol=1e-5 * real.covariance.abs().max().item())
+
+    fake.save(tmp_path / "fake.npz")
+    paths = [str(tmp_path / "fake.npz"), str(saved)]
+    through_files = pytorch_fid.fid_score.calculate_fid_given_paths(paths, BATCH_SIZE, "cpu", 64, num_workers=0)
+    theirs = pytorch_fid.fid_score.calculate_fid_given_paths(
+        [str(fake_folder), str(saved)], BATCH_SIZE, "cpu", 64, num_workers=0
+    )
+    assert frechet_distance(fake, read) == pytest.approx(theirs, rel=1e-4)
+    assert frechet_distance(fake, read) == pytest.approx(through_files, rel=1e-8)
+    assert frechet_distance(fake, real) == pytest.approx(theirs, rel=1e-4)
+
+
+def test_the_two_preprocessings_differ(inception_state_dict, image_sets, shallow_features):
+    images = image_sets[0][1][:3]
+    other = InceptionExtractor(inception_state_dict, layer="64", preprocessing="pytorch_fid")(images).features
+    assert (other - shallow_features[0][:3]).abs().max() > 1e-3 * other.abs().max()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 20), (299, 299), (320, 400)])
+def test_the_separable_resizing_is_that_of_torch_fidelity(size):
+    images = torch.randint(256, (2, 3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    expected = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(299, 299), align_corners=False)
+    torch.testing.assert_close(resize_like_torch_fidelity(images), (expected - 128) / 128, rtol=0, atol=5e-6)
+
+
+def test_gray_images_are_taken_as_rgb(inception_state_dict, image_sets):
+    extractor = InceptionExtractor(inception_state_dict, layer="64")
+    gray = image_sets[0][1][:2, :1]
+    assert torch.equal(extractor(gray).features, extractor(gray.repeat(1, 3, 1, 1)).features)
+
+
+def test_the_callers_precision_is_not_obeyed_and_not_changed(inception_state_dict, image_sets, monkeypatch):
+    extractor = InceptionExtractor(inception_state_dict, layer="64")
+    images = image_sets[0][1][:2]
+    plain = extractor(images).features
+    inside = []
+
+    def preprocess(images):
+        inside.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return resize_like_torch_fidelity(images)
+
+    extractor.preprocess = preprocess
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            again = extractor(images).features
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert inside == [("highest", False)]
+    assert torch.equal(again, plain)
+    assert not plain.requires_grad
+
+
+def test_building_draws_no_global_random_number(inception_state_dict):
+    state = torch.get_rng_state()
+    InceptionExtractor(inception_state_dict, layer="64")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_fingerprint_holds_layer_preprocessing_and_weights(inception_state_dict):
+    other = {**inception_state_dict, "fc.bias": inception_state_dict["fc.bias"] + 1e-3}
+    variants = [
+        InceptionExtractor(inception_state_dict, "64"),
+        InceptionExtractor(inception_state_dict, "192"),
+        InceptionExtractor(inception_state_dict, "64", "pytorch_fid"),
+        InceptionExtractor(other, "64"),
+    ]
+    assert len({extractor.fingerprint for extractor in variants}) == 4
+    assert InceptionExtractor(inception_state_dict, "64").fingerprint == variants[0].fingerprint
+
+
+def test_unknown_choices_are_refused(inception_state_dict):
+    with pytest.raises(ValueError, match=r"no layer '1024' \(choices: 64, 192, 768, 2048\)"):
+        InceptionExtractor(inception_state_dict, "1024")
+    with pytest.raises(ValueError, match="unknown preprocessing 'clean'"):
+        InceptionExtractor(inception_state_dict, preprocessing="clean")
+
+
+def test_a_file_is_read_with_its_hash(inception_state_dict, inception_file):
+    state_dict, sha256 = load_inception_weights(inception_file)
+    assert sha256 == hashlib.sha256(inception_file.read_bytes()).hexdigest()
+    assert state_dict.keys() == inception_state_dict.keys()
+    assert all(torch.equal(state_dict[name], inception_state_dict[name]) for name in state_dict)
+
+
+def test_files_without_batch_counts_are_read(inception_state_dict, tmp_path, image_sets, shallow_features):
+    old = {name: tensor for name, tensor in inception_state_dict.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth")
+    features = InceptionExtractor(load_inception_weights(tmp_path / "old.pth")[0], "64")(image_sets[0][1][:1]).features
+    torch.testing.assert_close(features, shallow_features[0][:1])
+
+
+def test_other_files_are_refused_by_what_is_wrong_with_them(inception_state_dict, inception_file, tmp_path):
+    path = tmp_path / "weights.pth"
+
+    def fault(state) -> str:
+        torch.save(state, path)
+        with pytest.raises(ValueError, match=r"weights\.pth") as error:
+            load_inception_weights(path)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    small = {
+        name: tensor for name, tensor in inception_state_dict.items() if name != "Mixed_7c.branch_pool.conv.weight"
+    }
+    assert "1 missing (Mixed_7c.branch_pool.conv.weight" in fault(small)
+    assert "1 unexpected (AuxLogits.fc.weight" in fault({**inception_state_dict, "AuxLogits.fc.weight": torch.ones(2)})
+    assert "1 of another shape (fc.weight" in fault({**inception_state_dict, "fc.weight": torch.ones(1000, 2048)})
+    assert "but a list" in fault([1, 2])
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        load_inception_weights(tmp_path / "absent.pth")
+    path.write_bytes(inception_file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cut short"):
+        load_inception_weights(path)
+
+
+def test_a_file_is_data_and_never_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "harm"), "w")
+
+    torch.save({"fc.weight": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="no file of weights"):
+        load_inception_weights(tmp_path / "evil.pth")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    return tmp_path / "hub" / "checkpoints"
+
+
+def test_the_published_file_is_found_where_either_package_leaves_it(hub):
+    assert published_weights_path() is None
+    hub.mkdir(parents=True)
+    (hub / "pt_inception-2015-12-05-6726825d.pth").touch()
+    assert published_weights_path() == hub / "pt_inception-2015-12-05-6726825d.pth"
+    (hub / "weights-inception-2015-12-05-6726825d.pth").touch()
+    assert published_weights_path() == hub / "weights-inception-2015-12-05-6726825d.pth"
+
+
+def test_a_download_is_whole_and_right_or_not_there(hub, tmp_path, monkeypatch):
+    source = tmp_path / "source.pth"
+    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3", source.as_uri())
+    with pytest.raises(ValueError, match="cannot be downloaded"):
+        download_weights()
+    source.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="invalid hash"):
+        download_weights()
+    assert published_weights_path() is None
+    assert not list(hub.iterdir())
+    right = hashlib.sha256(source.read_bytes()).hexdigest()
+    monkeypatch.setattr("metrics.extractors.inception.PUBLISHED_SHA256_PREFIX", right)
+    assert download_weights() == published_weights_path()
+    assert published_weights_path().read_bytes() == b"something else"

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from torch import nn
+from torchvision import models as torchvision_models
+
+from models import CLASSIFIERS, ImageShape, build_classifier
+from models.activation_norms import ACTIVATION_NORMS
+from models.networks.classifiers import ResNet10Config, ResNet18Config, ResNet50Config
+from models.normalizations import NORMALIZATIONS
+
+NORMS = [name for name in NORMALIZATIONS if name != "gradient"]  # which is for one logit
+
+
+@pytest.mark.parametrize(("config", "name"), [(ResNet18Config, "resnet18"), (ResNet50Config, "resnet50")])
+def test_with_the_imagenet_stem_it_is_torchvisions_network(config, name):
+    ours = build_classifier(config(stem="imagenet"), ImageShape(3, 64, 1000)).eval()
+    theirs = getattr(torchvision_models, name)().eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x))
+
+
+def test_the_cifar_resnet18_has_the_usual_number_of_parameters():
+    network = build_classifier("resnet18", ImageShape(3, 32, 10))
+    assert sum(p.numel() for p in network.parameters()) == 11_173_962
+    assert network.conv1.stride == (1, 1)
+    maps = {}
+    network.layer1.register_forward_hook(lambda module, inputs, output: maps.update(layer1=output.shape))
+    network.eval()(torch.zeros(1, 3, 32, 32))
+    assert maps["layer1"] == (1, 64, 32, 32), "the stem keeps the resolution"
+
+
+def test_convolutions_are_initialized_as_torchvisions():
+    torch.manual_seed(0)
+    network = build_classifier(ResNet10Config(width=32), ImageShape(1, 16, 10))
+    for name in ("conv1", "layer2.0.conv1", "layer4.0.downsample.0"):
+        conv = network.get_submodule(name)
+        fan_out = conv.out_channels * conv.kernel_size[0] ** 2
+        assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.15), name
+
+
+@pytest.mark.parametrize("width", [1, 5, 64])
+def test_the_width_scales_every_stage(width):
+    network = build_classifier(ResNet10Config(width=width), ImageShape(1, 16, 7))
+    assert [network.get_submodule(f"layer{i}.0.conv2").out_channels for i in (1, 2, 3, 4)] == [
+        width * 2**i for i in range(4)
+    ]
+    assert network.eval()(torch.zeros(2, 1, 16, 16)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("norm", list(ACTIVATION_NORMS))
+def test_the_activation_norm_is_chosen_by_name(norm):
+    config = ResNet10Config(width=8, activation_norm=ACTIVATION_NORMS.get(norm)())
+    network = build_classifier(config, ImageShape(1, 16, 10))
+    assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules()) == (norm == "batch")
+    network(torch.randn(3, 1, 16, 16)).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", list(CLASSIFIERS))
+def test_every_normalization_trains(name, norm):
+    config = CLASSIFIERS.get(name)(width=4, normalization=NORMALIZATIONS.get(norm)())
+    network = build_classifier(config, ImageShape(1, 8, 10))
+    logits = network(torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert logits.shape == (3, 10)
+    assert logits.isfinite().all()
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_without_classes_there_is_no_classifier():
+    with pytest.raises(ValueError, match="number of classes"):
+        build_classifier("resnet10", ImageShape(1, 16))

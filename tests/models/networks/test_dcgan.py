@@ -1,0 +1,61 @@
+"""DCGAN: sizes are computed, labels enter where the papers say."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import ImageShape
+from models.activation_norms.base import ClassConditional
+from models.networks.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
+
+
+@pytest.mark.parametrize("resolution", [16, 28, 32, 48, 64, 96, 128])
+def test_resolutions(resolution):
+    image = ImageShape(3, resolution)
+    x = DCGANGeneratorConfig(width=2).build(image)(torch.randn(2, 128))
+    assert x.shape == (2, 3, resolution, resolution)
+    assert x.abs().max() <= 1
+    assert DCGANDiscriminatorConfig(width=2).build(image)(x).shape == (2,)
+
+
+@pytest.mark.parametrize("config", [DCGANGeneratorConfig(), DCGANDiscriminatorConfig()])
+def test_an_impossible_side_is_refused(config):
+    with pytest.raises(ValueError, match="33 x 33"):
+        config.build(ImageShape(3, 33))
+
+
+def test_layers_at_64_are_the_papers():
+    # Figure 1 of the paper: 1024 x 4 x 4 up to 128 x 32 x 32, and 3 x 64 x 64.
+    generator = DCGANGeneratorConfig(width=128, z_dim=100).build(ImageShape(3, 64))
+    assert (generator.project.in_features, generator.project.out_features) == (100, 1024 * 4 * 4)
+    assert [(up.in_channels, up.out_channels) for up in generator.ups] == [
+        (1024, 512),
+        (512, 256),
+        (256, 128),
+        (128, 3),
+    ]
+    assert all((up.kernel_size, up.stride) == ((4, 4), (2, 2)) for up in generator.ups)
+    discriminator = DCGANDiscriminatorConfig().build(ImageShape(3, 64))
+    assert [down.out_channels for down in discriminator.downs] == [64, 128, 256, 512]
+    assert len(discriminator.norms) == 3  # none after the first convolution
+
+
+def test_initialization():
+    for network in (
+        DCGANGeneratorConfig().build(ImageShape(3, 32, 10)),
+        DCGANDiscriminatorConfig().build(ImageShape(3, 32, 10)),
+    ):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
+                assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
+                assert not getattr(module, "bias", torch.zeros(1)).any()
+
+
+def test_conditional_layers():
+    image = ImageShape(3, 32, num_classes=10)
+    generator = DCGANGeneratorConfig(width=4).build(image)
+    assert all(isinstance(norm, ClassConditional) for norm in generator.norms)
+    discriminator = DCGANDiscriminatorConfig(width=4).build(image)
+    # One weight for each entry of the flattened bottom map, which the linear head sees, too.
+    assert discriminator.head.embedding.weight.shape == (10, 16 * 4 * 4)
+    assert discriminator.head.linear.in_features == 16 * 4 * 4
