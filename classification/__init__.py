@@ -1,1 +1,1 @@
-"""Training and attacking classifiers of images with the normalizations, data and tools of the GANs beside them."""
+"""Training and evaluation of image classifiers with the normalizations and tools of this project."""

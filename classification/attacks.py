@@ -1,6 +1,6 @@
-"""Attacks that change each pixel by at most eps: images lie in [0, 1], and so do the attacked ones.
+"""Adversarial attacks within an l_inf ball: each pixel changes by at most eps, and images stay in [0, 1].
 
-They climb the cross-entropy of the network, which is put into the mode to attack by the caller (evaluation).
+The attacks maximize the cross-entropy of the network in its current mode; callers put it into evaluation mode.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 def fgsm(network: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """Return images (B, C, H, W) after one step of length eps along the gradient's sign (Goodfellow et al., 2015)."""
+    """Return images (B, C, H, W) after one step of size eps along the gradient's sign (Goodfellow et al., 2015)."""
     return pgd(network, x, y, eps, eps, 1, x)
 
 
 def pgd(network: nn.Module, x: Tensor, y: Tensor, eps: float, step: float, iterations: int, start: Tensor) -> Tensor:
     """Return images (B, C, H, W) after projected gradient ascent from `start` (Madry et al., ICLR 2018).
 
-    Each iteration goes `step` along the sign of the gradient, back into the ball around x, and back into [0, 1].
+    Each iteration moves by `step` along the sign of the gradient, and projects onto the ball around x and onto [0, 1].
     """
     attacked = start.detach()
     for _ in range(iterations):
@@ -29,6 +29,6 @@ def pgd(network: nn.Module, x: Tensor, y: Tensor, eps: float, step: float, itera
 
 
 def random_start(x: Tensor, eps: float, random: torch.Generator) -> Tensor:
-    """Return images drawn uniformly from the ball around x (B, C, H, W), within [0, 1]."""
+    """Return images drawn uniformly from the ball around x (B, C, H, W), clipped to [0, 1]."""
     noise = torch.rand(x.shape, generator=random, device=x.device, dtype=x.dtype)
     return (x + eps * (2 * noise - 1)).clamp(0, 1)

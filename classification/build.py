@@ -1,13 +1,12 @@
-"""Config -> live objects of a classifier's run. The only place that wires them."""
+"""Builds the experiment of a classifier's config: network, optimizer, data sets."""
 
 from collections import OrderedDict
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from classification.config import Config
-from classification.data import LabelledSets, labelled_sets
+from classification.data import LabelledSets, build_sets
 from classification.experiment import Experiment, Standardize
 from gan.data import Splits
 from gan.data.sampler import build_image_sampler
@@ -19,14 +18,14 @@ from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_classifier
 from models.normalizations.gradient import GradientNorm
 
-STATISTICS_OF = 10_000  # training images, evenly spread, that mean and deviation of the channels are taken from
+STATISTICS_IMAGES = 10_000  # training images, evenly spaced, for the mean and standard deviation of the channels
 
 
-def build_experiment(config: Config, splits: Splits, folder: Path, device: torch.device) -> Experiment:
-    """Return the objects of a run at step 0; UserError for choices that do not go together."""
+def build_experiment(config: Config, splits: Splits, device: torch.device) -> Experiment:
+    """Return the experiment at step 0. Raises UserError for options that do not fit together."""
     check_choices(config)
     regularizers = weight_penalties(config)
-    sets = labelled_sets(config, splits)
+    sets = build_sets(config, splits)
     network = build_network(config, sets, device)
     optimizer = torch.optim.SGD(
         network.parameters(),
@@ -37,7 +36,6 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
     image = torch.zeros(1, *sets.train.images.shape[1:], device=device)
     return Experiment(
         config=config,
-        folder=folder,
         device=device,
         network=network,
         optimizer=optimizer,
@@ -50,9 +48,9 @@ def build_experiment(config: Config, splits: Splits, folder: Path, device: torch
 
 
 def build_network(config: Config, sets: LabelledSets, device: torch.device) -> nn.Module:
-    """Return the classifier of images (B, C, H, W) in [0, 1], which it standardizes itself."""
+    """Return the classifier of images (B, C, H, W) in [0, 1]; its first layer standardizes them."""
     channels, side = sets.train.images.shape[1:3]
-    torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers draw from the global generator
+    torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers use the global random generator
     try:
         network = build_classifier(config.classifier, ImageShape(channels, side, sets.train.num_classes))
     except ValueError as error:
@@ -63,25 +61,25 @@ def build_network(config: Config, sets: LabelledSets, device: torch.device) -> n
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation (C,) of images (N, C, H, W) uint8 as floats in [0, 1], from at most 10,000 of them."""
-    some = images[:: -(-len(images) // STATISTICS_OF)].double() / 255
+    """Return mean and standard deviation (C,) of images (N, C, H, W) uint8 scaled to [0, 1], from at most 10,000."""
+    some = images[:: -(-len(images) // STATISTICS_IMAGES)].double() / 255
     return some.mean(dim=(0, 2, 3)).float(), some.std(dim=(0, 2, 3)).clamp(min=1 / 255).float()
 
 
 def check_choices(config: Config) -> None:
-    """Raise UserError for a network that is a discriminator's alone."""
+    """Raise UserError for options that only discriminators support."""
     if isinstance(config.classifier.normalization, GradientNorm):
         raise UserError(
-            "classifier.normalization: gradient is for discriminators, which have one logit; choose another"
+            "classifier.normalization: `gradient` needs a network with a single logit, a discriminator; choose another"
         )
 
 
 def weight_penalties(config: Config) -> dict[str, WeightPenalty]:
-    """Return the penalties by name; UserError for one that is for discriminators alone."""
+    """Return the penalties by name. Raises UserError for a penalty that only discriminators support."""
     penalties: dict[str, WeightPenalty] = {}
     for name, regularizer in config.regularizers.items():
         if not isinstance(regularizer, WeightPenalty):
             known = [name for name in REGULARIZERS if issubclass(REGULARIZERS.get(name), WeightPenalty)]
-            raise UserError(f"regularizers: {name} is for discriminators; a classifier takes {', '.join(known)}")
+            raise UserError(f"regularizers: {name} is for discriminators; a classifier supports {', '.join(known)}")
         penalties[name] = regularizer
     return penalties

@@ -1,7 +1,7 @@
 """Noise and blur at five severities, with the constants of CIFAR-10-C (Hendrycks & Dietterich, ICLR 2019).
 
-They are those of the authors' code for images of 32x32 pixels, and are used at every size. Images are floats in
-[0, 1] and stay there; CIFAR-10-C's own files are rounded to bytes besides.
+The constants are those of the authors' code for images of 32x32 pixels; here they are used at every size. Images are
+floats in [0, 1], and so are the results; the files of CIFAR-10-C are also rounded to 8 bits.
 """
 
 from collections.abc import Callable
@@ -11,31 +11,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SEVERITIES = (1, 2, 3, 4, 5)
-TRUNCATE = 4.0  # deviations at which the Gaussian ends, as in SciPy and scikit-image
+TRUNCATE = 4.0  # the Gaussian kernel is cut off at this many standard deviations, as in SciPy and scikit-image
 
 
-def gaussian_noise(x: Tensor, deviation: float, random: torch.Generator) -> Tensor:
-    """Add N(0, deviation²) to each value."""
-    return (x + deviation * torch.randn(x.shape, generator=random, device=x.device)).clamp(0, 1)
+def gaussian_noise(x: Tensor, std: float, random: torch.Generator) -> Tensor:
+    """Add N(0, std²) to each value."""
+    return (x + std * torch.randn(x.shape, generator=random, device=x.device)).clamp(0, 1)
 
 
 def shot_noise(x: Tensor, photons: float, random: torch.Generator) -> Tensor:
-    """Draw each value from a Poisson distribution: white is `photons` photons."""
+    """Draw each value from a Poisson distribution whose mean is the value times `photons`."""
     return (torch.poisson(x * photons, generator=random) / photons).clamp(0, 1)
 
 
 def impulse_noise(x: Tensor, amount: float, random: torch.Generator) -> Tensor:
-    """Set that share of the values to 0 or 1, as likely: salt and pepper, each channel by itself."""
+    """Set a fraction `amount` of the values to 0 or 1 with equal probability (salt and pepper), in each channel."""
     hit = torch.rand(x.shape, generator=random, device=x.device) < amount
     salt = torch.rand(x.shape, generator=random, device=x.device) < 0.5
     return torch.where(hit, salt.to(x.dtype), x)
 
 
-def gaussian_blur(x: Tensor, deviation: float, random: torch.Generator) -> Tensor:
-    """Convolve with a Gaussian of that deviation in pixels; the border is repeated. Nothing is random."""
-    radius = int(TRUNCATE * deviation + 0.5)
+def gaussian_blur(x: Tensor, std: float, random: torch.Generator) -> Tensor:
+    """Convolve with a Gaussian of standard deviation `std` in pixels, with replicate padding. Deterministic."""
+    radius = int(TRUNCATE * std + 0.5)
     offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    weights = torch.exp(-0.5 * (offsets / deviation) ** 2)
+    weights = torch.exp(-0.5 * (offsets / std) ** 2)
     weights = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
     padded = F.pad(x, (radius, radius, radius, radius), mode="replicate")
     rows = F.conv2d(padded, weights, groups=x.shape[1])
@@ -51,6 +51,6 @@ CORRUPTIONS: dict[str, tuple[Callable[[Tensor, float, torch.Generator], Tensor],
 
 
 def corrupt(x: Tensor, name: str, severity: int, random: torch.Generator) -> Tensor:
-    """Return images (B, C, H, W) in [0, 1] after a corruption at a severity from 1 to 5."""
+    """Return images (B, C, H, W) in [0, 1] corrupted at a severity from 1 to 5."""
     corruption, constants = CORRUPTIONS[name]
     return corruption(x, constants[severity - 1], random)

@@ -1,4 +1,4 @@
-"""What a classifier is trained, validated and tested on: rows of a dataset, and labels with noise."""
+"""Training, validation and test sets of a classifier, and noisy labels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,9 +15,9 @@ from gan.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class LabelledSets:
-    """The training images of a dataset, of which `rows` (n,) are trained on and `validation_rows` (m,) are not.
+    """Images for training (`rows` (n,) of `train`), validation (`validation_rows` (m,) of `train`) and testing.
 
-    The labels of `rows` may be wrong, all others are as they came.
+    Only the labels of `rows` may be noisy.
     """
 
     train: ImageData
@@ -26,19 +26,21 @@ class LabelledSets:
     test: ImageData
 
 
-def labelled_sets(config: Config, splits: Splits) -> LabelledSets:
-    """Return the sets that a config asks for, drawn from its seed; UserError when a dataset cannot give them."""
+def build_sets(config: Config, splits: Splits) -> LabelledSets:
+    """Return the sets of a config, drawn from its seed. Raises UserError when the dataset does not support them."""
     train, test, name = splits.train, splits.held_out, DATASETS.get_name(type(config.data))
     if test is None:
-        raise UserError(f"data: {name} has no held-out images to test on; hold some out (see data.test_root)")
+        raise UserError(f"data: {name} has no held-out images for testing; set data.test_root")
     if train.num_classes < 2:
-        raise UserError(f"data: {name} has no classes; a classifier needs two, each a folder of images say")
+        raise UserError(
+            f"data: {name} has no classes; a classifier needs at least two, for example one folder of images for each"
+        )
     if test.num_classes != train.num_classes:
         raise UserError(
-            f"data: the held-out images of {name} are not of the same classes as the training images; name both alike"
+            f"data: the held-out images of {name} have other classes than the training images; use the same class names"
         )
-    everything = torch.arange(len(train))
-    validation_rows, rows = stratified(train.labels, everything, config.validation, config.seed, "validation")
+    all_rows = torch.arange(len(train))
+    validation_rows, rows = stratified(train.labels, all_rows, config.validation, config.seed, "validation")
     if config.data.subset < 1:
         rows, _ = stratified(train.labels, rows, config.data.subset, config.seed, "subset")
     if config.train.batch_size > len(rows):
@@ -54,10 +56,11 @@ def labelled_sets(config: Config, splits: Splits) -> LabelledSets:
 
 
 def add_label_noise(labels: Tensor, num_classes: int, share: float, exclude_true: bool, seed: int) -> Tensor:
-    """Return labels (n,) of which that share, rounded, is drawn anew: symmetric noise, from the seed.
+    """Return labels (n,) with symmetric noise: a fraction `share` of them is redrawn, as a function of the seed.
 
-    Uniform over all classes, so that a fraction share (1 - 1 / num_classes) of the labels becomes wrong on average, or
-    over the wrong ones alone. A smaller share is part of a larger one.
+    They are redrawn uniformly from all classes, so that on average a fraction share (1 - 1 / num_classes) becomes
+    wrong; or, with `exclude_true`, from the wrong classes. The labels redrawn for a smaller share are a subset of those
+    for a larger one.
     """
     random = rng.generator("cpu", seed, "label noise")
     changed = torch.randperm(len(labels), generator=random)[: round(share * len(labels))]
@@ -67,10 +70,10 @@ def add_label_noise(labels: Tensor, num_classes: int, share: float, exclude_true
     return noisy
 
 
-def batches(
+def iterate_batches(
     data: ImageData, size: int, device: torch.device, rows: Tensor | None = None
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield position, images (B, C, H, W) in [0, 1] and labels (B,), once over all of `data` or over its rows."""
+    """Yield position, images (B, C, H, W) in [0, 1] and labels (B,) of all of `data`, or of its `rows`."""
     for start in range(0, len(data) if rows is None else len(rows), size):
         part = slice(start, start + size) if rows is None else rows[start : start + size]
         yield start, data.images[part].to(device).float() / 255, data.labels[part].to(device)

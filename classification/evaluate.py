@@ -1,5 +1,6 @@
-"""Accuracy of a classifier: clean, attacked and corrupted. Of a run: python -m classification.evaluate RUN."""
+"""Accuracy of a classifier on clean, attacked and corrupted images: python -m classification.evaluate RUN."""
 
+import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,12 +13,12 @@ from classification.attacks import fgsm, pgd, random_start
 from classification.build import build_experiment
 from classification.config import AttackConfig, Config, EvalConfig
 from classification.corruptions import SEVERITIES, corrupt
-from classification.data import batches
-from classification.summary import accuracy_tables, attack_tags
+from classification.data import iterate_batches
+from classification.summary import attack_tags, format_accuracies
 from gan.data import ImageData
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
-from gan.run.checkpoint import newest_or_best
+from gan.run.checkpoint import load_newest_or_best
 from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.device import select_device
@@ -30,82 +31,85 @@ CORRUPTION_SEED = 0  # the corrupted test images are the same in every run, so t
 def accuracy(
     network: nn.Module, data: ImageData, batch_size: int, device: torch.device, rows: Tensor | None = None
 ) -> float:
-    """Return the percentage of images, or of some rows of them, that the network classifies as labelled."""
-    right = total = 0
+    """Return the percentage of images that the network classifies as labelled; only of `rows`, if given."""
+    correct = total = 0
     with eval_mode(network):
-        for _, x, y in batches(data, batch_size, device, rows):
-            right += int(_right(network, x, y).sum())
+        for _, x, y in iterate_batches(data, batch_size, device, rows):
+            correct += int(is_correct(network, x, y).sum())
             total += len(y)
-    return 100 * right / total
+    return 100 * correct / total
 
 
-def accuracies(
+def measure_accuracies(
     network: nn.Module, test: ImageData, options: EvalConfig, seed: int, device: torch.device
 ) -> dict[str, float]:
-    """Return percentages by tag: `metrics/accuracy_*`, and `corruptions/NAME/SEVERITY`.
+    """Return the percentages of correct test images by tag: `metrics/accuracy_*` and `corruptions/NAME/SEVERITY`.
 
-    The random starts of PGD are drawn from the seed, corruptions are the same for every seed.
+    The random starts of PGD depend on `seed`; the corruptions are the same for every seed.
     """
-    right: Counter[str] = Counter()
+    correct: Counter[str] = Counter()
     fgsm_tag, pgd_tag = attack_tags(options.attack)
     with eval_mode(network):
-        for start, x, y in batches(test, options.batch_size, device):
-            right["metrics/accuracy_test"] += int(_right(network, x, y).sum())
+        for start, x, y in iterate_batches(test, options.batch_size, device):
+            correct["metrics/accuracy_test"] += int(is_correct(network, x, y).sum())
             attacked = fgsm(network, x, y, options.attack.eps / 255)
-            right[fgsm_tag] += int(_right(network, attacked, y).sum())
-            right[pgd_tag] += int(is_robust_to_pgd(network, x, y, options.attack, seed, start).sum())
+            correct[fgsm_tag] += int(is_correct(network, attacked, y).sum())
+            correct[pgd_tag] += int(is_robust_to_pgd(network, x, y, options.attack, seed, start).sum())
             for name in options.corruptions:
                 for severity in SEVERITIES:
                     random = rng.generator(device, CORRUPTION_SEED, name, severity, start)
                     corrupted = corrupt(x, name, severity, random)
-                    right[f"corruptions/{name}/{severity}"] += int(_right(network, corrupted, y).sum())
-    numbers = {tag: 100 * count / len(test) for tag, count in right.items()}
+                    correct[f"corruptions/{name}/{severity}"] += int(is_correct(network, corrupted, y).sum())
+    numbers = {tag: 100 * count / len(test) for tag, count in correct.items()}
     for name in options.corruptions:
-        of_severities = [numbers[f"corruptions/{name}/{severity}"] for severity in SEVERITIES]
-        numbers[f"metrics/accuracy_{name}"] = fmean(of_severities)
+        numbers[f"metrics/accuracy_{name}"] = fmean(
+            numbers[f"corruptions/{name}/{severity}"] for severity in SEVERITIES
+        )
     return numbers
 
 
 def is_robust_to_pgd(
     network: nn.Module, x: Tensor, y: Tensor, options: AttackConfig, seed: int, position: int
 ) -> Tensor:
-    """Return which of the images (B, C, H, W) are classified as labelled (B,) after PGD from every random start."""
+    """Return whether each image (B, C, H, W) is classified as labelled (B,) after PGD from every random start."""
     eps, step = options.eps / 255, options.step / 255
-    withstood = torch.ones_like(y, dtype=torch.bool)
+    robust = torch.ones_like(y, dtype=torch.bool)
     for restart in range(options.restarts):
         start = random_start(x, eps, rng.generator(x.device, seed, "pgd", restart, position))
-        withstood &= _right(network, pgd(network, x, y, eps, step, options.iterations, start), y)
-    return withstood
+        robust &= is_correct(network, pgd(network, x, y, eps, step, options.iterations, start), y)
+    return robust
 
 
 @torch.no_grad()
-def _right(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def is_correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return whether each image (B, C, H, W) is classified as labelled (B,)."""
     return network(x).argmax(dim=1) == y
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command line and return the exit code: 0, or 2 after a user error."""
+    parser = Parser(prog="python -m classification.evaluate", description="Evaluate the classifier of a run.")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    parser.add_argument("overrides", nargs="*", metavar="eval.sub=value", help="other attacks or corruptions")
+    return exit_code(lambda: run(parser.parse_intermixed_args(argv)))
 
-    def command() -> None:
-        parser = Parser(prog="python -m classification.evaluate", description="Test the classifier of a run.")
-        parser.add_argument("run", type=Path, help="run folder")
-        parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
-        parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
-        parser.add_argument("overrides", nargs="*", metavar="eval.sub=value", help="other attacks or corruptions")
-        options = parser.parse_intermixed_args(argv)
-        for text in options.overrides:
-            if not text.startswith("eval."):
-                raise UserError(f"{text}: only keys of eval can be changed here")
-        device = select_device(options.device)
-        config = load_config(Config, run_folder.config_path(options.run), options.overrides)
-        state = newest_or_best(options.run, config, device, options.checkpoint)
-        run = build_experiment(config, config.data.load(), options.run, device)
-        run.load_state_dict(state)
-        print(f"{options.run}: step {run.step}, {len(run.sets.test)} test images\n")
-        numbers = accuracies(run.network, run.sets.test, config.eval, config.seed, device)
-        print(accuracy_tables(numbers, config.eval.attack, len(run.sets.test)))
 
-    return exit_code(command)
+def run(options: argparse.Namespace) -> None:
+    """Print the accuracies of a checkpoint on test images."""
+    for text in options.overrides:
+        if not text.startswith("eval."):
+            raise UserError(f"{text}: only keys of `eval` can be changed here")
+    device = select_device(options.device)
+    config = load_config(Config, run_folder.config_path(options.run), options.overrides)
+    state = load_newest_or_best(options.run, config, device, options.checkpoint)
+    experiment = build_experiment(config, config.data.load(), device)
+    experiment.load_state_dict(state)
+    test = experiment.sets.test
+    print(f"{options.run}: step {experiment.step}, {len(test)} test images\n")
+    numbers = measure_accuracies(experiment.network, test, config.eval, config.seed, device)
+    print(format_accuracies(numbers, config.eval.attack, len(test)))
 
 
 if __name__ == "__main__":

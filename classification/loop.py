@@ -1,24 +1,20 @@
-"""The training loop of a classifier: update, log, validate, checkpoint; test after the last step.
+"""The training loop of a classifier: step, log, save, evaluate.
 
-Everything random in a step is a function of (seed, step), and the perturbation of free adversarial training is part of
-a checkpoint, so going on from one changes nothing.
+Everything random in a step is a function of the seed and the step, and the perturbation of free adversarial training is
+saved in checkpoints, so that a resumed run equals an uninterrupted one.
 """
 
-import math
-import time
+from collections.abc import Callable
+from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from classification.evaluate import accuracies, accuracy
-from classification.experiment import Experiment, training_batch
+from classification.evaluate import accuracy, measure_accuracies
+from classification.experiment import Experiment
 from classification.lipschitz import lipschitz_audit, lipschitz_numbers
-from gan.run.checkpoint import Checkpoints
-from gan.run.divergence import check_finite, gradient_norm
-from gan.run.logging import RunLogger
-from gan.run.progress import Progress
-from gan.runtime import rng
+from classification.step import draw_batch, training_step
+from gan.run.divergence import find_nonfinite, gradient_norm, stop_diverged
+from gan.run.recorder import Recorder, Throughput, is_due, open_recorder
 from gan.runtime.interrupt import Interrupt, Interrupted
 
 SHOWN = {  # on the progress line
@@ -27,113 +23,99 @@ SHOWN = {  # on the progress line
     "speed/images_per_s": "images_per_s",
     "metrics/accuracy_validation": "accuracy_validation",
 }
+VALIDATION = "metrics/accuracy_validation"
 
 
-def train(
-    run: Experiment, checkpoints: Checkpoints, logger: RunLogger, progress: Progress, interrupt: Interrupt
-) -> None:
-    """Train up to `train.steps` updates; numbers and checkpoints go to the run folder on the way.
+def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
+    """Train until step `train.steps`; write log and checkpoints to the run folder.
 
-    A signal ends the run after a step, with a checkpoint: Interrupted. Diverged when a number or weight is not finite
-    any more, before anything of that is saved.
+    Raises Interrupted after a signal, with a checkpoint of the current step. Raises Diverged when a loss or weight is
+    NaN or infinite, before the step is logged or saved.
     """
-    config = run.config
-    steps, replays = config.train.steps, max(1, config.train.free.replays)
-    run.network.train()
+    config = experiment.config
+    experiment.network.train()
     batch = None
-    timed_from, clock = run.step, time.perf_counter()
 
-    while run.step < steps:
-        set_learning_rate(run)
-        if batch is None or run.step % replays == 0:
-            batch = training_batch(run)
-        losses = update(run, *batch)
-        run.step += 1
-        progress.step()
+    def due(every: int) -> bool:
+        return is_due(every, experiment.step, config.train.steps)
 
-        def due(every: int) -> bool:
-            return run.step % every == 0 or run.step == steps
+    with open_recorder(folder, config, experiment.step, "classifier", SHOWN) as recorder:
+        assert recorder is not None  # a classifier is trained in a single process
+        if experiment.step > 0 and due(config.eval.every) and lacks_evaluation(experiment, recorder):
+            evaluate(experiment, recorder)  # the run stopped after saving, before this evaluation
+        throughput = Throughput(experiment.images)
 
-        if any(map(due, (config.log.every, config.eval.every, config.checkpoint.every))):
-            check_finite(run, losses)
-        numbers: dict[str, float] = {}
-        if due(config.log.every):
-            numbers |= {tag: value.item() for tag, value in losses.items()}  # waits for the device
-            numbers["gradient_norm/classifier"] = gradient_norm(run.network)
-            images = (run.step - timed_from) * config.train.batch_size
-            numbers["speed/images_per_s"] = images / (time.perf_counter() - clock)
-        if due(config.lipschitz.every):
-            numbers |= lipschitz_numbers(run)
-        if due(config.lipschitz.audit_every):
-            audited, spectra = lipschitz_audit(run)
-            numbers |= audited
-            logger.histograms(run.step, spectra)
-        if due(config.eval.every):
-            numbers |= validate(run, checkpoints)
-        if run.step == steps:
-            numbers |= accuracies(run.network, run.sets.test, config.eval, config.seed, run.device)
-        if numbers:
-            logger.scalars(run.step, None, run.images, numbers)
-            progress.show(run.step, {name: numbers[tag] for tag, name in SHOWN.items() if tag in numbers})
-            timed_from, clock = run.step, time.perf_counter()  # measuring and writing are not training
-        number = interrupt.requested
-        if number is not None:
-            check_finite(run, losses)
-        if due(config.checkpoint.every) or number is not None:
-            checkpoints.save(run.state_dict())
-        if number is not None:
-            raise Interrupted(number, f"interrupted at step {run.step}, with a checkpoint; --resume goes on from here")
+        while experiment.step < config.train.steps:
+            if batch is None or experiment.step % max(1, config.train.free.replays) == 0:
+                batch = draw_batch(experiment)
+            losses = training_step(experiment, *batch)
+            recorder.progress.step()
+
+            saves, evaluates = due(config.checkpoint.every), due(config.eval.every)
+            signal_number = interrupt.requested
+            if (due(config.log.every) or saves or evaluates or signal_number is not None) and (
+                nonfinite := find_nonfinite(experiment.networks, losses)
+            ):
+                raise stop_diverged(folder, experiment.step, nonfinite)
+
+            numbers, spectra = measure(experiment, losses, throughput, due)
+            if numbers:
+                recorder.log(experiment.counters, numbers)
+                recorder.logger.histograms(experiment.step, spectra)
+
+            if saves or signal_number is not None:
+                recorder.checkpoints.save(experiment.state_dict())
+            if signal_number is not None:
+                message = f"interrupted at step {experiment.step}, with a checkpoint; --resume continues from here"
+                raise Interrupted(signal_number, message)
+            if evaluates:
+                evaluate(experiment, recorder)
+
+            if numbers or saves or evaluates:
+                throughput.restart(experiment.images)  # measuring and writing do not count as training
 
 
-def update(run: Experiment, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Update the classifier on images (B, C, H, W) in [0, 1] with labels (B,); return its loss without penalties and
-    its accuracy (%) there, still on the device.
+def measure(
+    experiment: Experiment, losses: dict[str, Tensor], throughput: Throughput, due: Callable[[int], bool]
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return the numbers that are due after this step, and the singular values of the layers, both by tag."""
+    config = experiment.config
+    numbers: dict[str, float] = {}
+    spectra: dict[str, Tensor] = {}
+    if due(config.log.every):
+        numbers |= {tag: value.item() for tag, value in losses.items()}
+        numbers["gradient_norm/classifier"] = gradient_norm(experiment.network)
+        numbers["speed/images_per_s"] = throughput.images_per_second(experiment.images)
+    if due(config.lipschitz.every):
+        numbers |= lipschitz_numbers(experiment)
+    if due(config.lipschitz.audit_every):
+        audited, spectra = lipschitz_audit(experiment)
+        numbers |= audited
+    return numbers, spectra
 
-    In free adversarial training the same backward pass also moves the perturbation (Shafahi et al., algorithm 1).
+
+def evaluate(experiment: Experiment, recorder: Recorder) -> None:
+    """Log the accuracy on validation images, and after the last step all accuracies on test images.
+
+    Keeps the checkpoint if its validation accuracy is the best so far.
     """
-    config = run.config
-    free = config.train.free
-    if free.replays:
-        run.delta.requires_grad_(True)
-        x = (x + run.delta).clamp(0, 1)
-    run.optimizer.zero_grad()
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=config.train.amp == "bf16"):
-        logits = run.network(x).float()
-    loss = F.cross_entropy(logits, y)
-    total = loss
-    random = rng.generator(run.device, config.seed, "penalty", run.step)
-    for regularizer in run.regularizers.values():
-        if regularizer.due(run.step):
-            # Lazy penalties count for the steps between.
-            total = total + regularizer.weight * regularizer.every * regularizer.weight_penalty(run.network, random)
-    total.backward()
-    run.optimizer.step()
-    if run.delta.grad is not None:  # in free adversarial training
-        moved = run.delta.detach() + free.step / 255 * run.delta.grad.sign()
-        run.delta = moved.clamp(-free.eps / 255, free.eps / 255)
-    right = (logits.detach().argmax(dim=1) == y).float().mean()
-    return {"loss/train": loss.detach(), "accuracy/train": 100 * right}
+    config, sets = experiment.config, experiment.sets
+    numbers: dict[str, float] = {}
+    if len(sets.validation_rows) > 0:
+        value = accuracy(
+            experiment.network, sets.train, config.eval.batch_size, experiment.device, sets.validation_rows
+        )
+        if recorder.is_best(VALIDATION, value, higher_is_better=True):
+            recorder.checkpoints.save_best(experiment.state_dict())
+        numbers[VALIDATION] = value
+    if experiment.step == config.train.steps:
+        numbers |= measure_accuracies(experiment.network, sets.test, config.eval, config.seed, experiment.device)
+    if numbers:
+        recorder.log(experiment.counters, numbers)
 
 
-def set_learning_rate(run: Experiment) -> None:
-    """Set the learning rate to its value at this step."""
-    options = run.config.optimizer
-    match options.schedule:
-        case "step":
-            factor = options.gamma ** sum(milestone <= run.step for milestone in options.milestones)
-        case "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * run.step / run.config.train.steps))
-    for group in run.optimizer.param_groups:
-        group["lr"] = options.lr * factor
-
-
-def validate(run: Experiment, checkpoints: Checkpoints) -> dict[str, float]:
-    """Return the accuracy on validation images, if there are any; keep the checkpoint when it is the best so far."""
-    rows = run.sets.validation_rows
-    if len(rows) == 0:
-        return {}
-    value = accuracy(run.network, run.sets.train, run.config.eval.batch_size, run.device, rows)
-    if run.best is None or value > run.best:
-        run.best = value
-        checkpoints.save_best(run.state_dict())
-    return {"metrics/accuracy_validation": value}
+def lacks_evaluation(experiment: Experiment, recorder: Recorder) -> bool:
+    """Return whether the log has no accuracies for the current step."""
+    if experiment.step == experiment.config.train.steps:
+        return not recorder.has_logged(experiment.step, "metrics/accuracy_test")
+    return len(experiment.sets.validation_rows) > 0 and not recorder.has_logged(experiment.step, VALIDATION)

@@ -1,19 +1,20 @@
-"""The tables that end a classifier's run."""
+"""The tables printed at the end of a classifier's run."""
 
 import math
+from collections.abc import Mapping
 
 from classification.config import AttackConfig
 from classification.corruptions import CORRUPTIONS, SEVERITIES
 from gan.run.summary import format_table
 
-MASKING = (
-    "PGD leaves more images right than FGSM does, by more than chance: gradients are masked (Athalye et al., ICML "
-    "2018), and the accuracy under attack is no measure of robustness."
+MASKED_GRADIENTS = (
+    "The accuracy under PGD is significantly higher than under FGSM: gradients are masked (Athalye et al., ICML 2018), "
+    "and the accuracy under attack does not measure robustness."
 )
 
 
-def accuracy_tables(numbers: dict[str, float], attack: AttackConfig, count: int) -> str:
-    """Return the accuracies in a run's numbers as tables, and a word on masked gradients when they show."""
+def format_accuracies(numbers: Mapping[str, float], attack: AttackConfig, count: int) -> str:
+    """Return tables of the accuracies by tag on `count` test images, with a note if gradients are masked."""
     fgsm_tag, pgd_tag = attack_tags(attack)
     starts = f", {attack.restarts} starts" if attack.restarts > 1 else ""
     rows = {
@@ -33,23 +34,23 @@ def accuracy_tables(numbers: dict[str, float], attack: AttackConfig, count: int)
         ]
         tables.append(format_table([header, *body]))
     if masks_gradients(numbers[fgsm_tag], numbers[pgd_tag], count):
-        tables.append(MASKING)
+        tables.append(MASKED_GRADIENTS)
     return "\n\n".join(tables)
 
 
 def attack_tags(options: AttackConfig) -> tuple[str, str]:
-    """Return the tags of the accuracies under FGSM and PGD, which say eps, steps and restarts."""
+    """Return the tags of the accuracies under FGSM and PGD; they include eps, iterations and restarts."""
     eps = f"{options.eps:g}"
     return f"metrics/accuracy_fgsm{eps}", f"metrics/accuracy_pgd{eps}_{options.iterations}x{options.restarts}"
 
 
 def masks_gradients(fgsm: float, pgd: float, count: int) -> bool:
-    """Tell whether the accuracy (%) under PGD is above that under FGSM by more than two standard errors of it.
+    """Return whether the accuracy (%) under PGD exceeds that under FGSM by more than two of its standard errors.
 
-    PGD with as large an eps and enough steps is the stronger attack, unless gradients lead it astray.
+    With the same eps and enough steps PGD is the stronger attack, unless gradients are masked.
     """
-    share = pgd / 100
-    return pgd - fgsm > 200 * math.sqrt(share * (1 - share) / count)
+    fraction = pgd / 100
+    return pgd - fgsm > 200 * math.sqrt(fraction * (1 - fraction) / count)
 
 
 def _severity_tags(name: str) -> list[str]:

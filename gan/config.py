@@ -1,4 +1,4 @@
-"""The schema of a run's YAML file: one docstring line per key, shown by `train_gan.py --help`."""
+"""The schema of the YAML files of GANs: `train_gan.py --help` shows the docstring line of each key."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -23,21 +23,21 @@ class AdamConfig:
     """Adam (Kingma & Ba, ICLR 2015)."""
 
     lr: Annotated[float, Range(min=0, max=1000)] = 2e-4
-    """Learning rate at the start"""
+    """Initial learning rate"""
     betas: tuple[Beta, Beta] = (0.5, 0.999)
-    """Decay rates of the running mean of the gradient and of its square"""
+    """Decay rates of the moving averages of the gradient and its square"""
     eps: Annotated[float, AT_LEAST_0] = 1e-8
-    """Added to the root of the mean square"""
+    """Added to the denominator for numerical stability"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam for each player, and one schedule for both."""
+    """One Adam optimizer for each network, and a common schedule."""
 
     generator: AdamConfig = field(default_factory=AdamConfig)
     discriminator: AdamConfig = field(default_factory=AdamConfig)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of both learning rates over train.steps: constant, or falling to 0 linearly or along a cosine"""
+    """Schedule of both learning rates: constant, or linear or cosine decay to 0 over train.steps"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,62 +47,67 @@ class TrainConfig:
     steps: Annotated[int, AT_LEAST_1] = 2000
     """Generator updates"""
     batch_size: Annotated[int, AT_LEAST_1] = 64
-    """Real images, and fakes, in a discriminator update"""
+    """Real images, and as many generated images, in a discriminator update"""
     generator_batch_size: Annotated[int, AT_LEAST_1] | None = None
-    """Fakes in a generator update (null: as batch_size)"""
+    """Generated images in a generator update (null: batch_size)"""
     n_critic: Annotated[int, AT_LEAST_1] = 1
-    """Discriminator updates to each generator update"""
+    """Discriminator updates for each generator update"""
     first: Literal["discriminator", "generator"] = "discriminator"
-    """Whose update begins a step (Miyato's code: the generator's)"""
+    """Network that is updated first in a step (in Miyato's code: the generator)"""
     ema_halflife_kimg: Annotated[float, AT_LEAST_0] = 5.0
-    """Half-life of the generator's weight average in thousands of generated images (0: no average)"""
+    """Half-life of the moving average of the generator's weights, in thousands of generated images (0: no average)"""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
-    """DiffAugment of the images that the discriminator is shown, real and fake"""
+    """DiffAugment augmentations of the real and generated images that D receives"""
     amp: Literal["none", "bf16"] = "none"
-    """Mixed precision of the forward passes: bf16 pays on GPUs and on processors with avx512_bf16 or AMX"""
+    """Mixed precision of the forward passes: bf16 is faster on GPUs and on CPUs with avx512_bf16 or AMX"""
     sync_batch_norm: bool = False
-    """Of several processes: take the statistics of batch norm over the batches of all, not over each one's own"""
+    """With several processes: compute the statistics of batch norm over the whole batch instead of each shard"""
     compile: bool = False
-    """Run both networks through torch.compile (gradient penalties stay eager)"""
+    """Compile both networks with torch.compile (gradient penalties run in eager mode)"""
     on_nan: Literal["stop", "rollback"] = "stop"
-    """When training diverges: stop, or go back to the last checkpoint with another seed (three times at most)"""
+    """When training diverges: stop, or continue from the last checkpoint with another seed (at most three times)"""
     channels_last: bool = True
-    """Keep images and feature maps in channels-last memory format (faster; false: channels first)"""
+    """Use the channels-last memory format (faster on most hardware)"""
     deterministic: bool = False
-    """Choose only algorithms that give the same bits each time on a GPU as well (slower; CPUs do so anyway)"""
+    """Use only deterministic algorithms (slower on a GPU; CPU runs are always deterministic)"""
 
     @property
     def images_per_step(self) -> int:
-        """Real images that D sees in a step."""
+        """Real images shown to D in a step."""
         return self.n_critic * self.batch_size
+
+    @property
+    def fakes_per_update(self) -> int:
+        """Generated images in a generator update."""
+        return self.generator_batch_size or self.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Metrics on samples of the averaged generator; the last step is always evaluated."""
+    """Metrics of the averaged generator; the last step is always evaluated."""
 
     every: Annotated[int, AT_LEAST_1] = 500
     """Generator updates between evaluations and sample grids"""
     metrics: tuple[str, ...] = ("fd_digits10k_test", "modes10k", "kl10k", "confident10k", "is_digits10k")
-    """Metrics with their protocols, METRIC[_FEATURES]COUNT[_train|_test]; the first chooses the best checkpoint"""
+    """Metrics with their protocols, METRIC[_FEATURES]COUNT[_train|_test]; the first selects the best checkpoint"""
 
     def __post_init__(self):
-        """Raise ValueError for a metric that does not exist."""
+        """Raise ValueError for unknown and duplicate metrics."""
         try:
             names = [str(parse_protocol(name)) for name in self.metrics]
         except ValueError as error:
             raise ValueError(f"metrics: {error}") from None
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"metrics: '{name}' stands there twice")
+                raise ValueError(f"metrics: duplicate metric '{name}'")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that determines a run."""
+    """All options of a GAN's training run."""
 
     seed: Annotated[int, Range(min=0, max=2**63 - 1)] = 0
-    """Seed of the weights, the noise, the order of the data and all else that is random"""
+    """Seed of everything random: weights, latents, augmentations, order of the data"""
     data: DatasetConfig = field(default_factory=Digits)
     """Dataset"""
     generator: GeneratorConfig = field(default_factory=DCGANGeneratorConfig)
@@ -112,7 +117,7 @@ class Config:
     loss: Loss = field(default_factory=Hinge)
     """Adversarial loss"""
     regularizers: dict[str, Regularizer] = field(default_factory=dict)
-    """Penalties on the discriminator by name, each with its options (null takes an inherited one out)"""
+    """Penalties on the discriminator by name, each with its options (null removes an inherited one)"""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     log: LogConfig = field(default_factory=LogConfig)

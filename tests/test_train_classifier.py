@@ -18,7 +18,7 @@ from gan.compare.results import read_table
 from gan.data import ImageData, Splits
 from gan.options.loader import load_config
 from gan.run.checkpoint import load
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 from train_classifier import main
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +78,7 @@ def files_below(folder: Path) -> dict[Path, bytes]:
 
 
 def logged(folder: Path) -> list[dict]:
-    lines = read_lines(folder / "metrics.jsonl")
+    lines = read_metrics(folder)
     return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
 
 
@@ -91,7 +91,7 @@ def test_a_run_leaves_a_whole_folder_and_ends_in_a_table(tmp_path, run, capsys):
         *("checkpoints/step_00000002.pt", "checkpoints/step_00000004.pt"),
     }
     out = capsys.readouterr().out
-    numbers = read_lines(folder / "metrics.jsonl")[-1]
+    numbers = read_metrics(folder)[-1]
     for name, tag in (("test images", "test"), ("FGSM, eps 16/255", "fgsm16"), ("gaussian_blur", "gaussian_blur")):
         (line,) = (line for line in out.splitlines() if line.startswith(name))
         assert line.endswith(f"{numbers[f'metrics/accuracy_{tag}']:.1f}")
@@ -100,7 +100,7 @@ def test_a_run_leaves_a_whole_folder_and_ends_in_a_table(tmp_path, run, capsys):
 
 
 def test_every_number_is_in_metrics_jsonl_and_in_tensorboard_under_one_tag(trained):
-    lines = read_lines(trained / "metrics.jsonl")
+    lines = read_metrics(trained)
     tags = set().union(*lines) - {"step", "images"}
     per_layer = {tag for tag in tags if "/layers/" in tag or "/stable_rank/" in tag}
     assert tags - per_layer == TAGS
@@ -137,7 +137,7 @@ def test_the_weights_file_loads_back(tmp_path, trained):
         (tmp_path / "from_metadata.yaml").write_text(file.metadata()["config"])
     config = load_config(Config, tmp_path / "from_metadata.yaml")
     assert config == load_config(Config, folder / "config.yaml")
-    network = build_experiment(config, config.data.load(), folder, torch.device("cpu")).network
+    network = build_experiment(config, config.data.load(), torch.device("cpu")).network
     network.load_state_dict(load_file(folder / "classifier.safetensors"))
     saved = load(folder / "checkpoints" / "step_00000004.pt")["network"]
     assert all(torch.equal(saved[name], tensor) for name, tensor in network.state_dict().items())
@@ -147,9 +147,8 @@ def test_the_best_checkpoint_is_that_of_the_best_validation_accuracy(tmp_path, r
     cheap = ["eval.corruptions=[]", "lipschitz.audit_every=100"]
     folder = run(tmp_path / "run", "train.steps=8", "train.free.replays=0", *cheap)
     tag = "metrics/accuracy_validation"
-    scores = {line["step"]: line[tag] for line in read_lines(folder / "metrics.jsonl") if tag in line}
+    scores = {line["step"]: line[tag] for line in read_metrics(folder) if tag in line}
     best = load(folder / "checkpoints" / "best.pt")
-    assert best["best"] == max(scores.values())
     assert best["step"] == max(scores, key=scores.get)
     without = run(tmp_path / "without", "validation=0", "train.steps=1", *cheap)
     assert not (without / "checkpoints" / "best.pt").exists()
@@ -158,7 +157,7 @@ def test_the_best_checkpoint_is_that_of_the_best_validation_accuracy(tmp_path, r
 def test_a_run_is_evaluated_again_with_other_attacks(trained, capsys):
     folder = trained
     assert evaluate.main([str(folder), "--device", "cpu"]) == 0
-    expected = read_lines(folder / "metrics.jsonl")[-1]
+    expected = read_metrics(folder)[-1]
     out = capsys.readouterr().out
     assert out.startswith(f"{folder}: step 4, 360 test images\n")
     assert f"2 steps of 2/255  {expected['metrics/accuracy_pgd16_2x1']:.1f}\n" in out
@@ -174,10 +173,10 @@ WRONG = {
     "out of range": (["labels.noise=2"], "labels.noise: must be from 0 to 1, not 2"),
     "unknown corruption": (["eval.corruptions=[fog]"], "must be one of gaussian_noise, .*not the string 'fog'"),
     "a discriminator's penalty": (["regularizers.r1.weight=1"], "regularizers: r1 is for discriminators"),
-    "a discriminator's norm": (["classifier.normalization=gradient"], "gradient is for discriminators"),
+    "a discriminator's norm": (["classifier.normalization=gradient"], "`gradient` needs a network with a single logit"),
     "batch larger than data": (["data.subset=0.01"], r"is larger than the training set \(\d+ images\)"),
     "missing data": (["data=cifar10"], "data.root: no whole cifar10 in 'data'"),
-    "nothing to resume": (["--resume", "--out", "none"], r"holds no run \(config.yaml is missing\)"),
+    "nothing to resume": (["--resume", "--out", "none"], r"contains no run \(config.yaml is missing\)"),
     "a GAN's config": (["--config", str(ROOT / "configs/digits/dcgan.yaml")], "generator: unknown key"),
 }
 
@@ -200,9 +199,9 @@ def test_runs_in_use_are_left_alone(trained, config, capsys):
     assert main([*arguments, "--resume", "labels.noise=0.3"]) == 2
     assert evaluate.main([str(folder), "labels.noise=0.3"]) == 2
     err = capsys.readouterr().err
-    assert "holds a run already; add --resume" in err
-    assert "holds a run of another config (it differs in labels.noise)" in err
-    assert "labels.noise=0.3: only keys of eval can be changed here" in err
+    assert "already contains a run; add --resume" in err
+    assert "contains a run with another config (different: labels.noise)" in err
+    assert "labels.noise=0.3: only keys of `eval` can be changed here" in err
     assert files_below(folder) == before
 
 
@@ -240,7 +239,7 @@ def test_every_shipped_config_trains_two_steps(path, tmp_path, monkeypatch):
     monkeypatch.setattr("classification.loop.lipschitz_audit", lambda run: ({}, {}))  # dear at full size
     out = tmp_path / "run"
     assert main(["--config", str(path), "--out", str(out), "--device", "cpu", *small]) == 0
-    last = read_lines(out / "metrics.jsonl")[-1]
+    last = read_metrics(out)[-1]
     assert last["step"] == 2
     assert "metrics/accuracy_test" in last
 
@@ -263,7 +262,7 @@ def test_a_comparison_of_classifiers_ends_in_a_report(tmp_path, config, monkeypa
     rows = read_table(out / "results.csv")
     assert [(row["cell"], row["status"]) for row in rows] == [("none-seed0", "finished"), ("batch-seed0", "finished")]
     for row in rows:
-        last = read_lines(out / "cells" / row["cell"] / "metrics.jsonl")[-1]
+        last = read_metrics(out / "cells" / row["cell"])[-1]
         assert row["metrics/accuracy_test"] == pytest.approx(last["metrics/accuracy_test"], rel=1e-5)
     report = (out / "report.md").read_text()
     assert "4 updates (64 training images seen)" in report
@@ -275,4 +274,4 @@ def test_a_comparison_of_classifiers_ends_in_a_report(tmp_path, config, monkeypa
 @pytest.mark.slow
 def test_the_default_config_classifies_97_percent_of_the_test_digits(tmp_path):
     assert main(["--out", str(tmp_path / "run"), "--device", "cpu", "eval.attack.iterations=1"]) == 0
-    assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1]["metrics/accuracy_test"] >= 97
+    assert read_metrics(tmp_path / "run")[-1]["metrics/accuracy_test"] >= 97

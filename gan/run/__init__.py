@@ -1,1 +1,1 @@
-"""A run is a folder: what is written there, and how."""
+"""The run folder: checkpoints, log, lock, progress, summary, and the command line that opens it."""

@@ -1,9 +1,10 @@
-"""Where the numbers of a run go: `metrics.jsonl`, for programs, and writers such as TensorBoard, for the eye."""
+"""The log of a run: `metrics.jsonl` for programs, and writers such as TensorBoard for people."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,57 +12,61 @@ from gan.data.grids import save_png
 from gan.run.writers import WRITERS
 from gan.runtime.files import append, write_atomically
 
+METRICS = "metrics.jsonl"
+
 
 class RunLogger:
-    """Writes one line of JSON per logged step, and the same numbers under the same tags to the writers called `to`.
+    """Appends JSON lines to `metrics.jsonl`, and sends the same numbers under the same tags to the writers in `to`.
 
-    Opening it at step `start` drops what was logged after that step, so that a resumed run repeats nothing. `network`
-    is the one whose Lipschitz constant is logged.
+    Entries after step `start` are dropped, so that a resumed run logs no step twice. `network` is the network whose
+    Lipschitz constant is logged, as it is named in the tags.
     """
 
     def __init__(self, folder: Path, start: int = 0, network: str = "D", to: Sequence[str] = ("tensorboard",)):
-        self.path = folder / "metrics.jsonl"
-        kept = {line["step"]: line for line in read_lines(self.path) if line["step"] <= start}
-        text = "".join(json.dumps(line) + "\n" for line in kept.values())
-        write_atomically(self.path, lambda file: file.write(text.encode()))
+        self._folder = folder
+        self._path = folder / METRICS
+        text = "".join(json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= start)
+        write_atomically(self._path, lambda file: file.write(text.encode()))
         self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 
-    def scalars(self, step: int, d_steps: int | None, images: int, numbers: dict[str, float]) -> None:
-        """Log the numbers by tag after step `step`; `d_steps` counts D's updates (None: there is no D), `images` the
-        training images seen.
-        """
-        finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}  # JSON knows no NaN
-        counters = {"step": step} | ({} if d_steps is None else {"d_steps": d_steps}) | {"images": images}
-        append(self.path, f"{json.dumps(counters | finite)}\n".encode())
+    def scalars(self, counters: Mapping[str, int], numbers: Mapping[str, float]) -> None:
+        """Log numbers by tag. `counters` are written with them: `step`, `images` (training images seen), and so on."""
+        finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}  # JSON has no NaN
+        append(self._path, f"{json.dumps({**counters, **finite})}\n".encode())
         for writer in self._writers:
-            writer.scalars(step, numbers)
+            writer.scalars(counters["step"], dict(numbers))
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
-        """Log an image (C, H, W) uint8, and write it to `tag/step_00000500.png`."""
-        save_png(self.path.parent / tag / f"step_{step:08d}.png", image)
+        """Log an image (C, H, W) uint8, and write it to `TAG/step_00000500.png` in the run folder."""
+        save_png(self._folder / tag / f"step_{step:08d}.png", image)
         for writer in self._writers:
             writer.image(tag, step, image)
 
-    def histograms(self, step: int, values: dict[str, Tensor]) -> None:
-        """Log the distribution of each tensor by tag."""
+    def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Log the distribution of each tensor by tag; `metrics.jsonl` does not contain it."""
         for writer in self._writers:
-            writer.histograms(step, values)
+            writer.histograms(step, dict(values))
 
     def close(self) -> None:
-        """Close the writers; the lines are written already."""
+        """Close the writers. The lines of `metrics.jsonl` are already on disk."""
         for writer in self._writers:
             writer.close()
 
 
-def read_lines(path: Path) -> list[dict]:
-    """Return the whole lines of a metrics.jsonl; a last line that was cut short is left out."""
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the logged numbers of the run in `folder`, one dict by tag for each step.
+
+    The lines of one step are merged. An incomplete last line, which a killed run leaves, is skipped. Empty without a
+    log.
+    """
+    path = folder / METRICS
     if not path.exists():
         return []
-    lines = []
+    steps: dict[int, dict[str, Any]] = {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             break
-        lines.append(line)
-    return lines
+        steps.setdefault(line["step"], {}).update(line)
+    return list(steps.values())

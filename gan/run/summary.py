@@ -1,34 +1,36 @@
-"""The table that ends a run."""
+"""The table printed at the end of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 
 
-def newest_values(folder: Path) -> dict[str, float]:
-    """Return the newest value of every number in a run's metrics.jsonl."""
+def read_last_values(folder: Path) -> dict[str, float]:
+    """Return the last logged value of every number of a run, by tag."""
     values: dict[str, float] = {}
-    for line in read_lines(folder / "metrics.jsonl"):
+    for line in read_metrics(folder):
         values |= line
     return values
 
 
-def results_table(values: dict[str, float], names: Sequence[str], floor: dict[str, float]) -> str:
-    """Return a table of the metrics beside those of real images where `floor` has them, and the Lipschitz estimates."""
+def format_results(values: Mapping[str, float], metrics: Sequence[str], real: Mapping[str, float]) -> str:
+    """Return a table of the metrics of generated images, next to those of real images where known, and of D's
+    Lipschitz estimates.
+    """
     rows = [
-        (name, _number(values[f"metrics/{name}"]), _number(floor[name]) if name in floor else "")
-        for name in names
+        (name, _number(values[f"metrics/{name}"]), _number(real[name]) if name in real else "")
+        for name in metrics
         if f"metrics/{name}" in values
     ]
     if rows:
-        rows.insert(0, ("", "generated", "real" if floor else ""))
+        rows.insert(0, ("", "generated", "real" if real else ""))
     rows += [(name, value, "") for name, value in lipschitz_rows(values, "D")]
     return format_table(rows)
 
 
-def lipschitz_rows(values: dict[str, float], network: str) -> list[tuple[str, str]]:
-    """Return the Lipschitz estimates of a network, by name."""
+def lipschitz_rows(values: Mapping[str, float], network: str) -> list[tuple[str, str]]:
+    """Return the names and values of the Lipschitz estimates of a network."""
     names = {
         "certified bound": "certified",
         "product of layer norms": "product",
@@ -39,7 +41,7 @@ def lipschitz_rows(values: dict[str, float], network: str) -> list[tuple[str, st
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of text in aligned columns, the first to the left, the others to the right."""
+    """Return rows of text in columns: the first column is left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

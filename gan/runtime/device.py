@@ -1,4 +1,4 @@
-"""The device that a command computes on."""
+"""The device of a command."""
 
 import torch
 
@@ -6,8 +6,8 @@ from gan.runtime.errors import UserError
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device called auto, cpu or cuda; UserError when there is no such device."""
+    """Return the device for `auto`, `cpu` or `cuda`. Raises UserError when it is not available."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
+        raise UserError("--device cuda: PyTorch finds no CUDA device; use --device cpu or auto")
     return torch.device("cuda" if name != "cpu" and available else "cpu")

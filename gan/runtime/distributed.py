@@ -1,13 +1,13 @@
-"""Several processes that work on one run, as `torchrun` starts them; everything here also works for one alone.
+"""Data-parallel training with several processes, as `torchrun` starts them. Every function also works for one process.
 
-Each process has the whole of the networks and an equal share of every batch. Gradients are averaged by hand after the
-backward pass: the wrapper DistributedDataParallel knows neither gradients within a loss (`autograd.grad`), nor a
-network that is frozen for a while or called twice before its backward pass.
+Each process holds the whole networks and an equal shard of every batch. Gradients are averaged explicitly after the
+backward pass, because DistributedDataParallel does not support gradients inside a loss (`autograd.grad`), temporarily
+frozen networks, or several forward passes before a backward pass.
 """
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -21,13 +21,13 @@ from gan.runtime.errors import UserError
 
 T = TypeVar("T")
 
-# How long a process waits for another. torchrun ends all when one dies, so this is for messages lost on the way; the
-# others wait meanwhile when the first one prepares a large data set, or computes metrics.
-PATIENCE = timedelta(hours=4)
+# How long a collective waits. torchrun stops all processes when one fails, so this only matters for lost messages. The
+# other processes also wait while rank 0 prepares a large data set or computes metrics.
+TIMEOUT = timedelta(hours=4)
 
 
 def rank() -> int:
-    """Return the number of this process, from 0 on."""
+    """Return the rank of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -37,15 +37,15 @@ def world_size() -> int:
 
 
 def launched_world_size() -> int:
-    """Return the number of processes that torchrun started, whether they work together or not; 1 without it."""
+    """Return the number of processes that torchrun launched, whether they form a process group or not."""
     return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Work together with the other processes that torchrun started, if it did: the first alone prints and warns.
+    """Join the process group if torchrun launched this process. Ranks other than 0 neither print nor warn.
 
-    On CUDA each process of a machine takes its own device; UserError when there are too few.
+    On CUDA each process of a machine uses its own device. Raises UserError when there are too few devices.
     """
     if not dist.is_torchelastic_launched():
         yield
@@ -56,22 +56,22 @@ def process_group(device: torch.device) -> Iterator[None]:
         if count > found:
             raise UserError(f"torchrun: {count} processes for {found} CUDA devices; use --nproc_per_node={found}")
         torch.cuda.set_device(_local_rank())
-        backend = "cpu:gloo,cuda:nccl"  # objects go from CPU to CPU: no GPU spins while its process waits for them
-    dist.init_process_group(backend, timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl"  # objects are sent between CPUs, so that no GPU is busy while a process waits
+    dist.init_process_group(backend, timeout=TIMEOUT)
     if rank() == 0:
         yield
     else:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+        with open(os.devnull, "w") as devnull, redirect_stdout(devnull), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    dist.destroy_process_group()  # not after an error: the others may be busy
+    dist.destroy_process_group()  # not after an exception, because the other processes may be in a collective
 
 
 def claim_first_failure() -> bool:
-    """Tell whether this is the first process of the job that fails: its error is the one to show."""
+    """Return True in the first process of the job that fails. Only that process reports its error."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
-    try:  # torchrun's own store, which is there before the processes have found each other
+    try:  # the store of torchrun itself, which exists before the process group
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         wait = timedelta(seconds=10)
         store = dist.TCPStore(address, port, is_master=False, timeout=wait)  # pyright: ignore[reportPrivateImportUsage]
@@ -82,7 +82,7 @@ def claim_first_failure() -> bool:
 
 @contextmanager
 def local_rank_zero_first() -> Iterator[None]:
-    """Let the first process of each machine go through the context before the others, to fill a cache for them."""
+    """Run the context on the first process of each machine before the others, for example to fill a cache."""
     is_first = world_size() == 1 or _local_rank() == 0
     if not is_first:
         all_gather_objects(None)
@@ -90,16 +90,16 @@ def local_rank_zero_first() -> Iterator[None]:
         yield
     finally:
         if is_first:
-            all_gather_objects(None)  # what the others wait for
+            all_gather_objects(None)  # releases the other processes
 
 
-def call_on_rank_zero(compute: Callable[[], T]) -> T:
-    """Return on every process what the first one computes (a small object, or tensors on the CPU)."""
-    return cast(T, broadcast_object(compute() if rank() == 0 else None))  # nobody gets the others' None
+def call_on_rank_zero(function: Callable[[], T]) -> T:
+    """Call a function on rank 0 and return its result on all processes (a small object, or tensors on the CPU)."""
+    return cast(T, broadcast_object(function() if rank() == 0 else None))
 
 
 def broadcast_object(value: T) -> T:
-    """Return on every process the first one's value (a small object, or tensors on the CPU)."""
+    """Return the value of rank 0 on all processes (a small object, or tensors on the CPU)."""
     if world_size() == 1:
         return value
     box = [value]
@@ -108,7 +108,7 @@ def broadcast_object(value: T) -> T:
 
 
 def all_gather_objects(value: T) -> list[T]:
-    """Return on every process the values of all, in their order (small objects)."""
+    """Return the values of all processes in the order of their ranks (small objects)."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -116,57 +116,41 @@ def all_gather_objects(value: T) -> list[T]:
     return values
 
 
-class Idle:
-    """Stands on the other processes for what only the first one has: it takes every call and does nothing."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "Idle":
-        """Do nothing."""
-        return self
-
-    def __getattr__(self, name: str) -> "Idle":
-        return self
+def local_shard(batch: Tensor) -> Tensor:
+    """Return the shard of a batch (B, ...) that this process works on, (B / world_size, ...)."""
+    return batch if world_size() == 1 else batch.chunk(world_size())[rank()]
 
 
-def first_only(callee: T) -> T:
-    """Return a function or class on the first process, and on the others what does nothing in its place."""
-    return callee if rank() == 0 else cast(T, Idle())
-
-
-def local_shard(whole: Tensor) -> Tensor:
-    """Return the rows of a batch (B, ...) on which this process works: one of `world_size()` equal parts."""
-    return whole if world_size() == 1 else whole.chunk(world_size())[rank()]
-
-
-def all_gather(own: Tensor) -> Tensor:
-    """Return on every process the whole batch (B, ...) of which `own` are its rows; no gradient goes through."""
+def all_gather(shard: Tensor) -> Tensor:
+    """Return the whole batch (B, ...) on every process, given the shard of each. Not differentiable."""
     if world_size() == 1:
-        return own
-    parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(world_size())]
-    dist.all_gather(parts, own.detach().contiguous())
+        return shard
+    parts = [torch.empty_like(shard, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, shard.detach().contiguous())
     return torch.cat(parts)
 
 
-def gather_shards(local: Tensor, rows: list[Tensor], total: int) -> Tensor:
-    """Return on every process the whole (total, ...) of which each holds some rows.
+def gather_shards(local: Tensor, indices: Sequence[Tensor], total: int) -> Tensor:
+    """Return a tensor (total, ...) on every process, given shards of different sizes.
 
-    `rows[r]` are the numbers of the rows in process r's `local`, (len(rows[r]), ...).
+    `indices[r]` are the positions of the rows of rank r: its `local` has shape (len(indices[r]), ...).
     """
     if world_size() == 1:
         return local
-    longest = max(len(index) for index in rows)
+    longest = max(len(index) for index in indices)
     padded = local.new_zeros(longest, *local.shape[1:])
     padded[: len(local)] = local
     whole = local.new_empty(total, *local.shape[1:])
-    for index, part in zip(rows, all_gather(padded).chunk(world_size()), strict=True):
+    for index, part in zip(indices, all_gather(padded).chunk(world_size()), strict=True):
         whole[index.to(whole.device)] = part[: len(index)]
     return whole
 
 
-def average(tensors: list[Tensor]) -> None:
-    """Replace tensors, which have the same shapes on every process, by their means over the processes."""
+def all_reduce_mean(tensors: list[Tensor]) -> None:
+    """Replace tensors in place by their means over all processes, where they have the same shapes."""
     if world_size() == 1 or not tensors:
         return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])  # one message for all
+    flat = torch.cat([tensor.flatten() for tensor in tensors])  # one message for all tensors
     dist.all_reduce(flat)
     flat /= world_size()
     parts = flat.split([tensor.numel() for tensor in tensors])
@@ -175,31 +159,31 @@ def average(tensors: list[Tensor]) -> None:
 
 
 def average_gradients(network: nn.Module) -> None:
-    """Replace the gradients of each process's share of the batch by those of the whole batch."""
-    average([p.grad for p in network.parameters() if p.grad is not None])
+    """Replace the gradients of the local shard by those of the whole batch."""
+    all_reduce_mean([p.grad for p in network.parameters() if p.grad is not None])
 
 
 def average_batch_statistics(network: nn.Module) -> None:
-    """Make the running statistics of batch norm those of all processes, so that all have the same network."""
+    """Average the running statistics of batch norm, so that all processes hold the same network."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     statistics = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
-    average([statistic for statistic in statistics if statistic is not None])  # None of those that keep none
+    all_reduce_mean([statistic for statistic in statistics if statistic is not None])
 
 
 def mean_numbers(numbers: dict[str, Tensor]) -> dict[str, float]:
-    """Return numbers (scalars on the device) as floats, averaged over the processes; waits for the device."""
+    """Return scalar tensors as floats, averaged over the processes. Synchronizes with the device once."""
     values = torch.stack(list(numbers.values()))
-    average([values])
+    all_reduce_mean([values])
     return dict(zip(numbers, values.tolist(), strict=True))
 
 
-def std(own: Tensor) -> Tensor:
-    """Return the standard deviation of all elements of a batch of which `own` are this process's rows, a scalar."""
+def std(shard: Tensor) -> Tensor:
+    """Return the standard deviation of all elements of a batch, given the local shard, as a scalar."""
     if world_size() == 1:
-        return own.std()
-    variance, mean = torch.var_mean(own.detach(), correction=0)
+        return shard.std()
+    variance, mean = torch.var_mean(shard.detach(), correction=0)
     variances, means = all_gather(torch.stack([variance, mean])[None]).unbind(dim=1)
-    count = own.numel() * world_size()
+    count = shard.numel() * world_size()
     return ((variances.mean() + means.var(correction=0)) * (count / (count - 1))).sqrt()
 
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it finishes its step, writes a checkpoint and ends with a code that says so."""
+"""SIGTERM and Ctrl-C during training: the step is finished and a checkpoint written before the process exits."""
 
 import os
 import signal
@@ -13,49 +13,50 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Stopped):
-    """SIGTERM or Ctrl-C ended the run; the exit code is a shell's for the signal, 143 or 130."""
+    """SIGTERM or Ctrl-C stopped the run. The exit code is 128 plus the signal, as in a shell: 143 or 130."""
 
-    def __init__(self, number: int, message: str = "interrupted"):
-        super().__init__(message, 128 + number)
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message, 128 + signal_number)
 
 
 class Interrupt:
-    """A context in which SIGTERM and Ctrl-C only leave a note; a Ctrl-C after that ends the process at once.
+    """Context manager that records SIGTERM and Ctrl-C instead of raising; a second Ctrl-C kills the process.
 
-    A signal that the process was started to ignore, as one in a shell's background ignores Ctrl-C, stays ignored.
+    A signal that the process ignores, like Ctrl-C in a background process of a shell, stays ignored.
     """
 
     def __init__(self) -> None:
-        self._number: int | None = None
-        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self._signal: int | None = None
+        self._previous_handlers: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> "Interrupt":
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._note)
+                self._previous_handlers[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     @property
     def requested(self) -> int | None:
-        """The signal that has asked the run to end. All processes of a run must ask; the first one's answer counts."""
-        return broadcast_object(self._number)
+        """The signal that rank 0 has received, or None. All processes must read this together."""
+        return broadcast_object(self._signal)
 
     def check(self) -> None:
-        """Raise Interrupted when a signal has come, for use where a run of one process can stop halfway."""
-        if world_size() == 1 and self._number is not None:
-            raise Interrupted(self._number)
+        """Raise Interrupted after a signal. For code that a single process can leave at any point."""
+        if world_size() == 1 and self._signal is not None:
+            raise Interrupted(self._signal, "interrupted during an evaluation; --resume repeats it")
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        first, self._number = self._number is None, number
-        if signal.SIGINT in self._before:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # of the system: Python's waits for the step to end
-        if first:  # said last, so that what it says is true by then
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        is_first, self._signal = self._signal is None, number
+        if signal.SIGINT in self._previous_handlers:
+            # The default of the system; the handler of Python would wait for the end of the step.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if is_first:  # printed last, so that it is true when it is read
             name = signal.Signals(number).name
-            # Not print, which cannot be called from within itself.
+            # print() is not reentrant, so a signal handler must not call it.
             os.write(2, f"\n{name}: finishing the step and writing a checkpoint; Ctrl-C ends at once\n".encode())

@@ -1,1 +1,1 @@
-"""The training of a GAN: build, experiment, step, loop."""
+"""Training of a GAN: `build` makes the experiment, `loop` runs it, `step` is one update of both networks."""

@@ -1,13 +1,12 @@
-"""Config -> live objects. The only place that wires the rooms together."""
+"""Builds the experiment of a config: networks, optimizers, inputs and evaluator."""
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from gan.config import AdamConfig, Config
-from gan.data import DATASETS, ImageData, Sampler, Splits
+from gan.data import DATASETS, ImageData, Splits
 from gan.data.sampler import build_image_sampler
 from gan.data.subset import subset_rows
 from gan.evaluation.evaluator import Evaluator, check_protocol, load_statistics
@@ -17,6 +16,7 @@ from gan.runtime.distributed import all_gather_objects, local_rank_zero_first, w
 from gan.runtime.errors import UserError
 from gan.training.ema import EMA
 from gan.training.experiment import Experiment
+from gan.training.inputs import Inputs
 from metrics.catalog import parse_protocol
 from metrics.extractors.base import FeatureExtractor
 from metrics.frechet import FeatureStatistics
@@ -25,44 +25,47 @@ from models import ImageShape, build_discriminator, build_generator
 from models.activation_norms.batch import BatchNorm
 
 
-def build_experiment(config: Config, splits: Splits, folder: Path, device: torch.device) -> Experiment:
-    """Return the objects of a run at step 0; UserError for choices that do not go together."""
+def build_experiment(config: Config, splits: Splits, device: torch.device) -> Experiment:
+    """Return the experiment at step 0. Raises UserError for options that do not fit together."""
     check_choices(config, splits)
     images = splits.train.images
     num_classes = splits.train.num_classes if config.data.conditional else None
-    shape = ImageShape(images.shape[1], images.shape[2], num_classes)
-    torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers draw from the global generator
-    G = _network(build_generator, config.generator, shape, "generator", device, config)
-    D = _network(build_discriminator, config.discriminator, shape, "discriminator", device, config)
-    evaluator, left_out = build_evaluator(config, splits, device)
+    image = ImageShape(images.shape[1], images.shape[2], num_classes)
+    torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers use the global random generator
+    G = _prepare(config, "generator", build_generator, image, device)
+    D = _prepare(config, "discriminator", build_discriminator, image, device)
+    evaluator, unavailable_metrics = build_evaluator(config, splits, device)
     return Experiment(
         config=config,
-        folder=folder,
+        image=image,
         device=device,
         G=G,
         D=D,
         ema=EMA(G, config.train.ema_halflife_kimg),
-        optimizer_G=_adam(G.parameters(), config.optimizer.generator),
-        optimizer_D=_adam(D.parameters(), config.optimizer.discriminator),
-        sampler=build_sampler(config, splits, device),
-        image=shape,
-        loss=config.loss,
-        regularizers=config.regularizers,
-        evaluator=evaluator,
-        metrics_left_out=left_out,
+        optimizer_G=_build_adam(G.parameters(), config.optimizer.generator),
+        optimizer_D=_build_adam(D.parameters(), config.optimizer.discriminator),
+        inputs=build_inputs(config, splits, num_classes, device),
         tracker=build_tracker(D, images, num_classes, config.lipschitz.iterations),
+        evaluator=evaluator,
+        unavailable_metrics=unavailable_metrics,
     )
 
 
-def build_sampler(config: Config, splits: Splits, device: torch.device) -> Sampler:
-    """Return the sampler of the training images that `data.subset` leaves, on the device when they fit there."""
-    return build_image_sampler(
-        config, splits.train, subset_rows(splits.train.labels, config.data.subset, config.seed), device
+def build_inputs(config: Config, splits: Splits, num_classes: int | None, device: torch.device) -> Inputs:
+    """Return the source of real images and latents; images are kept on the device if they fit."""
+    rows = subset_rows(splits.train.labels, config.data.subset, config.seed)
+    return Inputs(
+        sampler=build_image_sampler(config, splits.train, rows, device),
+        z_dim=config.generator.z_dim,
+        num_classes=num_classes,
+        seed=config.seed,
+        device=device,
+        channels_last=config.train.channels_last,
     )
 
 
 def build_tracker(D: nn.Module, images: Tensor, num_classes: int | None, iterations: int) -> LipschitzTracker:
-    """Return the tracker of D's layers for images shaped like `images` (N, C, H, W)."""
+    """Return the tracker of the layers of D for images shaped like `images` (N, C, H, W)."""
     weight = next(D.parameters())
     labels = None if num_classes is None else torch.zeros(1, dtype=torch.int64, device=weight.device)
     return LipschitzTracker(D, (weight.new_zeros(1, *images.shape[1:]), labels), iterations)
@@ -113,7 +116,7 @@ def check_choices(config: Config, splits: Splits) -> None:
         size = getattr(config.train, key) or 0
         if size % world_size() != 0:
             raise UserError(
-                f"train.{key}={size} cannot be shared out evenly between {world_size()} processes; choose a multiple"
+                f"train.{key}={size} cannot be divided evenly among {world_size()} processes; use a multiple of that number"
             )
     data = DATASETS.get_name(type(config.data))
     for name in config.eval.metrics:
@@ -132,9 +135,10 @@ def check_choices(config: Config, splits: Splits) -> None:
                 )
 
 
-def _network(build, options, shape: ImageShape, section: str, device: torch.device, config: Config) -> nn.Module:
+def _prepare(config: Config, section: str, build: Callable, image: ImageShape, device: torch.device) -> nn.Module:
+    """Return the network of a section of the config, on the device and in the memory format of the config."""
     try:
-        network = build(options, shape).to(device)
+        network = build(getattr(config, section), image).to(device)
     except ValueError as error:
         raise UserError(f"{section}: {error}") from None
     for module in network.modules():
@@ -143,5 +147,5 @@ def _network(build, options, shape: ImageShape, section: str, device: torch.devi
     return network.to(memory_format=torch.channels_last) if config.train.channels_last else network
 
 
-def _adam(parameters: Iterable[Tensor], options: AdamConfig) -> torch.optim.Adam:
+def _build_adam(parameters: Iterable[Tensor], options: AdamConfig) -> torch.optim.Adam:
     return torch.optim.Adam(parameters, lr=options.lr, betas=options.betas, eps=options.eps)

@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights."""
+"""Exponential moving average of the weights of a network."""
 
 import copy
 
@@ -7,9 +7,11 @@ from torch import nn
 
 
 class EMA:
-    """A copy of `network` whose parameters follow it with a half-life in thousands of images; buffers are copied.
+    """A copy of `network` whose parameters are the moving average of those of `network`; buffers are copied.
 
-    A half-life of 0 makes the copy equal to the network.
+    Args:
+        network: network to average; the copy is in evaluation mode and needs no gradients.
+        halflife_kimg: half-life in thousands of images; with 0 the copy equals the network.
     """
 
     def __init__(self, network: nn.Module, halflife_kimg: float):
@@ -18,9 +20,9 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, images: int) -> None:
-        """Move towards `network` after a step in which it made `images` images."""
+        """Update the average after a training step in which the network generated `images` images."""
         decay = 0.5 ** (images / (1000 * self.halflife_kimg)) if self.halflife_kimg > 0 else 0.0
         averages, weights = tuple(self.network.parameters()), tuple(network.parameters())
         torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for average, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
-            average.resize_(buffer.shape).copy_(buffer)  # a buffer may take its shape from the first batch
+            average.resize_(buffer.shape).copy_(buffer)  # the first batch may change the shape of a buffer

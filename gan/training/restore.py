@@ -1,4 +1,4 @@
-"""Runs of the past: their networks as a checkpoint holds them."""
+"""The networks of a finished or running training run, as a checkpoint holds them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,26 +10,37 @@ from torch import nn
 from gan.config import Config
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
-from gan.run.checkpoint import Which, newest_or_best
+from gan.run.checkpoint import Checkpoints, Which, load_newest_or_best
+from gan.runtime.distributed import call_on_rank_zero
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
 from models import ImageShape, build_generator
 
 
+def resume(experiment: Experiment, folder: Path) -> None:
+    """Restore the newest checkpoint of the run in `folder`; without one the experiment stays at step 0."""
+    state = call_on_rank_zero(lambda: Checkpoints(folder, experiment.config).load_newest("cpu"))
+    if state is not None:
+        experiment.load_state_dict(state)
+
+
 def restore_experiment(
     folder: Path, device: torch.device, overrides: Sequence[str] = (), which: Which = "newest"
 ) -> Experiment:
-    """Return the run in `folder` as a checkpoint holds it, its config changed by `overrides`; UserError without one."""
+    """Return the experiment of the run in `folder` at a checkpoint, with its config changed by `overrides`.
+
+    Raises UserError without a checkpoint.
+    """
     config = load_config(Config, run_folder.config_path(folder), overrides)
-    state = newest_or_best(folder, config, device, which)
-    run = build_experiment(config, config.data.load(), folder, device)
-    run.load_state_dict(state)
-    return run
+    state = load_newest_or_best(folder, config, device, which)
+    experiment = build_experiment(config, config.data.load(), device)
+    experiment.load_state_dict(state)
+    return experiment
 
 
 @dataclass(frozen=True)
 class TrainedGenerator:
-    """The averaged generator of a run, and what it was trained for."""
+    """The averaged generator of a run, and the config and data shape that it was trained for."""
 
     network: nn.Module
     config: Config
@@ -38,9 +49,12 @@ class TrainedGenerator:
 
 
 def restore_generator(folder: Path, device: torch.device, which: Which = "newest") -> TrainedGenerator:
-    """Return the generator of the run in `folder`; needs no data set. UserError without a checkpoint."""
+    """Return the averaged generator of the run in `folder`; the data set is not needed.
+
+    Raises UserError without a checkpoint.
+    """
     config = load_config(Config, run_folder.config_path(folder))
-    state = newest_or_best(folder, config, device, which)
+    state = load_newest_or_best(folder, config, device, which)
     image = ImageShape(*state["image"])
     network = build_generator(config.generator, image).to(device)
     network.load_state_dict(state["G_ema"])

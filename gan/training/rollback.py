@@ -1,24 +1,33 @@
-"""Rollback: a run that has diverged goes back to its newest checkpoint, with other random numbers from there on."""
+"""Rollback: after a divergence, training continues from the newest checkpoint with other random numbers."""
 
-from gan.run.checkpoint import Checkpoints
-from gan.run.divergence import DIVERGENCES, Diverged, record_divergence, stopped
-from gan.runtime.distributed import call_on_rank_zero, first_only
+from pathlib import Path
+
+from gan.run.divergence import DIVERGENCES, record_divergence, stop_diverged
+from gan.run.recorder import Recorder
+from gan.runtime.distributed import call_on_rank_zero
 from gan.training.experiment import Experiment
 
-TRIES = 3  # rollbacks in a run
+MAX_ROLLBACKS = 3  # in one run
 
 
-def roll_back(run: Experiment, checkpoints: Checkpoints, diverged: Diverged) -> None:
-    """Go back to the newest checkpoint and take other random numbers from there on; Diverged when the config asks for
-    no rollback, and after TRIES of them.
+def roll_back(experiment: Experiment, folder: Path, recorder: Recorder | None, nonfinite: list[str]) -> None:
+    """Restore the newest checkpoint, and draw other random numbers from there on.
+
+    Raises Diverged when the config does not ask for it (`train.on_nan`), and after three rollbacks. `nonfinite` names
+    the values that are not finite.
     """
-    tries = run.retries + 1
-    may = run.config.train.on_nan == "rollback" and tries <= TRIES
-    state = call_on_rank_zero(lambda: checkpoints.load_newest("cpu")) if may else None
+    diverged_at, attempt = experiment.step, experiment.inputs.retries + 1
+    allowed = experiment.config.train.on_nan == "rollback" and attempt <= MAX_ROLLBACKS
+    state = call_on_rank_zero(lambda: recorder.checkpoints.load_newest("cpu") if allowed and recorder else None)
     if state is None:
-        raise stopped(run.folder, diverged)
-    run.load_state_dict(state)
-    run.retries = tries
-    checkpoints.save(run.state_dict())  # so that a resumed run does not try the same once more
-    first_only(record_divergence)(run.folder, diverged.diagnosis | {"then": f"rolled back to step {run.step}"})
-    print(f"{diverged}; rolled back to step {run.step}, try {tries} of {TRIES}: see {run.folder / DIVERGENCES}")
+        raise stop_diverged(folder, diverged_at, nonfinite)
+    experiment.load_state_dict(state)
+    experiment.inputs.retries = attempt
+    message = record_divergence(folder, diverged_at, nonfinite, f"rolled back to step {experiment.step}")
+    if recorder is not None:
+        recorder.checkpoints.save(experiment.state_dict())  # so that a resumed run does not repeat the divergence
+        recorder.rewind(experiment.step)
+    print(
+        f"{message}; rolled back to step {experiment.step}, attempt {attempt} of {MAX_ROLLBACKS}: "
+        f"see {folder / DIVERGENCES}"
+    )

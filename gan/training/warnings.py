@@ -1,66 +1,74 @@
-"""What a GAN shows when it learns nothing more without diverging: said in a line when it begins."""
+"""Warnings about a GAN that has stopped learning without diverging: a saturated discriminator, or mode collapse."""
 
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from gan.training.experiment import Experiment
+from gan.objectives.losses import Loss
 
-SATURATED = 0.01  # of the loss of a D that gives every image the logit 0
-COLLAPSED = 0.1  # of the distance between real images
-NUM_REAL = 64
-ENTRIES = {"saturation": 5, "collapse": 2}  # log entries, and evaluations, in a row before a symptom is one
+SATURATED = 0.01  # D is saturated below this fraction of its loss when all logits are 0
+COLLAPSED = 0.1  # modes have collapsed below this fraction of the distance between real images
+NUM_REAL = 64  # real images whose distance is measured
+PERSISTENCE = {"saturation": 5, "collapse": 2}  # consecutive checks after which a warning is given
 
 
-class Symptoms:
-    """Watches a saturated discriminator and mode collapse over the log entries and evaluations of a run."""
+class TrainingWarnings:
+    """Checks the loss of D at log entries, and the samples at evaluations.
 
-    def __init__(self, run: Experiment):
-        self._run = run
-        self._in_a_row = dict.fromkeys(ENTRIES, 0)
+    Each check returns a message when a problem has persisted for some checks, and None otherwise: a problem is reported
+    once, until it disappears and comes back.
 
-    def check_loss(self, loss: float) -> str | None:
-        """Return what to say of D's loss at a log entry, if anything has begun there.
+    Args:
+        loss: loss of the run.
+        real_images: training images (N, C, H, W) uint8.
+    """
 
-        D is saturated when its loss is next to nothing: then its gradient is, and G learns nothing from it. A loss
-        that knows no such end, as Wasserstein's, is 0 for an undecided D.
+    def __init__(self, loss: Loss, real_images: Tensor):
+        self._loss = loss
+        self._real_images = real_images
+        self._consecutive = dict.fromkeys(PERSISTENCE, 0)
+
+    def check_loss(self, step: int, loss: float) -> str | None:
+        """Return a warning when D's loss is nearly 0: then its gradient is, and G no longer learns.
+
+        Losses without a lower bound, such as Wasserstein's, are never saturated: they are 0 when all logits are 0.
         """
-        undecided = self._run.loss.discriminator(torch.zeros(1), torch.zeros(1)).item()
+        undecided = self._loss.discriminator(torch.zeros(1), torch.zeros(1)).item()
         if not self._begins("saturation", 0 <= loss < SATURATED * undecided):
             return None
         return (
-            f"step {self._run.step}: D is saturated, its loss ({loss:.2g}) hardly moves G; "
-            "a normalization or penalty of D, or a smaller learning rate of it, may help"
+            f"step {step}: D is saturated, its loss ({loss:.2g}) hardly trains G; "
+            "try a normalization or penalty of D, or a smaller learning rate for D"
         )
 
-    def check_samples(self, images: Tensor) -> str | None:
-        """Return what to say of generated images (N, C, H, W) uint8 at an evaluation, if anything has begun there.
+    def check_samples(self, step: int, samples: Tensor, images_seen: int) -> str | None:
+        """Return a warning when most samples (N, C, H, W) uint8 have a nearly identical other sample.
 
-        Modes have collapsed when most images have another one much closer by than real images have. The first epoch
-        does not count: a generator that has learned nothing yet makes one image of all latents.
+        The first epoch does not count, because an untrained generator maps all latents to similar images.
+        `images_seen` is the number of real images that D has been trained on.
         """
-        has_learned = self._run.images >= len(self._run.sampler.images)
-        is_there = has_learned and nearest_distance(images) < COLLAPSED * self._real_distance
-        if not self._begins("collapse", is_there):
+        has_learned = images_seen >= len(self._real_images)
+        collapsed = has_learned and nearest_distance(samples) < COLLAPSED * self._real_distance
+        if not self._begins("collapse", collapsed):
             return None
         return (
-            f"step {self._run.step}: mode collapse, most samples are nearly the same as another one; "
-            "see samples/, and the modes and recall metrics"
+            f"step {step}: mode collapse, most samples are nearly identical to another sample; "
+            "see samples/, and the metrics `modes` and `recall`"
         )
 
     @cached_property
     def _real_distance(self) -> float:
-        images = self._run.sampler.images
-        return nearest_distance(images[torch.linspace(0, len(images) - 1, NUM_REAL).long().unique()])
+        spread = torch.linspace(0, len(self._real_images) - 1, NUM_REAL).long().unique()
+        return nearest_distance(self._real_images[spread])
 
-    def _begins(self, symptom: str, is_there: bool) -> bool:
-        self._in_a_row[symptom] = self._in_a_row[symptom] + 1 if is_there else 0
-        return self._in_a_row[symptom] == ENTRIES[symptom]
+    def _begins(self, problem: str, is_present: bool) -> bool:
+        self._consecutive[problem] = self._consecutive[problem] + 1 if is_present else 0
+        return self._consecutive[problem] == PERSISTENCE[problem]
 
 
 def nearest_distance(images: Tensor) -> float:
-    """Return the median over images (N, C, H, W) uint8 of the root mean square distance to the nearest other one."""
+    """Return the median root mean square distance of images (N, C, H, W) uint8 to their nearest other image."""
     x = images.flatten(1).double()
     distances = torch.cdist(x, x).fill_diagonal_(torch.inf)
     return distances.min(dim=1).values.median().item() / x.shape[1] ** 0.5

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,10 +23,10 @@ def splits():
 
 
 @pytest.fixture
-def build(splits, tmp_path):
+def build(splits):
     """Build an experiment of the tiny config with some of its parts changed."""
 
-    def of(**changes) -> Experiment:
-        return build_experiment(replace(TINY, **changes), splits, Path(tmp_path), torch.device("cpu"))
+    def build_changed(**changes) -> Experiment:
+        return build_experiment(replace(TINY, **changes), splits, torch.device("cpu"))
 
-    return of
+    return build_changed

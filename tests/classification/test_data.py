@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from classification.config import Config, LabelsConfig, TrainConfig
-from classification.data import add_label_noise, batches, labelled_sets
+from classification.data import add_label_noise, build_sets, iterate_batches
 from gan.data import ImageData, Splits
 from gan.data.datasets.digits import Digits
 from gan.runtime.errors import UserError
@@ -18,7 +18,7 @@ def splits() -> Splits:
 
 
 def test_training_and_validation_are_apart_and_make_up_the_whole(splits):
-    sets = labelled_sets(TINY, splits)
+    sets = build_sets(TINY, splits)
     rows, validation = set(sets.rows.tolist()), set(sets.validation_rows.tolist())
     assert rows.isdisjoint(validation)
     assert len(rows) + len(validation) == len(splits.train)
@@ -29,10 +29,10 @@ def test_training_and_validation_are_apart_and_make_up_the_whole(splits):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_validation_images_are_never_trained_on_whatever_the_subset(splits, seed):
     config = replace(TINY, seed=seed)
-    whole = labelled_sets(config, splits)
+    whole = build_sets(config, splits)
     smaller = set(whole.rows.tolist())
     for share in (0.6, 0.3, 0.1):
-        sets = labelled_sets(replace(config, data=Digits(subset=share)), splits)
+        sets = build_sets(replace(config, data=Digits(subset=share)), splits)
         assert torch.equal(sets.validation_rows, whole.validation_rows)
         rows = set(sets.rows.tolist())
         assert rows < smaller
@@ -41,19 +41,19 @@ def test_validation_images_are_never_trained_on_whatever_the_subset(splits, seed
 
 
 def test_without_validation_all_images_are_trained_on(splits):
-    sets = labelled_sets(replace(TINY, validation=0.0), splits)
+    sets = build_sets(replace(TINY, validation=0.0), splits)
     assert len(sets.validation_rows) == 0
     assert torch.equal(sets.rows, torch.arange(len(splits.train)))
 
 
 def test_noise_is_in_the_training_labels_alone(splits):
-    sets = labelled_sets(replace(TINY, labels=LabelsConfig(noise=0.5, exclude_true=True)), splits)
+    sets = build_sets(replace(TINY, labels=LabelsConfig(noise=0.5, exclude_true=True)), splits)
     wrong = sets.train.labels != splits.train.labels
     assert wrong[sets.rows].float().mean().item() == pytest.approx(0.5, abs=1 / len(sets.rows))
     assert not wrong[sets.validation_rows].any()
     assert torch.equal(sets.test.labels, splits.held_out.labels)
     assert sets.train.images is splits.train.images
-    again = labelled_sets(replace(TINY, labels=LabelsConfig(noise=0.5, exclude_true=True)), splits)
+    again = build_sets(replace(TINY, labels=LabelsConfig(noise=0.5, exclude_true=True)), splits)
     assert torch.equal(again.train.labels, sets.train.labels)
 
 
@@ -77,7 +77,7 @@ def test_less_noise_is_part_of_more():
 
 def test_batches_cover_all_rows_in_order(splits):
     rows = torch.tensor([5, 3, 700, 2])
-    parts = list(batches(splits.train, 3, torch.device("cpu"), rows))
+    parts = list(iterate_batches(splits.train, 3, torch.device("cpu"), rows))
     assert [start for start, _, _ in parts] == [0, 3]
     x = torch.cat([x for _, x, _ in parts])
     torch.testing.assert_close(x, splits.train.images[rows] / 255)
@@ -93,10 +93,10 @@ def images(count: int, num_classes: int) -> ImageData:
     [
         (Splits(images(40, 10), None), "digits has no held-out images"),
         (Splits(images(40, 1), images(9, 1)), "digits has no classes"),
-        (Splits(images(40, 10), images(9, 1)), "not of the same classes"),
+        (Splits(images(40, 10), images(9, 1)), "have other classes than the training images"),
         (Splits(images(8, 2), images(9, 2)), r"train.batch_size=8 is larger than the training set \(6 images\)"),
     ],
 )
 def test_what_a_dataset_cannot_give_is_an_error(splits, message):
     with pytest.raises(UserError, match=message):
-        labelled_sets(TINY, splits)
+        build_sets(TINY, splits)

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from classification.config import AttackConfig, EvalConfig
-from classification.evaluate import accuracies, accuracy, is_robust_to_pgd
-from classification.summary import accuracy_tables, attack_tags, masks_gradients
+from classification.evaluate import accuracy, is_robust_to_pgd, measure_accuracies
+from classification.summary import attack_tags, format_accuracies, masks_gradients
 from gan.data import ImageData
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def gray(*levels: int) -> ImageData:
 def test_attacks_cross_exactly_the_thresholds_that_are_near():
     test = gray(0, 100, 119, 121, 126, 130, 134, 137, 255, 200)
     options = EvalConfig(attack=AttackConfig(eps=8, step=2, iterations=10), corruptions=("gaussian_blur",))
-    numbers = accuracies(Threshold(), test, options, 0, CPU)
+    numbers = measure_accuracies(Threshold(), test, options, 0, CPU)
     # 119.5 .. 135.5 are within 8 gray levels of the threshold at 127.5
     expected = {
         "metrics/accuracy_test": 100.0,
@@ -70,7 +70,7 @@ def test_the_network_and_the_global_random_state_are_left_as_they_were(build):
     run.network.train()
     before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
     state = torch.get_rng_state()
-    accuracies(run.network, run.sets.test, EvalConfig(attack=AttackConfig(iterations=1)), 0, CPU)
+    measure_accuracies(run.network, run.sets.test, EvalConfig(attack=AttackConfig(iterations=1)), 0, CPU)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in run.network.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in run.network.state_dict().items())
@@ -82,8 +82,8 @@ def test_the_tables_name_masked_gradients():
     fgsm, pgd = attack_tags(attack)
     assert (fgsm, pgd) == ("metrics/accuracy_fgsm16", "metrics/accuracy_pgd16_20x2")
     numbers = {"metrics/accuracy_test": 99.0, fgsm: 50.0, pgd: 40.0}
-    table = accuracy_tables(numbers, attack, 360)
+    table = format_accuracies(numbers, attack, 360)
     assert "PGD, eps 16/255, 20 steps of 4/255, 2 starts  40.0" in table
     assert "masked" not in table
-    assert "masked" in accuracy_tables(numbers | {pgd: 60.0}, attack, 360)
+    assert "masked" in format_accuracies(numbers | {pgd: 60.0}, attack, 360)
     assert not masks_gradients(50.0, 51.0, 360), "within the error of 360 images"

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from classification.config import FreeConfig, SGDConfig, TrainConfig
-from classification.experiment import training_batch
-from classification.loop import set_learning_rate, update
+from classification.step import draw_batch, training_step
 from gan.objectives.regularizers.weight import OrthogonalConvolution
 
 FREE = TrainConfig(steps=6, batch_size=16, free=FreeConfig(replays=3, eps=8, step=5))
@@ -14,11 +13,11 @@ FREE = TrainConfig(steps=6, batch_size=16, free=FreeConfig(replays=3, eps=8, ste
 
 def rates(build, steps: int, **options) -> list[float]:
     run = build(optimizer=SGDConfig(lr=0.5, **options), train=TrainConfig(steps=steps, batch_size=16))
-    seen = []
-    for run.step in range(steps):
-        set_learning_rate(run)
-        seen.append(run.optimizer.param_groups[0]["lr"])
-    return seen
+    rates = []
+    for _ in range(steps):
+        training_step(run, *draw_batch(run))
+        rates.append(run.optimizer.param_groups[0]["lr"])
+    return rates
 
 
 def test_the_step_schedule_is_torchs(build):
@@ -42,7 +41,7 @@ def test_a_batch_is_replayed_and_then_the_next_one_comes(build):
     run = build(train=FREE)
     positions = []
     for run.step in range(7):
-        positions.append(training_batch(run)[0])
+        positions.append(draw_batch(run)[0])
     for step, other in ((0, 1), (0, 2), (3, 5)):
         assert torch.equal(positions[step], positions[other])
     for step, other in ((2, 3), (5, 6)):
@@ -51,7 +50,7 @@ def test_a_batch_is_replayed_and_then_the_next_one_comes(build):
 
 def test_images_of_a_batch_are_the_datasets_in_0_to_1(build):
     run = build()
-    x, _ = training_batch(run)
+    x, _ = draw_batch(run)
     allowed = {tuple(image.flatten().tolist()) for image in run.sets.train.images[run.sets.rows]}
     assert {tuple((255 * image).round().to(torch.uint8).flatten().tolist()) for image in x} <= allowed
     assert x.min() == 0
@@ -61,21 +60,21 @@ def test_images_of_a_batch_are_the_datasets_in_0_to_1(build):
 def test_what_comes_in_by_a_shift_is_black(build):
     run = build(train=TrainConfig(batch_size=16, augment=("translation",)))
     run.sampler.images = torch.full_like(run.sampler.images, 200)
-    x, _ = training_batch(run)
+    x, _ = draw_batch(run)
     torch.testing.assert_close(x.unique(), torch.tensor([0, 200 / 255]))
 
 
 def test_free_adversarial_training_is_algorithm_1(build):
     """Shafahi et al.: the gradients of weights and perturbation are those of one pass, at the weights before it."""
-    run, reference = (build(train=FREE, optimizer=SGDConfig(lr=0.1, momentum=0.0, weight_decay=0.0)) for _ in range(2))
+    run, reference = (build(train=FREE, optimizer=SGDConfig(lr=0.1, momentum=0.0, weight_decay=0.0, schedule="step")) for _ in range(2))
     run.network.train()
     reference.network.train()
     delta = torch.zeros_like(run.delta)
     parameters = list(reference.network.parameters())
     for step in range(6):
         run.step = reference.step = step
-        x, y = training_batch(run)
-        update(run, x, y)
+        x, y = draw_batch(run)
+        training_step(run, x, y)
         noise = delta.clone().requires_grad_(True)
         loss = F.cross_entropy(reference.network((x + noise).clamp(0, 1)), y)
         *gradients, of_noise = torch.autograd.grad(loss, [*parameters, noise])
@@ -92,7 +91,7 @@ def test_free_adversarial_training_is_algorithm_1(build):
 def test_standard_training_leaves_images_and_perturbation_alone(build):
     run = build()
     run.network.train()
-    update(run, *training_batch(run))
+    training_step(run, *draw_batch(run))
     assert not run.delta.any()
 
 
@@ -101,7 +100,7 @@ def test_a_penalty_is_added_with_its_weight_and_the_steps_it_stands_for(build):
         run = build(regularizers=penalties)
         run.network.train()
         run.step = step
-        update(run, *training_batch(run))
+        training_step(run, *draw_batch(run))
         return run.network.network.layer2[0].conv1.weight.grad, run
 
     plain, run = gradient(0)
@@ -123,7 +122,7 @@ def test_an_update_is_a_function_of_seed_and_step(build):
         run.network.train()
         run.step = 4
         torch.manual_seed(len(runs))
-        update(run, *training_batch(run))
+        training_step(run, *draw_batch(run))
     weights = [run.network.network.fc.weight for run in runs]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])

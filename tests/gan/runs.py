@@ -8,7 +8,7 @@ import torch
 from gan.config import Config
 from gan.options.loader import load_config
 from gan.run.checkpoint import Checkpoints, load
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 
 
 def newest(folder: Path) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def newest(folder: Path) -> dict[str, Any]:
 
 def numbers(folder: Path) -> list[dict]:
     """What a run has logged, but for its speed."""
-    lines = read_lines(folder / "metrics.jsonl")
+    lines = read_metrics(folder)
     return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
 
 

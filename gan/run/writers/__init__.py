@@ -1,4 +1,4 @@
-"""Where the numbers of a run are shown, one file each. A new file that registers itself is found by itself."""
+"""Writers of logs, one file each. A new module here is imported automatically and registers itself."""
 
 import sys
 

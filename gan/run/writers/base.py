@@ -1,4 +1,4 @@
-"""The contract of a writer: what is logged beside `metrics.jsonl`, to a program that draws curves."""
+"""The interface of writers, which log to other programs besides `metrics.jsonl`."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -11,10 +11,10 @@ WRITERS: Registry["Writer"] = Registry("writer")
 
 
 class Writer(ABC):
-    """Shows the numbers of a run. The constructor drops what was logged after step `start`, or resumes before it.
+    """Base class of writers.
 
-    `folder` is the run's folder, which has its `config.yaml` already. `network` is the one whose Lipschitz constant
-    is logged, as its tags call it.
+    The constructor drops everything that was logged after step `start`. `folder` is the run folder, which already
+    contains `config.yaml`. `network` is the network whose Lipschitz constant is logged, as it is named in the tags.
     """
 
     @abstractmethod
@@ -22,16 +22,16 @@ class Writer(ABC):
 
     @abstractmethod
     def scalars(self, step: int, numbers: dict[str, float]) -> None:
-        """Show the numbers by tag after step `step`; they may be infinite or NaN."""
+        """Log numbers by tag after step `step`; they may be infinite or NaN."""
 
     @abstractmethod
     def image(self, tag: str, step: int, image: Tensor) -> None:
-        """Show an image (C, H, W) uint8 on the CPU."""
+        """Log an image (C, H, W) uint8 on the CPU."""
 
     @abstractmethod
     def histograms(self, step: int, values: dict[str, Tensor]) -> None:
-        """Show the distribution of each tensor by tag."""
+        """Log the distribution of each tensor by tag."""
 
     @abstractmethod
     def close(self) -> None:
-        """Write what is left."""
+        """Write buffered data and close."""

@@ -1,6 +1,5 @@
-"""TensorBoard's event files, in the run folder: a service to a run, which goes on without it."""
+"""TensorBoard event files in the run folder. Training continues without them when they cannot be written."""
 
-import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,70 +9,36 @@ from torch import Tensor
 from gan.run.writers.base import WRITERS, Writer
 
 
-def layout(network: str) -> dict:
-    """Return TensorBoard's Custom Scalars tab: what is certified and what is observed of a network on one chart."""
-    names = ("certified", "product", "slope", "gradient_max", "gradient_mean")
-    lines = [f"^lipschitz/{network}/{name}$" for name in names]
-    return {
-        "Lipschitz": {
-            f"{network}: certified above, observed below": ["Multiline", lines],  # set its axis to log
-            f"{network}: norm of each layer": ["Multiline", [f"^lipschitz/{network}/layers/"]],
-            f"{network}: stable rank of each layer": ["Multiline", [f"^lipschitz/{network}/stable_rank/"]],
-        }
-    }
-
-
 @WRITERS.register("tensorboard")
 class TensorBoard(Writer):
-    """Event files that `tensorboard --logdir RUN` shows."""
+    """Event files for `tensorboard --logdir RUN`. Warns once when they cannot be written.
+
+    The numbers are also in `metrics.jsonl`, and the samples in `samples/`.
+    """
 
     def __init__(self, folder: Path, start: int, network: str):
-        self._events = Events(folder, purge_step=start + 1)
-        self._events.add("custom_scalars", layout(network))
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        self._writer: SummaryWriter | None = None
+        try:
+            self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+        except Exception as error:  # OSError, or an exception that TensorBoard raises from it
+            self._give_up(error)
+        self._add("custom_scalars", custom_scalars_layout(network))
 
     def scalars(self, step: int, numbers: dict[str, float]) -> None:
-        """Write the numbers under their tags."""
+        """Write numbers under their tags."""
         for tag, value in numbers.items():
-            self._events.add("scalar", tag, value, step)
+            self._add("scalar", tag, value, step)
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
         """Write an image (C, H, W) uint8."""
-        self._events.add("image", tag, image, step)
+        self._add("image", tag, image, step)
 
     def histograms(self, step: int, values: dict[str, Tensor]) -> None:
         """Write the distribution of each tensor."""
         for tag, tensor in values.items():
-            self._events.add("histogram", tag, tensor, step)
-
-    def close(self) -> None:
-        """Flush and close the file."""
-        self._events.close()
-
-
-class Events:
-    """A `SummaryWriter` of a run folder that ends with a warning, once, when its file cannot be written.
-
-    The numbers are in `metrics.jsonl` as well, and the samples in `samples/`.
-    """
-
-    def __init__(self, folder: Path, purge_step: int):
-        from torch.utils.tensorboard import SummaryWriter  # takes a second: only where it is used
-
-        self._writer: SummaryWriter | None = None
-        self._usual_hook = threading.excepthook
-        threading.excepthook = self._hook
-        try:
-            self._writer = SummaryWriter(str(folder), purge_step=purge_step)
-        except Exception as error:  # OSError, and what TensorBoard makes of it
-            self._give_up(error)
-
-    def add(self, kind: str, *args: Any) -> None:
-        """Call `add_KIND` of the writer."""
-        if self._writer is not None:
-            try:
-                getattr(self._writer, f"add_{kind}")(*args)
-            except Exception as error:  # what the writer's thread met with before
-                self._give_up(error)
+            self._add("histogram", tag, tensor, step)
 
     def close(self) -> None:
         """Flush and close the file."""
@@ -83,14 +48,29 @@ class Events:
             except Exception as error:
                 self._give_up(error)
         self._writer = None
-        threading.excepthook = self._usual_hook
+
+    def _add(self, kind: str, *args: Any) -> None:
+        """Call `add_KIND` of the SummaryWriter."""
+        if self._writer is not None:
+            try:
+                getattr(self._writer, f"add_{kind}")(*args)
+            except Exception as error:  # of this call, or of the writer's thread before
+                self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         self._writer = None
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        warnings.warn(f"TensorBoard events cannot be written ({reason}); going on without them", stacklevel=4)
+        warnings.warn(f"cannot write TensorBoard events ({reason}); continuing without them", stacklevel=4)
 
-    def _hook(self, args: threading.ExceptHookArgs) -> None:
-        # The writer's thread: its error comes again at the next call, to be said in one line.
-        if not type(args.thread).__module__.startswith("tensorboard."):
-            self._usual_hook(args)
+
+def custom_scalars_layout(network: str) -> dict:
+    """Return the layout of TensorBoard's Custom Scalars tab: certified and observed Lipschitz numbers in one chart."""
+    names = ("certified", "product", "slope", "gradient_max", "gradient_mean")
+    lines = [f"^lipschitz/{network}/{name}$" for name in names]
+    return {
+        "Lipschitz": {
+            f"{network}: certified above, observed below": ["Multiline", lines],
+            f"{network}: norm of each layer": ["Multiline", [f"^lipschitz/{network}/layers/"]],
+            f"{network}: stable rank of each layer": ["Multiline", [f"^lipschitz/{network}/stable_rank/"]],
+        }
+    }

@@ -74,8 +74,8 @@ DAMAGE = {
     "without its last byte": (lambda data: data[:-1], "its checksum is missing or wrong"),
     "a bit of a weight": (lambda data: flipped(data, 8 * data.index(b"\x00\x00\x20\x41")), "its checksum is missing"),
     "by another program": (lambda data: data[: data.rindex(checkpoint.MARK)], "its checksum is missing or wrong"),
-    "a pickle with code": (lambda data: whole({"step": 10, "G": Bomb()}), "holds more than numbers, maybe code"),
-    "no state": (lambda data: whole([1, 2]), "holds no state of a run"),
+    "a pickle with code": (lambda data: whole({"step": 10, "G": Bomb()}), "contains objects other than tensors"),
+    "no state": (lambda data: whole([1, 2]), "does not contain the state of a run"),
 }
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_reason_and_runs_no_code(tmp_
         checkpoints.save(state(step))
     path = tmp_path / "checkpoints" / "step_00000010.pt"
     path.write_bytes(damage(path.read_bytes()))
-    said = rf"going on from step_00000009.pt: cannot read the checkpoint {path}: .*{reason}"
+    said = rf"continuing from step_00000009.pt: cannot read the checkpoint {path}: .*{reason}"
     with pytest.warns(UserWarning, match=said):
         assert checkpoints.load_newest(CPU)["step"] == 9
     (tmp_path / "checkpoints" / "step_00000009.pt").unlink()
@@ -109,10 +109,10 @@ def test_every_flipped_bit_is_noticed(tmp_path):
 def test_a_checkpoint_of_another_config_is_passed_over(tmp_path):
     checkpoints_of(tmp_path, seed=1).save(state(9))
     checkpoints_of(tmp_path, keep=2).save(state(8))
-    with pytest.warns(UserWarning, match=r"step_00000009.pt: it is of another config \(it differs in seed\)"):
+    with pytest.warns(UserWarning, match=r"step_00000009.pt: it belongs to another config \(different: seed\)"):
         assert checkpoints_of(tmp_path).load_newest(CPU)["step"] == 8
     checkpoints_of(tmp_path, seed=1).save_best(state(9))
-    with pytest.raises(UserError, match=r"best.pt: it is of another config"):
+    with pytest.raises(UserError, match=r"best.pt: it belongs to another config"):
         checkpoints_of(tmp_path).load_best(CPU)
 
 
@@ -121,7 +121,7 @@ def test_a_broken_one_does_not_count_among_those_kept(tmp_path):
     checkpoints.save(state(10))
     (tmp_path / "checkpoints" / "step_00000010.pt").write_bytes(b"broken")
     checkpoints.save(state(8))
-    with pytest.warns(UserWarning, match="going on from step_00000008.pt"):
+    with pytest.warns(UserWarning, match="continuing from step_00000008.pt"):
         assert checkpoints.load_newest(CPU)["step"] == 8
     checkpoints.save(state(10))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000010.pt"]

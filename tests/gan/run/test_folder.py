@@ -31,24 +31,24 @@ def test_a_config_in_the_working_directory_is_named_after_it_too(tmp_path, monke
 
 
 def test_a_free_folder_is_numbered_after_those_that_exist(tmp_path):
-    assert run_folder.free_folder("x", tmp_path) == tmp_path / "x"
+    assert run_folder.find_free_folder("x", tmp_path) == tmp_path / "x"
     (tmp_path / "x").mkdir()
-    assert run_folder.free_folder("x", tmp_path) == tmp_path / "x-2"
+    assert run_folder.find_free_folder("x", tmp_path) == tmp_path / "x-2"
     (tmp_path / "x-2").mkdir()
-    assert run_folder.free_folder("x", tmp_path) == tmp_path / "x-3"
+    assert run_folder.find_free_folder("x", tmp_path) == tmp_path / "x-3"
 
 
 def test_the_newest_folder_is_the_one_written_last_of_that_name(tmp_path):
     for age, name in enumerate(["x-10", "x-2", "x", "x-y", "xx"]):
         run_folder.write_config(tmp_path / name, Config())
         os.utime(tmp_path / name / "config.yaml", (1000 - age, 1000 - age))
-    assert run_folder.newest_folder("x", tmp_path) == tmp_path / "x-10"
+    assert run_folder.find_newest_folder("x", tmp_path) == tmp_path / "x-10"
 
 
 def test_without_a_run_there_is_no_newest(tmp_path):
     (tmp_path / "x").mkdir()
-    with pytest.raises(UserError, match="no run called x in"):
-        run_folder.newest_folder("x", tmp_path)
+    with pytest.raises(UserError, match="there is no run x in"):
+        run_folder.find_newest_folder("x", tmp_path)
 
 
 def test_new_and_empty_folders_are_free(tmp_path):
@@ -58,7 +58,7 @@ def test_new_and_empty_folders_are_free(tmp_path):
 
 
 def test_used_folders_and_files_are_not_free(tmp_path, run):
-    with pytest.raises(UserError, match="holds a run already; add --resume"):
+    with pytest.raises(UserError, match="already contains a run; add --resume"):
         run_folder.check_free(run)
     for path in (tmp_path, run / "config.yaml"):
         with pytest.raises(UserError, match="exists and is not an empty folder"):
@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be_looked_into_is_a_users_error(tmp_path, monkeypa
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", denied)
-    with pytest.raises(UserError, match=r"cannot look into .*: Permission denied"):
+    with pytest.raises(UserError, match=r"cannot read --out .*: Permission denied"):
         run_folder.check_free(tmp_path)
 
 
@@ -85,14 +85,14 @@ def test_the_written_config_reads_back(run):
 
 
 def test_a_folder_without_a_config_holds_no_run(tmp_path):
-    with pytest.raises(UserError, match=r"holds no run \(config.yaml is missing\)"):
+    with pytest.raises(UserError, match=r"contains no run \(config.yaml is missing\)"):
         run_folder.config_path(tmp_path)
 
 
 def test_a_run_may_go_on_longer_and_report_otherwise(run):
     changes = ["train.steps=9", "log.every=1", "eval.metrics=[modes7]", "lipschitz.every=2", "checkpoint.keep=5"]
     changes += ["data.device_budget_gb=0", "data.workers=5", "data.root=elsewhere"]
-    run_folder.check_same(run, load_config(Config, None, changes))
+    run_folder.check_same_experiment(run, load_config(Config, None, changes))
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_a_run_may_go_on_longer_and_report_otherwise(run):
     ],
 )
 def test_a_run_may_not_become_another_one(run, change, keys):
-    with pytest.raises(UserError, match=f"it differs in {keys}"):
-        run_folder.check_same(run, load_config(Config, None, [change]))
+    with pytest.raises(UserError, match=f"different: {keys}"):
+        run_folder.check_same_experiment(run, load_config(Config, None, [change]))
 
 
 def test_a_folder_that_cannot_be_written_is_a_users_error(run):

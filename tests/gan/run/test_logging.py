@@ -3,13 +3,14 @@ import json
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gan.run.logging import RunLogger, read_lines
+from gan.run.logging import RunLogger, read_metrics
 
 
 def log(folder, steps, start=0):
     logger = RunLogger(folder, start)
     for step in steps:
-        logger.scalars(step, d_steps=2 * step, images=16 * step, numbers={"loss/D": step / 3, "loss/G": -1.0})
+        counters = {"step": step, "d_steps": 2 * step, "images": 16 * step}
+        logger.scalars(counters, {"loss/D": step / 3, "loss/G": -1.0})
     logger.close()
 
 
@@ -46,7 +47,7 @@ def test_going_on_from_a_step_drops_what_came_after_it(tmp_path, event_files_in_
     for start in (2, 0):
         log(tmp_path / str(start), [1, 2, 3, 4])
         log(tmp_path / str(start), range(start + 1, 6), start=start)
-        assert [line["step"] for line in read_lines(tmp_path / str(start) / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+        assert [line["step"] for line in read_metrics(tmp_path / str(start))] == [1, 2, 3, 4, 5]
         assert [event.step for event in events(tmp_path / str(start)).Scalars("loss/D")] == [1, 2, 3, 4, 5]
 
 
@@ -54,10 +55,10 @@ def test_a_last_line_cut_short_is_left_out(tmp_path):
     log(tmp_path, [1, 2])
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
-    assert [line["step"] for line in read_lines(path)] == [1]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]
     log(tmp_path, [3], start=2)
-    assert [line["step"] for line in read_lines(path)] == [1, 3]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3]
 
 
 def test_no_file_has_no_lines(tmp_path):
-    assert read_lines(tmp_path / "metrics.jsonl") == []
+    assert read_metrics(tmp_path) == []

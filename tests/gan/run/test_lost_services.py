@@ -8,27 +8,29 @@ from pathlib import Path
 
 import pytest
 
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 
 ROOT = Path(__file__).parents[3]
 
 # Train the config in a process of its own whose sockets reach nothing, and whose TensorBoard may fail on the way.
 PROGRAM = """\
 import shutil, socket, sys
+from pathlib import Path
 def refuse(*args, **options): raise OSError(101, "Network is unreachable")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 from tensorboard.summary.writer.record_writer import RecordWriter
-import gan.training.loop, train_gan
+import gan.training.step, train_gan
 mode, *arguments = sys.argv[1:]
-step = gan.training.loop.generator_step
+folder = Path(arguments[arguments.index("--out") + 1])
+step = gan.training.step.update_generator
 def disturbed(run, *args):
     if run.step == 2 and mode == "writer":
         RecordWriter.write = refuse
     if run.step == 2 and mode == "folder":
-        for path in run.folder.glob("events*"): path.unlink()
-        shutil.rmtree(run.folder / "samples")
+        for path in folder.glob("events*"): path.unlink()
+        shutil.rmtree(folder / "samples")
     return step(run, *args)
-gan.training.loop.generator_step = disturbed
+gan.training.step.update_generator = disturbed
 sys.exit(train_gan.main(arguments))
 """
 
@@ -38,7 +40,7 @@ def train(config: Path, out: Path, environment: dict[str, str], mode: str = "", 
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
     done = subprocess.run([*command, *overrides], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert [line["step"] for line in read_lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [line["step"] for line in read_metrics(out)] == [1, 2, 3, 4]
     assert (out / "generator.safetensors").exists()
     return done.stderr.splitlines()
 
@@ -56,13 +58,13 @@ def test_a_metric_that_would_need_the_network_is_left_out(tiny_config, tmp_path,
     keys = ["eval.metrics=[fid10_train, modes70]", "metrics.download=true"]
     lines = train(tiny_config, tmp_path / "run", filled_cache | {"TORCH_HOME": str(tmp_path / "hub")}, "", *keys)
     assert lines == []
-    assert all("metrics/modes70" in line for line in read_lines(tmp_path / "run" / "metrics.jsonl")[1::2])
+    assert all("metrics/modes70" in line for line in read_metrics(tmp_path / "run")[1::2])
 
 
 @pytest.mark.parametrize("mode", ["writer", "folder"])
 def test_tensorboard_may_fail_in_the_middle(tiny_config, tmp_path, filled_cache, mode):
     lines = train(tiny_config, tmp_path / "run", filled_cache, mode)
-    said = "warning: TensorBoard events cannot be written (Network is unreachable); going on without them"
+    said = "warning: cannot write TensorBoard events (Network is unreachable); continuing without them"
     assert lines == ([said] if mode == "writer" else [])
     assert (tmp_path / "run" / "samples" / "step_00000004.png").exists()
 

@@ -8,20 +8,22 @@ import pytest
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from gan.run.logging import RunLogger, read_lines
+from gan.run.logging import RunLogger, read_metrics
+from gan.runtime.command import short_messages
 
 
 def log(folder: Path, steps: int = 30) -> list[str]:
     """Log some steps; return the warnings."""
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        logger = RunLogger(folder)
-        for step in range(1, steps + 1):
-            logger.scalars(step, step, step, {"loss/D": 1.0, "loss/G": 2.0})
-        logger.image("samples", steps, torch.zeros(3, 8, 8, dtype=torch.uint8))
-        logger.histograms(steps, {"h": torch.ones(3)})
-        logger.close()
-    assert len(read_lines(folder / "metrics.jsonl")) == steps
+        with short_messages():
+            logger = RunLogger(folder)
+            for step in range(1, steps + 1):
+                logger.scalars({"step": step}, {"loss/D": 1.0, "loss/G": 2.0})
+            logger.image("samples", steps, torch.zeros(3, 8, 8, dtype=torch.uint8))
+            logger.histograms(steps, {"h": torch.ones(3)})
+            logger.close()
+    assert len(read_metrics(folder)) == steps
     return [str(warning.message) for warning in shown]
 
 
@@ -39,7 +41,7 @@ def test_a_writer_that_fails_is_said_once_and_the_lines_go_on(method, after, tmp
 
     monkeypatch.setattr(RecordWriter, method, fail)
     hook, threads = threading.excepthook, threading.active_count()
-    expected = ["TensorBoard events cannot be written (Input/output error); going on without them"]
+    expected = ["cannot write TensorBoard events (Input/output error); continuing without them"]
     assert log(tmp_path) == ([] if (method, after) == ("flush", 5) else expected)  # flushed some times alone
     assert calls
     assert threading.excepthook is hook
@@ -54,16 +56,15 @@ def test_a_writer_that_cannot_begin_is_said_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", fail)
     hook = threading.excepthook
-    assert log(tmp_path) == ["TensorBoard events cannot be written (Permission denied); going on without them"]
+    assert log(tmp_path) == ["cannot write TensorBoard events (Permission denied); continuing without them"]
     assert threading.excepthook is hook
 
 
-def test_errors_of_other_threads_are_shown_as_ever(tmp_path, monkeypatch):
+def test_errors_of_other_threads_are_shown(monkeypatch):
     seen = []
     monkeypatch.setattr(threading, "excepthook", seen.append)
-    logger = RunLogger(tmp_path)
-    thread = threading.Thread(target=lambda: 1 / 0)
-    thread.start()
-    thread.join()
-    logger.close()
+    with short_messages():
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
     assert [args.exc_type for args in seen] == [ZeroDivisionError]

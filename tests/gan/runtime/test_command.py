@@ -27,7 +27,7 @@ def test_other_errors_are_not_hidden():
 @pytest.mark.parametrize("allocate", [lambda: torch.empty(2**50), lambda: bytearray(2**50)], ids=["torch", "python"])
 def test_too_little_memory_is_an_error_of_the_user(allocate, capsys):
     assert exit_code(allocate) == 2
-    assert re.fullmatch(r"error: out of memory; take smaller networks, .*\(.+\)\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: out of memory; use smaller networks, .*\(.+\)\n", capsys.readouterr().err)
 
 
 def test_warnings_of_ours_are_one_line_and_others_as_they_were(capsys):
@@ -57,5 +57,5 @@ def test_an_output_that_nobody_reads_is_one_line_and_not_said_twice():
         os.close(writing)
     assert (result.returncode, result.stderr) == (
         2,
-        "error: ended, since what reads the output has ended; write it into a file, say\n",
+        "error: the program that reads the output has exited; write the output to a file instead\n",
     )

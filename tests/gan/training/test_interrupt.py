@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from gan.evaluation import evaluator
 from gan.run.checkpoint import load
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 from gan.runtime.interrupt import Interrupt
-from gan.training import loop
+from gan.training import loop, step
 from tests.conftest import TINY
 from tests.gan.runs import numbers, same
 from train_gan import main
@@ -65,20 +66,20 @@ def assert_same_ends(a, b):
 
 
 MOMENTS = {
-    "between D steps": (loop, "batch_for", 1, 1, 1),
-    "at the end of a step": (loop, "generator_step", 2, 3, 3),
-    "while the networks are measured": (loop, "lipschitz_numbers", 0, 2, 1),
-    "between batches of an evaluation": (loop, "latents", 0, 2, 1),
-    "in the last step": (loop, "generator_step", 3, 4, 3),
-    "while a checkpoint is written": (torch, "save", 1, 3, 3),
+    "between D steps": (step, "draw_batch", 1, 1),
+    "at the end of a step": (step, "update_generator", 2, 3),
+    "while the networks are measured": (loop, "lipschitz_numbers", 0, 2),
+    "between batches of an evaluation": (evaluator, "to_uint8", 0, 2),
+    "in the last step": (step, "update_generator", 3, 4),
+    "while a checkpoint is written": (torch, "save", 0, 2),
 }
 
 
-@pytest.mark.parametrize(("owner", "name", "call", "step", "logged"), MOMENTS.values(), ids=MOMENTS)
+@pytest.mark.parametrize(("owner", "name", "call", "stopped_at"), MOMENTS.values(), ids=MOMENTS)
 def test_a_signal_ends_a_run_with_a_checkpoint_and_its_code(
-    tmp_path, tiny_config, whole_run, capfd, monkeypatch, owner, name, call, step, logged
+    tmp_path, tiny_config, whole_run, capfd, monkeypatch, owner, name, call, stopped_at
 ):
-    number, code = (signal.SIGINT, 130) if step == 1 else (signal.SIGTERM, 143)
+    number, code = (signal.SIGINT, 130) if stopped_at == 1 else (signal.SIGTERM, 143)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     out = tmp_path / "signalled"
     with monkeypatch.context() as patch:
@@ -86,10 +87,12 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_its_code(
         assert main(["--config", str(tiny_config), "--device", "cpu", "--out", str(out)]) == code
     said = capfd.readouterr().err
     assert f"{signal.Signals(number).name}: finishing the step and writing a checkpoint" in said
-    assert said.endswith(f"interrupted at step {step}, with a checkpoint; --resume goes on from here\n")
+    assert said.endswith(f"interrupted at step {stopped_at}, with a checkpoint; --resume continues from here\n")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    assert load(out / "checkpoints" / f"step_{step:08d}.pt")["step"] == step
-    assert numbers(out)[-1]["step"] == logged
+    assert load(out / "checkpoints" / f"step_{stopped_at:08d}.pt")["step"] == stopped_at
+    last = numbers(out)[-1]
+    assert last["step"] == stopped_at
+    assert not any(tag.startswith("metrics/") for tag in last)
     assert main(["--out", str(out), "--device", "cpu", "--resume"]) == 0
     assert_same_ends(whole_run, out)
 
@@ -148,8 +151,8 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
 def test_the_default_run_ends_within_ten_seconds_of_a_signal(tmp_path, moment, number, code):
     out = tmp_path / "run"
     process = start("train_gan.py", "--device", "cpu", "--out", out, "log.every=1", "eval.every=2", "lipschitz.every=4")
-    lines = 1 if moment == "evaluation" else 2  # the evaluation of step 2 comes before its line
-    wait_for(lambda: len(read_lines(out / "metrics.jsonl")) >= lines, process)
+    steps = 2 if moment == "evaluation" else 3  # the evaluation of step 2 comes after its first log entry
+    wait_for(lambda: len(read_metrics(out)) >= steps, process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=10)  # the promise
     assert process.returncode == code, errors

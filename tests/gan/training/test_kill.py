@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gan.run.logging import RunLogger, read_lines
+from gan.run.logging import RunLogger, read_metrics
 from tests.gan.runs import assert_same_runs, newest, numbers
 from train_gan import main
 
@@ -101,4 +101,4 @@ def test_lines_that_stand_twice_are_logged_once(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"step": 1}\n{"step": 2}\n{"step": 2}\n{"step": 3}\n{"st')
     RunLogger(tmp_path, 2, to=[]).close()
-    assert read_lines(log) == [{"step": 1}, {"step": 2}]
+    assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]

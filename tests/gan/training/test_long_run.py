@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 
 ROOT = Path(__file__).parents[3]
 STEPS = 2000
@@ -17,15 +17,15 @@ WARM = 1000  # by then every part of a step has been done: log, evaluation, audi
 # Train, and note after every 100th step what the process holds.
 PROGRAM = """\
 import json, os, sys, threading
-import gan.training.loop, train_gan
-notes, step = [], gan.training.loop.generator_step
+import gan.training.step, train_gan
+notes, step = [], gan.training.step.update_generator
 def noted(run, *args):
     if run.step % 100 == 0:
         pages = int(open("/proc/self/statm").read().split()[1])
         held = {"rss": pages * os.sysconf("SC_PAGE_SIZE"), "files": len(os.listdir("/proc/self/fd"))}
         notes.append({"step": run.step, "threads": threading.active_count(), **held})
     return step(run, *args)
-gan.training.loop.generator_step = noted
+gan.training.step.update_generator = noted
 code = train_gan.main(sys.argv[2:])
 open(sys.argv[1], "w").write(json.dumps(notes))
 sys.exit(code)
@@ -47,7 +47,7 @@ def test_a_long_run_holds_and_writes_no_more_than_a_short_one(tmp_path, cache):
     assert {(note["files"], note["threads"]) for note in warm} == {(warm[0]["files"], warm[0]["threads"])}
 
     run = tmp_path / "run"
-    lines = read_lines(run / "metrics.jsonl")
+    lines = read_metrics(run)
     numbers = sum(len(line) for line in lines)
     pictures = sum(path.stat().st_size for path in (run / "samples").iterdir())
     (events,) = run.glob("events.out.tfevents.*")

@@ -8,9 +8,13 @@ from torch._dynamo.utils import counters
 from gan.config import Config
 from gan.objectives.regularizers import Batch
 from gan.options.loader import load_config
+from gan.run.checkpoint import load
 from gan.runtime.interrupt import Interrupt
 from gan.training import loop
 from gan.training.build import build_experiment
+from gan.training.lipschitz import lipschitz_numbers
+from gan.training.step import discriminate, training_step, update_discriminator, update_generator
+from gan.training.warnings import TrainingWarnings
 from tests.gan.runs import assert_same_runs, newest, numbers, same
 from train_gan import main
 
@@ -24,15 +28,15 @@ def killed_before(monkeypatch):
     """Return a function that makes training stop before the given step, as by a kill."""
 
     def arm(step):
-        original = loop.set_learning_rates
+        original = loop.training_step
 
-        def set_learning_rates(run):
-            if run.step == step:
-                monkeypatch.setattr(loop, "set_learning_rates", original)
+        def training_step(experiment, G, D):
+            if experiment.step == step:
+                monkeypatch.setattr(loop, "training_step", original)
                 raise Killed
-            original(run)
+            return original(experiment, G, D)
 
-        monkeypatch.setattr(loop, "set_learning_rates", set_learning_rates)
+        monkeypatch.setattr(loop, "training_step", training_step)
 
     return arm
 
@@ -87,7 +91,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(tmp_path, tiny_run, caps
     folder = tiny_run(tmp_path / "damaged", *options)
     path = folder / "checkpoints" / "step_00000004.pt"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match=rf"going on from step_00000003.pt: cannot read the checkpoint {path}: "):
+    with pytest.warns(UserWarning, match=rf"continuing from step_00000003.pt: cannot read the checkpoint {path}: "):
         resume(folder)
     assert f"{folder}: step 3 of 4 on cpu\n" in capsys.readouterr().out
     assert_same_runs(tmp_path / "whole", folder)
@@ -127,7 +131,7 @@ def test_measuring_and_saving_change_nothing(tmp_path, tiny_run, recipe):
 def experiment(tmp_path, tiny_config, classifier):
     def build(*overrides):
         config = load_config(Config, tiny_config, overrides)
-        return build_experiment(config, config.data.load(), tmp_path, torch.device("cpu"))
+        return build_experiment(config, config.data.load(), torch.device("cpu"))
 
     return build
 
@@ -135,8 +139,8 @@ def experiment(tmp_path, tiny_config, classifier):
 @recipes
 def test_measuring_leaves_networks_and_global_random_numbers_as_they_were(tmp_path, experiment, recipe):
     run = experiment(*recipe)
-    loop.discriminator_step(run, run.G, run.D, 0)
-    loop.generator_step(run, run.G, run.D)
+    update_discriminator(run, run.G, run.D, 0)
+    update_generator(run, run.G, run.D)
 
     def state():
         networks = (run.G, run.D, run.ema.network)
@@ -146,9 +150,9 @@ def test_measuring_leaves_networks_and_global_random_numbers_as_they_were(tmp_pa
         return [torch.get_rng_state(), modes, gradients, weights]
 
     before = state()
-    loop.evaluate(run, Interrupt())
-    loop.fixed_samples(run)
-    loop.lipschitz_numbers(run)
+    loop.evaluate(run, None, Interrupt(), TrainingWarnings(run.config.loss, run.inputs.sampler.images))
+    loop.fixed_samples(run.ema.network, run.inputs)
+    lipschitz_numbers(run)
     assert same(before, state())
 
 
@@ -156,8 +160,8 @@ def test_measuring_leaves_networks_and_global_random_numbers_as_they_were(tmp_pa
 def test_a_step_draws_no_global_random_number(experiment, recipe):
     run = experiment(*recipe)
     before = torch.get_rng_state()
-    loop.discriminator_step(run, run.G, run.D, 0)
-    loop.generator_step(run, run.G, run.D)
+    update_discriminator(run, run.G, run.D, 0)
+    update_generator(run, run.G, run.D)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -168,11 +172,11 @@ def test_each_player_moves_only_its_own_network(experiment):
         return [p.detach().clone() for p in network.parameters()]
 
     G, D = weights(run.G), weights(run.D)
-    loop.discriminator_step(run, run.G, run.D, 0)
+    update_discriminator(run, run.G, run.D, 0)
     assert same(G, weights(run.G))
     assert not same(D, weights(run.D))
     D, gradients = weights(run.D), [p.grad.clone() for p in run.D.parameters()]
-    loop.generator_step(run, run.G, run.D)
+    update_generator(run, run.G, run.D)
     assert not same(G, weights(run.G))
     assert same(D, weights(run.D))
     assert same(gradients, [p.grad for p in run.D.parameters()])
@@ -180,7 +184,7 @@ def test_each_player_moves_only_its_own_network(experiment):
 
 
 def d_gradients(run, d_step):
-    loop.discriminator_step(run, run.G, run.D, d_step)
+    update_discriminator(run, run.G, run.D, d_step)
     return [p.grad for p in run.D.parameters()]
 
 
@@ -202,8 +206,10 @@ def test_a_lazy_penalty_counts_for_the_steps_between(experiment):
 )
 def test_learning_rates_follow_their_schedule(experiment, schedule, factor):
     run = experiment(f"optimizer.schedule={schedule}", "train.steps=8", "optimizer.generator.lr=0.5")
-    for run.step in (0, 2, 7):
-        loop.set_learning_rates(run)
+    for step in (0, 2, 7):
+        run.step = step
+        training_step(run, run.G, run.D)
+        run.step = step
         assert run.optimizer_G.param_groups[0]["lr"] == pytest.approx(0.5 * factor(run.step / 8))
         assert run.optimizer_D.param_groups[0]["lr"] == pytest.approx(2e-4 * factor(run.step / 8))
 
@@ -212,32 +218,33 @@ def test_batch_statistics_do_not_mix_real_and_fake(experiment):
     run = experiment("discriminator.activation_norm=batch")
     x_real, x_fake = torch.rand(2, 6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     alone = run.D(x_real)
-    assert torch.equal(loop.discriminate(run.D, Batch(x_real, None, 5 * x_fake, None))[0], alone)
+    assert torch.equal(discriminate(run.D, Batch(x_real, None, 5 * x_fake, None))[0], alone)
 
 
 def test_one_pass_over_both_gives_the_logits_of_two(experiment):
     run = experiment()
     x_real, x_fake = torch.rand(2, 6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    together = loop.discriminate(run.D, Batch(x_real, None, x_fake, None))
+    together = discriminate(run.D, Batch(x_real, None, x_fake, None))
     torch.testing.assert_close(together, (run.D(x_real), run.D(x_fake)))
 
 
 def test_latents_are_normal_and_differ_by_purpose(experiment):
     run = experiment()
-    z, y = loop.latents(run, 5000, "D", 3)
+    z, y = run.inputs.latents(5000, "D", 3)
     assert y is None
     assert z.shape == (5000, 8)
     assert abs(z.mean()) < 0.02
     assert abs(z.std() - 1) < 0.02
-    assert torch.equal(loop.latents(run, 5000, "D", 3)[0], z)
+    assert torch.equal(run.inputs.latents(5000, "D", 3)[0], z)
     for purpose in (("G", 3), ("D", 4)):
-        assert not torch.equal(loop.latents(run, 5000, *purpose)[0], z)
+        assert not torch.equal(run.inputs.latents(5000, *purpose)[0], z)
 
 
 def test_the_best_value_of_another_metric_is_forgotten(tmp_path, tiny_run):
     folder = tiny_run(tmp_path / "run", "eval.metrics=[confident70]")  # 0, which no KL is below
     resume(folder, "train.steps=6", "eval.metrics=[kl70]")
-    assert newest(folder)["best"] == min(line["metrics/kl70"] for line in numbers(folder) if "metrics/kl70" in line)
+    scores = {line["step"]: line["metrics/kl70"] for line in numbers(folder) if "metrics/kl70" in line}
+    assert load(folder / "checkpoints" / "best.pt")["step"] == min(scores, key=scores.get)
 
 
 def test_a_finished_run_can_be_asked_for_other_metrics(tmp_path, tiny_run):
