@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.normalizations.base import LAYER_TYPES, NORMALIZATIONS, Normalization
+from models.protocols import GetBound
 
 
 @NORMALIZATIONS.register("gradient")
@@ -62,6 +63,6 @@ class GradientNormalized(nn.Module):
             normalized = logits / torch.where(size > 0, size, 1.0)
         return normalized if differentiable else normalized.detach()
 
-    def lipschitz_bound(self, input_shape, get_bound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
         """Return infinity: the gradient jumps where f has a kink, and the result with it."""
         return math.inf

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.kernels.eager import eager
-from models.kernels.fourier import dilate, fold_phases
+from models.kernels.symbol import dilate, fold_phases
 from models.normalizations.base import NORMALIZATIONS, Normalization
 from models.normalizations.weight_matrices import Layout, clamp_positive, direction, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1

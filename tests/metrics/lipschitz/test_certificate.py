@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from torch import nn
 
 from metrics.lipschitz import certified_bound
-from metrics.lipschitz.symbol import largest_norm, polyphase_taps, riesz_factor, symbol_norm
 from models import DISCRIMINATORS, ImageShape, build_discriminator
+from models.kernels.symbol import largest_norm, polyphase_taps, riesz_factor, symbol_norm
 from models.normalizations import NORMALIZATIONS, build_normalization
 
 ROUNDING = 1 - 1e-9
