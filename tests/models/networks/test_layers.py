@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.kernels.fused import conv_then_pool, upsample, upsample_then_conv
+from models.kernels import Conv2d, conv_then_pool, upsample, upsample_then_conv
 from models.networks.layers import ProjectionHead, SelfAttention, check_labels, split_resolution
 
 
@@ -102,14 +102,14 @@ def test_attention_parameters_get_gradients_for_nonzero_gamma():
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_upsample_then_conv(mode):
-    conv, x = nn.Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 4, 4)
+    conv, x = Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 4, 4)
     output = upsample_then_conv(conv, x, mode)
     assert output.shape == (2, 5, 8, 8)
     torch.testing.assert_close(output, conv(nn.Upsample(scale_factor=2, mode=mode)(x)))
 
 
 def test_conv_then_pool():
-    conv, x = nn.Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 8, 8)
+    conv, x = Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 8, 8)
     full = conv(x)
     mean = (full[..., ::2, ::2] + full[..., 1::2, ::2] + full[..., ::2, 1::2] + full[..., 1::2, 1::2]) / 4
     torch.testing.assert_close(conv_then_pool(conv, x), mean)
@@ -117,11 +117,11 @@ def test_conv_then_pool():
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_1x1_convolution_commutes_with_upsampling(mode):
-    conv, x = nn.Conv2d(3, 5, 1).double(), torch.randn(2, 3, 5, 5, dtype=torch.double)
+    conv, x = Conv2d(3, 5, 1).double(), torch.randn(2, 3, 5, 5, dtype=torch.double)
     torch.testing.assert_close(upsample(conv(x), mode), upsample_then_conv(conv, x, mode), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("side", [6, 7])
 def test_1x1_convolution_commutes_with_average_pooling(side):
-    conv, x = nn.Conv2d(3, 5, 1).double(), torch.randn(2, 3, side, side, dtype=torch.double)
+    conv, x = Conv2d(3, 5, 1).double(), torch.randn(2, 3, side, side, dtype=torch.double)
     torch.testing.assert_close(conv(F.avg_pool2d(x, 2)), conv_then_pool(conv, x), rtol=0, atol=1e-14)
