@@ -1,11 +1,11 @@
-"""Time of a convolution, next to resampling or alone, forward + backward: the plain form relative to the rewrite.
+"""Time of a convolution, alone or next to resampling, forward and backward: plain kernels relative to fast kernels.
 
     python benchmarks/bench_fused.py                        # the layers and networks of SNGAN-ResNet 32, batch 64
     python benchmarks/bench_fused.py --bf16 --threads 1
     python benchmarks/bench_fused.py --only pool nearest --contiguous --repeats 15
 
-Both forms take turns within each repeat, so that a change of the machine's load hits both; each ratio is of times of
-the same repeat, above 1 where the rewrite is faster. Printed: the median ratio and the range of the middle half.
+Both alternate within each repeat, so that a change of the machine's load affects both. Each ratio is of two times of
+the same repeat, and above 1 where the fast kernel is faster. Printed: the median ratio and its interquartile range.
 """
 
 import argparse
@@ -15,11 +15,9 @@ from statistics import median
 import torch
 from timing import seconds_of, show, take_turns, title
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models import ImageShape
-from models.kernels.fused import conv_then_pool, convolve, upsample, upsample_then_conv
-from models.networks import resnet
+from models.kernels import Conv2d, conv_then_pool, plain_kernels, upsample_then_conv
 from models.networks.resnet import ResNetDiscriminatorConfig, ResNetGeneratorConfig
 
 LAYERS = {  # kind: (channels, side of the input)
@@ -30,46 +28,37 @@ LAYERS = {  # kind: (channels, side of the input)
 }
 
 
-def plain(layer: nn.Module, x: Tensor) -> Tensor:
-    return layer(x)
+def compare(label: str, function: Callable[[], Tensor], options: argparse.Namespace) -> None:
+    """Print one line with the times of `function` with plain and with fast kernels."""
 
-
-def plain_pool(layer: nn.Module, x: Tensor) -> Tensor:
-    return F.avg_pool2d(layer(x), 2)
-
-
-def plain_up(layer: nn.Module, x: Tensor, mode: str = "nearest") -> Tensor:
-    return layer(upsample(x, mode))
-
-
-def compare(label: str, plain: Callable[[], Tensor], fused: Callable[[], Tensor], options: argparse.Namespace) -> None:
-    """Print one line."""
-
-    def passes(function: Callable[[], Tensor]) -> None:
+    def fast() -> None:
         with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
             y = function()
         y.backward(torch.ones_like(y))
 
+    def plain() -> None:
+        with plain_kernels():
+            fast()
+
     device = torch.device(options.device)
-    contestants = {"plain": lambda: seconds_of(lambda: passes(plain), device)}
-    contestants["fused"] = lambda: seconds_of(lambda: passes(fused), device)
+    contestants = {"plain": lambda: seconds_of(plain, device), "fast": lambda: seconds_of(fast, device)}
     times = take_turns(contestants, options.repeats)
-    plain_ms, fused_ms = (1000 * median(times[name]) for name in ("plain", "fused"))
-    print(f"{label:34s} {show(times['plain'], times['fused'])}  {plain_ms:7.1f} -> {fused_ms:7.1f} ms", flush=True)
+    plain_ms, fast_ms = (1000 * median(times[name]) for name in ("plain", "fast"))
+    print(f"{label:34s} {show(times['plain'], times['fast'])}  {plain_ms:7.1f} -> {fast_ms:7.1f} ms", flush=True)
 
 
 def compare_layer(kind: str, channels: int, side: int, options: argparse.Namespace) -> None:
-    layer = nn.Conv2d(channels, channels, 3, padding=1).to(options.device, memory_format=options.memory_format)
+    layer = Conv2d(channels, channels, 3, padding=1).to(options.device, memory_format=options.memory_format)
     dtype = torch.bfloat16 if options.bf16 else torch.float32
     x = torch.randn(options.batch, channels, side, side, device=options.device, dtype=dtype)
     x = x.contiguous(memory_format=options.memory_format).requires_grad_()
-    if kind == "alone":
-        forms = [lambda: layer(x), lambda: convolve(layer, x)]
-    elif kind == "pool":
-        forms = [lambda: plain_pool(layer, x), lambda: conv_then_pool(layer, x)]
-    else:
-        forms = [lambda: plain_up(layer, x, kind), lambda: upsample_then_conv(layer, x, kind)]
-    compare(f"{kind} {channels} x {side} x {side}", *forms, options)
+    functions = {
+        "alone": lambda: layer(x),
+        "pool": lambda: conv_then_pool(layer, x),
+        "nearest": lambda: upsample_then_conv(layer, x, "nearest"),
+        "bilinear": lambda: upsample_then_conv(layer, x, "bilinear"),
+    }
+    compare(f"{kind} {channels} x {side} x {side}", functions[kind], options)
 
 
 def compare_network(label: str, network: nn.Module, x: Tensor, options: argparse.Namespace) -> None:
@@ -77,16 +66,7 @@ def compare_network(label: str, network: nn.Module, x: Tensor, options: argparse
     x = x.to(options.device).requires_grad_()
     if x.dim() == 4:
         x = x.detach().contiguous(memory_format=options.memory_format).requires_grad_()
-    rewrites = resnet.convolve, resnet.conv_then_pool, resnet.upsample_then_conv
-
-    def plain_network() -> Tensor:
-        resnet.convolve, resnet.conv_then_pool, resnet.upsample_then_conv = plain, plain_pool, plain_up
-        try:
-            return network(x)
-        finally:
-            resnet.convolve, resnet.conv_then_pool, resnet.upsample_then_conv = rewrites
-
-    compare(label, plain_network, lambda: network(x), options)
+    compare(label, lambda: network(x), options)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -27,11 +28,12 @@ from gan.options.loader import load_config
 from gan.runtime.allocator import keep_freed_memory
 from gan.training.build import build_experiment
 from gan.training.loop import compiled_networks, discriminator_step, generator_step
+from models.kernels import plain_kernels
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet_mimicry.yaml"
 NEAREST, BF16 = "generator.upsample=nearest", "train.amp=bf16"
 DCGAN = ["discriminator.normalization=none", "loss=nonsaturating"]  # mimicry's DCGAN has SNGAN's nets
-NOT_REWRITTEN = "not rewritten"  # in a label: with hooks on all layers, which keeps fused.py from rewriting
+NOT_REWRITTEN = "not rewritten"  # in a label: with plain kernels
 CONV_NORM = "discriminator.normalization={name: conv_norm, stride: %s, affine: %s}"
 
 # For each table, by label: the name of a net of mimicry's, or overrides of CONFIG. Ratios are to the first.
@@ -133,7 +135,7 @@ def serve(table: str, label: str, options: argparse.Namespace) -> None:
 
 
 def our_step(
-    overrides: list[str], watched: bool, options: argparse.Namespace, device: torch.device
+    overrides: list[str], plain: bool, options: argparse.Namespace, device: torch.device
 ) -> Callable[[], None]:
     """Return a function that does one iteration of the loop."""
     keep_freed_memory()
@@ -142,17 +144,15 @@ def our_step(
     images = torch.randint(256, (2048, 3, 32, 32), dtype=torch.uint8)
     data = ImageData(images, torch.zeros(len(images), dtype=torch.int64), 10)
     run = build_experiment(config, Splits(data, data), Path("unused"), device)
-    if watched:
-        for module in [*run.G.modules(), *run.D.modules()]:
-            module.register_forward_hook(lambda *args: None)
     run.G.train()
     run.D.train()
     G, D = compiled_networks(run)
 
     def step() -> None:
-        for k in range(options.n_critic):
-            discriminator_step(run, G, D, run.d_steps + k)
-        generator_step(run, G, D)
+        with plain_kernels() if plain else nullcontext():
+            for k in range(options.n_critic):
+                discriminator_step(run, G, D, run.d_steps + k)
+            generator_step(run, G, D)
         run.ema.update(run.G, options.batch)
         run.step += 1
 

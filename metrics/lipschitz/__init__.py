@@ -1,7 +1,7 @@
 """Lipschitz estimates: of one layer, of every layer through training, and of the whole network.
 
-Three kinds, never mixed: *tracked* (an estimate from below that converges), *observed* (a slope seen at points, a
-lower bound) and *certified* (an upper bound, infinite where none is known).
+There are three kinds of estimates: *tracked* (a lower bound that converges to the operator norm of a layer), *observed*
+(a slope of the network, hence a lower bound) and *certified* (an upper bound, infinite where none is known).
 """
 
 from metrics.lipschitz.certificate import certified_bound

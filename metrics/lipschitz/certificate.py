@@ -1,17 +1,26 @@
-"""Upper bounds of the Lipschitz constant (l2) of a layer: certified, and infinite where none is known."""
+"""Certified upper bounds of the Lipschitz constant (l2) of a layer or network, infinite where none is known."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.graph import network_bound
-from metrics.lipschitz.symbol import largest_norm, polyphase_taps, riesz_factor, symbol_norm
+from models.kernels.symbol import (
+    dilate,
+    effective_kernel_size,
+    largest_norm,
+    padding_multiplicity,
+    padding_sides,
+    plane_norm,
+    polyphase_taps,
+    symbol_norm,
+)
+from models.protocols import LipschitzBounded
 
 Shape = Sequence[int] | None
 CONSTANTS: dict[type[nn.Module], float] = {
@@ -24,17 +33,17 @@ CONSTANTS: dict[type[nn.Module], float] = {
 def certified_bound(layer: nn.Module, input_shape: Shape = None, y: Tensor | None = None) -> float:
     """Return an upper bound (l2) of the Lipschitz constant of `layer`, `math.inf` where none is known.
 
-    In evaluation mode, and the layer is left as it was; batch norm in training mode has no bound.
+    The bound holds in evaluation mode, and the mode of `layer` is restored afterwards. A `layer` that contains a batch
+    norm in training mode has no bound.
 
-    `input_shape` is (C, H, W), without batch; with it a circular convolution on its own grid is exact and ConvNorm
-    tighter. A module that knows its own bound has a method `lipschitz_bound(input_shape, get_bound)`, which comes
-    before anything else: `get_bound(part, shape)` gives it the bound of a part, which may also be a tensor of matrices
-    (F, a, b), whose largest norm is meant. A network that is made of known parts is bounded through its graph, which
-    needs `input_shape`; a class-conditional one also labels `y` (1,), which are held fixed (their value is of no
-    account where a module bounds all classes, as projection heads do).
+    `input_shape` is (C, H, W), without batch dimension. With it, the bound of a circular convolution on its own grid is
+    exact, and the bound of ConvNorm is tighter. A module that implements `models.protocols.LipschitzBounded` computes
+    its own bound. A network of known modules is bounded through its graph, which needs `input_shape`. If it is
+    class-conditional, it also needs labels `y` (1,), which are treated as constants. Their values do not matter where a
+    module bounds all classes, as projection heads do.
     """
     if any(isinstance(module, _BatchNorm) and module.training for module in layer.modules()):
-        return math.inf  # it divides by the batch's own deviation, which may be anything
+        return math.inf  # it divides by the deviation of the batch, which may be arbitrarily small
     with eval_mode(layer):
         return _get_bound(layer, input_shape, y)
 
@@ -43,9 +52,8 @@ def _get_bound(part: nn.Module | Tensor, input_shape: Shape = None, y: Tensor | 
     with torch.no_grad():
         if isinstance(part, Tensor):
             return largest_norm(part)
-        own_bound: Any = getattr(part, "lipschitz_bound", None)
-        if own_bound is not None:
-            return own_bound(input_shape, _get_bound)
+        if isinstance(part, LipschitzBounded):
+            return part.lipschitz_bound(input_shape, _get_bound)
         for types, bound in _BOUNDS:
             if isinstance(part, types):
                 return bound(part, input_shape)
@@ -58,65 +66,30 @@ def _get_bound(part: nn.Module | Tensor, input_shape: Shape = None, y: Tensor | 
 
 
 def _convolution(layer: nn.Conv2d, input_shape: Shape) -> float:
-    kernel = _dilated(layer.weight, layer.dilation)
-    groups = kernel.chunk(layer.groups)
-    if input_shape is not None and _is_circular(layer, kernel, input_shape):
-        grid = [n // s for n, s in zip(input_shape[1:], layer.stride, strict=True)]
+    groups = dilate(layer.weight, layer.dilation).chunk(layer.groups)
+    size = None if input_shape is None else input_shape[1:]
+    if size is not None and _is_circular(layer, size):
+        grid = [n // s for n, s in zip(size, layer.stride, strict=True)]
         return max(symbol_norm(group, layer.stride, grid) for group in groups)
-    bound = max(plane_bound(group, layer.stride) for group in groups)
-    return bound * _padding_norm(layer, input_shape)
+    bound = max(plane_norm(group, layer.stride) for group in groups)
+    return bound * math.sqrt(padding_multiplicity(layer, size))
 
 
 def _transposed_convolution(layer: nn.ConvTranspose2d, input_shape: Shape) -> float:
-    """The adjoint's norm: the same weight read as that of a convolution from the output to the input."""
-    kernel = _dilated(layer.weight, layer.dilation)
-    return max(plane_bound(group, layer.stride) for group in kernel.chunk(layer.groups))
+    """Return the norm of the adjoint: the same weight, as a convolution from the output to the input."""
+    groups = dilate(layer.weight, layer.dilation).chunk(layer.groups)
+    return max(plane_norm(group, layer.stride) for group in groups)
 
 
-def plane_bound(kernel: Tensor, stride: Sequence[int]) -> float:
-    """Return an upper bound of a convolution's norm on the infinite plane, and so of any with zero padding.
-
-    The symbol on a grid fine enough for a Riesz factor below 1.01 per axis, times that factor.
-    """
-    taps = polyphase_taps(kernel.shape[2:], stride)
-    grid = [max(8, 16 * (k - 1)) for k in taps]
-    return symbol_norm(kernel, stride, grid) * riesz_factor(taps, grid)
-
-
-def _is_circular(layer: nn.Conv2d, kernel: Tensor, input_shape: Sequence[int]) -> bool:
-    """Tell whether the convolution is circular on the grid of its own input."""
+def _is_circular(layer: nn.Conv2d, size: Sequence[int]) -> bool:
+    """Return whether the convolution is circular on the grid of its own input of `size`."""
     if layer.padding_mode != "circular":
         return False
-    left, right, top, bottom = layer._reversed_padding_repeated_twice
-    sides = ((top, bottom), (left, right))
+    kernel_size = effective_kernel_size(layer.kernel_size, layer.dilation)
     return all(
         n % s == 0 and (n + sum(p) - k) // s + 1 <= n // s
-        for n, s, p, k in zip(input_shape[1:], layer.stride, sides, kernel.shape[2:], strict=True)
+        for n, s, p, k in zip(size, layer.stride, padding_sides(layer), kernel_size, strict=True)
     )
-
-
-def _padding_norm(layer: nn.Conv2d, input_shape: Shape) -> float:
-    """Return the norm of the padding map: the root of how often it repeats one pixel at most."""
-    if layer.padding_mode == "zeros":
-        return 1.0
-    left, right, top, bottom = layer._reversed_padding_repeated_twice
-    repeats = 1
-    for axis, sides in ((1, (top, bottom)), (2, (left, right))):
-        if input_shape is None:
-            repeats *= 1 + max(sides) if layer.padding_mode == "replicate" else 3
-            continue
-        positions = torch.arange(input_shape[axis], dtype=torch.float32)[None, None]
-        padded = F.pad(positions, sides, mode=layer.padding_mode).long().flatten()
-        repeats *= padded.bincount().max().item()
-    return math.sqrt(repeats)
-
-
-def _dilated(kernel: Tensor, dilation: Sequence[int]) -> Tensor:
-    """Return the kernel with its zeros written out."""
-    dh, dw = dilation
-    out = kernel.new_zeros(*kernel.shape[:2], dh * (kernel.shape[2] - 1) + 1, dw * (kernel.shape[3] - 1) + 1)
-    out[..., ::dh, ::dw] = kernel
-    return out
 
 
 def _linear(layer: nn.Linear, input_shape: Shape) -> float:
@@ -125,7 +98,7 @@ def _linear(layer: nn.Linear, input_shape: Shape) -> float:
 
 def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, input_shape: Shape) -> float:
     if layer.running_var is None:
-        return math.inf  # batch statistics, in evaluation too
+        return math.inf  # it uses batch statistics in evaluation too
     scale = (layer.running_var + layer.eps).rsqrt()
     return (scale if layer.weight is None else scale * layer.weight.abs()).max().item()
 
@@ -135,23 +108,23 @@ def _leaky_relu(layer: nn.LeakyReLU, input_shape: Shape) -> float:
 
 
 def _average_pool(layer: nn.AvgPool2d, input_shape: Shape) -> float:
-    """A depthwise convolution with a constant kernel; with overlap its norm is that kernel's."""
+    """Return the norm of a depthwise convolution with a constant kernel."""
     size, stride, padding = (_pair(v) for v in (layer.kernel_size, layer.stride, layer.padding))
     if layer.ceil_mode or layer.divisor_override or (max(padding) and not layer.count_include_pad):
         return math.inf
     kernel = torch.full((1, 1, *size), 1 / math.prod(size), dtype=torch.float64)
-    return plane_bound(kernel, stride)
+    return plane_norm(kernel, stride)
 
 
 def _adaptive_average_pool(layer: nn.AdaptiveAvgPool2d, input_shape: Shape) -> float:
-    """The mean over the whole map, 1 / sqrt(H W); other sizes are not known."""
+    """Return the norm of the mean over the whole map, 1 / sqrt(H W); other output sizes have no known bound."""
     if _pair(layer.output_size) != (1, 1) or input_shape is None:
         return math.inf
     return 1 / math.sqrt(math.prod(input_shape[1:]))
 
 
 def _max_pool(layer: nn.MaxPool2d, input_shape: Shape) -> float:
-    """The root of how many windows a pixel can be the largest of."""
+    """Return the square root of the number of windows in which a pixel can be the maximum."""
     if _pair(layer.dilation) != (1, 1):
         return math.inf
     size, stride = _pair(layer.kernel_size), _pair(layer.stride)

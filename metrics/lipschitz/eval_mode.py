@@ -1,4 +1,4 @@
-"""Looking at a network without changing it."""
+"""Evaluation mode for the duration of a measurement."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,10 @@ from torch import nn
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode, where no normalization updates its state, and everything back after.
+    """Put every module into evaluation mode inside the context, so that no normalization updates its state.
 
-    TF32 is off meanwhile: its 10 bits would show in the norms.
+    TF32 is disabled inside the context, since its 10-bit mantissa is too coarse for norms. Both settings are restored
+    afterwards.
     """
     modes = [(module, module.training) for module in network.modules()]
     precision = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32

@@ -1,9 +1,9 @@
 """Certified bound of a whole network, node by node through its traced graph.
 
-Each node gets a bound of its Lipschitz constant as a function of the network's input. Compositions multiply, sums add,
-so that a residual block x + h(x) has 1 + Lip(h). A convolution whose result goes only into a batch norm or an average
-pooling is bounded together with it, as one convolution: that is tighter than the product. Where a step has no known
-bound, the result is infinite.
+Each node gets a bound of its Lipschitz constant as a function of the network's input. The bounds of a composition are
+multiplied and those of a sum are added, so that a residual block x + h(x) has the bound 1 + Lip(h). A convolution whose
+result is used only by a batch norm or an average pooling is bounded together with it, as one convolution. This is
+tighter than the product of their bounds. If a node has no known bound, the result is infinite.
 """
 
 import inspect
@@ -14,21 +14,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-BoundOf = Callable[[Any, Any], float]
+from models.kernels import Conv2d
+from models.protocols import GetBound, LipschitzBounded, is_composite_layer
 
 
-def network_bound(network: nn.Module, x: Tensor, y: Tensor | None, get_bound: BoundOf) -> float:
+def network_bound(network: nn.Module, x: Tensor, y: Tensor | None, get_bound: GetBound) -> float:
     """Return an upper bound (l2) of x -> network(x), or network(x, y) for a fixed y; `math.inf` where none is known.
 
-    Of x (1, ...) only the shape matters. `get_bound(module, shape)` is the bound of a module that is not traced into.
+    Only the shape of x (1, ...) matters. `get_bound(module, shape)` returns the bound of a leaf module of the trace.
     """
     tracer = _Tracer()
     fixed = None if y is not None or "y" not in inspect.signature(network.forward).parameters else {"y": None}
     try:
         graph = tracer.trace(network, fixed)
-    except Exception:  # whatever a module does that cannot be traced, its bound is not known
+    except Exception:  # a network that cannot be traced, for any reason, has no known bound
         return math.inf
     interpreter = _Bounds(fx.GraphModule(tracer.root, graph), get_bound)
     inputs = [x] if y is None else [x, y]
@@ -38,44 +40,47 @@ def network_bound(network: nn.Module, x: Tensor, y: Tensor | None, get_bound: Bo
 
 
 class _Tracer(fx.Tracer):
-    """Traces into modules that are plain compositions of others."""
+    """Traces into modules that are compositions of other modules."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        known = hasattr(module, "lipschitz_bound") or getattr(module, "is_layer", False)
-        torchs_own = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.Embedding)
-        return known or torchs_own or parametrize.is_parametrized(module) or super().is_leaf_module(module, name)
+        declared = isinstance(module, LipschitzBounded) or is_composite_layer(module)
+        # Our subclasses of these torch modules are leaves, as the torch modules are.
+        layer = isinstance(module, _BatchNorm | nn.GroupNorm | nn.Embedding) or type(module) is Conv2d
+        return declared or layer or parametrize.is_parametrized(module) or super().is_leaf_module(module, name)
 
 
 class _Bounds(fx.Interpreter):
-    """Runs the graph on example inputs for the shapes, and gives each node its bound on the way."""
+    """Runs the graph on example inputs, which gives the shapes, and computes the bound of each node."""
 
-    def __init__(self, graph: fx.GraphModule, get_bound: BoundOf):
+    def __init__(self, graph: fx.GraphModule, get_bound: GetBound):
         super().__init__(graph)
         self.get_bound = get_bound
         self.bounds: dict[fx.Node, float] = {}
-        self.fused: dict[fx.Node, tuple[nn.Conv2d, float]] = {}  # a conv that equals the node, and the bound before it
+        self.convolutions: dict[
+            fx.Node, tuple[nn.Conv2d, float]
+        ] = {}  # a convolution equal to the node, bound of its input
         self.placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
         self.result = math.inf
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
         bound = self._bound(node, value)
-        self.bounds[node] = bound = math.inf if math.isnan(bound) else bound  # 0 times infinity: not known
+        self.bounds[node] = bound = math.inf if math.isnan(bound) else bound  # 0 times infinity is unknown
         if node.op == "output":
             self.result = bound
         return value
 
     def _bound(self, node: fx.Node, value: Any) -> float:
         if node.op == "placeholder":
-            # Labels may be any: what they select is unknown but to modules that bound all classes themselves.
+            # Labels have no bound: only a module that bounds all classes may use them.
             return 1.0 if node is self.placeholders[0] else math.inf
         incoming = [self.bounds[parent] for parent in node.all_input_nodes]
         if not any(incoming):
-            return 0.0  # constant in x
+            return 0.0  # does not depend on x
         if node.op == "output":
             return incoming[0]
         if not isinstance(value, Tensor):
-            # A size does not depend on the entries of x; a tuple of tensors (chunk, max over an axis) is not followed.
+            # Sizes do not depend on the entries of x. Tuples of tensors (chunk, max over an axis) are not supported.
             return 0.0 if isinstance(value, int | torch.Size) else math.inf
         if node.op == "call_module":
             return self._module(node)
@@ -83,32 +88,35 @@ class _Bounds(fx.Interpreter):
         return self._function(node, name.rstrip("_"), value)
 
     def _module(self, node: fx.Node) -> float:
-        module = self.fetch_attr(str(node.target))
-        source = node.args[0] if node.args else None  # else it was called by keyword
+        module: nn.Module = self.fetch_attr(str(node.target))
+        source = node.args[0] if node.args else None  # None if it was called by keyword
         if not isinstance(source, fx.Node):
             return math.inf
         others = [self.bounds[other] for other in node.args[1:] if isinstance(other, fx.Node)]
-        if any(others) and not hasattr(module, "lipschitz_bound"):
+        if any(others) and not isinstance(module, LipschitzBounded):
             return math.inf
         shape = self.env[source].shape[1:]
         alone = self.bounds[source] * self.get_bound(module, tuple(shape))
         if isinstance(module, nn.Conv2d):
-            self.fused[node] = (_as_convolution(module), self.bounds[source])
+            self.convolutions[node] = (_as_convolution(module), self.bounds[source])
         elif isinstance(module, nn.BatchNorm2d) and not module.training:
             alone = self._fuse(node, source, _times_batch_norm, module, alone)
-        elif isinstance(module, nn.AvgPool2d) and _is_plain(module):
+        elif isinstance(module, nn.AvgPool2d) and _averages_disjoint_windows(module):
             alone = self._fuse(node, source, _times_average, module.kernel_size, alone)
         return alone
 
     def _fuse(self, node: fx.Node, source: fx.Node, combine: Callable, what: Any, alone: float) -> float:
-        """Bound `source` and `node` together when `source` is a convolution that nothing else reads."""
-        if source not in self.fused or len(source.users) > 1:
+        """Return the bound of `source` and `node` as one convolution, or `alone` if that is impossible or smaller.
+
+        `source` must be a convolution that only `node` uses; `combine(convolution, what)` returns both as one.
+        """
+        if source not in self.convolutions or len(source.users) > 1:
             return alone
-        convolution, before = self.fused[source]
+        convolution, before = self.convolutions[source]
         combined = combine(convolution, what)
         if combined is None:
             return alone
-        self.fused[node] = (combined, before)
+        self.convolutions[node] = (combined, before)
         return min(alone, before * self.get_bound(combined, None))
 
     def _function(self, node: fx.Node, name: str, value: Tensor) -> float:
@@ -122,7 +130,7 @@ class _Bounds(fx.Interpreter):
         if name in _PRODUCTS and len(node.args) == 2 and not node.kwargs:
             return self._product(node, name, value)
         if name == "cat" and node.args and isinstance(node.args[0], Sequence):
-            parts = [part for part in node.args[0] if isinstance(part, fx.Node)]  # what is no node is constant
+            parts = [part for part in node.args[0] if isinstance(part, fx.Node)]  # others are constant
             return math.sqrt(sum(self.bounds[part] ** 2 for part in parts))
         if len(tensors) != 1 or len(node.all_input_nodes) != 1 or not isinstance(x, Tensor):
             return math.inf
@@ -133,7 +141,7 @@ class _Bounds(fx.Interpreter):
             return incoming[0] * (math.sqrt(count) if name == "sum" else 1 / math.sqrt(count))
         if name == "leaky_relu":
             return incoming[0] * max(1.0, abs(_argument(node, 1, "negative_slope", 0.01)))
-        if name == "avg_pool2d" and _plain_pooling(node):
+        if name == "avg_pool2d" and _pools_disjoint_windows(node):
             size = _argument(node, 1, "kernel_size", None)
             alone = incoming[0] * self.get_bound(nn.AvgPool2d(size), None)
             return self._fuse(node, tensors[0], _times_average, size, alone)
@@ -142,7 +150,7 @@ class _Bounds(fx.Interpreter):
         return incoming[0] * _FUNCTIONS.get(name, math.inf)
 
     def _broadcast(self, node: fx.Node, value: Tensor) -> float:
-        """Return the bound of a summand or factor expanded to the shape of `value`: each entry repeated so often."""
+        """Return the bound of a summand or factor that is broadcast, that is repeated, to the shape of `value`."""
         operand = self.env[node]
         repeats = value.numel() / operand.numel() if isinstance(operand, Tensor) else 1.0
         return self.bounds[node] * math.sqrt(repeats)
@@ -173,8 +181,8 @@ _FUNCTIONS = {
 }
 
 
-def _is_plain(pool: nn.AvgPool2d) -> bool:
-    """Tell whether a pooling averages disjoint windows and nothing else."""
+def _averages_disjoint_windows(pool: nn.AvgPool2d) -> bool:
+    """Return whether a pooling averages disjoint windows, without padding or other options."""
     disjoint = pool.stride == pool.kernel_size and pool.padding in (0, (0, 0))
     return disjoint and not (pool.ceil_mode or pool.divisor_override)
 
@@ -188,15 +196,16 @@ def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
-def _plain_pooling(node: fx.Node) -> bool:
+def _pools_disjoint_windows(node: fx.Node) -> bool:
+    """Return whether a call of `avg_pool2d` averages disjoint windows, without padding or other options."""
     stride = _argument(node, 2, "stride", None)
     size = _argument(node, 1, "kernel_size", None)
     return stride in (None, size) and len(node.args) <= 3 and not set(node.kwargs) - {"kernel_size", "stride"}
 
 
 def _interpolation(node: fx.Node, x: Tensor, value: Tensor) -> float:
-    """Each pixel of whole-number nearest or bilinear upsampling by r x r is repeated, or spread, r² times."""
-    ratios = [after / before for before, after in zip(x.shape[2:], value.shape[2:], strict=True)]
+    """Return the bound of nearest or bilinear upsampling by an integer r x r: each pixel is spread over r² pixels."""
+    ratios = [out / size for size, out in zip(x.shape[2:], value.shape[2:], strict=True)]
     mode = _argument(node, 3, "mode", "nearest")
     if _argument(node, 4, "align_corners", None):
         return math.inf
@@ -205,7 +214,7 @@ def _interpolation(node: fx.Node, x: Tensor, value: Tensor) -> float:
 
 
 def _as_convolution(layer: nn.Conv2d, weight: Tensor | None = None, **changes: Any) -> nn.Conv2d:
-    """Return a bare convolution with the final weight of `layer`, or another one."""
+    """Return a plain convolution with `weight`, or with the weight of `layer`, and other options changed."""
     weight = (layer.weight if weight is None else weight).detach()
     options = {
         "stride": layer.stride,
@@ -222,7 +231,7 @@ def _as_convolution(layer: nn.Conv2d, weight: Tensor | None = None, **changes: A
 
 
 def _times_batch_norm(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d | None:
-    """Fold the scale of a batch norm in evaluation into the kernel."""
+    """Return the convolution followed by a batch norm in evaluation mode, as one convolution."""
     if norm.running_var is None:
         return None
     scale = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight)
@@ -230,7 +239,7 @@ def _times_batch_norm(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d | Non
 
 
 def _times_average(layer: nn.Conv2d, size: int | tuple[int, int]) -> nn.Conv2d | None:
-    """Return the strided convolution that equals convolution, then average pooling: its kernel is their convolution."""
+    """Return the convolution followed by average pooling, as one strided convolution."""
     if layer.stride != (1, 1) or layer.dilation != (1, 1) or isinstance(layer.padding, str):
         return None
     kh, kw = (size, size) if isinstance(size, int) else size

@@ -1,4 +1,4 @@
-"""Lipschitz estimates of a whole network, observed at points: lower bounds of its Lipschitz constant."""
+"""Lower bounds of a network's Lipschitz constant, observed at given points."""
 
 import math
 
@@ -9,21 +9,22 @@ from metrics.lipschitz.eval_mode import eval_mode
 
 
 def input_gradient_norms(network: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Return ||∇ₓ D(x)|| at each of the inputs (B, ...), as (B,); D gives one logit (B,) an input.
+    """Return ||∇ₓ D(x)|| for each of the inputs x (B, ...), as (B,), where D returns one logit per input, (B,).
 
-    Measured in evaluation mode, without a trace in the network. The largest is a lower bound of the Lipschitz
-    constant of D on the region that the points sample.
+    The network is in evaluation mode and is not changed. The largest norm is a lower bound of the Lipschitz constant
+    of D.
     """
     with eval_mode(network):
         return _input_gradients(network, x, y).flatten(1).norm(dim=1)
 
 
 def steepest_slope(network: nn.Module, x: Tensor, y: Tensor | None = None, steps: int = 20) -> float:
-    """Return the largest |D(x) - D(x')| / ||x - x'|| that gradient ascent from the pairs (x, x') finds.
+    """Return the largest slope |D(x) - D(x')| / ||x - x'|| found by gradient ascent over pairs (x, x').
 
-    x (B, ...) starts the pairs; x' starts a small step along the gradient away. Both ends move by normalized gradient
-    steps of falling length that raise the quotient: a lower bound of the Lipschitz constant, never below the largest
-    gradient at the starting points. Measured in evaluation mode; nothing random.
+    x starts at the given inputs (B, ...), and x' starts a small step along the gradient away from x. Both move by
+    normalized gradient steps of decreasing length that increase the slope. The result is a lower bound of the Lipschitz
+    constant, and at least the largest gradient norm at the given inputs. The network is in evaluation mode; the search
+    is deterministic.
     """
     with eval_mode(network):
         gradients = _input_gradients(network, x, y)
@@ -47,8 +48,9 @@ def steepest_slope(network: nn.Module, x: Tensor, y: Tensor | None = None, steps
 def jacobian_singular_values(network: nn.Module, z: Tensor, y: Tensor | None = None) -> Tensor:
     """Return the singular values of ∂G(z)/∂z at each latent (B, d), as (B, d), largest first.
 
-    z has far fewer entries than an image, so the Jacobian is taken column by column: the vector-Jacobian product is
-    linear in its vector, and its own vector-Jacobian product is a column. Measured in evaluation mode.
+    The Jacobian is computed column by column, since z has far fewer entries than an image: the vector-Jacobian product
+    is linear in its vector, and its own vector-Jacobian product is a column. The network is in evaluation mode. The
+    values are NaN for a diverged network.
     """
     with eval_mode(network), torch.enable_grad():
         z = z.detach().requires_grad_(True)
@@ -63,7 +65,7 @@ def jacobian_singular_values(network: nn.Module, z: Tensor, y: Tensor | None = N
         jacobian = torch.stack(columns, dim=2).double()  # (B, C H W, d)
     gram = jacobian.mT @ jacobian
     if not gram.isfinite().all():
-        return torch.full(gram.shape[:2], math.nan, device=gram.device)  # a diverged network
+        return torch.full(gram.shape[:2], math.nan, device=gram.device)
     return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(1)
 
 

@@ -1,4 +1,4 @@
-"""All singular values of a layer's map, and its stable rank."""
+"""All singular values of a layer, and its stable rank."""
 
 from collections.abc import Sequence
 
@@ -7,21 +7,22 @@ from torch import Tensor, nn
 
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.operator_norm import start_vector
+from models.kernels import plain_kernels
 
-LARGEST_MATRIX = 2**21  # entries of a layer's dense matrix: its SVD takes about a second
+LARGEST_MATRIX = 2**21  # entries of a dense matrix whose SVD takes about a second
 
 
 def singular_values(layer: nn.Module, input_shape: Sequence[int], largest: int = LARGEST_MATRIX) -> Tensor | None:
     """Return the singular values of x -> layer(x) - layer(0), largest first, by a dense SVD in double precision.
 
-    Exact for any affine layer of up to `largest` matrix entries. A larger one is measured at `feasible_shape`: the
-    distribution of a convolution's singular values depends little on the side. None where no shape is feasible, and
-    for a diverged layer. The layer is measured in evaluation mode.
+    Exact for an affine layer whose matrix has at most `largest` entries. A larger layer is measured at
+    `feasible_shape`, since the distribution of a convolution's singular values depends little on the size of the map.
+    Returns None if no shape is feasible, and for a diverged layer. The layer is measured in evaluation mode.
     """
     shape = feasible_shape(layer, input_shape, largest)
     if shape is None:
         return None
-    with eval_mode(layer):
+    with eval_mode(layer), plain_kernels():
         example = start_vector(layer, shape)
         basis = torch.eye(example.numel(), dtype=example.dtype, device=example.device).view(-1, *example.shape)
         with torch.no_grad():
@@ -34,12 +35,12 @@ def singular_values(layer: nn.Module, input_shape: Sequence[int], largest: int =
 def feasible_shape(
     layer: nn.Module, input_shape: Sequence[int], largest: int = LARGEST_MATRIX
 ) -> tuple[int, ...] | None:
-    """Return `input_shape` (C, H, W), its side halved until the layer's matrix has at most `largest` entries.
+    """Return `input_shape` (C, H, W), halved in H and W until the layer's matrix has at most `largest` entries.
 
-    None when that would take a side below 2, where a convolution is hardly itself.
+    Returns None if a side would be below 2, since on such a map most of a kernel overlaps the padding.
     """
     shape = tuple(input_shape)
-    with eval_mode(layer):
+    with eval_mode(layer), plain_kernels():
         while True:
             example = start_vector(layer, shape)
             if example.numel() * layer(example[None]).numel() <= largest:
@@ -50,6 +51,9 @@ def feasible_shape(
 
 
 def stable_rank(values: Tensor) -> float:
-    """Return ||A||_F² / ||A||² of a matrix with these singular values: between 1 and the rank, 0 for a zero matrix."""
+    """Return ||A||_F² / ||A||² of a matrix with these singular values.
+
+    It lies between 1 and the rank. It is 0 for a zero matrix.
+    """
     top = values.max()
     return (values.square().sum() / top.square()).item() if top > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Functions that compiled graphs call and do not look into."""
+"""Functions that `torch.compile` leaves out of its graphs."""
 
 from collections.abc import Callable
 from typing import TypeVar, cast
@@ -9,5 +9,5 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def eager(function: Function) -> Function:
-    """Keep a function out of compiled graphs; torch's own decorator, which loses the function's type."""
+    """Exclude a function from compiled graphs: `torch.compiler.disable`, which would lose the function's type."""
     return cast(Function, torch.compiler.disable(function))

@@ -1,23 +1,22 @@
-"""Convolution kernels in the Fourier domain: spectra, preconditioners, stride phases."""
+"""Preconditioners of convolution kernels in the Fourier domain, and circular filters."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels.buffers import Scratch
+from models.kernels import switch
+from models.kernels.buffers import BufferPool
 
-Pair = Sequence[int]  # two of them, for the height and the width
+Pair = Sequence[int]  # (height, width)
 
-DENSE_LIMIT = 64  # largest side of a grid on which a dense transform beats the FFT on a CPU
-CHUNK_BYTES = 2**21  # of maps that such a transform works on at once, to stay in cache
+CHUNK_BYTES = 2**21  # size of the maps that a dense transform processes at once; they should fit into the cache
 
 
 class Window(NamedTuple):
-    """`count` positions of a periodic axis from `start` on, every `step`-th."""
+    """`count` positions of a periodic axis: `start`, `start + step`, and so on."""
 
     start: int
     count: int
@@ -31,8 +30,8 @@ class Window(NamedTuple):
 def row_spectrum(kernel: Tensor, grid: Pair) -> Tensor:
     """Return Σ_i |W^_oi|² on `grid` in double precision: (O, I, kh, kw) -> (O, m_h, m_w // 2 + 1).
 
-    It is the DFT of the summed autocorrelation of the kernels, so one small Gram matrix per output channel and
-    O transforms replace O x I transforms. Double precision keeps it accurate near a spectral null.
+    This is the DFT of the summed autocorrelation of the kernels. One small Gram matrix per output channel and O
+    transforms replace O x I transforms. Double precision keeps the result accurate near a zero of the spectrum.
     """
     out_channels, _, kh, kw = kernel.shape
     taps = kernel.double().flatten(2).transpose(1, 2)  # (O, kh kw, I)
@@ -50,7 +49,7 @@ def row_spectrum(kernel: Tensor, grid: Pair) -> Tensor:
 def preconditioner(kernel: Tensor, grid: Pair, eps: float) -> Tensor:
     """Return V = (Σ_i |W^_oi|²)^(-1/2) on `grid`: (O, I, kh, kw) -> (O, m_h, m_w // 2 + 1), double precision.
 
-    The spectrum is floored at `eps` times its mean over the frequencies. A dead filter (all zeros) gets V = 1.
+    The spectrum is clamped from below to `eps` times its mean over the frequencies. For a filter of zeros V = 1.
     """
     spectrum = row_spectrum(kernel, grid)
     mean = kernel.double().square().sum(dim=(1, 2, 3))[:, None, None]  # Parseval
@@ -61,21 +60,20 @@ def preconditioner(kernel: Tensor, grid: Pair, eps: float) -> Tensor:
 def circular_filter(y: Tensor, v: Tensor, window: tuple[Window, Window]) -> Tensor:
     """Return a window of F⁻¹[V · F[y]], channel by channel: (B, O, m_h, m_w) -> (B, O, h, w).
 
-    v is real, (O, m_h, m_w // 2 + 1) and even in frequency; of shape (O, 1, 1) it is the same at every frequency. The
-    work is done in v's precision; the result has y's.
+    v is real, (O, m_h, m_w // 2 + 1), and even in frequency. A v of shape (O, 1, 1) is constant over the frequencies.
+    The computation has the dtype of v, the result the dtype of y.
     """
     if v.shape[-2:] == (1, 1):
         return _crop(y * v, window).to(y.dtype)
-    small = max(y.shape[-2:]) <= DENSE_LIMIT
-    if y.device.type == "cpu" and small and not (v.requires_grad or torch.compiler.is_compiling()):
-        everything = tuple(Window(0, m, 1) for m in y.shape[-2:])
-        return _DenseFilter.apply(y, v, tuple(y.shape[-2:]), everything, window)
+    if switch.dense_filter_is_faster(y) and not v.requires_grad:
+        whole = tuple(Window(0, m, 1) for m in y.shape[-2:])
+        return _DenseFilter.apply(y, v, tuple(y.shape[-2:]), whole, window)
     filtered = _filter if v.requires_grad else _SelfAdjointFilter.apply
     return _crop(filtered(y.to(v.dtype), v), window).to(y.dtype)
 
 
 class _SelfAdjointFilter(torch.autograd.Function):
-    """y -> F⁻¹[V · F[y]] for a real, even, constant V: self-adjoint, so its backward is itself and saves only V."""
+    """y -> F⁻¹[V · F[y]] for a real, even, constant V. It is self-adjoint: backward is the function itself."""
 
     @staticmethod
     def forward(ctx, y: Tensor, v: Tensor) -> Tensor:
@@ -102,36 +100,37 @@ def _crop(y: Tensor, window: tuple[Window, Window]) -> Tensor:
 
 
 class _DenseFilter(torch.autograd.Function):
-    """The filter between a window of the grid on which y is given and one on which it is wanted, by small GEMMs.
+    """The circular filter from an input window of the grid to an output window, by small matrix products.
 
-    On a CPU, with maps of GAN size, faster than the FFT: it works in cache, on a few images at a time, and crops and
-    subsamples for nothing. V is constant and the filter self-adjoint, so backward only swaps the windows.
+    It processes a few images at a time, which fit into the cache, and computes only the output window. V is constant
+    and the filter is self-adjoint, so backward swaps the two windows.
     """
 
     @staticmethod
-    def forward(ctx, y: Tensor, v: Tensor, grid: Pair, given: tuple[Window, Window], wanted: tuple[Window, Window]):
+    def forward(ctx, y: Tensor, v: Tensor, grid: Pair, inputs: tuple[Window, Window], outputs: tuple[Window, Window]):
         ctx.save_for_backward(v)
-        ctx.geometry = grid, given, wanted
-        return _dense_filter(y, v, grid, given, wanted)
+        ctx.geometry = grid, inputs, outputs
+        return _dense_filter(y, v, grid, inputs, outputs)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (v,) = ctx.saved_tensors
-        grid, given, wanted = ctx.geometry
-        return _DenseFilter.apply(grad, v, grid, wanted, given), None, None, None, None
+        grid, inputs, outputs = ctx.geometry
+        return _DenseFilter.apply(grad, v, grid, outputs, inputs), None, None, None, None
 
 
 def _dense_filter(
-    y: Tensor, v: Tensor, grid: Pair, given: tuple[Window, Window], wanted: tuple[Window, Window]
+    y: Tensor, v: Tensor, grid: Pair, inputs: tuple[Window, Window], outputs: tuple[Window, Window]
 ) -> Tensor:
-    """Filter by separable Hartley transforms: with T the transform of y and T'(p, q) = T(-p, -q), the part T + T' is
-    Re F[y](p, -q) and T - T' is -Im F[y](p, q) (twice), so V multiplies them by V(p, -q) and V(p, q).
+    """Filter by separable Hartley transforms, in the dtype of v.
 
-    Channels come last throughout, so that each product has them side by side. It computes in V's precision.
+    Let T be the transform of y, and T'(p, q) = T(-p, -q). Then T + T' is 2 Re F[y](p, -q) and T - T' is
+    -2 Im F[y](p, q), so the filter multiplies the first by V(p, -q) and the second by V(p, q). Channels are last in all
+    intermediate results, so that they are contiguous in each product.
     """
     rows, columns = (_hartley(m, v) for m in grid)
-    rows_in, columns_in = rows[:, given[0].positions(grid[0])], columns[:, given[1].positions(grid[1])]
-    rows_out, columns_out = rows[wanted[0].positions(grid[0])], columns[wanted[1].positions(grid[1])]
+    rows_in, columns_in = rows[:, inputs[0].positions(grid[0])], columns[:, inputs[1].positions(grid[1])]
+    rows_out, columns_out = rows[outputs[0].positions(grid[0])], columns[outputs[1].positions(grid[1])]
     q = torch.arange(grid[1], device=v.device)
     half = v.shape[-1]
     folded = torch.cat([v, v[:, -torch.arange(grid[0]) % grid[0]][:, :, grid[1] - q[half:]]], dim=2)
@@ -141,24 +140,24 @@ def _dense_filter(
     channels = y.shape[1]
     size = (len(y), channels, len(rows_out), len(columns_out))
     out = torch.empty(size, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
-    scratch = Scratch(v)
+    buffers = BufferPool(v)
 
-    def left(matrix: Tensor, batch: Tensor, name: str) -> Tensor:
-        """Multiply each of a batch (n, k, l) by `matrix` (m, k) from the left, into the memory of `name`."""
-        out = scratch(name, len(batch), len(matrix), batch.shape[2])
-        return torch.bmm(matrix.expand(len(batch), -1, -1), batch, out=out)
+    def multiply(matrix: Tensor, batch: Tensor, name: str) -> Tensor:
+        """Return `matrix` (m, k) times each element of `batch` (n, k, l), in the buffer `name`."""
+        product = buffers(name, len(batch), len(matrix), batch.shape[2])
+        return torch.bmm(matrix.expand(len(batch), -1, -1), batch, out=product)
 
-    at_once = max(1, CHUNK_BYTES // (same.numel() * same.element_size()))
+    images_at_once = max(1, CHUNK_BYTES // (same.numel() * same.element_size()))
     with torch.autocast(y.device.type, enabled=False):
-        parts = (maps.permute(0, 2, 3, 1).split(at_once) for maps in (y, out))
+        parts = (maps.permute(0, 2, 3, 1).split(images_at_once) for maps in (y, out))
         for images, result in zip(*parts, strict=True):
             n = len(images)
-            t = left(rows_in, images.to(v.dtype).reshape(n, images.shape[1], -1), "rows")  # (n, m_h, w O)
-            t = left(columns_in, t.view(n * grid[0], -1, channels), "columns").view(n, *same.shape)
-            filtered = torch.mul(t, same, out=scratch("filtered", *t.shape))
+            t = multiply(rows_in, images.to(v.dtype).reshape(n, images.shape[1], -1), "rows")  # (n, m_h, w O)
+            t = multiply(columns_in, t.view(n * grid[0], -1, channels), "columns").view(n, *same.shape)
+            filtered = torch.mul(t, same, out=buffers("filtered", *t.shape))
             filtered[:, 1:, 1:].addcmul_(t[:, 1:, 1:].flip(1, 2), swapped)
-            filtered = left(columns_out, filtered.view(n * grid[0], -1, channels), "columns out")
-            result.copy_(left(rows_out, filtered.view(n, grid[0], -1), "rows out").view(result.shape))
+            filtered = multiply(columns_out, filtered.view(n * grid[0], -1, channels), "columns out")
+            result.copy_(multiply(rows_out, filtered.view(n, grid[0], -1), "rows out").view(result.shape))
     return out
 
 
@@ -167,21 +166,3 @@ def _hartley(m: int, like: Tensor) -> Tensor:
     t = torch.arange(m, dtype=torch.float64, device=like.device)
     angle = 2 * math.pi / m * (torch.outer(t, t) % m)
     return ((angle.cos() + angle.sin()) / math.sqrt(m)).to(like.dtype)
-
-
-def dilate(kernel: Tensor, dilation: Sequence[int]) -> Tensor:
-    """Return the kernel with its zeros written out: (O, I, kh, kw) -> (O, I, dh (kh - 1) + 1, dw (kw - 1) + 1)."""
-    if tuple(dilation) == (1, 1):
-        return kernel
-    dh, dw = dilation
-    out = kernel.new_zeros(*kernel.shape[:2], dh * (kernel.shape[2] - 1) + 1, dw * (kernel.shape[3] - 1) + 1)
-    out[..., ::dh, ::dw] = kernel
-    return out
-
-
-def fold_phases(kernel: Tensor, stride: Sequence[int]) -> Tensor:
-    """Split a kernel into its stride phases: (O, I, kh, kw) -> (O, I, sh, sw, ceil(kh / sh), ceil(kw / sw))."""
-    sh, sw = stride
-    kernel = F.pad(kernel, (0, -kernel.shape[3] % sw, 0, -kernel.shape[2] % sh))
-    kernel = kernel.unflatten(3, (-1, sw)).unflatten(2, (-1, sh))  # (O, I, kh', sh, kw', sw)
-    return kernel.permute(0, 1, 3, 5, 2, 4)

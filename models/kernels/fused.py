@@ -1,90 +1,46 @@
-"""Convolutions as exact rewrites that need a quarter of the multiplications: next to resampling, and on their own.
+"""A 3x3 convolution fused with 2x resampling: the same function with a quarter of the multiplications.
 
-The side doubles or halves by two. Averaging 2 x 2 pixels is a blur of which every second pixel is kept, and upsampling
-is a map with zeros between its pixels, then a blur: by the box [1, 1] (nearest) or by the tent [1, 3, 3, 1] / 4
-(bilinear). A blur commutes with a convolution, so the convolution moves to where it has stride 2 (StyleGAN2's order:
-Karras et al., CVPR 2020, there for speed too), and the blur costs one pass over the map. Both forms are the same
-function of the same parameters, up to rounding. So it is with Winograd's algorithm for a convolution on its own.
-
-The rewrite needs to know that the layer is a plain convolution: a wrapper such as ConvNorm keeps the plain form, and so
-does everything under the eyes of a hook or of a tracer, who wants to see the layer itself.
+Averaging 2 x 2 pixels is a blur of which every second pixel is kept. Upsampling inserts zeros between the pixels and
+then blurs, with the box [1, 1] (nearest) or the tent [1, 3, 3, 1] / 4 (bilinear). A blur commutes with a convolution,
+so the convolution can run with stride 2 (the order of operations in StyleGAN2: Karras et al., CVPR 2020), and the blur
+costs one pass over the map. The fused form equals the plain form up to rounding.
 """
 
-from typing import TypeGuard, cast
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
-
-from models.kernels import winograd
-
-SMALLEST_BILINEAR = 8
-"""Side of the smallest map on which the bilinear rewrite is faster: below, its edges cost more than it saves"""
 
 
-def convolve(layer: nn.Module, x: Tensor) -> Tensor:
-    """Convolve x (B, I, H, W), by Winograd's algorithm where that is faster: (B, O, H', W')."""
-    if not _is_plain_3x3(layer, x):
-        return layer(x)
-    if not winograd.is_faster(x, layer.out_channels, 1):
-        return layer(x)
-    return winograd.conv3x3(x, layer.weight, layer.bias, 1)
+def conv_pool(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], groups: int) -> Tensor:
+    """Convolve x (B, I, H, W) with zero padding at stride 1, then average 2 x 2 pixels: (B, O, H' / 2, W' / 2)."""
+    blur_padding = [min(1, p) for p in padding]  # beyond that, the blurred map is zero
+    rest = [p - b for p, b in zip(padding, blur_padding, strict=True)]
+    return F.conv2d(F.avg_pool2d(x, 2, 1, blur_padding), weight, bias, 2, rest, 1, groups)
 
 
-def conv_then_pool(layer: nn.Module, x: Tensor) -> Tensor:
-    """Convolve x (B, I, H, W), then average 2 x 2 pixels: (B, O, H / 2, W / 2)."""
-    if not _is_plain(layer, x):
-        return F.avg_pool2d(layer(x), 2)
-    padding = cast("tuple[int, int]", layer.padding)
-    blurred = [min(1, p) for p in padding]  # the blur of the zeros beyond is zero again
-    rest = [p - b for p, b in zip(padding, blurred, strict=True)]
-    return F.conv2d(F.avg_pool2d(x, 2, 1, blurred), layer.weight, layer.bias, 2, rest, 1, layer.groups)
+def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None, mode: str) -> Tensor:
+    """Upsample x (B, I, H, W) by 2, then convolve with weight (O, I, 3, 3) and padding 1: (B, O, 2H, 2W).
 
-
-def upsample_then_conv(layer: nn.Module, x: Tensor, mode: str = "nearest") -> Tensor:
-    """Double the side of x (B, I, H, W), then convolve: (B, O, 2H, 2W). `mode` is nearest or bilinear."""
-    if not _is_plain_3x3(layer, x):
-        return layer(upsample(x, mode))
-    if mode == "bilinear" and min(x.shape[2:]) < SMALLEST_BILINEAR:
-        return layer(upsample(x, mode))
-    weight = layer.weight  # read once: a parametrization may move at each access
-    # One pixel more than needed, and a tap of 0 for it: oneDNN is several times slower for an odd output in bfloat16.
+    `mode` is nearest or bilinear.
+    """
+    # The output has one more pixel than needed: oneDNN is several times slower for an odd output in bfloat16.
     z = F.conv_transpose2d(x, weight.transpose(0, 1).flip(2, 3), stride=2, output_padding=1)
     if mode == "nearest":
-        taps = (torch.arange(3, device=z.device) < 2).to(z.dtype)
-        return _Blur.apply(z, layer.bias, taps, 0)
+        taps = (torch.arange(3, device=z.device) < 2).to(z.dtype)  # the third tap, 0, skips that pixel
+        return _Blur.apply(z, bias, taps, 0)
     taps = (1 - (torch.arange(5, dtype=z.dtype, device=z.device) - 1.5).abs() / 2).clamp(min=0)
-    y = _Blur.apply(z, layer.bias, taps, 1)
-    y = y.clone().index_add_(2, *_lacking(x, weight, 2))  # a copy: under vmap, what the blur returns is a view
-    return y.index_add_(3, *_lacking(x, weight, 3))
-
-
-def upsample(x: Tensor, mode: str = "nearest") -> Tensor:
-    """Double the side of x (B, C, H, W). `mode` is nearest or bilinear (pixels as areas, edges repeated)."""
-    return F.interpolate(x, scale_factor=2, mode=mode)
-
-
-def _is_plain(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
-    """Tell whether `layer` does no more than convolve x (B, I, H, W) with its weight, zeros around, unobserved."""
-    if isinstance(x, fx.Proxy) or parametrize.type_before_parametrizations(layer) is not nn.Conv2d:
-        return False
-    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
-    dense = layer.stride == (1, 1) and layer.dilation == (1, 1)
-    zeros = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return dense and zeros and x.dim() == 4 and not any(hooks)
-
-
-def _is_plain_3x3(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv2d]:
-    """Tell whether `layer` is plain, dense and 3 x 3, and keeps the size of x."""
-    return _is_plain(layer, x) and (layer.kernel_size, layer.padding, layer.groups) == ((3, 3), (1, 1), 1)
+    y = _Blur.apply(z, bias, taps, 1)
+    y = y.clone().index_add_(2, *_edge_correction(x, weight, 2))  # a copy: under vmap the blur returns a view
+    return y.index_add_(3, *_edge_correction(x, weight, 3))
 
 
 class _Blur(torch.autograd.Function):
-    """Convolve each channel of x (B, C, H, W) with taps ⊗ taps, (n,) each, and add the bias (C,) or None.
+    """Convolve each channel of x (B, C, H, W) with taps ⊗ taps, where taps is (n,), and add the bias (C,) or None.
 
-    The transpose is a blur again, so backward is the function itself: a depthwise convolution's own second derivative
-    goes channel by channel, and its first would be taken with respect to the constant taps, too.
+    The transpose of a blur is a blur, so backward calls the function itself. The derivatives of PyTorch's depthwise
+    convolution are slower: its second derivative runs channel by channel, and its first includes the constant taps.
     """
 
     generate_vmap_rule = True
@@ -107,13 +63,14 @@ class _Blur(torch.autograd.Function):
         return blurred, grad.sum((0, 2, 3)) if to_bias else None, None, None
 
 
-def _lacking(x: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _edge_correction(x: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Return the indices of the first and last two lines of the bilinear output along `dim`, and what to add to them.
 
-    Bilinear upsampling repeats the edges of x, and the convolution has zeros around *its* output; the blur comes from
-    zeros around x. Along one axis, with kernel (a, b, c), the first two outputs lack (b - a) x / 4 and a x / 4 of the
-    first pixel x, and the last two c x / 4 and (b - c) x / 4 of the last. Along the other axis the lines are as they
-    should be for `dim` 2, and as the blur has them for `dim` 3: so the corners are mended once.
+    The plain form repeats the edges of x in bilinear upsampling, and pads the upsampled map with zeros. The fused form
+    pads x with zeros. Along one axis, with kernel (a, b, c), the first two outputs lack (b - a) p / 4 and a p / 4, with
+    p the first pixel. The last two lack c q / 4 and (b - c) q / 4, with q the last pixel. Along the other axis,
+    the lines are upsampled with repeated edges for `dim` 2 and with zeros for `dim` 3, so that the corners are
+    corrected once.
     """
     ends = torch.stack([x.select(dim, -1), x.select(dim, 0)]).flatten(0, 1)  # (2 B, I, N)
     if dim == 2:
@@ -123,7 +80,7 @@ def _lacking(x: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     windows = torch.cat([lines[..., :-2], lines[..., 1:-1], lines[..., 2:]], dim=1).mT  # (2 B, 2 N, 3 I)
     a, b, c = (weight / 4).unbind(dim)
     kernels = torch.stack([torch.cat([c, b - c]), torch.cat([b - a, a])])  # (2, 2 O, I, 3)
-    lacking = windows.reshape(2, -1, 3 * x.shape[1]) @ kernels.permute(0, 3, 2, 1).flatten(1, 2)  # (2, B 2 N, 2 O)
-    lacking = lacking.view(2, len(x), -1, 2, len(weight)).permute(1, 4, 0, 3, 2).flatten(2, 3)  # (B, O, 4, 2 N)
+    missing = windows.reshape(2, -1, 3 * x.shape[1]) @ kernels.permute(0, 3, 2, 1).flatten(1, 2)  # (2, B 2 N, 2 O)
+    missing = missing.view(2, len(x), -1, 2, len(weight)).permute(1, 4, 0, 3, 2).flatten(2, 3)  # (B, O, 4, 2 N)
     index = torch.arange(-2, 2, device=x.device) % (2 * x.shape[dim])
-    return index, lacking if dim == 2 else lacking.mT
+    return index, missing if dim == 2 else missing.mT

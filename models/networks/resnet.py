@@ -1,135 +1,128 @@
 """SNGAN's residual networks (Miyato et al., ICLR 2018, tables 4 to 6; Miyato & Koyama, ICLR 2018, for 64 and labels).
 
-Two sorts of tables. Up to 32 x 32 (CIFAR-10) all maps have the same width: the generator doubles the bottom map block
-by block, the discriminator has four blocks of which two halve. Above, width doubles with each halving of the side,
-from `width` at full resolution up to 16 times as many: the discriminator has at least five blocks and halves at most
-five times. At 48, 64 and 128 this gives the published tables (64 -> 512, 64 -> 1024, 64 -> 1024); other sides follow
-the same rule. torch-mimicry has the same layers (its discriminators compute something else in one place: an in-place
-ReLU rectifies the input of the shortcuts, too).
+There are two kinds of tables. Up to 32 x 32 (CIFAR-10) all feature maps have the same width. The generator doubles the
+resolution in each block; the discriminator has four blocks, two of which halve it. Above 32 x 32, the width doubles
+with each halving of the resolution, from `width` at full resolution to at most 16 `width`; the discriminator has at
+least five blocks and halves the resolution at most five times. At 48, 64 and 128 this gives the published tables
+(widths 64 to 512, 64 to 1024, 64 to 1024); other resolutions follow the same rule. torch-mimicry has the same layers,
+but its discriminators differ in one respect: an in-place ReLU also changes the input of the shortcuts.
 
-Class-conditional: the norms of the generator's blocks have a scale and a shift per class (the last norm does not, as
-in the authors' code), the discriminator has a projection head on the sum-pooled features.
+In the class-conditional networks, the norms of the generator's blocks are class-conditional (its last norm is not, as
+in the authors' code), and the discriminator has a projection head on the sum-pooled features.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.activation_norms import ActivationNorm
-from models.kernels.fused import conv_then_pool, convolve, upsample, upsample_then_conv
+from models.kernels import Conv2d, Upsampling, conv_then_pool, upsample, upsample_then_conv
 from models.networks.base import DISCRIMINATORS, GENERATORS, DiscriminatorConfig, GeneratorConfig, ImageShape
-from models.networks.layers import ProjectionHead, SelfAttention, bottom_size, check_labels
+from models.networks.layers import ProjectionHead, SelfAttention, check_labels, split_resolution
 from models.ranges import AT_LEAST_1, SIZE
-
-Upsampling = Literal["nearest", "bilinear"]
 
 
 @GENERATORS.register("resnet")
 @dataclass(frozen=True, kw_only=True)
 class ResNetGeneratorConfig(GeneratorConfig):
-    """Linear projection to the bottom map, residual blocks that double the side, norm, ReLU, 3x3 convolution, tanh."""
+    """Linear projection to the smallest feature map, residual blocks with upsampling, 3x3 convolution, tanh."""
 
     width: Annotated[int, SIZE] | None = None
     """Channels at full resolution (null: the paper's, 256 up to 32 x 32 and 64 above)"""
     upsample: Upsampling = "nearest"
     """Upsampling in the blocks: nearest as in the authors' code, or bilinear as in torch-mimicry"""
-    bottom: Annotated[int, AT_LEAST_1] | None = None
-    """Side of the smallest map (null: the paper's, 4 or 6, or else the one of 4 to 7)"""
+    base_size: Annotated[int, AT_LEAST_1] | None = field(default=None, metadata={"alias": "bottom"})
+    """Resolution of the smallest feature map (null: from 4 to 7; the paper's is 4 or 6)"""
     attention: Annotated[int, AT_LEAST_1] | None = None
-    """Side of the map that gets self-attention, as 32 in SAGAN at 128 x 128 (null: none)"""
+    """Resolution of the feature map with self-attention, such as 32 in SAGAN at 128 x 128 (null: none)"""
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the generator for `image`."""
-        width = self.width or (256 if image.resolution <= 32 else 64)
-        sides = bottom_size(image.resolution, self.bottom)
-        return ResNetGenerator(image, self.z_dim, width, self.activation_norm, self.upsample, self.attention, sides)
+        return ResNetGenerator(self, image)
 
 
 @DISCRIMINATORS.register("resnet")
 @dataclass(frozen=True, kw_only=True)
 class ResNetDiscriminatorConfig(DiscriminatorConfig):
-    """Residual blocks that halve the side, ReLU, sum over the map, then a linear head."""
+    """Residual blocks with downsampling, ReLU, sum over the feature map, linear head."""
 
     width: Annotated[int, SIZE] | None = None
     """Channels of the first block (null: the paper's, 128 up to 32 x 32 and 64 above)"""
     head_bias: bool = True
-    """Bias of the linear head (torch-mimicry has it; the authors' code leaves it out at 32 x 32 alone)"""
+    """Bias of the linear head (torch-mimicry has one; the authors' code has none at 32 x 32)"""
     attention: Annotated[int, AT_LEAST_1] | None = None
-    """Side of the map that gets self-attention, as 32 in SAGAN at 128 x 128 (null: none)"""
+    """Resolution of the feature map with self-attention, such as 32 in SAGAN at 128 x 128 (null: none)"""
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the discriminator for `image`."""
-        width = self.width or (128 if image.resolution <= 32 else 64)
-        return ResNetDiscriminator(image, width, self.activation_norm, self.head_bias, self.attention)
+        return ResNetDiscriminator(self, image)
 
 
 class ResNetGenerator(nn.Module):
-    """z (B, z_dim), labels y (B,) of a conditional one -> images (B, C, H, W) in [-1, 1]."""
+    """The generator of a config, for images of a given shape.
 
-    def __init__(
-        self,
-        image: ImageShape,
-        z_dim: int,
-        width: int,
-        activation_norm: ActivationNorm,
-        upsample: Upsampling,
-        attention: int | None,
-        sides: tuple[int, int],
-    ):
+    Maps z (B, z_dim) and, if class-conditional, labels y (B,) to images (B, C, H, W) in [-1, 1].
+    """
+
+    def __init__(self, config: ResNetGeneratorConfig, image: ImageShape):
         super().__init__()
         self.num_classes = image.num_classes
-        self.bottom, halvings = sides
-        widths = _widths(width, halvings + 1, image.resolution)[::-1]  # from the bottom map up
-        self.project = nn.Linear(z_dim, widths[0] * self.bottom**2)
+        self.base_size, doublings = split_resolution(image.resolution, config.base_size)
+        width = config.width or (256 if image.resolution <= 32 else 64)
+        widths = _widths(width, doublings + 1, image.resolution)[::-1]  # from the smallest map to the largest
+        self.project = nn.Linear(config.z_dim, widths[0] * self.base_size**2)
         blocks = [
-            UpBlock(before, after, activation_norm, image.num_classes, upsample) for before, after in pairwise(widths)
+            UpBlock(in_channels, out_channels, config.activation_norm, image.num_classes, config.upsample)
+            for in_channels, out_channels in pairwise(widths)
         ]
-        sides_out = [self.bottom * 2 ** (i + 1) for i in range(halvings)]
-        self.blocks = _with_attention(blocks, sides_out, widths[1:], attention)
-        self.norm = activation_norm.build(widths[-1])
+        resolutions = [self.base_size * 2 ** (i + 1) for i in range(doublings)]
+        self.blocks = _with_attention(blocks, resolutions, widths[1:], config.attention)
+        self.norm = config.activation_norm.build(widths[-1])
         self.to_image = nn.Conv2d(widths[-1], image.channels, 3, padding=1)
         self.apply(init_xavier)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Map z (B, z_dim), y (B,) to images (B, C, H, W) in [-1, 1]; ValueError for labels that do not fit."""
+        """Generate images (B, C, H, W). Raises ValueError for missing or unexpected labels."""
         check_labels(y, self.num_classes)
-        h = self.project(z).unflatten(1, (-1, self.bottom, self.bottom))
+        h = self.project(z).unflatten(1, (-1, self.base_size, self.base_size))
         for block in self.blocks:
             h = block(h, y)
         return self.to_image(self.norm(h).relu()).tanh()
 
 
 class ResNetDiscriminator(nn.Module):
-    """Images (B, C, H, W), labels y (B,) of a conditional one -> logits (B,)."""
+    """The discriminator of a config, for images of a given shape.
 
-    def __init__(
-        self, image: ImageShape, width: int, activation_norm: ActivationNorm, head_bias: bool, attention: int | None
-    ):
+    Maps images (B, C, H, W) and, if class-conditional, labels y (B,) to logits (B,).
+    """
+
+    def __init__(self, config: ResNetDiscriminatorConfig, image: ImageShape):
         super().__init__()
-        _, halvings = bottom_size(image.resolution)
+        _, halvings = split_resolution(image.resolution)
         count, downs = (4, 2) if image.resolution <= 32 else (max(5, halvings + 1), min(5, halvings + 1))
         if image.resolution % 2**downs:
             raise ValueError(
-                f"the resnet discriminator halves the side {downs} times, and 2^{downs} does not divide"
-                f" {image.resolution}"
+                f"the resnet discriminator halves the resolution {downs} times, but {image.resolution} is not divisible"
+                f" by 2^{downs}"
             )
+        width = config.width or (128 if image.resolution <= 32 else 64)
         widths = _widths(width, count, image.resolution)
         blocks = [
-            DownBlock(before, after, activation_norm, halve=i < downs, first=i == 0)
-            for i, (before, after) in enumerate(zip([image.channels, *widths], widths, strict=False))
+            DownBlock(in_channels, out_channels, config.activation_norm, halve=i < downs, first=i == 0)
+            for i, (in_channels, out_channels) in enumerate(pairwise([image.channels, *widths]))
         ]
-        sides = [image.resolution // 2 ** min(i + 1, downs) for i in range(count)]
-        self.blocks = _with_attention(blocks, sides, widths, attention)
-        self.head = ProjectionHead(widths[-1], image.num_classes, bias=head_bias)
+        resolutions = [image.resolution // 2 ** min(i + 1, downs) for i in range(count)]
+        self.blocks = _with_attention(blocks, resolutions, widths, config.attention)
+        self.head = ProjectionHead(widths[-1], image.num_classes, bias=config.head_bias)
         self.apply(init_xavier)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Map images (B, C, H, W), y (B,) to logits (B,); ValueError for labels that do not fit."""
+        """Return logits (B,) for images (B, C, H, W). Raises ValueError for missing or unexpected labels."""
         h = x
         for block in self.blocks:
             h = block(h)
@@ -141,80 +134,87 @@ class UpBlock(nn.Module):
 
     def __init__(
         self,
-        before: int,
-        after: int,
+        in_channels: int,
+        out_channels: int,
         activation_norm: ActivationNorm,
         num_classes: int | None = None,
         upsample: Upsampling = "nearest",
     ):
         super().__init__()
-        self.upsample = upsample
-        self.norm1 = activation_norm.build(before, num_classes)
-        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
-        self.norm2 = activation_norm.build(after, num_classes)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
-        self.shortcut = nn.Conv2d(before, after, 1)
+        self.upsample: Upsampling = upsample
+        self.norm1 = activation_norm.build(in_channels, num_classes)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = activation_norm.build(out_channels, num_classes)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Norm, ReLU, upsampling, convolution, norm, ReLU, convolution, plus the shortcut."""
+        """Apply norm, ReLU, upsampling, convolution, norm, ReLU and convolution, and add the shortcut."""
         h = upsample_then_conv(self.conv1, self.norm1(x, y).relu(), self.upsample)
-        h = convolve(self.conv2, self.norm2(h, y).relu())
-        # A 1x1 convolution commutes with upsampling, and costs a quarter on the small map.
+        h = self.conv2(self.norm2(h, y).relu())
+        # A 1x1 convolution commutes with upsampling, and costs a quarter on the smaller map.
         return h + upsample(self.shortcut(x), self.upsample)
 
 
 class DownBlock(nn.Module):
-    """Residual block of the discriminator: (B, I, H, W) -> (B, O, H / 2, W / 2), or of the same size.
+    """Residual block of the discriminator: (B, I, H, W) -> (B, O, H / 2, W / 2), or (B, O, H, W) without `halve`.
 
-    Norm, ReLU, 3x3 convolution, norm, ReLU, 3x3 convolution, average pooling; the shortcut has a 1x1 convolution
-    unless it leaves the shape alone. The `first` block starts with the convolution (the authors' optimized block).
+    The residual is norm, ReLU, 3x3 convolution, norm, ReLU, 3x3 convolution and average pooling. The shortcut has a 1x1
+    convolution unless the block keeps the shape. The `first` block starts with the convolution (the "optimized block"
+    of the authors' code).
     """
 
-    def __init__(self, before: int, after: int, activation_norm: ActivationNorm, halve: bool, first: bool = False):
+    def __init__(
+        self, in_channels: int, out_channels: int, activation_norm: ActivationNorm, halve: bool, first: bool = False
+    ):
         super().__init__()
-        hidden = after if first else before
+        hidden = out_channels if first else in_channels
+        keeps_shape = not halve and in_channels == out_channels
         self.halve = halve
-        self.norm1 = None if first else activation_norm.build(before)
-        self.conv1 = nn.Conv2d(before, hidden, 3, padding=1)
+        self.norm1 = None if first else activation_norm.build(in_channels)
+        self.conv1 = Conv2d(in_channels, hidden, 3, padding=1)
         self.norm2 = activation_norm.build(hidden)
-        self.conv2 = nn.Conv2d(hidden, after, 3, padding=1)
-        self.shortcut = nn.Conv2d(before, after, 1) if halve or before != after else None
+        self.conv2 = Conv2d(hidden, out_channels, 3, padding=1)
+        self.shortcut = None if keeps_shape else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return residual plus shortcut."""
+        """Return the residual plus the shortcut."""
         h = x if self.norm1 is None else self.norm1(x).relu()
-        h = self.norm2(convolve(self.conv1, h)).relu()
-        h = conv_then_pool(self.conv2, h) if self.halve else convolve(self.conv2, h)
-        # A 1x1 convolution commutes with average pooling, and costs a quarter on the small map.
+        h = self.norm2(self.conv1(h)).relu()
+        h = conv_then_pool(self.conv2, h) if self.halve else self.conv2(h)
+        # A 1x1 convolution commutes with average pooling, and costs a quarter on the smaller map.
         shortcut = F.avg_pool2d(x, 2) if self.halve else x
         return h + (shortcut if self.shortcut is None else self.shortcut(shortcut))
 
 
 def init_xavier(module: nn.Module) -> None:
-    """Draw weights Xavier uniform, with gain √2 for the 3x3 convolutions of blocks, and set biases to 0."""
+    """Initialize weights Xavier uniform, with gain √2 for the 3x3 convolutions of blocks, and biases with 0."""
     if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
         nn.init.xavier_uniform_(module.weight)
         if isinstance(bias := getattr(module, "bias", None), Tensor):
             nn.init.zeros_(bias)
-    elif isinstance(module, UpBlock | DownBlock):  # `apply` comes to a block after its layers
+    elif isinstance(module, UpBlock | DownBlock):  # `apply` visits a block after its layers
         for conv in (module.conv1, module.conv2):
             nn.init.xavier_uniform_(conv.weight, gain=math.sqrt(2))
 
 
 def _widths(width: int, count: int, resolution: int) -> list[int]:
-    """Return the channels of `count` maps from full resolution down."""
+    """Return the channels of `count` feature maps, from full resolution to the smallest."""
     largest = 1 if resolution <= 32 else 16
     return [width * min(2**i, largest) for i in range(count)]
 
 
 def _with_attention(
-    blocks: Sequence[nn.Module], sides: list[int], widths: list[int], attention: int | None
+    blocks: Sequence[nn.Module], resolutions: list[int], widths: list[int], attention: int | None
 ) -> nn.ModuleList:
-    """Put self-attention behind the first block whose output has side `attention`; ValueError when none has."""
+    """Insert self-attention after the first block with output resolution `attention`.
+
+    Raises ValueError if no block has that resolution.
+    """
     if attention is None:
         return nn.ModuleList(blocks)
-    if attention not in sides:
-        choices = ", ".join(map(str, sorted(set(sides))))
-        raise ValueError(f"attention: no block has an output of side {attention} (choices: {choices})")
-    at = sides.index(attention)
-    return nn.ModuleList([*blocks[: at + 1], SelfAttention(widths[at]), *blocks[at + 1 :]])
+    if attention not in resolutions:
+        choices = ", ".join(map(str, sorted(set(resolutions))))
+        raise ValueError(f"attention: no block has output resolution {attention} (choices: {choices})")
+    i = resolutions.index(attention)
+    return nn.ModuleList([*blocks[: i + 1], SelfAttention(widths[i]), *blocks[i + 1 :]])

@@ -1,4 +1,7 @@
-"""Normalizations of weights and layers, one file each. A new file that registers itself is found by itself."""
+"""Normalizations of weights and layers, one file each.
+
+Importing this package imports all its modules, so a new file needs no other edit to be registered.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -14,9 +17,9 @@ import_submodules(sys.modules[__name__])
 
 
 def build_normalization(name: str, **options) -> Normalization:
-    """Return the normalization called `name` with its options, as in `build_normalization("conv_norm", eps=1e-6)`.
+    """Return the normalization registered as `name`, as in `build_normalization("conv_norm", eps=1e-6)`.
 
-    Raises `UnknownNameError` (a ValueError) for a name that is not registered and TypeError for an unknown option.
+    Raises `UnknownNameError` (a ValueError) for an unknown name, and TypeError for an unknown option.
     """
     return NORMALIZATIONS.get(name)(**options)
 
@@ -29,9 +32,9 @@ def normalize(
 ) -> nn.Module:
     """Normalize every layer of `network` whose type is in `types`, in place, and return the network.
 
-    Call it after the network's own initialization: normalizations that keep state (singular vectors, say) derive it
-    from the weights they find. `exclude` takes `fnmatch` patterns of module paths. When `network` is itself a layer
-    or the normalization wraps the whole network, use the returned module.
+    Call it after the initialization of the network, since normalizations with state, such as singular vectors, compute
+    it from the current weights. `exclude` has `fnmatch` patterns of module paths. Use the returned module, which is a
+    new one if `network` is a single layer or if the normalization wraps the whole network.
     """
     if isinstance(normalization, str):
         normalization = build_normalization(normalization)

@@ -1,4 +1,4 @@
-"""The contract of a normalization: a frozen dataclass of options that takes a layer and gives back a layer."""
+"""Base class of normalizations: dataclasses of options that normalize the layers of a network."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ LAYER_TYPES: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.ConvTranspose2d, nn.Li
 
 @dataclass(frozen=True, kw_only=True)
 class Normalization(ABC):
-    """Base of all weight and layer normalizations. The fields of a subclass are its YAML options.
+    """Base class of all weight and layer normalizations. The fields of a subclass are its YAML options.
 
-    `normalize` returns either the same layer with `layer.weight` reparametrized (the layer stays an `nn.Conv2d` and
-    `layer.weight` is the final weight), or a wrapper module around it. A wrapper sets `is_layer = True`, so that the
-    Lipschitz tracker measures it as one layer.
+    `normalize` returns either the same layer with `layer.weight` reparametrized (the type of the layer does not change,
+    and `layer.weight` is the normalized weight), or a module that wraps the layer. A wrapper sets `is_layer = True`, so
+    that the Lipschitz tracker measures it as one layer (`models.protocols.CompositeLayer`).
     """
 
     registry: ClassVar[Registry["Normalization"]] = NORMALIZATIONS
 
     include: tuple[str, ...] = ("*",)
-    """Patterns (as in `fnmatch`) of the module paths to normalize"""
+    """`fnmatch` patterns of the module paths to normalize"""
     exclude: tuple[str, ...] = ()
-    """Patterns of the module paths to leave alone"""
+    """`fnmatch` patterns of the module paths to skip"""
 
     @abstractmethod
     def normalize(self, layer: nn.Module) -> nn.Module:
@@ -38,10 +38,10 @@ class Normalization(ABC):
     def apply(
         self, network: nn.Module, types: tuple[type[nn.Module], ...] = LAYER_TYPES, exclude: Sequence[str] = ()
     ) -> nn.Module:
-        """Normalize every layer of `network` in place and return the network (or its replacement)."""
+        """Normalize every layer of `network` in place, and return the network or the module that replaces it."""
         replaced: dict[nn.Module, nn.Module] = {}
         for path, module in list(network.named_modules(remove_duplicate=False)):
-            if not isinstance(module, types) or not self._covers(path, exclude):
+            if not isinstance(module, types) or not self._includes(path, exclude):
                 continue
             if module not in replaced:
                 replaced[module] = self.normalize(module)
@@ -51,6 +51,6 @@ class Normalization(ABC):
             setattr(network.get_submodule(parent), name, replaced[module])
         return network
 
-    def _covers(self, path: str, exclude: Sequence[str]) -> bool:
+    def _includes(self, path: str, exclude: Sequence[str]) -> bool:
         included = any(fnmatchcase(path, pattern) for pattern in self.include)
         return included and not any(fnmatchcase(path, pattern) for pattern in (*self.exclude, *exclude))

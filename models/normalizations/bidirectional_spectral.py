@@ -16,19 +16,19 @@ from models.ranges import AT_LEAST_0, AT_LEAST_1
 class BidirectionalSpectralNorm(Normalization):
     """scale W / ½ (σ(W_1) + σ(W_2)), with W_1 the kernel as O x (I kh kw) and W_2 as I x (O kh kw) (paper, section 5).
 
-    As Xavier's initialization balances forward and backward pass where LeCun's looks at one of them, this balances
-    the two unfoldings where spectral normalization takes the first. For a linear or embedding layer both are W, and
-    it is spectral normalization with a scale. σ of a grouped convolution is the largest of its groups'. In training
-    each access moves the singular vectors by `n_power_iterations`; in evaluation they stand still.
+    Spectral normalization uses only the first unfolding, this normalization the mean of both, as Xavier initialization
+    uses the mean of fan-in and fan-out. For a linear or embedding layer both unfoldings have the same norm, and this is
+    spectral normalization with a scale. For a grouped convolution, σ is the largest value of all groups. In training,
+    each access of the weight does `n_power_iterations`; in evaluation the singular vectors do not change.
     """
 
     scale: Annotated[float, AT_LEAST_0] = 1.0
-    """Factor of the weight; the paper tunes it (0.7 to 4)"""
+    """Scale of the normalized weight; the paper tunes it between 0.7 and 4"""
     n_power_iterations: Annotated[int, AT_LEAST_1] = 1
-    """Power iterations at each access of the weight in training"""
+    """Power iterations per access of the weight in training"""
 
     def normalize(self, layer: nn.Module) -> nn.Module:
-        """Reparametrize `layer.weight`; the layer keeps its type."""
+        """Reparametrize `layer.weight` and return the layer."""
         return parametrize.register_parametrization(layer, "weight", MeanOfUnfoldings(layer, self))
 
 

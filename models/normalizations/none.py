@@ -1,4 +1,4 @@
-"""No normalization: the layer as it is."""
+"""No normalization."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from models.normalizations.base import NORMALIZATIONS, Normalization
 @NORMALIZATIONS.register("none")
 @dataclass(frozen=True, kw_only=True)
 class NoNormalization(Normalization):
-    """Leaves every layer as it is, in training and in evaluation."""
+    """Does not change the layers."""
 
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Return `layer` itself."""

@@ -17,29 +17,30 @@ from models.ranges import AT_LEAST_0, AT_LEAST_1
 class ONI(Normalization):
     """scale B_T V, with V = Z_c / ||Z_c Z_cᵀ||_F^½, S = V Vᵀ, B_0 = I, B_t+1 = 3/2 B_t - 1/2 B_t³ S (algorithm 2).
 
-    Z is the kernel as O x (I kh kw), one matrix a group of a grouped convolution, and Z_c has the mean of each row
-    removed. The rows tend to orthonormal ones as T grows. Every singular value is at most `scale`, and the smallest
-    ones get there last: a well-conditioned wide matrix is orthonormal to a few per cent after T = 5, a square one is
-    not. Centring takes one dimension away, so at most columns - 1 rows can be orthonormal. With more rows than that
-    they are split into as few equal groups as make each fit, each group orthonormal by itself and not to the others:
-    the norm then grows up to sqrt(groups) scale. A single column is not centred and keeps its signs alone.
+    Z is the kernel as an O x (I kh kw) matrix, one per group of a grouped convolution. Z_c is Z minus the mean of each
+    row. As T grows, the rows become orthonormal. All singular values are at most `scale`; the smallest ones converge
+    last. For T = 5, a well-conditioned wide matrix is orthonormal to a few per cent, but a square one is not.
 
-    Training and evaluation are the same, without state. Orthonormal rows of the reshaped kernel do not make the
-    convolution an isometry: its operator norm lies between scale and ceil(k / s) scale, as for `spectral`.
+    Centering reduces the rank by one, so at most columns - 1 rows can be orthonormal. More rows are split into the
+    smallest number of equal blocks for which each block can be orthonormal. Rows of different blocks are not
+    orthogonal, and the norm can be up to sqrt(blocks) scale. A single column is not centered; it keeps only its signs.
+
+    Training and evaluation compute the same function, without state. The operator norm of a convolution whose reshaped
+    kernel has orthonormal rows lies between scale and ceil(k / s) scale, as for `spectral`.
     """
 
     iterations: Annotated[int, AT_LEAST_1] = 5
-    """Steps T of Newton's iteration"""
+    """Number of steps T of Newton's iteration"""
     scale: Annotated[float, AT_LEAST_0] = 1.0
-    """Factor of the weight; the paper uses sqrt(2) before ReLU"""
+    """Scale of the normalized weight; the paper uses sqrt(2) before ReLU"""
 
     def normalize(self, layer: nn.Module) -> nn.Module:
-        """Reparametrize `layer.weight`; the layer keeps its type."""
+        """Reparametrize `layer.weight` and return the layer."""
         return parametrize.register_parametrization(layer, "weight", NewtonOrthogonalization(layer, self))
 
 
 class NewtonOrthogonalization(nn.Module):
-    """W -> the weight with nearly orthonormal rows, a block of rows at a time."""
+    """Parametrization that maps a weight to one with nearly orthonormal rows in each block."""
 
     def __init__(self, layer: nn.Module, options: ONI):
         super().__init__()
@@ -58,8 +59,8 @@ class NewtonOrthogonalization(nn.Module):
                 z = z - z.mean(dim=2, keepdim=True)
             v = z / clamp_positive((z @ z.mT).norm(dim=(1, 2), keepdim=True)).sqrt()
             s = v @ v.mT
-            # B_t+1 = B_t (3/2 I - 1/2 B_t S B_t), with S B_t updated beside: at large T the paper's form, equal on
-            # paper, lets rounding errors grow.
+            # B_t+1 = B_t (3/2 I - 1/2 B_t S B_t), with S B_t updated separately. The paper's form is equal in exact
+            # arithmetic, but its rounding errors grow with T.
             eye = torch.eye(s.shape[1], dtype=s.dtype, device=s.device).expand_as(s)
             b, sb = eye, s
             for _ in range(self.options.iterations):

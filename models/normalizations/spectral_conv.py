@@ -1,4 +1,4 @@
-"""Spectral normalization of the convolution itself, not of its reshaped kernel (Farnia et al., ICLR 2019)."""
+"""Spectral normalization by the norm of the convolution, not of its reshaped kernel (Farnia et al., ICLR 2019)."""
 
 import math
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.kernels.eager import eager
-from models.kernels.fourier import dilate, fold_phases
+from models.kernels.symbol import dilate, fold_phases
 from models.normalizations.base import NORMALIZATIONS, Normalization
 from models.normalizations.weight_matrices import Layout, clamp_positive, direction, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
-SCAN_STEPS = 6  # power iterations at every frequency of the grid, enough to rank them
-SETTLE_STEPS = 20  # more of them at the frequencies that are kept; five times as many at the start
+SCAN_STEPS = 6  # power iterations at every frequency of the grid, enough to rank the frequencies
+SETTLE_STEPS = 20  # further power iterations at the tracked frequencies; five times as many at initialization
 
 
 @NORMALIZATIONS.register("spectral_conv")
@@ -24,37 +24,40 @@ SETTLE_STEPS = 20  # more of them at the frequencies that are kept; five times a
 class SpectralConvNorm(Normalization):
     r"""gain W / σ, with σ the norm of the convolution operator, stride included (Farnia et al., ICLR 2019, section 4).
 
-    With the stride's phases folded into input channels, W -> W', the operator is block diagonal in frequency:
+    With the stride phases as input channels, W -> W', the operator is block diagonal in frequency:
 
         σ = max_w ||K(w)||_2,   K(w) = Σ_ab W'_ab e^(-i w·(a, b)),   w on a grid x grid lattice of [0, 2π)².
 
-    This is exact for circular padding of grid · s pixels. Under zero padding, at any size, the layer's norm is at most
-    gain / cos(d π / grid)², d = (k' - 1) / 2 and k' = ceil(k / s), k dilated: 4 % above the gain for k' = 3 on a grid
-    of 16. Groups: the largest of the groups' norms. A transposed convolution has its adjoint's norm. Linear and
-    embedding layers have one frequency, and σ is the matrix norm.
+    This is exact for circular padding and a map of side grid · s. For zero padding and any size, the norm of the layer
+    is at most gain / cos(d π / grid)², with d = (k' - 1) / 2, k' = ceil(k / s) and k the dilated size: 4 % above the
+    gain for k' = 3 and a grid of 16. For a grouped convolution, σ is the largest norm of all groups. A transposed
+    convolution has the norm of its adjoint. For linear and embedding layers, σ is the norm of the matrix.
 
-    The paper runs a power iteration on the convolution of whole maps. Here the `tracked` frequencies with the largest
-    norms are kept with their singular vectors. In training each access of the weight moves the vectors by one power
-    iteration, one product with the reshaped kernel, as for `spectral`; every `rescan_every`-th scans the grid again.
-    In evaluation all of them stand still, and σ is exact for them.
+    The paper applies power iteration to the convolution of whole maps. Here, singular vectors are stored for the
+    `tracked` frequencies with the largest norms. In training, each access of the weight does one power iteration, which
+    costs one product with the reshaped kernel, as for `spectral`. Every `rescan_every`-th access scans the whole grid.
+    In evaluation, frequencies and vectors do not change.
     """
 
     gain: Annotated[float, AT_LEAST_0] = 1.0
     """Norm of the normalized convolution"""
     tracked: Annotated[int, AT_LEAST_1] = 8
-    """Frequencies kept between two scans of the grid"""
+    """Number of frequencies tracked between two scans of the grid"""
     rescan_every: Annotated[int, AT_LEAST_1] = 50
-    """Accesses of the weight in training between two scans of the grid"""
+    """Number of accesses of the weight in training between two scans of the grid"""
     grid: Annotated[int, AT_LEAST_1] = 16
-    """Side of the frequency grid, of the output of the convolution"""
+    """Side of the frequency grid, which is the side of the convolution's output"""
 
     def normalize(self, layer: nn.Module) -> nn.Module:
-        """Reparametrize `layer.weight`; the layer keeps its type."""
+        """Reparametrize `layer.weight` and return the layer."""
         return parametrize.register_parametrization(layer, "weight", UnitConvolution(layer, self))
 
 
 class UnitConvolution(nn.Module):
-    """W -> gain W / σ. Complex vectors are held as pairs of real ones: (g, n, 2, T) for T frequencies."""
+    """Parametrization W -> gain W / σ.
+
+    Complex vectors are stored as pairs of real ones: (g, n, 2, T) for T frequencies.
+    """
 
     frequencies: Tensor
     u: Tensor
@@ -81,49 +84,50 @@ class UnitConvolution(nn.Module):
             return weight * (self.options.gain / clamp_positive(sigma.amax()))
 
     def get_extra_state(self) -> Tensor:
-        """Return the count of accesses, so that a resumed run scans at the same steps."""
+        """Return the number of accesses, so that a resumed run scans at the same steps."""
         return torch.tensor(self.accesses)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the count of accesses from a state dict."""
+        """Load the number of accesses."""
         self.accesses = int(state)
 
     def extra_repr(self) -> str:
         """Show the options."""
         return f"gain={self.options.gain:g}, tracked={self.u.shape[-1]}, grid={self.options.grid}"
 
-    @eager  # the count decides what is done, and a compiled graph would fix it
+    @eager  # a compiled graph would make the number of accesses a constant
     @torch.no_grad()
     def _track(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return frequencies, u and v, moved before that in training.
+        """Return copies of frequencies, u and v, updated first in training.
 
-        As copies: a second forward pass moves the buffers before the backward pass of the first.
+        They are copies because a second forward pass may update the buffers before the backward pass of the first.
         """
         frequencies, u, v = buffers = self.frequencies, self.u, self.v
         if self.training:
             kernel = self._kernel(weight)
             self.accesses += 1
             if self.accesses % self.options.rescan_every == 0:
-                moved = self._scan(kernel, SETTLE_STEPS)
+                updated = self._scan(kernel, SETTLE_STEPS)
             else:
                 waves = self._waves(self.frequencies, kernel)
-                moved = self.frequencies, *_power_iteration(kernel, self.u, self.v, waves, 1)
-            for buffer, value in zip(buffers, moved, strict=True):
+                updated = self.frequencies, *_power_iteration(kernel, self.u, self.v, waves, 1)
+            for buffer, value in zip(buffers, updated, strict=True):
                 buffer.copy_(value)
         return frequencies.clone(), u.clone(), v.clone()
 
     def _kernel(self, weight: Tensor) -> Tensor:
-        """Return W', (g, O, J, kh', kw') with J the input channels times the stride's phases.
+        """Return W' as (g, O, J, kh', kw'), with J the input channels times the stride phases.
 
-        A transposed convolution's weight is, as it lies, the weight of its adjoint, an ordinary convolution.
+        The weight of a transposed convolution is that of its adjoint, an ordinary convolution, in the same layout.
         """
         weight = weight[..., None, None] if weight.dim() == 2 else weight
         folded = fold_phases(dilate(weight, self.dilation), self.stride).flatten(1, 3)
         return folded.unflatten(0, (self.groups, -1))
 
     def _scan(self, kernel: Tensor, settle_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return frequencies (g, T, 2) as indices into the grid, peaks of ||K(w)|| first, with their u and v."""
-        # K(-w) is the conjugate of K(w): one of each pair is enough. A kernel of size 1 is constant along its axis.
+        """Return frequencies (g, T, 2) as indices into the grid, with their u and v: peaks of ||K(w)|| first."""
+        # K(-w) is the conjugate of K(w), so one frequency of each pair is sufficient. Along an axis where the kernel
+        # has size 1, K is constant.
         height, width = (self.options.grid if k > 1 else 1 for k in kernel.shape[-2:])
         p = torch.arange(height, device=kernel.device)[:, None]
         q = torch.arange(width, device=kernel.device)
@@ -140,14 +144,14 @@ class UnitConvolution(nn.Module):
 
         lattice = norms[:, inverse]  # (g, height, width)
         peak = F.max_pool2d(F.pad(lattice[:, None], (1, 1, 1, 1), mode="circular"), 3, 1)[:, 0].flatten(1)[:, canonical]
-        score = torch.where(norms >= peak, norms, norms - norms.amax())  # then the neighbours of the peaks
+        score = torch.where(norms >= peak, norms, norms - norms.amax())  # neighbors of the peaks come second
         kept = score.topk(min(self.options.tracked, len(canonical)), dim=1).indices  # (g, T)
         frequencies = candidates.gather(1, kept[:, :, None].expand(-1, -1, 2))
         u, v = (x.gather(3, kept[:, None, None].expand(-1, *x.shape[1:3], -1)) for x in (u, v))
         return frequencies, *_power_iteration(kernel, u, v, self._waves(frequencies, kernel), settle_steps)
 
     def _waves(self, frequencies: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of w·(a, b), (g, 1, kh' kw', T), for frequencies (g, T, 2)."""
+        """Return cos and sin of w·(a, b), each (g, 1, kh' kw', T), for frequencies (g, T, 2)."""
         kh, kw = kernel.shape[-2:]
         a = torch.arange(kh, device=kernel.device).repeat_interleave(kw)[:, None]
         b = torch.arange(kw, device=kernel.device).repeat(kh)[:, None]
@@ -157,7 +161,7 @@ class UnitConvolution(nn.Module):
 
 
 def _apply(kernel: Tensor, v: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:
-    """Return K(w) v, (g, O, 2, T), for v (g, J, 2, T): the reshaped kernel times v ⊗ e^(-i w·(a, b))."""
+    """Return K(w) v (g, O, 2, T) for v (g, J, 2, T): the reshaped kernel times v ⊗ e^(-i w·(a, b))."""
     cos, sin = waves
     real, imaginary = (part[:, :, None] for part in v.unbind(2))  # (g, J, 1, T)
     modulated = torch.cat([real * cos + imaginary * sin, imaginary * cos - real * sin], dim=3)
@@ -165,7 +169,7 @@ def _apply(kernel: Tensor, v: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _apply_adjoint(kernel: Tensor, u: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:
-    """Return K(w)* u, (g, J, 2, T), for u (g, O, 2, T)."""
+    """Return K(w)* u (g, J, 2, T) for u (g, O, 2, T)."""
     cos, sin = waves
     taps = (kernel.flatten(2).mT @ u.flatten(2)).unflatten(1, (kernel.shape[2], -1))  # (g, J, kh' kw', 2 T)
     real, imaginary = taps.chunk(2, dim=3)

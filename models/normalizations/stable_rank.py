@@ -16,27 +16,28 @@ from models.ranges import AT_LEAST_1, Range
 class StableRankNorm(Normalization):
     """u uᵀ W / σ_1 + γ R with R = (I - u uᵀ) W / σ_1 and γ = min(1, sqrt(r - 1) / ||R||_F) (paper, algorithm 2).
 
-    At convergence the first part is u vᵀ; written with W it keeps its gradient, the only one that a single row has.
+    At convergence the first term is u vᵀ. Written in terms of W, it has a gradient, which a matrix with a single row
+    needs.
 
-    W is the kernel as O x (I kh kw), one matrix a group of a grouped convolution. The result has spectral norm 1
-    (reshaped, as `spectral`) and a stable rank ||·||_F² / ||·||_2² of at most r = max(1, c min(rows, columns)), with c
-    the option `stable_rank`; c = 1 is spectral normalization. The rank bound holds at any u and v, converged or not:
-    R is orthogonal to the first part. In training each access moves the singular vectors by `n_power_iterations`; in
-    evaluation they stand still.
+    W is the kernel as an O x (I kh kw) matrix, one per group of a grouped convolution. The result is a matrix with
+    spectral norm 1 and a stable rank ||·||_F² / ||·||_2² of at most r = max(1, c min(rows, columns)), with c the option
+    `stable_rank`. For c = 1 this is spectral normalization. The bound of the stable rank holds even before u converges,
+    since R is orthogonal to the first term. In training, each access of the weight does `n_power_iterations`; in
+    evaluation the singular vectors do not change.
     """
 
     stable_rank: Annotated[float, Range(min=0, max=1)] = 0.7
-    """Largest stable rank, as a fraction of the smaller side of the matrix"""
+    """Maximum stable rank, as a fraction of the smaller dimension of the matrix"""
     n_power_iterations: Annotated[int, AT_LEAST_1] = 1
-    """Power iterations at each access of the weight in training"""
+    """Power iterations per access of the weight in training"""
 
     def normalize(self, layer: nn.Module) -> nn.Module:
-        """Reparametrize `layer.weight`; the layer keeps its type."""
+        """Reparametrize `layer.weight` and return the layer."""
         return parametrize.register_parametrization(layer, "weight", LimitedStableRank(layer, self))
 
 
 class LimitedStableRank(nn.Module):
-    """W -> the weight of spectral norm 1 whose stable rank is at most `target`."""
+    """Parametrization that maps a weight to one with spectral norm 1 and a stable rank of at most `target`."""
 
     def __init__(self, layer: nn.Module, options: StableRankNorm):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weights as matrices, groups and outputs first, and their leading singular vectors, for the normalizations beside."""
+"""Weights as matrices of shape (groups, outputs, ...), and their leading singular vectors."""
 
 from typing import NamedTuple
 
@@ -8,34 +8,34 @@ from torch import Tensor, nn
 
 
 class Layout(NamedTuple):
-    """How the weight of a layer is laid out. The matrix of a grouped convolution is block diagonal, a block a group."""
+    """The layout of a layer's weight. A grouped convolution has a block diagonal matrix with one block per group."""
 
     groups: int
     transposed: bool
 
     @classmethod
     def from_layer(cls, layer: nn.Module) -> "Layout":
-        """Return the layout of a convolution's, linear layer's or embedding's weight."""
+        """Return the layout of the weight of a convolution, linear layer or embedding."""
         return cls(getattr(layer, "groups", 1), isinstance(layer, nn.ConvTranspose2d))
 
     def kernel(self, weight: Tensor) -> Tensor:
-        """Return the weight as (g, O / g, I / g, kh, kw), with a kernel of size 1 for a matrix; a view."""
+        """Return a view of the weight as (g, O / g, I / g, kh, kw). A matrix has a kernel of size 1."""
         weight = weight[..., None, None] if weight.dim() == 2 else weight
         kernel = weight.unflatten(0, (self.groups, -1))
         return kernel.transpose(1, 2) if self.transposed else kernel
 
     def rows(self, weight: Tensor) -> Tensor:
-        """Return the weight as (g, O / g, I kh kw / g), a row an output channel."""
+        """Return the weight as (g, O / g, I kh kw / g), with one row per output channel."""
         return self.kernel(weight).flatten(2)
 
     def restore(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Turn (g, O / g, ...) of `rows` or `kernel` back into the shape of the weight `like`."""
+        """Return (g, O / g, ...), as returned by `rows` or `kernel`, in the shape of the weight `like`."""
         rows = rows.reshape(self.kernel(like).shape)
         return (rows.transpose(1, 2) if self.transposed else rows).reshape(like.shape)
 
 
 def get_weight(layer: nn.Module) -> Tensor:
-    """Return the weight of a layer as it is now; TypeError for a module that has none."""
+    """Return the current weight of a layer. Raises TypeError if it has none."""
     weight = layer.weight
     if not isinstance(weight, Tensor):
         raise TypeError(f"{type(layer).__name__} has no weight")
@@ -43,17 +43,17 @@ def get_weight(layer: nn.Module) -> Tensor:
 
 
 class LeadingSingularVectors(nn.Module):
-    """σ_1 = uᵀ M v of matrices M, a block a group, with u and v held as buffers and moved by power iteration.
+    """Largest singular values σ = uᵀ M v of matrices M, one per group, by power iteration on the buffers u and v.
 
-    They start converged. In training each call moves them by `n_power_iterations`; in evaluation they stand still.
-    Gradients take them as constants.
+    Initially u and v are exact. In training, each call does `n_power_iterations`; in evaluation they do not change.
+    They are constants for the gradient.
     """
 
     u: Tensor
     v: Tensor
 
     def __init__(self, matrix: Tensor, n_power_iterations: int):
-        """Start from the eigenvectors of the smaller Gram matrix of `matrix` (g, r, c)."""
+        """Initialize u and v from an eigenvector of the smaller Gram matrix of `matrix` (g, r, c)."""
         super().__init__()
         self.n_power_iterations = n_power_iterations
         wide = matrix.detach().double()
@@ -69,24 +69,24 @@ class LeadingSingularVectors(nn.Module):
         """Return σ (g,), u (g, r) and v (g, c) of `matrix` (g, r, c)."""
         with torch.autocast(matrix.device.type, enabled=False):
             if self.training:
-                self._move(matrix.detach())
-            # Copies: a second forward pass moves the buffers before the backward pass of the first.
+                self._iterate(matrix.detach())
+            # Copies, since a second forward pass may update the buffers before the backward pass of the first.
             u, v = self.u.clone(), self.v.clone()
             return torch.einsum("gr,grc,gc->g", u, matrix, v), u, v
 
     @torch.no_grad()
-    def _move(self, matrix: Tensor) -> None:
+    def _iterate(self, matrix: Tensor) -> None:
         for _ in range(self.n_power_iterations):
             self.u.copy_(direction((matrix @ self.v[..., None])[..., 0], self.u, dim=(1,)))
             self.v.copy_(direction((matrix.mT @ self.u[..., None])[..., 0], self.v, dim=(1,)))
 
 
 def direction(vector: Tensor, fallback: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """Return `vector` scaled to norm 1 over `dim`, or `fallback` where it is zero: a dead weight must not lose it."""
+    """Return `vector` scaled to norm 1 over `dim`, or `fallback` where it is zero, as for a weight of zeros."""
     norm = vector.norm(dim=dim, keepdim=True)
     return torch.where(norm > 0, vector / norm, fallback)
 
 
 def clamp_positive(sigma: Tensor) -> Tensor:
-    """Return σ as a divisor: never so small that a weight of zeros gives NaN."""
+    """Clamp σ from below, so that dividing a weight of zeros by it does not give NaN."""
     return sigma.clamp_min(torch.finfo(sigma.dtype).tiny ** 0.5)

@@ -1,4 +1,4 @@
-"""Convolutions of any geometry for hypothesis, and their exact norm by dense SVD."""
+"""A hypothesis strategy for convolutions of any geometry, and the exact norm by a dense SVD."""
 
 import math
 
@@ -18,7 +18,7 @@ def dense_norm(layer, input_shape):
 
 @st.composite
 def convolutions(draw, padding_modes=("zeros", "circular", "reflect", "replicate"), max_groups=2):
-    """Draw a convolution or transposed convolution in double precision, and an input shape (C, H, W) it takes."""
+    """Draw a convolution or transposed convolution in double precision, and a valid input shape (C, H, W)."""
     groups = draw(st.integers(1, max_groups))
     kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
     side = draw(st.tuples(st.integers(4, 9), st.integers(4, 9)))
@@ -31,13 +31,13 @@ def convolutions(draw, padding_modes=("zeros", "circular", "reflect", "replicate
         "dilation": draw(st.sampled_from([1, 1, 2])),
         "groups": groups,
     }
-    reach = [options["dilation"] * (k - 1) + 1 for k in kernel]
+    extents = [options["dilation"] * (k - 1) + 1 for k in kernel]
     transposed = draw(st.booleans())
     if transposed:
-        sizes = [(n - 1) * options["stride"] + k - 2 * options["padding"] for n, k in zip(side, reach, strict=True)]
+        sizes = [(n - 1) * options["stride"] + k - 2 * options["padding"] for n, k in zip(side, extents, strict=True)]
         assume(min(sizes) > 0)
     else:
-        assume(all(n + 2 * options["padding"] >= k for n, k in zip(side, reach, strict=True)))
+        assume(all(n + 2 * options["padding"] >= k for n, k in zip(side, extents, strict=True)))
         options["padding_mode"] = draw(st.sampled_from(padding_modes))
     torch.manual_seed(draw(st.integers(0, 1000)))
     layer = (nn.ConvTranspose2d if transposed else nn.Conv2d)(**options, dtype=torch.float64)

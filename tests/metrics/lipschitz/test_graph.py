@@ -27,18 +27,18 @@ class Residual(nn.Module):
         return x + self.h(F.relu(x))
 
 
-def test_a_residual_block_has_one_more_than_its_branch():
+def test_residual_block_adds_one():
     block = Residual()
     assert certified_bound(block, (3, 8, 8)) == pytest.approx(1 + certified_bound(block.h), rel=1e-9)
 
 
-def test_compositions_multiply():
+def test_bounds_of_a_composition_are_multiplied():
     network = nn.Sequential(conv(3, 4, 3), nn.LeakyReLU(0.1), conv(4, 2, 3, stride=2), nn.Tanh())
     expected = certified_bound(network[0]) * certified_bound(network[2])
     assert certified_bound(network, (3, 9, 9)) == pytest.approx(expected, rel=1e-9)
 
 
-class PooledTwice(nn.Module):
+class NormedAndPooled(nn.Module):
     def __init__(self):
         super().__init__()
         self.first = conv(3, 4, 3, padding=1)
@@ -49,25 +49,25 @@ class PooledTwice(nn.Module):
         return F.avg_pool2d(self.norm(self.first(x)), 2)
 
 
-def test_a_chain_of_linear_maps_is_bounded_as_one():
-    network = PooledTwice().eval()
+def test_chain_of_linear_maps_is_bounded_as_one_map():
+    network = NormedAndPooled().eval()
     truth = dense_norm(network, (3, 8, 8))
     bound = certified_bound(network, (3, 8, 8))
-    apart = certified_bound(network.first) * certified_bound(network.norm) * 0.5
+    separate = certified_bound(network.first) * certified_bound(network.norm) * 0.5
     assert truth <= bound <= 1.15 * truth
-    assert bound < 0.9 * apart
+    assert bound < 0.9 * separate
 
 
 @pytest.mark.parametrize(
     "pool", [nn.AvgPool2d(3, 1), nn.AvgPool2d(2, 2, 1), nn.AvgPool2d(2), nn.AvgPool2d(3, 2, ceil_mode=True)]
 )
-def test_every_pooling_after_a_convolution_is_above_the_truth(pool):
+def test_pooling_after_a_convolution(pool):
     network = nn.Sequential(conv(2, 3, 3, padding=1), pool)
     assert certified_bound(network, (2, 7, 7)) >= dense_norm(network, (2, 7, 7)) * (1 - 1e-9)
 
 
 class Shared(nn.Module):
-    """The convolution is read twice: it must not be folded into the pooling alone."""
+    """The result of the convolution is used twice, so the pooling must not be combined with it."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +78,7 @@ class Shared(nn.Module):
         return h.sum((1, 2, 3)) + F.avg_pool2d(h, 2).sum((1, 2, 3))
 
 
-def test_a_shared_convolution_counts_in_both_branches():
+def test_shared_convolution():
     network = Shared()
     gradient = input_gradient_norms(network, torch.zeros(1, 3, 8, 8, dtype=torch.float64)).item()
     assert certified_bound(network, (3, 8, 8)) >= gradient
@@ -123,7 +123,7 @@ def test_functions(function, bound):
     assert certified_bound(Network(), (3, 8, 8)) == pytest.approx(bound, rel=1e-5)
 
 
-def test_what_cannot_be_traced_has_no_bound():
+def test_network_that_cannot_be_traced_has_no_bound():
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -136,10 +136,10 @@ def test_what_cannot_be_traced_has_no_bound():
 
 
 @pytest.mark.parametrize("normalization", ["none", "spectral", "spectral_conv", "conv_norm"])
-@pytest.mark.parametrize("family", ["dcgan", "resnet", "sncnn"])
+@pytest.mark.parametrize("family", ["dcgan", "resnet", "sndcgan"])
 @pytest.mark.parametrize("activation", ["none", "batch"])
 @pytest.mark.parametrize("classes", [None, 3])
-def test_of_every_discriminator_is_above_what_is_observed(family, normalization, activation, classes):
+def test_bound_is_above_observed_slopes(family, normalization, activation, classes):
     torch.manual_seed(0)
     options = DISCRIMINATORS.get(family)(
         width=4, normalization=build_normalization(normalization), activation_norm=ACTIVATION_NORMS.get(activation)()
@@ -154,19 +154,19 @@ def test_of_every_discriminator_is_above_what_is_observed(family, normalization,
 
 
 @pytest.mark.parametrize("activation", ["layer", "instance", "group"])
-def test_norms_without_a_bound_leave_the_network_without_one(activation):
+def test_norms_without_a_bound(activation):
     options = DISCRIMINATORS.get("dcgan")(width=4, activation_norm=ACTIVATION_NORMS.get(activation)())
     assert certified_bound(build_discriminator(options, ImageShape(3, 16)).eval(), (3, 16, 16)) == math.inf
 
 
-def test_attention_and_gradient_normalization_have_none():
+def test_attention_and_gradient_normalization_have_no_bound():
     attentive = DISCRIMINATORS.get("resnet")(width=8, attention=8)
     assert certified_bound(build_discriminator(attentive, ImageShape(3, 32)).eval(), (3, 32, 32)) == math.inf
     wrapped = DISCRIMINATORS.get("dcgan")(width=4, normalization=build_normalization("gradient"))
     assert certified_bound(build_discriminator(wrapped, ImageShape(3, 16)).eval(), (3, 16, 16)) == math.inf
 
 
-def test_r3gan_is_bounded_through_its_resampling():
+def test_r3gan_has_a_bound():
     torch.manual_seed(0)
     options = DISCRIMINATORS.get("r3gan")(width=8, blocks=1, group_size=4)
     D = build_discriminator(options, ImageShape(3, 16)).double()
@@ -175,13 +175,13 @@ def test_r3gan_is_bounded_through_its_resampling():
 
 
 @pytest.mark.parametrize(("part", "norm"), [(BilinearUp(), 2), (BilinearDown(), 0.5)])
-def test_resampling_of_r3gan_has_the_norm_it_says(part, norm):
+def test_resampling_of_r3gan(part, norm):
     truth = dense_norm(part.double(), (1, 16, 16))
     assert 0.9 * norm < truth <= norm
     assert certified_bound(part) == norm
 
 
-def test_what_labels_select_has_no_bound():
+def test_factor_selected_by_labels_has_no_bound():
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()

@@ -9,26 +9,26 @@ def points(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_input_gradient_of_a_linear_map_is_its_weight():
+def test_input_gradient_of_a_linear_map():
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 1), nn.Flatten(0)).train()
     norms = input_gradient_norms(network, points(5, 3, 2, 2))
     torch.testing.assert_close(norms, network[1].weight.detach().norm().expand(5))
     assert network.training
 
 
-def test_steepest_slope_of_a_linear_map_is_its_norm():
+def test_steepest_slope_of_a_linear_map():
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 1), nn.Flatten(0))
     assert steepest_slope(network, points(4, 3, 2, 2)) == pytest.approx(network[1].weight.norm().item(), rel=1e-3)
 
 
 class Bump(nn.Module):
-    """tanh of a sum: slope sqrt(d) at 0 and next to none far away."""
+    """tanh of the sum of d entries: its slope is sqrt(d) at 0 and nearly 0 far away."""
 
     def forward(self, x):
         return x.flatten(1).sum(1).tanh()
 
 
-def test_ascent_finds_slopes_that_the_gradient_at_the_points_does_not():
+def test_ascent_finds_larger_slopes_than_the_initial_gradient():
     x = torch.full((2, 4), 0.6)
     start = input_gradient_norms(Bump(), x).max().item()
     found = steepest_slope(Bump(), x)
@@ -36,7 +36,7 @@ def test_ascent_finds_slopes_that_the_gradient_at_the_points_does_not():
     assert 0.8 < found <= 2.0 * (1 + 1e-5)
 
 
-def test_jacobian_singular_values_equal_those_of_the_dense_jacobian():
+def test_jacobian_singular_values():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 20), nn.Tanh(), nn.Linear(20, 12), nn.Unflatten(1, (3, 2, 2))).double()
     z = points(3, 4).double()

@@ -16,13 +16,13 @@ def test_equals_dense_svd(case):
 
 
 @pytest.mark.parametrize("name", sorted(set(NORMALIZATIONS)))
-def test_equals_dense_svd_under_every_normalization(name):
+def test_equals_dense_svd_with_every_normalization(name):
     torch.manual_seed(0)
     layer = build_normalization(name).normalize(nn.Conv2d(3, 5, 4, stride=2, padding=1).double())
     assert operator_norm(layer, (3, 8, 8)) == pytest.approx(dense_norm(layer.eval(), (3, 8, 8)), rel=5e-3)
 
 
-def test_is_never_above_the_truth_and_grows_with_iterations():
+def test_lower_bound_that_increases_with_iterations():
     torch.manual_seed(0)
     layer = nn.Conv2d(4, 4, 3, padding=1).double()
     norms = [operator_norm(layer, (4, 10, 10), iterations) for iterations in (1, 3, 9, 27)]
@@ -30,7 +30,7 @@ def test_is_never_above_the_truth_and_grows_with_iterations():
     assert norms[-1] <= dense_norm(layer, (4, 10, 10)) * (1 + 1e-12)
 
 
-def test_bias_does_not_count():
+def test_bias_has_no_effect():
     layer = nn.Linear(6, 6)
     with torch.no_grad():
         layer.weight.copy_(torch.diag(torch.tensor([3.0, 1, 1, 1, 1, 0.5])))
@@ -38,13 +38,13 @@ def test_bias_does_not_count():
     assert operator_norm(layer, (6,)) == pytest.approx(3, rel=1e-6)
 
 
-def test_a_zero_layer_has_norm_zero():
+def test_zero_layer():
     layer = nn.Linear(3, 2)
     nn.init.zeros_(layer.weight)
     assert operator_norm(layer, (3,)) == 0
 
 
-def test_measuring_leaves_the_layer_as_it_was():
+def test_layer_is_not_changed():
     layer = build_normalization("spectral").normalize(nn.Conv2d(2, 3, 3)).train()
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     random = torch.get_rng_state()
@@ -57,7 +57,7 @@ def test_measuring_leaves_the_layer_as_it_was():
 
 
 class Doubling(torch.autograd.Function):
-    """x -> 2 x with a backward pass and no forward mode."""
+    """x -> 2 x with a backward pass but without forward-mode differentiation."""
 
     @staticmethod
     def forward(ctx, x):
@@ -78,29 +78,29 @@ class CustomAffine(nn.Module):
         return Doubling.apply(x @ self.weight) + self.shift
 
 
-def test_a_users_own_affine_layer_is_measured():
+def test_custom_affine_layer():
     assert operator_norm(CustomAffine(), (3,)) == pytest.approx(8, rel=1e-6)
 
 
 @pytest.mark.parametrize("layer", [nn.LayerNorm(6), nn.GELU(), nn.GroupNorm(2, 6), nn.ReLU()], ids=str)
-def test_a_nonlinear_layer_is_refused(layer):
+def test_nonlinear_layer_is_rejected(layer):
     with pytest.raises(ValueError, match="not affine"):
         operator_norm(layer, (6,))
 
 
 class Median(nn.Module):
-    """Nonlinear, yet f(c x) = c f(x) for every number c."""
+    """A nonlinear layer f with f(c x) = c f(x) for every number c."""
 
     def forward(self, x):
         return x.unfold(1, 3, 1).median(dim=2).values
 
 
-def test_a_layer_that_is_linear_along_lines_alone_is_refused():
+def test_homogeneous_nonlinear_layer_is_rejected():
     with pytest.raises(ValueError, match="not affine"):
         operator_norm(Median(), (12,))
 
 
-def test_a_diverged_layer_has_norm_nan():
+def test_diverged_layer_has_norm_nan():
     layer = nn.Linear(3, 3)
     nn.init.constant_(layer.weight, float("nan"))
     assert torch.tensor(operator_norm(layer, (3,))).isnan()

@@ -17,13 +17,13 @@ IMAGE = torch.zeros(1, 1, 16, 16)
 
 
 @pytest.mark.parametrize("name", sorted(set(NORMALIZATIONS) - {"gradient"}))
-def test_finds_every_layer_under_every_normalization(name):
+def test_finds_every_layer_with_every_normalization(name):
     norms = LipschitzTracker(small_discriminator(name), (IMAGE,)).measure()
     assert list(norms) == ["downs.0", "downs.1", "head.linear"]
     assert all(norm > 0 for norm in norms.values())
 
 
-def test_warm_start_converges_to_the_norm_of_each_layer():
+def test_warm_start_converges_to_the_norm():
     network = small_discriminator()
     tracker = LipschitzTracker(network, (IMAGE,), iterations=3)
     truth = operator_norm(network.downs[1], (4, 8, 8), iterations=40)
@@ -35,7 +35,7 @@ def test_warm_start_converges_to_the_norm_of_each_layer():
     assert tracker.product(norms) == pytest.approx(norms["downs.0"] * norms["downs.1"] * norms["head.linear"])
 
 
-def test_state_dict_carries_the_warm_start():
+def test_state_dict_restores_the_warm_start():
     network = small_discriminator()
     first, second = (LipschitzTracker(network, (IMAGE,), iterations=2) for _ in range(2))
     first.measure()
@@ -43,7 +43,7 @@ def test_state_dict_carries_the_warm_start():
     assert first.measure() == second.measure()
 
 
-def test_a_users_own_layer_is_found_by_its_parameters():
+def test_custom_layer_is_found_by_its_parameters():
     class Scale(nn.Module):
         def __init__(self):
             super().__init__()
@@ -56,7 +56,7 @@ def test_a_users_own_layer_is_found_by_its_parameters():
     assert norms == {"0": pytest.approx(2.5, rel=1e-6)}
 
 
-def test_batch_norm_in_evaluation_counts_as_a_layer():
+def test_batch_norm_in_evaluation_is_a_layer():
     norm = nn.BatchNorm2d(2)
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([1.0, 3.0]))
@@ -65,7 +65,7 @@ def test_batch_norm_in_evaluation_counts_as_a_layer():
     assert norms["0"] == pytest.approx(3 / (4 + 1e-5) ** 0.5, rel=1e-5)
 
 
-def test_a_nonlinear_layer_is_named_and_not_measured():
+def test_nonlinear_layer_is_not_measured():
     network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4))
     tracker = LipschitzTracker(network, torch.zeros(1, 2, 6, 6))
     norms = tracker.measure()
@@ -75,7 +75,7 @@ def test_a_nonlinear_layer_is_named_and_not_measured():
 
 
 @pytest.mark.parametrize("name", sorted(NORMALIZATIONS))
-def test_measuring_changes_nothing(name):
+def test_network_is_not_changed(name):
     network = small_discriminator(name).train()
     tracker = LipschitzTracker(network, (IMAGE,))
     before = {key: value.clone() for key, value in network.state_dict().items()}

@@ -14,13 +14,13 @@ from models.activation_norms.none import NoActivationNorm
 from models.networks.layers import SelfAttention
 from models.networks.resnet import DownBlock, ResNetDiscriminatorConfig, ResNetGeneratorConfig, UpBlock
 
-PARAMETERS = {  # of torch-mimicry's SNGANGenerator and SNGANDiscriminator at each side
+PARAMETERS = {  # of torch-mimicry's SNGANGenerator and SNGANDiscriminator, by resolution
     32: (4_276_739, 1_053_825),
     48: (4_878_083, 10_141_441),
     64: (12_220_675, 10_141_441),
     128: (32_150_787, 29_017_857),
 }
-WIDTHS = {  # from the bottom map up, and from the image down; + marks a block that keeps the side
+WIDTHS = {  # of G from the smallest map, of D from the image; number of blocks of D that halve the resolution
     32: ([256, 256, 256, 256], [128, 128, 128, 128], 2),
     48: ([512, 256, 128, 64], [64, 128, 256, 512, 1024], 4),
     64: ([1024, 512, 256, 128, 64], [64, 128, 256, 512, 1024], 5),
@@ -49,15 +49,15 @@ def test_block_order(resolution):
     up, down, halvings = WIDTHS[resolution]
     image = ImageShape(3, resolution)
     generator = build_on_meta(ResNetGeneratorConfig(), image)
-    assert generator.project.out_features == up[0] * generator.bottom**2
-    assert generator.bottom == (6 if resolution == 48 else 4)
+    assert generator.project.out_features == up[0] * generator.base_size**2
+    assert generator.base_size == (6 if resolution == 48 else 4)
     assert [(b.shortcut.in_channels, b.conv1.out_channels, b.conv2.out_channels) for b in generator.blocks] == [
-        (before, after, after) for before, after in pairwise(up)
+        (inputs, outputs, outputs) for inputs, outputs in pairwise(up)
     ]
     discriminator = build_on_meta(ResNetDiscriminatorConfig(), image)
     blocks = list(discriminator.blocks)
     assert [b.conv2.out_channels for b in blocks] == down
-    # hidden = in_channels, but in the first block
+    # hidden = in_channels, except in the first block
     assert [b.conv1.out_channels for b in blocks] == [down[0], *down[:-1]]
     assert [b.halve for b in blocks] == [i < halvings for i in range(len(down))]
     assert [b.norm1 is None for b in blocks] == [True] + [False] * (len(down) - 1)
@@ -75,17 +75,17 @@ def test_resolutions(resolution):
     assert ResNetDiscriminatorConfig(width=1).build(image)(x).shape == (2,)
 
 
-def test_impossible_sides_are_refused():
+def test_unsupported_resolutions():
     for config in (ResNetGeneratorConfig(), ResNetDiscriminatorConfig()):
         with pytest.raises(ValueError, match="33 x 33"):
             config.build(ImageShape(3, 33))
-    with pytest.raises(ValueError, match=r"2\^4 does not divide 56"):
+    with pytest.raises(ValueError, match=r"56 is not divisible by 2\^4"):
         ResNetDiscriminatorConfig().build(ImageShape(3, 56))
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_up_block(mode):
-    """The block as the authors write it, the shortcut's convolution after upsampling."""
+    """Compare with the authors' order of operations: upsampling before the convolution of the shortcut."""
     block, x = UpBlock(4, 6, NoActivationNorm(), upsample=mode), torch.randn(2, 4, 3, 3)
 
     def up(x):
@@ -103,17 +103,17 @@ def test_down_block(halve, first):
     shortcut = block.shortcut(x)
     expected = F.avg_pool2d(h, 2) + F.avg_pool2d(shortcut, 2) if halve else h + shortcut
     torch.testing.assert_close(block(x), expected)
-    assert torch.equal(x, before)  # no ReLU in place: it would rectify the shortcut's input, too
+    assert torch.equal(x, before)  # an in-place ReLU would change the input of the shortcut
 
 
-def test_a_block_that_keeps_the_shape_has_the_identity_as_shortcut():
+def test_shortcut_is_the_identity_if_the_shape_is_kept():
     block, x = DownBlock(4, 4, NoActivationNorm(), halve=False), torch.randn(2, 4, 6, 6)
     nn.init.zeros_(block.conv2.weight)
     nn.init.zeros_(block.conv2.bias)
     assert torch.equal(block(x), x)
 
 
-def test_features_are_summed_over_the_map():
+def test_discriminator_sums_features_over_the_map():
     network = ResNetDiscriminatorConfig(width=4).build(ImageShape(3, 16))
     seen = []
     network.blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -122,20 +122,20 @@ def test_features_are_summed_over_the_map():
 
 
 def test_initialization():
-    torch.manual_seed(0)  # the largest of the head's 32 weights is below 0.9 of the bound in 3 % of all draws
+    torch.manual_seed(0)  # for 3 % of all seeds, the largest of the head's 32 weights is below 0.9 of the bound
     networks = (ResNetGeneratorConfig(width=32), ResNetDiscriminatorConfig(width=32))
     for network in (config.build(ImageShape(3, 32, 10)) for config in networks):
         for name, module in network.named_modules():
             if not isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
                 continue
             gain = math.sqrt(2) if name.endswith(("conv1", "conv2")) else 1
-            fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
-            bound = gain * math.sqrt(6 / (fan_in + fan_out))
+            taps = module.weight[0, 0].numel()
+            bound = gain * math.sqrt(6 / (taps * sum(module.weight.shape[:2])))
             assert 0.9 * bound < module.weight.abs().max() <= bound, name
             assert not getattr(module, "bias", torch.zeros(1)).any(), name
 
 
-def test_the_head_has_a_bias_or_not():
+def test_head_bias():
     image = ImageShape(3, 32)
     assert ResNetDiscriminatorConfig(width=4).build(image).head.linear.bias is not None
     assert ResNetDiscriminatorConfig(width=4, head_bias=False).build(image).head.linear.bias is None
@@ -146,14 +146,14 @@ def test_conditional_layers():
     generator = ResNetGeneratorConfig(width=4).build(image)
     assert all(isinstance(norm, ClassConditional) for block in generator.blocks for norm in (block.norm1, block.norm2))
     assert not isinstance(generator.norm, ClassConditional)
-    # On the sum-pooled features, not on a flattened map.
+    # The projection head works on the sum-pooled features, not on a flattened map.
     assert ResNetDiscriminatorConfig(width=4).build(image).head.embedding.weight.shape == (10, 4)
 
 
-@pytest.mark.parametrize(("resolution", "side", "behind"), [(32, 16, (1, 0)), (32, 8, (0, 1)), (128, 32, (2, 1))])
-def test_attention_stands_behind_the_first_block_of_its_side(resolution, side, behind):
-    # At 128 x 128 and side 32 this is where SAGAN has it.
-    for config, index in zip((ResNetGeneratorConfig, ResNetDiscriminatorConfig), behind, strict=True):
+@pytest.mark.parametrize(("resolution", "side", "after"), [(32, 16, (1, 0)), (32, 8, (0, 1)), (128, 32, (2, 1))])
+def test_attention_follows_the_first_block_of_its_resolution(resolution, side, after):
+    # At 128 x 128 with attention at 32, SAGAN has it at these positions.
+    for config, index in zip((ResNetGeneratorConfig, ResNetDiscriminatorConfig), after, strict=True):
         network = config(width=8, attention=side).build(ImageShape(3, resolution))
         assert [i for i, block in enumerate(network.blocks) if isinstance(block, SelfAttention)] == [index + 1]
         sides = []
@@ -165,13 +165,13 @@ def test_attention_stands_behind_the_first_block_of_its_side(resolution, side, b
 
 
 @pytest.mark.parametrize("config", [ResNetGeneratorConfig(attention=10), ResNetDiscriminatorConfig(attention=10)])
-def test_attention_on_a_side_that_no_map_has_is_refused(config):
-    with pytest.raises(ValueError, match=r"side 10 \(choices: (8, 16|8, 16, 32)\)"):
+def test_attention_at_an_unknown_resolution(config):
+    with pytest.raises(ValueError, match=r"resolution 10 \(choices: (8, 16|8, 16, 32)\)"):
         config.build(ImageShape(3, 32))
 
 
 @pytest.mark.parametrize("config", [ResNetGeneratorConfig, ResNetDiscriminatorConfig])
-def test_attention_starts_as_the_identity_and_learns(config):
+def test_attention_is_initially_the_identity_and_learns(config):
     image = ImageShape(3, 16)
     network, plain = config(width=8, attention=8).build(image), config(width=8).build(image)
     (at,) = (i for i, block in enumerate(network.blocks) if isinstance(block, SelfAttention))
@@ -187,8 +187,8 @@ def test_attention_starts_as_the_identity_and_learns(config):
         assert parameter.grad.any(), name
 
 
-def test_the_bottom_of_the_generator_can_be_chosen():
-    options = ResNetGeneratorConfig(width=4, z_dim=3, bottom=8)
+def test_base_size():
+    options = ResNetGeneratorConfig(width=4, z_dim=3, base_size=8)
     network = options.build(ImageShape(3, 32))
     assert network.project.out_features == 4 * 8 * 8
     assert len(network.blocks) == 2

@@ -1,4 +1,4 @@
-"""What every normalization owes every layer, generated from the registry."""
+"""Tests that every registered normalization must pass for every type of layer."""
 
 import copy
 import subprocess
@@ -44,7 +44,7 @@ LAYERS = {
     "embedding": (lambda: nn.Embedding(7, 5), lambda: torch.arange(7)),
 }
 
-# Of a row of one number, these normalizations keep the sign and nothing else.
+# For a row with a single entry, these normalizations keep only its sign.
 SIGN_ONLY = defaultdict(set, oni={"parametrizations.weight.original"}, weight={"parametrizations.weight.original1"})
 
 names = pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda value: str(value) if value else "")
@@ -59,7 +59,7 @@ def build(name, options, kind):
     return build_normalization(name, **options).normalize(copy.deepcopy(bare)), bare, inputs()
 
 
-def state_of(layer):
+def copy_state(layer):
     return {key: value.clone() for key, value in layer.state_dict().items()}
 
 
@@ -68,7 +68,7 @@ def state_of(layer):
 def test_shapes_gradients_and_state(name, options, kind):
     layer, bare, x = build(name, options, kind)
     x = x.requires_grad_() if x.is_floating_point() else x
-    ema = EMA(layer, 0)  # before the first batch: buffers may take their shape from it
+    ema = EMA(layer, 0)  # before the first batch, since some buffers get their shape from it
     y = layer(x)
     assert y.shape == bare(x).shape
     (y * torch.randn_like(y)).sum().backward()
@@ -82,7 +82,7 @@ def test_shapes_gradients_and_state(name, options, kind):
         assert x.grad.abs().max() > 0
 
     layer.eval()
-    before = state_of(layer)
+    before = copy_state(layer)
     with torch.no_grad():
         expected = layer(x)
         assert torch.equal(layer(x), expected)
@@ -148,7 +148,7 @@ def test_gradients_of_first_and_second_order_in_evaluation(name, options):
         x = x.double().requires_grad_()
         assert torch.autograd.gradcheck(lambda x, layer=layer: layer(x).tanh().sum(-1), (x,))
         assert torch.autograd.gradgradcheck(lambda x, layer=layer: layer(x).tanh().sum(-1), (x,))
-        if name != "conv_norm":  # its V is a constant for the gradient: its own tests compare with that
+        if name != "conv_norm":  # its V is a constant for the gradient; test_conv_norm.py tests it
             parameters = {path: p.detach().clone().requires_grad_() for path, p in layer.named_parameters()}
 
             def output(*values, layer=layer, parameters=parameters, x=x):
@@ -159,7 +159,7 @@ def test_gradients_of_first_and_second_order_in_evaluation(name, options):
 
 
 class Network(nn.Module):
-    """A small discriminator with a layer of each type, one of them used twice."""
+    """A small discriminator with a layer of each type, one of which is used twice."""
 
     def __init__(self):
         super().__init__()
@@ -180,7 +180,7 @@ def is_normalized(layer):
 
 
 @names
-def test_a_network_trains_and_shared_layers_stay_shared(name, options):
+def test_network_trains_and_shared_layers_stay_shared(name, options):
     torch.manual_seed(0)
     network = normalize(Network(), build_normalization(name, **options))
     inner = getattr(network, "network", network)
@@ -200,14 +200,14 @@ def test_a_network_trains_and_shared_layers_stay_shared(name, options):
 
 
 @pytest.mark.parametrize("name", sorted(set(NORMALIZATIONS) - {"none", "gradient"}))
-def test_include_and_exclude_choose_layers(name):
+def test_include_and_exclude(name):
     chosen = build_normalization(name, include=("body.*", "head"), exclude=("*.2",))
     network = normalize(Network(), chosen, exclude=("head",))
     assert is_normalized(network.body[0])
     assert not any(is_normalized(layer) for layer in (network.first, network.body[2], network.head, network.embed))
 
 
-def test_gradient_refuses_patterns_of_layers():
+def test_gradient_rejects_include_and_exclude():
     for options in ({"include": ("head",)}, {"exclude": ("head",)}):
         with pytest.raises(ValueError, match="as a whole"):
             normalize(Network(), build_normalization("gradient", **options))
@@ -215,22 +215,22 @@ def test_gradient_refuses_patterns_of_layers():
 
 @pytest.mark.slow
 @names
-@pytest.mark.filterwarnings("ignore")  # dynamo's own
+@pytest.mark.filterwarnings("ignore")  # warnings from dynamo
 @pytest.mark.parametrize("kind", ["conv3s1g1", "conv4s2g2", "transposed", "linear", "embedding"])
 def test_compiled_equals_eager(name, options, kind):
-    compiled_equals_eager(*build(name, options, kind)[::2], two_passes=name != "spectral")
+    check_compiled(*build(name, options, kind)[::2], two_passes=name != "spectral")
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(NORMALIZATIONS))
-def test_a_compiled_network_equals_the_eager_one(name):
+def test_compiled_network_equals_eager(name):
     torch.manual_seed(0)
-    # torch's own spectral norm cannot be compiled with two passes before one backward.
-    compiled_equals_eager(normalize(Network(), name), torch.randn(2, 4, 8, 8), two_passes=name != "spectral")
+    # A compiled torch.nn spectral norm does not support two forward passes before one backward pass.
+    check_compiled(normalize(Network(), name), torch.randn(2, 4, 8, 8), two_passes=name != "spectral")
 
 
-def compiled_equals_eager(layer, x, two_passes):
-    torch._dynamo.reset()
+def check_compiled(layer, x, two_passes):
+    torch.compiler.reset()
     eager = copy.deepcopy(layer)
     compiled = torch.compile(layer, backend="aot_eager")
     for _ in range(3):
@@ -238,7 +238,7 @@ def compiled_equals_eager(layer, x, two_passes):
         torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
         if two_passes:
             expected, y = expected + eager(x).abs(), y + compiled(x).abs()
-        # Weighted, since batch norm makes plain sums and sums of squares constant.
+        # Weighted, since sums and sums of squares after batch norm are constant.
         weights = torch.arange(y.numel()).cos().view_as(y) / y.numel()
         (expected * weights).sum().backward()
         (y * weights).sum().backward()
@@ -248,7 +248,7 @@ def compiled_equals_eager(layer, x, two_passes):
     torch.testing.assert_close(compiled.eval()(x), eager.eval()(x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_new_file_is_a_new_name_with_no_other_edit(tmp_path):
+def test_new_file_is_registered(tmp_path):
     root = Path(__file__).parents[3]
     package = tmp_path / "models"
     for source in (root / "models").rglob("*.py"):

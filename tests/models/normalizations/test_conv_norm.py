@@ -1,4 +1,4 @@
-"""What ConvNorm promises: co-isometry, harmless edge cases, state, gradients. The maths is in test_conv_norm_oracle."""
+"""ConvNorm: co-isometry, edge cases, state and gradients. Its values are tested in test_conv_norm_oracle.py."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ def conv_norm(layer, **options):
 
 
 def rows_by_channel(matrix, channels):
-    """(O, h w, inputs) from the matrix of a layer."""
+    """Return the matrix of a layer as (O, h w, inputs)."""
     return matrix.unflatten(0, (channels, -1))
 
 
@@ -24,20 +24,20 @@ def rows_by_channel(matrix, channels):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 4])
-def test_each_output_channel_is_a_co_isometry_under_circular_padding(dense_matrix, mode, groups, stride, kernel):
+def test_output_channels_are_co_isometries_with_circular_padding(dense_matrix, mode, groups, stride, kernel):
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, kernel, stride, kernel // 2, groups=groups, padding_mode="circular", dtype=torch.float64)
     height, width = conv(torch.zeros(1, 4, 6, 8).double()).shape[2:]
     matrix = dense_matrix(conv_norm(conv, affine=False, stride=mode), (4, 6, 8))
     for rows in rows_by_channel(matrix, 6):
-        # An even kernel repeats a row and a column of the periodic map at the end: p = k / 2 makes n + 1 outputs.
+        # With an even kernel, p = k / 2 gives n + 1 outputs, of which the last repeats the first.
         rows = rows.view(height, width, -1)[: 6 // stride, : 8 // stride].flatten(0, 1)
         torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("mode", ["paper", "strided"])
 @pytest.mark.parametrize("kernel", [3, 4])
-def test_rows_are_at_most_1_and_the_norm_at_most_sqrt_channels_under_zero_padding(dense_matrix, mode, kernel):
+def test_norms_with_zero_padding(dense_matrix, mode, kernel):
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 5, kernel, 2, 1, dtype=torch.float64)
     matrix = dense_matrix(conv_norm(conv, affine=False, stride=mode), (3, 8, 8))
@@ -47,13 +47,13 @@ def test_rows_are_at_most_1_and_the_norm_at_most_sqrt_channels_under_zero_paddin
         assert rows.norm(dim=1).max() > 0.9
 
 
-def test_transposed_rows_are_unit_when_the_kernel_is_as_large_as_the_stride(dense_matrix):
+def test_transposed_rows_are_unit_if_the_kernel_equals_the_stride(dense_matrix):
     torch.manual_seed(0)
     matrix = dense_matrix(conv_norm(nn.ConvTranspose2d(3, 4, 2, 2, dtype=torch.float64), affine=False), (3, 4, 4))
     torch.testing.assert_close(matrix.norm(dim=1), torch.ones(4 * 64, dtype=torch.float64))
 
 
-def test_linear_and_embedding_get_unit_rows_and_a_zero_row_stays_zero():
+def test_linear_and_embedding_rows():
     for layer in (nn.Linear(5, 4), nn.Embedding(4, 5)):
         with torch.no_grad():
             layer.weight[1] = 0
@@ -65,7 +65,7 @@ def test_linear_and_embedding_get_unit_rows_and_a_zero_row_stays_zero():
 
 @pytest.mark.parametrize("through_gradient", [False, True])
 @pytest.mark.parametrize("layer_type", [nn.Conv2d, nn.ConvTranspose2d])
-def test_a_dead_filter_is_finite(layer_type, through_gradient):
+def test_filter_of_zeros_is_finite(layer_type, through_gradient):
     conv = layer_type(2, 3, 3, padding=1)
     nn.init.zeros_(conv.weight)
     layer = conv_norm(conv, through_gradient=through_gradient)
@@ -76,7 +76,7 @@ def test_a_dead_filter_is_finite(layer_type, through_gradient):
 
 
 @pytest.mark.parametrize("through_gradient", [False, True])
-def test_a_spectral_null_is_finite(through_gradient):
+def test_zero_of_the_spectrum_is_finite(through_gradient):
     conv = nn.Conv2d(1, 1, (1, 2), padding_mode="circular", padding=(0, 1), bias=False)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([[[[1.0, 1.0]]]]))  # no response at the Nyquist frequency
@@ -89,7 +89,7 @@ def test_a_spectral_null_is_finite(through_gradient):
 
 
 @pytest.mark.parametrize("running_average", [False, True])
-def test_other_input_sizes_work_at_evaluation_and_after_loading(running_average):
+def test_other_input_sizes_in_evaluation_and_after_loading(running_average):
     torch.manual_seed(0)
     layer, fresh = (conv_norm(nn.Conv2d(2, 3, 3, padding=1), running_average=running_average) for _ in range(2))
     layer(torch.randn(1, 2, 8, 8))
@@ -100,7 +100,7 @@ def test_other_input_sizes_work_at_evaluation_and_after_loading(running_average)
         assert torch.equal(layer.eval()(x), fresh.eval()(x))
 
 
-def test_running_average_is_the_authors_and_its_state_is_saved():
+def test_running_average():
     torch.manual_seed(0)
     layer = conv_norm(nn.Conv2d(2, 3, 3, padding=1), running_average=True, affine=False, stride="paper")
     x = torch.randn(1, 2, 6, 6)
@@ -117,7 +117,7 @@ def test_running_average_is_the_authors_and_its_state_is_saved():
         y = torch.fft.irfft2(torch.fft.rfft2(y) * expected, s=(8, 8))[..., 1:-1, 1:-1]
         torch.testing.assert_close(layer.eval()(x), y + layer.conv.bias[:, None, None])
 
-    layer.train().average.steps.fill_(50000)  # beyond the ramp
+    layer.train().average.steps.fill_(50000)  # after the ramp
     nn.init.normal_(layer.conv.weight)
     layer(x)
     assert layer.average.steps == 50001
@@ -126,7 +126,7 @@ def test_running_average_is_the_authors_and_its_state_is_saved():
     assert {"average.average", "average.steps"} <= set(layer.state_dict())
 
 
-def test_evaluation_has_no_state_without_a_running_average():
+def test_no_state_without_running_average():
     layer = conv_norm(nn.Conv2d(2, 3, 3, padding=1))
     x = torch.randn(1, 2, 6, 6)
     assert list(layer.buffers()) == []
@@ -134,7 +134,7 @@ def test_evaluation_has_no_state_without_a_running_average():
 
 
 @pytest.mark.parametrize("layer_type", [nn.Conv2d, nn.ConvTranspose2d])
-def test_bfloat16_input_and_weights_work_and_transform_in_single_precision(layer_type):
+def test_bfloat16_and_autocast(layer_type):
     torch.manual_seed(0)
     layer = conv_norm(layer_type(4, 4, 3, padding=1), affine=False)
     x = torch.randn(2, 4, 8, 8)
@@ -148,7 +148,7 @@ def test_bfloat16_input_and_weights_work_and_transform_in_single_precision(layer
     torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.05)
 
 
-def test_batch_norm_comes_last_and_the_bias_after_the_preconditioner():
+def test_order_of_bias_and_batch_norm():
     torch.manual_seed(0)
     layer = conv_norm(nn.Conv2d(2, 3, 3, padding=1), batch_norm=True, affine=False)
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_batch_norm_comes_last_and_the_bias_after_the_preconditioner():
     torch.testing.assert_close(zero, layer.conv.bias.detach()[:, None, None].expand(1, 3, 6, 6))
 
 
-def test_unbatched_inputs_and_output_size_work():
+def test_unbatched_inputs_and_output_size():
     conv, transposed = nn.Conv2d(2, 3, 3), nn.ConvTranspose2d(2, 3, 3, 2)
     x = torch.randn(2, 6, 6)
     layer = conv_norm(conv)
@@ -171,12 +171,12 @@ def test_unbatched_inputs_and_output_size_work():
     assert layer(x, output_size=[14, 13]).shape == (3, 14, 13)
 
 
-def test_a_kernel_larger_than_the_padded_input_is_a_clear_error():
+def test_kernel_larger_than_the_padded_input():
     with pytest.raises(ValueError, match=r"kernel of size \(3, 5\) does not fit into an input of size \(4, 4\)"):
         conv_norm(nn.Conv2d(1, 1, (3, 5)))(torch.zeros(1, 1, 4, 4))
 
 
-def test_weights_that_move_at_each_access_are_read_once():
+def test_weight_is_read_once():
     for bare in (nn.Conv2d(2, 3, 3, padding=1), nn.ConvTranspose2d(2, 3, 3)):
         layer = conv_norm(normalize(bare, "spectral_conv"))
         parametrization = layer.conv.parametrizations.weight[0]
@@ -185,8 +185,8 @@ def test_weights_that_move_at_each_access_are_read_once():
         assert parametrization.accesses == before + 1
 
 
-class Frozen(nn.Module):
-    """A function of x alone, smooth in it: the layer followed by a curve, so that second derivatives are not zero."""
+class Smooth(nn.Module):
+    """The layer followed by tanh, so that second derivatives are not zero."""
 
     def __init__(self, layer):
         super().__init__()
@@ -206,16 +206,16 @@ class Frozen(nn.Module):
     ],
     ids=["conv", "circular", "transposed"],
 )
-def test_gradients_of_first_and_second_order(conv, mode):
+def test_first_and_second_derivatives(conv, mode):
     torch.manual_seed(0)
     layer = conv_norm(copy.deepcopy(conv), stride=mode).double()
     x = torch.randn(1, 2, 4, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(Frozen(layer), (x,))
-    assert torch.autograd.gradgradcheck(Frozen(layer), (x,))
+    assert torch.autograd.gradcheck(Smooth(layer), (x,))
+    assert torch.autograd.gradgradcheck(Smooth(layer), (x,))
 
 
 @pytest.mark.parametrize("layer_type", [nn.Conv2d, nn.ConvTranspose2d])
-def test_through_gradient_differentiates_v(layer_type):
+def test_through_gradient(layer_type):
     torch.manual_seed(0)
     layer = conv_norm(layer_type(2, 2, 3, 2, 1, bias=False), affine=False, through_gradient=True).double()
     x = torch.randn(1, 2, 4, 5, dtype=torch.float64)
@@ -228,7 +228,7 @@ def test_through_gradient_differentiates_v(layer_type):
     assert torch.autograd.gradgradcheck(output, (weight,))
 
 
-def test_v_is_a_constant_by_default():
+def test_v_is_constant_for_the_gradient_by_default():
     torch.manual_seed(0)
     layer = conv_norm(nn.Conv2d(2, 3, 3, padding=1), affine=False, stride="paper").double()
     x = torch.randn(2, 2, 5, 5, dtype=torch.float64)
@@ -255,6 +255,6 @@ def test_unit_rows_at_each_frequency_after_training(dense_matrix, kernel, stride
         F.mse_loss(layer(torch.randn(8, 4, 8, 8)), target).backward()
         optimizer.step()
     matrix = dense_matrix(layer.double().eval(), (4, 8, 8))
-    # An even kernel with p = 1 makes n - 1 outputs at stride 1: a subset of the periodic map's orthonormal rows.
+    # With an even kernel, p = 1 gives n - 1 outputs at stride 1: a subset of the orthonormal rows of the circular map.
     for rows in rows_by_channel(matrix, 6):
         torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""ConvNorm against a dense matrix built with neither its autocorrelation, nor its phases, nor its FFTs."""
+"""ConvNorm against a dense matrix that is computed without autocorrelation, stride phases and FFTs."""
 
 import itertools
 import math
@@ -21,14 +21,14 @@ def fourier_matrix(n):
 
 
 def whitening_matrix(spectrum):
-    """F^-1 diag(V) F on an (m_h, m_w) grid, dense, from Σ|W^|² (m_h, m_w)."""
+    """Return the dense matrix F^-1 diag(V) F on an (m_h, m_w) grid, for Σ|W^|² (m_h, m_w)."""
     forward = torch.kron(*(fourier_matrix(m) for m in spectrum.shape))
     v = torch.maximum(spectrum, EPS * spectrum.mean()).rsqrt().flatten() if spectrum.any() else spectrum.flatten() + 1
     return (forward.mH @ torch.diag(v.to(forward.dtype)) @ forward).real / len(forward)
 
 
 def aliased_spectrum(kernel, grid, stride, dilation):
-    """Σ_i |W^_oi|² (O, *grid): the mean over the s_h s_w aliases of the spectrum on the grid before the stride."""
+    """Return Σ_i |W^_oi|² (O, *grid): the mean over the s_h s_w aliases of the spectrum on the stride-1 grid."""
     for axis in (0, 1):
         fine = grid[axis] * stride[axis]
         w = torch.arange(fine, dtype=torch.float64)[:, None]
@@ -40,7 +40,7 @@ def aliased_spectrum(kernel, grid, stride, dilation):
 
 
 def dense_groups(conv, transposed=False):
-    """The kernel without groups, (O, I, kh, kw), zero between the groups, and (O, I / g, kh, kw)."""
+    """Return the kernel without groups, (O, I, kh, kw) with zeros between groups, and as (O, I / g, kh, kw)."""
     weight, g = conv.weight.detach(), conv.groups
     if transposed:
         weight = weight.unflatten(0, (g, -1)).transpose(1, 2).flatten(0, 1)
@@ -51,39 +51,51 @@ def dense_groups(conv, transposed=False):
     return full, weight
 
 
+def padding_sides(conv):
+    """Return the padding (left, right, top, bottom) of a convolution."""
+    if conv.padding == "valid":
+        return 0, 0, 0, 0
+    if conv.padding == "same":  # the extra pixel of an odd total is at the end
+        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in totals)
+        return left, right, top, bottom
+    height, width = conv.padding
+    return width, width, height, height
+
+
 def oracle(conv, size, mode):
-    """The matrix of ConvNorm without affine part, (O, h', w', I, h, w), from plain loops over positions and taps."""
+    """Return the matrix of ConvNorm without affine part, (O, h', w', I, h, w), by loops over positions and taps."""
     full, weight = dense_groups(conv)
     kernel, dilation = conv.kernel_size, conv.dilation
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     stride = conv.stride if mode == "strided" else (1, 1)
-    left, right, top, bottom = conv._reversed_padding_repeated_twice
-    before, after, n = [top, left], [bottom, right], list(size)
+    left, right, top, bottom = padding_sides(conv)
+    starts, ends, n = [top, left], [bottom, right], list(size)
     wraps = conv.padding_mode == "circular" and all(
-        a % s == 0 and a >= r for a, s, r in zip(n, stride, reach, strict=True)
+        a % s == 0 and a >= r for a, s, r in zip(n, stride, extents, strict=True)
     )
     embedding = torch.eye(math.prod(size), dtype=torch.float64).view(-1, 1, *size)
     if conv.padding_mode != "zeros" and not wraps:
         embedding = F.pad(embedding, (left, right, top, bottom), mode=conv.padding_mode)
-        before, after, n = [0, 0], [0, 0], list(embedding.shape[2:])
+        starts, ends, n = [0, 0], [0, 0], list(embedding.shape[2:])
     embedding = embedding.flatten(1).T.reshape(*n, *size)
 
-    # Positions of the kernel's first tap on each axis, and those of them that the layer outputs.
+    # Positions of the kernel's first tap on each axis, and the indices of those that the layer outputs.
     grids, kept = [], []
     for a in (0, 1):
-        s, r = stride[a], reach[a]
+        s, r = stride[a], extents[a]
         if wraps:
-            grid = [-before[a] + j * s for j in range(n[a] // s)]
+            grid = [-starts[a] + j * s for j in range(n[a] // s)]
         else:
-            start = before[a]
+            start = starts[a]
             while start < r - 1:
                 start += s
             grid = list(range(-start, n[a] + start - r + 1, s))
-        last = n[a] + after[a] - r
+        last = n[a] + ends[a] - r
         step = conv.stride[a]
-        positions = range(-before[a], last + 1, step)
+        positions = range(-starts[a], last + 1, step)
         grids.append(grid)
-        kept.append([(grid.index(p) if not wraps else ((p + before[a]) // s) % len(grid)) for p in positions])
+        kept.append([(grid.index(p) if not wraps else ((p + starts[a]) // s) % len(grid)) for p in positions])
     m = [len(g) for g in grids]
 
     bare = torch.zeros(*m, *full.shape[:2], *n, dtype=torch.float64)
@@ -118,7 +130,7 @@ def convolutions(
     side = draw(st.tuples(st.integers(3, 8), st.integers(3, 8)))
     padding = draw(st.one_of(st.tuples(st.integers(0, 3), st.integers(0, 3)), st.sampled_from(["same", "valid"])))
     mode = draw(st.sampled_from(padding_modes))
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     assume(padding != "same" or stride == (1, 1))
     torch.manual_seed(draw(st.integers(0, 1000)))
     conv = nn.Conv2d(
@@ -132,8 +144,8 @@ def convolutions(
         padding_mode=mode,
         dtype=torch.float64,
     )
-    left, right, top, bottom = conv._reversed_padding_repeated_twice
-    assume(side[0] + top + bottom >= reach[0] and side[1] + left + right >= reach[1])
+    left, right, top, bottom = padding_sides(conv)
+    assume(side[0] + top + bottom >= extents[0] and side[1] + left + right >= extents[1])
     most = {"zeros": 99, "circular": 0, "reflect": 1, "replicate": 99}[mode]
     assume(max(top, bottom) <= side[0] - most and max(left, right) <= side[1] - most if most < 99 else True)
     return conv, side
@@ -159,13 +171,15 @@ def test_convolution_equals_the_dense_matrix(case, mode):
 
 @given(convolutions())
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_affine_part_is_a_depthwise_kernel_after_bias(case):
+def test_affine_part(case):
     conv, side = case
     x = torch.randn(2, conv.in_channels, *side, dtype=torch.float64)
     expected = torch.einsum("ohwiab,niab->nohw", oracle(conv, side, "strided"), x)
     bias, (kh, kw) = conv.bias.detach(), conv.kernel_size
     layer = build_normalization("conv_norm", eps=EPS).normalize(conv)
-    torch.testing.assert_close(layer(x), expected + bias[:, None, None], rtol=1e-6, atol=1e-8)  # starts as the delta
+    torch.testing.assert_close(
+        layer(x), expected + bias[:, None, None], rtol=1e-6, atol=1e-8
+    )  # the affine kernel is initially a delta
     nn.init.normal_(layer.affine.weight)
     expected = F.conv2d(
         F.pad(expected, ((kw - 1) // 2, kw // 2, (kh - 1) // 2, kh // 2)),
@@ -178,7 +192,7 @@ def test_affine_part_is_a_depthwise_kernel_after_bias(case):
 
 @given(st.data())
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_paper_equals_the_authors_steps(data):
+def test_paper_mode_equals_the_authors_algorithm(data):
     kernel = data.draw(pairs)
     padding = tuple(data.draw(st.integers(0, k - 1)) for k in kernel)
     stride, groups = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
@@ -198,18 +212,18 @@ def test_paper_equals_the_authors_steps(data):
 
 
 def transposed_oracle(conv, size, output_size):
-    """The matrix of a transposed ConvNorm without affine part, (O, h', w', I, h, w), phase by phase."""
+    """Return the matrix of a transposed ConvNorm without affine part, (O, h', w', I, h, w), phase by phase."""
     full, weight = dense_groups(conv, transposed=True)
-    reach = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    extents = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     (sh, sw), (dh, dw) = conv.stride, conv.dilation
-    m = [n + -(-r // s) - 1 for n, r, s in zip(size, reach, conv.stride, strict=True)]
+    m = [n + -(-r // s) - 1 for n, r, s in zip(size, extents, conv.stride, strict=True)]
     out = torch.zeros(conv.out_channels, m[0] * sh + 20, m[1] * sw + 20, conv.in_channels, *size, dtype=torch.float64)
     for h, w, a, b in itertools.product(*map(range, (*size, *conv.kernel_size))):
         out[:, h * sh + a * dh, w * sw + b * dw, :, h, w] += full[:, :, a, b]
-    written_out = weight.new_zeros(*weight.shape[:2], *reach)
-    written_out[..., ::dh, ::dw] = weight
+    dilated = weight.new_zeros(*weight.shape[:2], *extents)
+    dilated[..., ::dh, ::dw] = weight
     for ph, pw in itertools.product(range(sh), range(sw)):
-        spectra = aliased_spectrum(written_out[..., ph::sh, pw::sw], m, (1, 1), (1, 1))
+        spectra = aliased_spectrum(dilated[..., ph::sh, pw::sw], m, (1, 1), (1, 1))
         for o, spectrum in enumerate(spectra):
             phase = out[o, ph : m[0] * sh : sh, pw : m[1] * sw : sw]
             whitened = whitening_matrix(spectrum) @ phase.flatten(2).flatten(0, 1).flatten(1)
@@ -254,7 +268,7 @@ def test_transposed_convolution_equals_the_dense_matrix(case):
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
-def test_strided_equals_paper_at_stride_1(padding_mode):
+def test_strided_mode_equals_paper_mode_at_stride_1(padding_mode):
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 5, 3, padding=1, padding_mode=padding_mode)
     x = torch.randn(2, 3, 7, 6)

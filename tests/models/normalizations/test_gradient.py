@@ -31,7 +31,7 @@ def images():
 
 
 @pytest.mark.parametrize("y", [None, torch.tensor([0, 1, 2, 1])])
-def test_equals_the_formula_image_by_image(y):
+def test_equals_the_formula(y):
     network, bare = build()
     x = images()
     for i, value in enumerate(network(x, y)):
@@ -41,7 +41,7 @@ def test_equals_the_formula_image_by_image(y):
         torch.testing.assert_close(value, f / (jacobian.norm() + f.abs()))
 
 
-def test_is_the_same_with_and_without_gradients_and_in_evaluation():
+def test_same_logits_with_and_without_gradients_and_in_evaluation():
     network, _ = build()
     x = images()
     expected = network(x)
@@ -52,7 +52,7 @@ def test_is_the_same_with_and_without_gradients_and_in_evaluation():
     assert torch.equal(network(x.requires_grad_()), expected)
 
 
-def test_logits_and_their_gradients_are_at_most_1_for_a_piecewise_linear_network():
+def test_logits_and_gradients_of_a_piecewise_linear_network():
     network, _ = build()
     x = 3 * images()
     assert (network(x).abs() < 1).all()
@@ -62,7 +62,7 @@ def test_logits_and_their_gradients_are_at_most_1_for_a_piecewise_linear_network
     torch.testing.assert_close(gradients, (norm / (norm + f.abs())).square().detach())
 
 
-def test_gradients_reach_parameters_and_the_inputs_history():
+def test_gradients_reach_parameters_and_the_source_of_the_input():
     network, _ = build()
     z = torch.randn(4, 2, 6, 6, dtype=torch.float64, requires_grad=True)
     network(z.tanh()).sum().backward()
@@ -85,7 +85,7 @@ def test_second_derivatives():
     assert torch.autograd.gradcheck(output, tuple(parameters.values()))
 
 
-def test_an_image_without_response_gets_0():
+def test_zero_gradient_gives_zero_logits():
     network, bare = build()
     for parameter in bare.parameters():
         nn.init.zeros_(parameter)
@@ -105,7 +105,9 @@ def test_bfloat16_autocast():
     torch.testing.assert_close(logits.float(), expected, rtol=0.05, atol=0.05)
 
 
-def test_a_network_without_one_logit_an_input_is_refused():
+def test_network_with_other_outputs():
     network = normalize(nn.Sequential(nn.Conv2d(2, 3, 3)), "gradient")
-    with pytest.raises(ValueError, match="one logit an input"):
+    with pytest.raises(
+        ValueError, match=r"one logit per input, logits of shape \(4,\), but the shape is \(4, 3, 4, 4\)"
+    ):
         network(torch.randn(4, 2, 6, 6))

@@ -1,4 +1,4 @@
-"""The norm of the normalized convolution, against dense SVD."""
+"""spectral_conv: the norm of the normalized convolution against a dense SVD."""
 
 import math
 
@@ -46,14 +46,14 @@ def convolutions(draw):
 
 @given(convolutions())
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_a_fresh_layer_has_the_norm_of_its_gain_on_its_grid(conv):
+def test_new_layer_has_norm_gain_on_its_grid(conv):
     sh, sw = conv.stride
     layer = spectral_conv(conv, gain=1.5).eval()
     side = (GRID * sh, GRID * sw)
-    # Filled up by hand to one output a stride, whatever the padding: the wrapped map of the circular operator.
-    reach = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    # Padded so that there is one output per stride, which is the circular operator for any padding of `conv`.
+    kernel_size = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     basis = torch.eye(conv.in_channels * side[0] * side[1], dtype=torch.float64).view(-1, conv.in_channels, *side)
-    padded = F.pad(basis, (0, max(0, reach[1] - sw), 0, max(0, reach[0] - sh)), mode="circular")
+    padded = F.pad(basis, (0, max(0, kernel_size[1] - sw), 0, max(0, kernel_size[0] - sh)), mode="circular")
     with torch.no_grad():
         out = F.conv2d(padded, layer.weight, None, conv.stride, 0, conv.dilation, conv.groups)[..., :GRID, :GRID]
     assert norm(out.flatten(1)) == pytest.approx(1.5, rel=1e-3)
@@ -62,7 +62,7 @@ def test_a_fresh_layer_has_the_norm_of_its_gain_on_its_grid(conv):
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
 @pytest.mark.parametrize("kernel", [3, 4])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_the_norm_is_the_gain_after_training(dense_matrix, kernel, stride, optimizer):
+def test_norm_is_the_gain_after_training(dense_matrix, kernel, stride, optimizer):
     torch.manual_seed(0)
     circular = nn.Conv2d(6, 8, kernel, stride, (kernel - 1) // 2, padding_mode="circular")
     layer = spectral_conv(circular, gain=2.0)
@@ -71,10 +71,10 @@ def test_the_norm_is_the_gain_after_training(dense_matrix, kernel, stride, optim
     train(layer, shape, optimizer=optimizer, lr=2e-3 if optimizer is torch.optim.Adam else 0.1)
     assert (layer.weight - before).norm() > 0.05 * before.norm()
     layer.double().eval()
-    # An even kernel at stride 1 leaves a row and a column of the periodic map out: measured with one more.
-    layer.padding, extra = (0, 0), kernel - stride
-    layer._reversed_padding_repeated_twice = [0, extra, 0, extra]
-    assert norm(dense_matrix(layer, shape)) == pytest.approx(2.0, rel=0.01)
+    # The circular operator. For an even kernel and stride 1 it has one row and column more than `layer`.
+    layer.padding, layer.padding_mode, extra = (0, 0), "zeros", kernel - stride
+    padded = nn.Sequential(nn.CircularPad2d((0, extra, 0, extra)), layer)
+    assert norm(dense_matrix(padded, shape)) == pytest.approx(2.0, rel=0.01)
 
     zeros = nn.Conv2d(6, 8, kernel, stride, 1, dtype=torch.float64)
     zeros.weight.data = layer.weight.detach()
@@ -82,31 +82,31 @@ def test_the_norm_is_the_gain_after_training(dense_matrix, kernel, stride, optim
     assert norm(dense_matrix(zeros, shape)) <= 2.0 * 1.01 / math.cos(d * math.pi / GRID) ** 2
 
 
-def test_linear_and_embedding_have_the_norm_of_the_gain():
+def test_linear_and_embedding_have_norm_gain():
     for layer in (nn.Linear(7, 5), nn.Linear(7, 1), nn.Embedding(4, 6)):
         assert norm(spectral_conv(layer, gain=0.7).weight) == pytest.approx(0.7, rel=1e-5)
 
 
-def test_a_transposed_convolution_has_its_adjoints_weight():
+def test_transposed_convolution_equals_its_adjoint():
     torch.manual_seed(0)
     conv, transposed = nn.Conv2d(3, 5, 4, 2, 1), nn.ConvTranspose2d(5, 3, 4, 2, 1)
     transposed.weight.data = conv.weight.data.clone()
     torch.testing.assert_close(spectral_conv(transposed).weight, spectral_conv(conv).weight)
 
 
-def test_a_scan_finds_a_new_peak_that_no_tracked_frequency_is_near():
+def test_scan_finds_a_distant_new_peak():
     conv = nn.Conv2d(1, 1, 3, 1, 1, padding_mode="circular", bias=False)
     nn.init.ones_(conv.weight)  # a low-pass filter
     layer = spectral_conv(conv, tracked=1, rescan_every=5)
     signs = torch.tensor([[1.0, -1, 1], [-1, 1, -1], [1, -1, 1]])
-    layer.parametrizations.weight.original.data[0, 0] = signs  # a high-pass one
+    layer.parametrizations.weight.original.data[0, 0] = signs  # a high-pass filter
     wrong = [layer.weight.abs().max().item() > 0.5 for _ in range(6)]
     assert wrong[0]
     assert not wrong[-1]
     torch.testing.assert_close(layer.weight[0, 0], signs / 9)
 
 
-def test_gradient_is_that_of_the_dense_norm():
+def test_gradient_equals_that_of_the_dense_norm():
     torch.manual_seed(0)
     conv = nn.Conv2d(2, 3, 3, 1, 1, padding_mode="circular", bias=False, dtype=torch.float64)
     weight, direction = conv.weight.detach().clone().requires_grad_(), torch.randn(3, 2, 3, 3, dtype=torch.float64)
@@ -117,7 +117,7 @@ def test_gradient_is_that_of_the_dense_norm():
     torch.testing.assert_close(layer.parametrizations.weight.original.grad, weight.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_construction_draws_no_random_numbers_and_is_the_same_each_time():
+def test_construction_is_deterministic_and_does_not_use_the_rng():
     torch.manual_seed(0)
     first, second = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
     second.load_state_dict(first.state_dict())
@@ -127,7 +127,7 @@ def test_construction_draws_no_random_numbers_and_is_the_same_each_time():
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-def test_a_resumed_layer_goes_on_as_if_it_had_never_stopped():
+def test_resume_is_bit_equal():
     torch.manual_seed(0)
     layer, resumed = (spectral_conv(nn.Conv2d(4, 4, 3), rescan_every=4) for _ in range(2))
     for _ in range(3):
@@ -138,7 +138,7 @@ def test_a_resumed_layer_goes_on_as_if_it_had_never_stopped():
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in layer.state_dict().items())
 
 
-def test_a_dead_layer_is_finite_and_recovers():
+def test_weight_of_zeros_is_finite_and_recovers():
     layer = spectral_conv(nn.Conv2d(2, 2, 3, padding_mode="circular"))
     original = layer.parametrizations.weight.original
     kept = original.detach().clone()

@@ -1,4 +1,4 @@
-"""The normalizations of weights as matrices: weight, spectral, bidirectional_spectral, stable_rank, oni."""
+"""The normalizations of reshaped weights: weight, spectral, bidirectional_spectral, stable_rank, oni."""
 
 import copy
 
@@ -18,7 +18,7 @@ def normalized(name, layer, **options):
 
 
 def trained(name, layer, optimizer=torch.optim.Adam, lr=2e-3, **options):
-    """The layer after 30 steps, in evaluation, with a weight that has moved."""
+    """Return the layer in evaluation mode after 30 training steps that change its weight."""
     layer = normalized(name, layer, **options)
     before = layer.weight.detach().clone()
     optimizer = optimizer(layer.parameters(), lr=lr)
@@ -106,7 +106,7 @@ def test_weight_equals_torch(layer):
     torch.testing.assert_close(ours.weight, expected.weight)
 
 
-def test_weight_norm_of_a_grouped_transposed_convolution_is_an_output_channels_own():
+def test_weight_norm_of_a_grouped_transposed_convolution():
     layer = normalized("weight", nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False))
     with torch.no_grad():
         layer.parametrizations.weight.original0[0, 4] *= 10  # the fifth of six output channels
@@ -130,7 +130,7 @@ def test_spectral_equals_torch_for_one_step(layer):
     assert torch.equal(ours.weight, expected.weight)
 
 
-def test_bidirectional_of_a_linear_layer_is_spectral_with_a_scale():
+def test_bidirectional_linear_layer_is_spectral_with_a_scale():
     torch.manual_seed(0)
     linear = nn.Linear(5, 3)
     matrix = linear.weight.detach().clone()
@@ -139,7 +139,7 @@ def test_bidirectional_of_a_linear_layer_is_spectral_with_a_scale():
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_bidirectional_of_a_transposed_convolution_is_that_of_its_adjoint(groups):
+def test_bidirectional_transposed_convolution_equals_its_adjoint(groups):
     torch.manual_seed(0)
     conv, transposed = nn.Conv2d(4, 6, 3, groups=groups), nn.ConvTranspose2d(6, 4, 3, groups=groups)
     transposed.weight.data = conv.weight.data.clone()
@@ -147,7 +147,7 @@ def test_bidirectional_of_a_transposed_convolution_is_that_of_its_adjoint(groups
     torch.testing.assert_close(*ours)
 
 
-def test_bidirectional_takes_the_largest_of_the_groups():
+def test_bidirectional_uses_the_largest_norm_of_the_groups():
     torch.manual_seed(0)
     layer = normalized("bidirectional_spectral", nn.Conv2d(4, 6, 3, groups=2))
     blocks = layer.weight.unflatten(0, (2, 3))
@@ -155,7 +155,7 @@ def test_bidirectional_takes_the_largest_of_the_groups():
     assert (sum(norms) / 2).item() == pytest.approx(1, rel=1e-5)
 
 
-def test_stable_rank_is_the_closest_form_of_the_paper():
+def test_stable_rank_equals_the_svd_form_of_the_paper():
     torch.manual_seed(0)
     linear = nn.Linear(8, 6)
     u, s, vh = torch.linalg.svd(linear.weight.detach())
@@ -165,19 +165,19 @@ def test_stable_rank_is_the_closest_form_of_the_paper():
     torch.testing.assert_close(layer.weight, (u * s) @ vh[:6], rtol=1e-4, atol=1e-5)
 
 
-def test_stable_rank_of_a_head_is_division_by_its_norm():
+def test_stable_rank_of_a_single_row():
     linear = nn.Linear(8, 1)
     expected = F.normalize(linear.weight.detach(), dim=1)
     torch.testing.assert_close(normalized("stable_rank", linear, stable_rank=0.1).weight, expected)
 
 
-def test_stable_rank_of_a_transposed_convolution_looks_at_its_output_channels():
+def test_stable_rank_of_a_transposed_convolution():
     torch.manual_seed(0)
     layer = normalized("stable_rank", nn.ConvTranspose2d(12, 4, 2), stable_rank=0.4)
     assert stable_rank(rows(layer, transposed=True)) == pytest.approx(1.6, rel=1e-4)
 
 
-def test_oni_equals_the_authors_steps():
+def test_oni_equals_the_authors_algorithm():
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 5, 3)
     z = conv.weight.detach().flatten(1)
@@ -190,17 +190,17 @@ def test_oni_equals_the_authors_steps():
     torch.testing.assert_close(normalized("oni", conv).weight.flatten(1), b @ z / size.sqrt())
 
 
-def test_oni_with_more_rows_than_columns_is_orthonormal_in_each_block():
+def test_oni_with_more_rows_than_columns():
     torch.manual_seed(0)
     layer = normalized("oni", nn.Linear(4, 12), iterations=30)
-    blocks = layer.weight.detach().view(4, 3, 4)  # 4 - 1 centred columns: blocks of 3 rows
+    blocks = layer.weight.detach().view(4, 3, 4)  # blocks of 4 - 1 = 3 rows, since centering reduces the rank by one
     torch.testing.assert_close(blocks @ blocks.mT, torch.eye(3).expand(4, 3, 3), rtol=1e-3, atol=1e-3)
     assert torch.linalg.matrix_norm(layer.weight, 2) <= 4**0.5 * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("name", ["weight", "bidirectional_spectral", "stable_rank", "oni"])
 @pytest.mark.parametrize("make", [lambda: nn.Conv2d(2, 4, 3), lambda: nn.Linear(4, 3)])
-def test_a_dead_weight_is_finite_and_recovers(name, make):
+def test_weight_of_zeros_is_finite_and_recovers(name, make):
     torch.manual_seed(0)
     layer = normalized(name, make())
     original = layer.parametrizations.weight

@@ -1,11 +1,11 @@
-"""What the tests of normalizations share."""
+"""Fixtures shared by the tests of models."""
 
 import pytest
 import torch
 
 
 def _dense_matrix(layer, input_shape):
-    """Return the matrix of x -> layer(x) - layer(0): one row per output entry, in double precision."""
+    """Return the matrix of x -> layer(x) - layer(0) in double precision, with one row per output entry."""
     basis = torch.eye(torch.Size(input_shape).numel(), dtype=torch.float64).view(-1, *input_shape)
     with torch.no_grad():
         return (layer(basis) - layer(torch.zeros_like(basis[:1]))).flatten(1).T
@@ -13,5 +13,5 @@ def _dense_matrix(layer, input_shape):
 
 @pytest.fixture(scope="session")
 def dense_matrix():
-    """The function (layer, input_shape) -> the layer's matrix (outputs, inputs)."""
+    """The function (layer, input_shape) -> matrix of the layer (outputs, inputs)."""
     return _dense_matrix

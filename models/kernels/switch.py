@@ -1,0 +1,86 @@
+"""Where a fast algorithm replaces PyTorch's own operations.
+
+All decisions by device, dtype, size, compilation and tracing are made here. Whether a fast algorithm computes the same
+function for a layer (its stride, padding and so on) is decided by its caller.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx
+
+from models.kernels import winograd
+
+WINOGRAD_CHANNELS = 128
+"""Smallest number of input and output channels for which Winograd's transforms of the tiles are worthwhile"""
+WINOGRAD_SIZE = {torch.float32: 2**16, torch.bfloat16: 2**17}
+"""Smallest channels times tiles of a batch for which Winograd's transforms of the kernels are worthwhile, by dtype"""
+BILINEAR_SIDE = 8
+"""Smallest side of a map for which fused bilinear upsampling is faster: on smaller maps its edges cost too much"""
+DENSE_SIDE = 64
+"""Largest side of a grid for which a dense transform is faster than the FFT on a CPU"""
+
+_plain = False
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Run convolutions, also next to resampling, by PyTorch's own operations inside the context.
+
+    The setting holds for the whole process. The results are the same function, rounded differently. `conv_then_pool`
+    and `upsample_then_conv` then resample outside of the layer, so that a hook sees the convolution's own input and
+    output. The filter of ConvNorm is no convolution and is not affected.
+    """
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def is_enabled(x: Tensor) -> bool:
+    """Return whether fast convolutions may be used for x.
+
+    They need a batch (B, C, H, W), and are not used inside `plain_kernels` or while torch.fx traces.
+    """
+    return not _plain and not isinstance(x, fx.Proxy) and x.dim() == 4
+
+
+def winograd_is_faster(x: Tensor, out_channels: int, padding: int) -> bool:
+    """Return whether `winograd.conv3x3` accepts x (B, I, H, W) and is faster than PyTorch's convolution."""
+    if not is_enabled(x) or x.device.type != "cpu" or type(x) is not Tensor or not 0 <= padding <= 2:
+        return False  # subclasses of Tensor record, count or fake operations
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return False
+    dtype = winograd.compute_dtype(x)
+    if dtype not in WINOGRAD_SIZE:
+        return False
+    rows, columns = winograd.tile_counts(x.shape[2:], padding)
+    channels = min(x.shape[1], out_channels)
+    large = channels >= WINOGRAD_CHANNELS and channels * len(x) * rows * columns >= WINOGRAD_SIZE[dtype]
+    return large and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def fused_pooling_is_faster(x: Tensor) -> bool:
+    """Return whether `fused.conv_pool` is faster than a convolution of x followed by average pooling."""
+    return is_enabled(x)  # always, so far
+
+
+def fused_upsampling_is_faster(x: Tensor, mode: str) -> bool:
+    """Return whether `fused.upsample_conv` is faster than upsampling x (B, I, H, W) before a convolution."""
+    return is_enabled(x) and (mode != "bilinear" or min(x.shape[2:]) >= BILINEAR_SIDE)
+
+
+def explicit_padding_is_faster(x: Tensor, stride: Sequence[int]) -> bool:
+    """Return whether padding of more than half a kernel should be done before the convolution.
+
+    The gradients of oneDNN's stride-1 convolution are slow for such a padding.
+    """
+    return tuple(stride) == (1, 1) and x.device.type == "cpu"
+
+
+def dense_filter_is_faster(y: Tensor) -> bool:
+    """Return whether a circular filter of y (B, O, m_h, m_w) is faster by dense transforms than by the FFT."""
+    return y.device.type == "cpu" and max(y.shape[-2:]) <= DENSE_SIDE and not torch.compiler.is_compiling()

@@ -1,0 +1,43 @@
+"""Protocols by which a module tells the Lipschitz measurements (`metrics.lipschitz`) about itself."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+class GetBound(Protocol):
+    """The type of the function that a module calls for the bounds of its submodules."""
+
+    def __call__(self, part: nn.Module | Tensor, input_shape: Sequence[int] | None = None, /) -> float:
+        """Return an upper bound of the Lipschitz constant of `part`, `math.inf` if none is known.
+
+        `input_shape` is (C, H, W), without batch dimension; it makes some bounds tighter. If `part` is a tensor of
+        matrices (F, a, b), the result is their largest spectral norm.
+        """
+        ...
+
+
+@runtime_checkable
+class LipschitzBounded(Protocol):
+    """A module that computes an upper bound of its own Lipschitz constant (l2)."""
+
+    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+        """Return the bound in evaluation mode, `math.inf` if none is known.
+
+        `input_shape` is (C, H, W), without batch dimension, or None if it is unknown. `get_bound` returns the bound of
+        a submodule.
+        """
+        ...
+
+
+@runtime_checkable
+class CompositeLayer(Protocol):
+    """A module with submodules that is measured as one layer if `is_layer` is true, such as a wrapper of a layer."""
+
+    is_layer: bool
+
+
+def is_composite_layer(module: nn.Module) -> bool:
+    """Return whether `module` declares that it is measured as one layer."""
+    return isinstance(module, CompositeLayer) and module.is_layer

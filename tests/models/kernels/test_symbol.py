@@ -1,0 +1,75 @@
+"""The symbol of a convolution against dense matrices."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.kernels.symbol import (
+    dilate,
+    effective_kernel_size,
+    fold_phases,
+    largest_norm,
+    padding_multiplicity,
+    padding_sides,
+    plane_norm,
+    riesz_factor,
+    symbol_norm,
+)
+
+ROUNDING = 1 - 1e-9
+
+
+def test_riesz_factor():
+    assert riesz_factor((3, 3), (32, 32)) == pytest.approx(1 / math.cos(math.pi / 32) ** 2)
+    assert riesz_factor((5, 1), (4, 8)) == math.inf
+    assert riesz_factor((8, 1), (7, 8)) == math.inf
+
+
+def test_largest_norm_is_a_tight_upper_bound():
+    random = torch.Generator().manual_seed(0)
+    matrices = torch.randn(40, 6, 9, generator=random, dtype=torch.complex128)
+    truth = torch.linalg.matrix_norm(matrices, 2).max().item()
+    assert truth * ROUNDING <= largest_norm(matrices) <= truth * (1 + 2e-6)
+    assert largest_norm(torch.zeros(3, 2, 2)) == 0
+    assert largest_norm(matrices, at_least=2 * truth) <= 2 * truth
+
+
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1), (2, 3)])
+def test_dilate(dilation):
+    kernel, x = torch.randn(3, 2, 3, 2, dtype=torch.float64), torch.randn(1, 2, 9, 9, dtype=torch.float64)
+    dilated = dilate(kernel, dilation)
+    assert dilated.shape[2:] == effective_kernel_size((3, 2), dilation)
+    torch.testing.assert_close(F.conv2d(x, dilated), F.conv2d(x, kernel, dilation=dilation))
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 3)])
+def test_phases_give_the_strided_convolution(stride):
+    kernel, x = torch.randn(3, 2, 4, 3, dtype=torch.float64), torch.randn(1, 2, 12, 12, dtype=torch.float64)
+    phases = fold_phases(kernel, stride).flatten(1, 3)
+    sh, sw = stride
+    inputs = x.unflatten(3, (-1, sw)).unflatten(2, (-1, sh)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    expected = F.conv2d(x, kernel, stride=stride)
+    torch.testing.assert_close(F.conv2d(inputs, phases)[..., : expected.shape[2], : expected.shape[3]], expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_symbol_norm_is_the_norm_on_a_circle(stride, dense_matrix):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 3, 3, stride, 1, padding_mode="circular", dtype=torch.float64)
+    truth = torch.linalg.matrix_norm(dense_matrix(conv, (2, 8, 8)), 2).item()
+    grid = (8 // stride, 8 // stride)
+    assert truth * ROUNDING <= symbol_norm(conv.weight.detach(), (stride, stride), grid) <= truth * (1 + 2e-6)
+    assert truth * ROUNDING <= plane_norm(conv.weight.detach(), (stride, stride))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+def test_padding(mode):
+    conv = nn.Conv2d(1, 1, 3, padding=(1, 2), padding_mode=mode)
+    assert padding_sides(conv) == ((1, 1), (2, 2))
+    known = {"zeros": 1, "circular": 2 * 2, "reflect": 2 * 2, "replicate": 2 * 3}[mode]
+    assert padding_multiplicity(conv, (8, 8)) == known
+    assert padding_multiplicity(conv, None) >= known
+    assert padding_sides(nn.Conv2d(1, 1, (1, 4), padding="same")) == ((0, 0), (1, 2))
