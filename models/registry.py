@@ -1,66 +1,90 @@
-"""A table from names to classes, so that a YAML file can choose a part by its name."""
+"""Registries map names to classes, so that a YAML file can select a class by its name."""
 
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-Entry = TypeVar("Entry", bound=type)
+Class = TypeVar("Class", bound=type)
 
 
 class UnknownNameError(ValueError):
-    """A name that no entry has; the message lists the entries and the likely intention."""
+    """Raised for a name that is not registered. The message lists the registered names and suggests the closest one."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the choice closest to `name`, or `""` when none is close."""
+    """Return `"; did you mean 'x'?"` for the choice closest to `name`, or `""` if no choice is close."""
     close = difflib.get_close_matches(name, list(choices), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 class Registry(Generic[T]):
-    """The classes of one kind by name. A name is taken once: a second registration raises."""
+    """A mapping from unique names to the classes of one kind, such as the generators.
+
+    Example::
+
+        GENERATORS: Registry["GeneratorConfig"] = Registry("generator")
+
+        @GENERATORS.register("dcgan")
+        class DCGANGeneratorConfig(GeneratorConfig): ...
+
+        GENERATORS.get("dcgan")  # DCGANGeneratorConfig
+
+    Iteration yields the registered names in alphabetical order, without aliases.
+    """
 
     def __init__(self, kind: str):
         self.kind = kind
-        self._entries: dict[str, type[Any]] = {}
+        self._classes: dict[str, type[Any]] = {}
+        self._aliases: dict[str, str] = {}
 
-    def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Class decorator that enters the class under `name`; ValueError when the name is taken."""
+    def register(self, name: str, aliases: Sequence[str] = ()) -> Callable[[Class], Class]:
+        """Return a class decorator that registers the class under `name`.
 
-        def enter(cls: Entry) -> Entry:
-            if name in self._entries:
-                raise ValueError(f"{self.kind} '{name}' is registered twice: {self._entries[name]} and {cls}")
-            self._entries[name] = cls
+        `aliases` are former names. `get` and `in` accept them, so that old configs still load.
+        Raises ValueError if the name or an alias is already in use.
+        """
+
+        def decorator(cls: Class) -> Class:
+            for new in (name, *aliases):
+                if new in self:
+                    raise ValueError(f"{self.kind} '{new}' is registered twice: {self.get(new)} and {cls}")
+            self._classes[name] = cls
+            self._aliases.update(dict.fromkeys(aliases, name))
             return cls
 
-        return enter
+        return decorator
 
     def get(self, name: str) -> type[T]:
-        """Return the class called `name`, or raise `UnknownNameError`."""
-        if name not in self._entries:
-            hint = did_you_mean(name, self._entries)
+        """Return the class with this name or alias. Raises `UnknownNameError` if there is none."""
+        name = self.resolve(name)
+        if name not in self._classes:
+            hint = did_you_mean(name, self._classes)
             raise UnknownNameError(f"unknown {self.kind} '{name}' (choices: {', '.join(self)}){hint}")
-        return self._entries[name]
+        return self._classes[name]
 
     def get_name(self, cls: type[T]) -> str:
-        """Return the name under which `cls` was registered; KeyError when it was not."""
-        for name, entry in self._entries.items():
-            if entry is cls:
+        """Return the name of a registered class. Raises KeyError if the class is not registered."""
+        for name, registered in self._classes.items():
+            if registered is cls:
                 return name
         raise KeyError(f"{cls} is not a registered {self.kind}")
 
+    def resolve(self, name: str) -> str:
+        """Return the current name for an alias. Any other name is returned unchanged."""
+        return self._aliases.get(name, name)
+
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
+        return iter(sorted(self._classes))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._classes or name in self._aliases
 
 
 def import_submodules(package: ModuleType) -> None:
-    """Import every module of `package`, so that a new file there registers itself with no other edit."""
+    """Import every module of `package`, so that the classes in a new file are registered without any other edit."""
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")

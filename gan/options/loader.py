@@ -50,7 +50,7 @@ def _merge(tp: Any, below: Node | None, above: Node, default: Any = None) -> Nod
         old, new = (_name_in(node) for node in (below, above))
         if old is None and default is not None:
             old = tp.registry.get_name(type(default))
-        if new is not None and old is not None and new != old:
+        if new is not None and old is not None and tp.registry.resolve(new) != tp.registry.resolve(old):
             common = {f.name for f in dataclasses.fields(tp)}
             entries = {key: child for key, child in entries.items() if key in common}
         name = new or old

@@ -1,6 +1,6 @@
-"""SNGAN's standard CNN, also known as SNDCGAN (Miyato et al., ICLR 2018, table 3), for sides that 8 divides.
+"""SNDCGAN, the standard CNN of SNGAN (Miyato et al., ICLR 2018, table 3), for resolutions that are multiples of 8.
 
-The published nets are those of 32 x 32 and 48 x 48 images. The class-conditional form is that of DCGAN.
+The paper uses it for 32 x 32 and 48 x 48 images. The class-conditional networks follow those of DCGAN.
 """
 
 from dataclasses import dataclass
@@ -16,94 +16,100 @@ from models.networks.layers import ProjectionHead, check_labels
 from models.ranges import SIZE
 
 
-@GENERATORS.register("sncnn")
+@GENERATORS.register("sndcgan", aliases=["sncnn"])
 @dataclass(frozen=True, kw_only=True)
-class SNCNNGeneratorConfig(GeneratorConfig):
-    """Linear projection to side / 8, three 4x4 stride-2 transposed convolutions, ReLU, a 3x3 convolution, tanh."""
+class SNDCGANGeneratorConfig(GeneratorConfig):
+    """Linear projection, three 4x4 stride-2 transposed convolutions with ReLU, a 3x3 convolution, final tanh."""
 
     width: Annotated[int, SIZE] = 64
-    """Channels of the largest map; each smaller one has twice as many"""
+    """Channels at full resolution; the number doubles with each halving of the resolution"""
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the generator for `image`."""
-        return SNCNNGenerator(image, self.z_dim, self.width, self.activation_norm)
+        return SNDCGANGenerator(image, self.z_dim, self.width, self.activation_norm)
 
 
-@DISCRIMINATORS.register("sncnn")
+@DISCRIMINATORS.register("sndcgan", aliases=["sncnn"])
 @dataclass(frozen=True, kw_only=True)
-class SNCNNDiscriminatorConfig(DiscriminatorConfig):
+class SNDCGANDiscriminatorConfig(DiscriminatorConfig):
     """Three pairs of a 3x3 and a 4x4 stride-2 convolution, a 3x3 convolution, LeakyReLU 0.1, then a linear head."""
 
     width: Annotated[int, SIZE] = 64
-    """Channels of the first pair; each later pair, and the last convolution, has twice as many"""
+    """Channels of the first pair; each later pair and the last convolution double the number"""
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the discriminator for `image`."""
-        return SNCNNDiscriminator(image, self.width, self.activation_norm)
+        return SNDCGANDiscriminator(image, self.width, self.activation_norm)
 
 
-class SNCNNGenerator(nn.Module):
-    """z (B, z_dim), labels y (B,) of a conditional one -> images (B, C, H, W) in [-1, 1].
+class SNDCGANGenerator(nn.Module):
+    """The SNDCGAN generator.
 
-    Norm and ReLU follow the projection too, as in the authors' code; the paper's table names none there.
+    Maps z (B, z_dim) and, if class-conditional, labels y (B,) to images (B, C, H, W) in [-1, 1].
+    As in the authors' code, the projection is also followed by a norm and ReLU, which table 3 of the paper omits.
     """
 
     def __init__(self, image: ImageShape, z_dim: int, width: int, activation_norm: ActivationNorm):
         super().__init__()
         self.num_classes = image.num_classes
-        self.bottom = _eighth(image.resolution)
-        widths = [8 * width, 4 * width, 2 * width, width]  # from the bottom map up
-        self.project = nn.Linear(z_dim, widths[0] * self.bottom**2)
+        self.base_size = _get_base_size(image.resolution)
+        widths = [8 * width, 4 * width, 2 * width, width]  # from the smallest map to the largest
+        self.project = nn.Linear(z_dim, widths[0] * self.base_size**2)
         self.norms = nn.ModuleList(activation_norm.build(channels, image.num_classes) for channels in widths)
         self.convs = nn.ModuleList(
-            nn.ConvTranspose2d(before, after, 4, stride=2, padding=1) for before, after in pairwise(widths)
+            nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
+            for in_channels, out_channels in pairwise(widths)
         )
         self.convs.append(nn.Conv2d(width, image.channels, 3, padding=1))
         self.apply(init_normal)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Map z (B, z_dim), y (B,) to images (B, C, H, W) in [-1, 1]; ValueError for labels that do not fit."""
+        """Generate images (B, C, H, W). Raises ValueError for missing or unexpected labels."""
         check_labels(y, self.num_classes)
-        h = self.project(z).unflatten(1, (-1, self.bottom, self.bottom))
+        h = self.project(z).unflatten(1, (-1, self.base_size, self.base_size))
         for norm, conv in zip(self.norms, self.convs, strict=True):
             h = conv(norm(h, y).relu())
         return h.tanh()
 
 
-class SNCNNDiscriminator(nn.Module):
-    """Images (B, C, H, W), labels y (B,) of a conditional one -> logits (B,).
+class SNDCGANDiscriminator(nn.Module):
+    """The SNDCGAN discriminator.
 
-    The widths are those of the paper's table; in the authors' code the stride-2 convolutions double them already.
-    The first convolution has no activation norm. The projection head works on the flattened map, as in DCGAN.
+    Maps images (B, C, H, W) and, if class-conditional, labels y (B,) to logits (B,).
+    The channels follow the paper's table 3. In the authors' code, the stride-2 convolutions double them instead.
+    There is no activation norm after the first convolution. As in DCGAN, the projection head operates on the flattened
+    last feature map.
     """
 
     def __init__(self, image: ImageShape, width: int, activation_norm: ActivationNorm):
         super().__init__()
-        bottom = _eighth(image.resolution)
-        convs, before = [], image.channels
+        base_size = _get_base_size(image.resolution)
+        convs = []
+        in_channels = image.channels
         for channels in (width, 2 * width, 4 * width):
-            convs.append(nn.Conv2d(before, channels, 3, padding=1))
+            convs.append(nn.Conv2d(in_channels, channels, 3, padding=1))
             convs.append(nn.Conv2d(channels, channels, 4, stride=2, padding=1))
-            before = channels
-        convs.append(nn.Conv2d(before, 8 * width, 3, padding=1))
+            in_channels = channels
+        convs.append(nn.Conv2d(in_channels, 8 * width, 3, padding=1))
         self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(activation_norm.build(conv.out_channels) for conv in convs[1:])
         self.activation = nn.LeakyReLU(0.1)
-        self.head = ProjectionHead(8 * width * bottom**2, image.num_classes)
+        self.head = ProjectionHead(8 * width * base_size**2, image.num_classes)
         self.apply(init_normal)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Map images (B, C, H, W), y (B,) to logits (B,); ValueError for labels that do not fit."""
+        """Return logits (B,). Raises ValueError for missing or unexpected labels."""
         h = self.activation(self.convs[0](x))
         for conv, norm in zip(self.convs[1:], self.norms, strict=True):
             h = self.activation(norm(conv(h)))
         return self.head(h.flatten(1), y)
 
 
-def _eighth(resolution: int) -> int:
-    """Return resolution / 8; ValueError when it is not a whole number of at least 2 pixels."""
+def _get_base_size(resolution: int) -> int:
+    """Return resolution / 8. Raises ValueError if it is not an integer of at least 2."""
     if resolution % 8 or resolution < 16:
         raise ValueError(
-            f"sncnn cannot make {resolution} x {resolution} images: the side must be a multiple of 8, at least 16"
+            f"sndcgan does not support {resolution} x {resolution} images: the resolution must be a multiple of 8"
+            " and at least 16"
         )
     return resolution // 8

@@ -1,4 +1,4 @@
-"""The table from names to classes."""
+"""Registries of classes by name."""
 
 import sys
 import types
@@ -10,7 +10,7 @@ from models.networks.base import DISCRIMINATORS, GENERATORS
 from models.registry import Registry, UnknownNameError, import_submodules
 
 
-def test_returns_what_was_registered():
+def test_register_and_get():
     registry = Registry("thing")
     cls = registry.register("b")(type("B", (), {}))
     registry.register("a")(type("A", (), {}))
@@ -21,7 +21,7 @@ def test_returns_what_was_registered():
     assert "c" not in registry
 
 
-def test_a_name_is_taken_once():
+def test_duplicate_name_is_rejected():
     registry = Registry("thing")
     registry.register("a")(int)
     with pytest.raises(ValueError, match="thing 'a' is registered twice"):
@@ -29,7 +29,34 @@ def test_a_name_is_taken_once():
     assert registry.get("a") is int
 
 
-def test_an_unknown_name_lists_the_choices_and_the_likely_one():
+def test_alias():
+    registry = Registry("thing")
+    registry.register("new", aliases=["old", "older"])(int)
+    registry.register("other")(float)
+    assert registry.get("old") is registry.get("older") is registry.get("new") is int
+    assert registry.get_name(int) == "new"
+    assert registry.resolve("old") == registry.resolve("new") == "new"
+    assert registry.resolve("other") == "other"
+    assert "old" in registry
+    assert list(registry) == ["new", "other"]
+    with pytest.raises(UnknownNameError, match=r"\(choices: new, other\)$"):
+        registry.get("oldest thing")
+
+
+@pytest.mark.parametrize(
+    ("name", "aliases", "duplicate"), [("b", ["a"], "a"), ("b", ["old"], "old"), ("old", [], "old"), ("a", ["b"], "a")]
+)
+def test_duplicate_alias_is_rejected(name, aliases, duplicate):
+    registry = Registry("thing")
+    registry.register("a", aliases=["old"])(int)
+    with pytest.raises(ValueError, match=f"thing '{duplicate}' is registered twice"):
+        registry.register(name, aliases)(float)
+    assert list(registry) == ["a"]
+    assert registry.get("old") is int
+    assert "b" not in registry
+
+
+def test_unknown_name_lists_choices_and_a_suggestion():
     registry = Registry("thing")
     registry.register("spectral")(int)
     registry.register("none")(float)
@@ -41,22 +68,23 @@ def test_an_unknown_name_lists_the_choices_and_the_likely_one():
         registry.get_name(str)
 
 
-def test_a_new_file_registers_itself(tmp_path, monkeypatch):
-    (tmp_path / "zoo_of_test").mkdir()
-    (tmp_path / "zoo_of_test" / "__init__.py").write_text("imported = []\n")
-    (tmp_path / "zoo_of_test" / "newcomer.py").write_text("import zoo_of_test\nzoo_of_test.imported.append(1)\n")
+def test_import_submodules(tmp_path, monkeypatch):
+    folder = tmp_path / "example_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("imported = []\n")
+    (folder / "new_file.py").write_text("import example_package\nexample_package.imported.append(1)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    package: types.ModuleType = __import__("zoo_of_test")
+    package: types.ModuleType = __import__("example_package")
     import_submodules(package)
     assert package.imported == [1]
-    for name in ("zoo_of_test", "zoo_of_test.newcomer"):
+    for name in ("example_package", "example_package.new_file"):
         monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.mark.parametrize("registry", [GENERATORS, DISCRIMINATORS])
-def test_the_families_are_there(registry):
-    assert {"dcgan", "resnet", "sncnn", "r3gan"} <= set(registry)
+def test_networks_are_registered(registry):
+    assert {"dcgan", "resnet", "sndcgan", "r3gan"} <= set(registry)
 
 
-def test_the_activation_norms_are_there():
+def test_activation_norms_are_registered():
     assert {"none", "batch", "layer", "instance", "group"} <= set(ACTIVATION_NORMS)

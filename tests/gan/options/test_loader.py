@@ -265,7 +265,7 @@ def test_any_override_is_a_config_or_a_config_error_of_one_line(key, text):
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_order_of_overrides_does_not_decide_which_options_count(tmp_path, flip):
     overrides = ["discriminator.normalization=spectral_conv", "discriminator.normalization.gain=2"]
-    overrides += ["generator.name=sncnn", "generator.width=4"]
+    overrides += ["generator.name=sndcgan", "generator.width=4"]
     config = load_config(Config, None, overrides[::-1] if flip else overrides)
     assert config.discriminator.normalization.gain == 2
     assert config.generator.width == 4

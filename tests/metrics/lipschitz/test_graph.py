@@ -136,7 +136,7 @@ def test_what_cannot_be_traced_has_no_bound():
 
 
 @pytest.mark.parametrize("normalization", ["none", "spectral", "spectral_conv", "conv_norm"])
-@pytest.mark.parametrize("family", ["dcgan", "resnet", "sncnn"])
+@pytest.mark.parametrize("family", ["dcgan", "resnet", "sndcgan"])
 @pytest.mark.parametrize("activation", ["none", "batch"])
 @pytest.mark.parametrize("classes", [None, 3])
 def test_of_every_discriminator_is_above_what_is_observed(family, normalization, activation, classes):
