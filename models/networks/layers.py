@@ -1,44 +1,47 @@
-"""Parts that several families share."""
+"""Functions and modules shared by several network families."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def bottom_size(resolution: int, bottom: int | None = None) -> tuple[int, int]:
-    """Split `resolution` into bottom x 2^halvings, halvings >= 1; ValueError when that cannot be done.
+def split_resolution(resolution: int, base_size: int | None = None) -> tuple[int, int]:
+    """Return (base_size, doublings) with resolution = base_size * 2^doublings and doublings >= 1.
 
-    Without a `bottom` it is the one of 4 to 7 pixels.
+    If `base_size` is None, it is chosen from 4 to 7. Raises ValueError if there is no such factorization.
     """
-    if bottom is not None:
-        halvings = (resolution // bottom).bit_length() - 1
-        if halvings < 1 or bottom * 2**halvings != resolution:
-            raise ValueError(f"bottom={bottom}: {resolution} is not {bottom} times a power of 2")
-        return bottom, halvings
-    halvings = 0
-    bottom = resolution
-    while bottom >= 8 and bottom % 2 == 0:
-        bottom, halvings = bottom // 2, halvings + 1
-    if not 4 <= bottom < 8 or halvings == 0:
+    if base_size is not None:
+        doublings = (resolution // base_size).bit_length() - 1
+        if doublings < 1 or base_size * 2**doublings != resolution:
+            raise ValueError(
+                f"the resolution {resolution} is not base_size={base_size} times a power of 2"
+                f" ({2 * base_size}, {4 * base_size}, {8 * base_size}, ...)"
+            )
+        return base_size, doublings
+    base_size, doublings = resolution, 0
+    while base_size >= 8 and base_size % 2 == 0:
+        base_size, doublings = base_size // 2, doublings + 1
+    if not 4 <= base_size < 8 or doublings == 0:
         raise ValueError(
-            f"no network for {resolution} x {resolution} images: the side must be 4, 5, 6 or 7 times a power of 2"
+            f"no network for {resolution} x {resolution} images: the resolution must be 4, 5, 6 or 7 times a power of 2"
             " (16, 32, 48, 64, 96, 128, ...)"
         )
-    return bottom, halvings
+    return base_size, doublings
 
 
 def check_labels(y: Tensor | None, num_classes: int | None) -> None:
-    """Raise ValueError for labels that a network would ignore, or misses."""
+    """Raise ValueError if a conditional network gets no labels or an unconditional network gets labels."""
     if y is None and num_classes is not None:
-        raise ValueError(f"a network of {num_classes} classes needs labels y (B,)")
+        raise ValueError(f"a network with {num_classes} classes needs labels y (B,)")
     if y is not None and num_classes is None:
-        raise ValueError("labels y were given to an unconditional network; build it with ImageShape.num_classes")
+        raise ValueError("an unconditional network does not accept labels y; set num_classes in its ImageShape")
 
 
 class ProjectionHead(nn.Module):
-    """Features φ (B, F), labels y (B,) -> logits l(φ) + <e_y, φ> (B,) (Miyato & Koyama, ICLR 2018, eq. 5).
+    """Linear output layer with a projection term for the class (Miyato & Koyama, ICLR 2018, eq. 5).
 
-    l is linear and e an embedding of the classes; without classes it is l alone.
+    Computes the logits l(φ) + <e_y, φ> (B,) for features φ (B, F) and labels y (B,), where l is a linear layer and e
+    is an embedding of the classes. Without classes, the logits are l(φ).
     """
 
     def __init__(self, features: int, num_classes: int | None = None, bias: bool = True):
@@ -48,51 +51,55 @@ class ProjectionHead(nn.Module):
         self.embedding = None if num_classes is None else nn.Embedding(num_classes, features)
 
     def forward(self, features: Tensor, y: Tensor | None = None) -> Tensor:
-        """Map (B, F) and labels (B,) to logits (B,); ValueError for labels that do not fit."""
+        """Map features (B, F) and labels (B,) to logits (B,). Raises ValueError for missing or unexpected labels."""
         check_labels(y, self.num_classes)
         logits = self.linear(features).squeeze(1)
         return logits if self.embedding is None else logits + (self.embedding(y) * features).sum(1)
 
     def lipschitz_bound(self, input_shape, get_bound) -> float:
-        """Return the largest ||w + e_y|| over the classes: for labels held fixed, the head is linear."""
+        """Return the maximum of ||w + e_y|| over the classes. For fixed labels the head is linear in the features."""
         rows = self.linear.weight if self.embedding is None else self.linear.weight + self.embedding.weight
         return rows.norm(dim=1).max().item()
 
 
 class SelfAttention(nn.Module):
-    """x + γ o(attention of x) (SAGAN, Zhang et al., ICML 2019, eq. 1-3); γ starts at 0, so that it starts as x.
+    """Self-attention x + γ o(attention(x)) on feature maps (SAGAN, Zhang et al., ICML 2019, eq. 1-3).
 
-    As in the authors' code: 1x1 convolutions without bias, queries and keys of C / 8 channels, values of C / 2, keys
-    and values max-pooled to half the side. Not globally Lipschitz (Kim et al., ICML 2021).
+    γ starts at 0, so the module starts as the identity. As in the authors' code, all convolutions are 1x1 without bias,
+    queries and keys have C / 8 channels, values have C / 2 channels, and keys and values are max-pooled to half the
+    resolution. The module is not globally Lipschitz (Kim et al., ICML 2021).
     """
 
     def __init__(self, channels: int):
         super().__init__()
-        inner, values = max(1, channels // 8), max(1, channels // 2)
-        self.query = nn.Conv2d(channels, inner, 1, bias=False)
-        self.key = nn.Conv2d(channels, inner, 1, bias=False)
-        self.value = nn.Conv2d(channels, values, 1, bias=False)
-        self.output = nn.Conv2d(values, channels, 1, bias=False)
+        key_channels, value_channels = max(1, channels // 8), max(1, channels // 2)
+        self.query = nn.Conv2d(channels, key_channels, 1, bias=False)
+        self.key = nn.Conv2d(channels, key_channels, 1, bias=False)
+        self.value = nn.Conv2d(channels, value_channels, 1, bias=False)
+        self.output = nn.Conv2d(value_channels, channels, 1, bias=False)
         self.gamma = Gain()
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Map (B, C, H, W) to (B, C, H, W), H and W at least 2; labels are ignored."""
+        """Map (B, C, H, W) to (B, C, H, W), where H and W are at least 2. Labels are ignored."""
         q = self.query(x).flatten(2)  # (B, C / 8, H W)
         k = F.max_pool2d(self.key(x), 2).flatten(2)  # (B, C / 8, H W / 4)
         v = F.max_pool2d(self.value(x), 2).flatten(2)  # (B, C / 2, H W / 4)
-        # Written out: the fused attention kernels have no second derivative, which gradient penalties need.
+        # Gradient penalties need second derivatives, which scaled_dot_product_attention does not have.
         weights = (q.transpose(1, 2) @ k).softmax(dim=-1)  # (B, H W, H W / 4)
         attended = (v @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
         return x + self.gamma(self.output(attended))
 
 
 class Gain(nn.Module):
-    """A learned scalar factor that starts at 0; a module of its own, so that it is measured as a layer of its own."""
+    """Multiplication by a learned scalar that starts at 0.
+
+    It is a separate module so that the Lipschitz tracker measures it as a layer.
+    """
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale x of any shape."""
+        """Multiply x, of any shape, by the scalar."""
         return self.weight.to(x.dtype) * x

@@ -1,4 +1,4 @@
-"""DCGAN: sizes are computed, labels enter where the papers say."""
+"""DCGAN: layers for every resolution, initialization and conditional layers as in the papers."""
 
 import pytest
 import torch
@@ -19,13 +19,13 @@ def test_resolutions(resolution):
 
 
 @pytest.mark.parametrize("config", [DCGANGeneratorConfig(), DCGANDiscriminatorConfig()])
-def test_an_impossible_side_is_refused(config):
+def test_unsupported_resolution_is_rejected(config):
     with pytest.raises(ValueError, match="33 x 33"):
         config.build(ImageShape(3, 33))
 
 
-def test_layers_at_64_are_the_papers():
-    # Figure 1 of the paper: 1024 x 4 x 4 up to 128 x 32 x 32, and 3 x 64 x 64.
+def test_layers_at_64_match_the_paper():
+    # Figure 1 of the paper: from 1024 x 4 x 4 to 128 x 32 x 32, then 3 x 64 x 64.
     generator = DCGANGeneratorConfig(width=128, z_dim=100).build(ImageShape(3, 64))
     assert (generator.project.in_features, generator.project.out_features) == (100, 1024 * 4 * 4)
     assert [(up.in_channels, up.out_channels) for up in generator.ups] == [
@@ -37,7 +37,7 @@ def test_layers_at_64_are_the_papers():
     assert all((up.kernel_size, up.stride) == ((4, 4), (2, 2)) for up in generator.ups)
     discriminator = DCGANDiscriminatorConfig().build(ImageShape(3, 64))
     assert [down.out_channels for down in discriminator.downs] == [64, 128, 256, 512]
-    assert len(discriminator.norms) == 3  # none after the first convolution
+    assert len(discriminator.norms) == 3  # no norm after the first convolution
 
 
 def test_initialization():
@@ -56,6 +56,6 @@ def test_conditional_layers():
     generator = DCGANGeneratorConfig(width=4).build(image)
     assert all(isinstance(norm, ClassConditional) for norm in generator.norms)
     discriminator = DCGANDiscriminatorConfig(width=4).build(image)
-    # One weight for each entry of the flattened bottom map, which the linear head sees, too.
+    # The embedding has as many entries as the flattened feature map, which is also the input of the linear head.
     assert discriminator.head.embedding.weight.shape == (10, 16 * 4 * 4)
     assert discriminator.head.linear.in_features == 16 * 4 * 4

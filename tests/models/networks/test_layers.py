@@ -1,4 +1,4 @@
-"""Shared parts: projection head, self-attention, resampling next to convolutions."""
+"""Shared layers: resolutions, labels, projection head, self-attention, convolutions combined with resampling."""
 
 import pytest
 import torch
@@ -6,25 +6,33 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.kernels.fused import conv_then_pool, upsample, upsample_then_conv
-from models.networks.layers import ProjectionHead, SelfAttention, bottom_size, check_labels
+from models.networks.layers import ProjectionHead, SelfAttention, check_labels, split_resolution
 
 
 @pytest.mark.parametrize(
     ("resolution", "expected"), [(16, (4, 2)), (28, (7, 2)), (32, (4, 3)), (48, (6, 3)), (96, (6, 4)), (128, (4, 5))]
 )
-def test_bottom_size(resolution, expected):
-    assert bottom_size(resolution) == expected
-    bottom, halvings = expected
-    assert bottom * 2**halvings == resolution
+def test_split_resolution(resolution, expected):
+    assert split_resolution(resolution) == expected
+    base_size, doublings = expected
+    assert base_size * 2**doublings == resolution
 
 
 @pytest.mark.parametrize("resolution", [1, 4, 7, 9, 18, 31, 33, 50, 72])
-def test_bottom_size_refuses_an_impossible_side(resolution):
+def test_split_resolution_rejects_unsupported_resolutions(resolution):
     with pytest.raises(ValueError, match=f"no network for {resolution} x {resolution} images"):
-        bottom_size(resolution)
+        split_resolution(resolution)
 
 
-def test_labels_must_fit():
+def test_split_resolution_with_base_size():
+    assert split_resolution(32, 8) == (8, 2)
+    assert split_resolution(32, 1) == (1, 5)
+    for base_size in (5, 32, 64):
+        with pytest.raises(ValueError, match=f"base_size={base_size} times a power of 2"):
+            split_resolution(32, base_size)
+
+
+def test_check_labels():
     y = torch.tensor([0])
     check_labels(y, 2)
     check_labels(None, None)
@@ -43,18 +51,18 @@ def test_projection_head():
         torch.testing.assert_close(logits[i], expected)
 
 
-def test_projection_head_without_classes_is_linear():
+def test_projection_head_without_classes():
     head, features = ProjectionHead(7, bias=False), torch.randn(4, 7)
     assert [name for name, _ in head.named_parameters()] == ["linear.weight"]
     torch.testing.assert_close(head(features), features @ head.linear.weight[0])
 
 
-def test_attention_starts_as_the_identity():
+def test_attention_is_initially_the_identity():
     x = torch.randn(2, 16, 6, 6)
     assert torch.equal(SelfAttention(16)(x), x)
 
 
-def test_attention_formula():
+def test_attention_matches_its_formula():
     attention, x = SelfAttention(16).double(), torch.randn(2, 16, 4, 6, dtype=torch.double)
     nn.init.constant_(attention.gamma.weight, 0.7)
     weights = {name: getattr(attention, name).weight[:, :, 0, 0] for name in ("query", "key", "value", "output")}
@@ -75,17 +83,17 @@ def test_attention_formula():
         torch.testing.assert_close(result, image + 0.7 * attended.view_as(image))
 
 
-def test_attention_has_second_derivatives():
+def test_attention_second_derivatives():
     attention, x = SelfAttention(4).double(), torch.randn(1, 4, 2, 2, dtype=torch.double, requires_grad=True)
     nn.init.constant_(attention.gamma.weight, 0.7)
     assert torch.autograd.gradgradcheck(attention, x)
 
 
-def test_every_parameter_of_attention_gets_a_gradient_once_gamma_moves():
+def test_attention_parameters_get_gradients_for_nonzero_gamma():
     attention, x = SelfAttention(16), torch.randn(2, 16, 4, 4)
     attention(x).square().sum().backward()
     assert attention.gamma.weight.grad != 0
-    assert not attention.query.weight.grad.any()  # behind a gamma of 0
+    assert not attention.query.weight.grad.any()  # because gamma is 0
     nn.init.constant_(attention.gamma.weight, 0.1)
     attention(x).square().sum().backward()
     for name, parameter in attention.named_parameters():
@@ -108,20 +116,12 @@ def test_conv_then_pool():
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
-def test_a_1x1_convolution_with_bias_commutes_with_upsampling(mode):
+def test_1x1_convolution_commutes_with_upsampling(mode):
     conv, x = nn.Conv2d(3, 5, 1).double(), torch.randn(2, 3, 5, 5, dtype=torch.double)
     torch.testing.assert_close(upsample(conv(x), mode), upsample_then_conv(conv, x, mode), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("side", [6, 7])
-def test_a_1x1_convolution_with_bias_commutes_with_average_pooling(side):
+def test_1x1_convolution_commutes_with_average_pooling(side):
     conv, x = nn.Conv2d(3, 5, 1).double(), torch.randn(2, 3, side, side, dtype=torch.double)
     torch.testing.assert_close(conv(F.avg_pool2d(x, 2)), conv_then_pool(conv, x), rtol=0, atol=1e-14)
-
-
-def test_a_chosen_bottom_is_taken_or_refused():
-    assert bottom_size(32, 8) == (8, 2)
-    assert bottom_size(32, 1) == (1, 5)
-    for bottom in (5, 32, 64):
-        with pytest.raises(ValueError, match=f"bottom={bottom}"):
-            bottom_size(32, bottom)

@@ -1,4 +1,4 @@
-"""R3GAN's CIFAR-10 network: structure, initialization and resampling as in the authors' code."""
+"""R3GAN: structure, initialization and resampling as in the authors' code."""
 
 import math
 
@@ -24,7 +24,7 @@ def test_parameter_counts():
         assert tuple(sum(p.numel() for p in network.parameters()) for network in networks) == expected
 
 
-def test_block_order():
+def test_stages():
     with torch.device("meta"):
         generator = R3GANGeneratorConfig().build(ImageShape(3, 32))
         discriminator = R3GANDiscriminatorConfig().build(ImageShape(3, 32))
@@ -44,10 +44,10 @@ def test_block_order():
 
 
 def test_initialization():
-    blocks_in_all = 3 * 2
+    num_blocks = 3 * 2
     for config in (R3GANGeneratorConfig, R3GANDiscriminatorConfig):
         network = config(width=64, blocks=2).build(ImageShape(3, 16))
-        gain = math.sqrt(2 / (1 + 0.2**2)) * blocks_in_all**-0.25
+        gain = math.sqrt(2 / (1 + 0.2**2)) * num_blocks**-0.25
         for block in (m for m in network.modules() if isinstance(m, R3GANBlock)):
             assert block.expand.weight.std().item() == pytest.approx(gain / math.sqrt(64), rel=0.05)
             assert block.spatial.weight.std().item() == pytest.approx(gain / math.sqrt(16 * 9), rel=0.05)
@@ -57,7 +57,7 @@ def test_initialization():
             assert 0 < residual.norm() < 1e-3 * x.norm()
 
 
-def test_spectral_norm_has_a_direction_to_normalize():
+def test_spectral_norm_is_finite_at_initialization():
     for build, config, inputs in (
         (build_generator, R3GANGeneratorConfig, torch.randn(2, 64)),
         (build_discriminator, R3GANDiscriminatorConfig, torch.randn(2, 3, 16, 16)),
@@ -66,8 +66,8 @@ def test_spectral_norm_has_a_direction_to_normalize():
         assert network(inputs).isfinite().all()
 
 
-def test_block_formula():
-    block, x = R3GANBlock(8, group_size=4, total=1), torch.randn(2, 8, 5, 5)
+def test_block_matches_its_formula():
+    block, x = R3GANBlock(8, group_size=4, num_blocks=1), torch.randn(2, 8, 5, 5)
     for parameter in block.parameters():
         nn.init.normal_(parameter)
     h = torch.einsum("oi,bihw->bohw", block.expand.weight[:, :, 0, 0], x) + block.expand.bias[:, None, None]
@@ -80,36 +80,37 @@ def test_block_formula():
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_upsampling_is_bilinear_with_zeros_beyond_the_edge():
+def test_upsampling_is_bilinear_with_zero_padding():
     x = torch.randn(2, 3, 5, 5)
     padded = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")
     torch.testing.assert_close(BilinearUp()(x), padded[..., 2:-2, 2:-2])
 
 
-def test_downsampling_is_the_adjoint_of_upsampling_over_4():
+def test_downsampling_is_a_quarter_of_the_adjoint_of_upsampling():
     up, down = BilinearUp().double(), BilinearDown().double()
     x, y = torch.randn(1, 3, 4, 4, dtype=torch.double), torch.randn(1, 3, 8, 8, dtype=torch.double)
     torch.testing.assert_close((up(x) * y).sum(), 4 * (x * down(y)).sum())
     assert down(torch.ones(1, 1, 8, 8, dtype=torch.double))[0, 0, 1, 1] == 1
 
 
-def test_the_basis_is_weighted_by_the_latent():
+def test_basis_is_modulated_by_the_latent():
     network, z = R3GANGeneratorConfig(**SMALL).build(ImageShape(3, 16)), torch.randn(2, 64)
-    seen = []
-    network.stages.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    inputs_of_stages = []
+    network.stages.register_forward_pre_hook(lambda module, inputs: inputs_of_stages.append(inputs[0]))
     network(z)
-    torch.testing.assert_close(seen[0], torch.einsum("chw,ci,bi->bchw", network.basis, network.project.weight, z))
+    expected = torch.einsum("chw,ci,bi->bchw", network.basis, network.project.weight, z)
+    torch.testing.assert_close(inputs_of_stages[0], expected)
 
 
-def test_conditional_logit_is_the_inner_product_with_the_embedding():
+def test_conditional_logit_is_an_inner_product_with_the_embedding():
     network = R3GANDiscriminatorConfig(**SMALL).build(ImageShape(3, 16, 4))
     x, y = torch.randn(3, 3, 16, 16), torch.tensor([0, 3, 1])
-    seen = []
-    network.head.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    torch.testing.assert_close(network(x, y), torch.einsum("bc,bc->b", seen[0], network.embedding.weight[y]))
+    features = []
+    network.head.register_forward_hook(lambda module, inputs, output: features.append(output))
+    torch.testing.assert_close(network(x, y), torch.einsum("bc,bc->b", features[0], network.embedding.weight[y]))
 
 
-def test_an_activation_norm_is_refused():
+def test_activation_norms_are_rejected():
     for config in (R3GANGeneratorConfig, R3GANDiscriminatorConfig):
         with pytest.raises(ValueError, match="activation_norm: none"):
             config(activation_norm=BatchNormConfig())
@@ -117,17 +118,17 @@ def test_an_activation_norm_is_refused():
 
 @pytest.mark.parametrize("resolution", [4, 12, 24, 33, 48])
 @pytest.mark.parametrize("config", [R3GANGeneratorConfig(**SMALL), R3GANDiscriminatorConfig(**SMALL)])
-def test_an_impossible_side_is_refused(config, resolution):
+def test_unsupported_resolution_is_rejected(config, resolution):
     with pytest.raises(ValueError, match="4 times a power of 2"):
         config.build(ImageShape(3, resolution))
 
 
-def test_an_impossible_group_size_is_refused():
-    with pytest.raises(ValueError, match="group_size=5 must divide the 32 channels"):
+def test_invalid_group_size_is_rejected():
+    with pytest.raises(ValueError, match="group_size=5 must divide the 32 hidden channels"):
         R3GANGeneratorConfig(width=16, group_size=5).build(ImageShape(3, 16))
 
 
-def test_larger_sides():
+def test_larger_resolutions():
     for resolution in (32, 64):
         image = ImageShape(3, resolution)
         x = R3GANGeneratorConfig(**SMALL).build(image)(torch.randn(2, 64))
