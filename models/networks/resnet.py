@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from models.activation_norms import ActivationNorm
 from models.kernels.fused import conv_then_pool, convolve, upsample, upsample_then_conv
 from models.networks.base import DISCRIMINATORS, GENERATORS, DiscriminatorConfig, GeneratorConfig, ImageShape
-from models.networks.layers import ProjectionHead, SelfAttention, bottom_size, check_labels
+from models.networks.layers import ProjectionHead, SelfAttention, check_labels, split_resolution
 from models.ranges import AT_LEAST_1, SIZE
 
 Upsampling = Literal["nearest", "bilinear"]
@@ -46,7 +46,7 @@ class ResNetGeneratorConfig(GeneratorConfig):
     def build(self, image: ImageShape) -> nn.Module:
         """Return the generator for `image`."""
         width = self.width or (256 if image.resolution <= 32 else 64)
-        sides = bottom_size(image.resolution, self.bottom)
+        sides = split_resolution(image.resolution, self.bottom)
         return ResNetGenerator(image, self.z_dim, width, self.activation_norm, self.upsample, self.attention, sides)
 
 
@@ -111,7 +111,7 @@ class ResNetDiscriminator(nn.Module):
         self, image: ImageShape, width: int, activation_norm: ActivationNorm, head_bias: bool, attention: int | None
     ):
         super().__init__()
-        _, halvings = bottom_size(image.resolution)
+        _, halvings = split_resolution(image.resolution)
         count, downs = (4, 2) if image.resolution <= 32 else (max(5, halvings + 1), min(5, halvings + 1))
         if image.resolution % 2**downs:
             raise ValueError(
