@@ -1,4 +1,11 @@
-"""Generators, discriminators, classifiers: registered dataclasses of options that build torch modules, normalized."""
+"""Generators, discriminators and classifiers.
+
+Each network is a registered dataclass of options. Its `build` method returns a torch module. The `build_*` functions
+also apply the configured normalization::
+
+    G = build_generator("dcgan", ImageShape(channels=3, resolution=32))
+    images = G(torch.randn(16, 128))  # (16, 3, 32, 32)
+"""
 
 from torch import nn
 
@@ -28,18 +35,30 @@ __all__ = [
 
 
 def build_generator(config: str | GeneratorConfig, image: ImageShape) -> nn.Module:
-    """Return the generator `config` describes, normalized, as a module z (B, z_dim) -> (B, C, H, W) in [-1, 1]."""
+    """Build a generator and apply its normalization.
+
+    `config` is a registered name, for the default options, or a dataclass of options.
+    The module maps z (B, z_dim) and, if class-conditional, labels y (B,) to images (B, C, H, W) in [-1, 1].
+    """
     config = GENERATORS.get(config)() if isinstance(config, str) else config
     return normalize(config.build(image), config.normalization)
 
 
 def build_discriminator(config: str | DiscriminatorConfig, image: ImageShape) -> nn.Module:
-    """Return the discriminator `config` describes, normalized, as a module (B, C, H, W) -> logits (B,)."""
+    """Build a discriminator and apply its normalization.
+
+    `config` is a registered name, for the default options, or a dataclass of options.
+    The module maps images (B, C, H, W) and, if class-conditional, labels y (B,) to logits (B,).
+    """
     config = DISCRIMINATORS.get(config)() if isinstance(config, str) else config
     return normalize(config.build(image), config.normalization)
 
 
 def build_classifier(config: str | ClassifierConfig, image: ImageShape) -> nn.Module:
-    """Return the classifier `config` describes, normalized, as a module (B, C, H, W) -> logits (B, num_classes)."""
+    """Build a classifier and apply its normalization.
+
+    `config` is a registered name, for the default options, or a dataclass of options.
+    The module maps images (B, C, H, W) to logits (B, num_classes).
+    """
     config = CLASSIFIERS.get(config)() if isinstance(config, str) else config
     return normalize(config.build(image), config.normalization)

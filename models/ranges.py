@@ -1,11 +1,14 @@
-"""Bounds of numbers in configs: `Annotated[float, Range(min=0)]` on a dataclass field, checked by the config loader."""
+"""Ranges of numbers in configs.
+
+Annotate a dataclass field with a range, as in `width: Annotated[int, Range(min=1)]`. The config loader checks it.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Closed bounds of a number."""
+    """A closed interval. Both bounds are optional."""
 
     min: float = float("-inf")
     max: float = float("inf")
@@ -23,4 +26,4 @@ class Range:
 
 AT_LEAST_0 = Range(min=0)
 AT_LEAST_1 = Range(min=1)
-SIZE = Range(min=1, max=65_536)  # of a network: beyond, the number of its weights overflows
+SIZE = Range(min=1, max=65_536)  # of a layer; the upper bound keeps the number of weights from overflowing

@@ -1,4 +1,4 @@
-"""Norms of activations, one file each. A new file that registers itself is found by itself."""
+"""Normalizations of activations, one file each. The norm in a new file is registered without any other edit."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The contract of an activation norm: a frozen dataclass of options that builds a module(x, y=None)."""
+"""Base class of activation norms: frozen dataclasses of options that build torch modules."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ ACTIVATION_NORMS: Registry["ActivationNorm"] = Registry("activation norm")
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationNorm(ABC):
-    """Base of all norms of activations. The fields of a subclass are its YAML options.
+    """Base class of all activation norms. The fields of a subclass are its YAML options.
 
-    Every norm has a class-conditional form, so that a conditional generator listens to its labels with any of them:
-    the learned scale and shift per channel become a scale and a shift per class and channel.
+    Every norm also has a class-conditional form, with a learned scale and shift per class and channel instead of per
+    channel. A class-conditional generator can thus use any activation norm.
     """
 
     registry: ClassVar[Registry["ActivationNorm"]] = ACTIVATION_NORMS
 
     @abstractmethod
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
-        """Return a module called as `module(x, y)`: x is (B, channels, H, W), y the labels (B,) or None.
+        """Return a module that maps x (B, channels, H, W) and labels y (B,) or None to a tensor shaped like x.
 
-        With `num_classes` it is class-conditional and needs y, otherwise it ignores y.
+        With `num_classes` the module is class-conditional and requires y. Otherwise it ignores y.
         """
 
 
 class ClassConditional(nn.Module):
     """gamma_y * norm(x) + beta_y (Dumoulin et al., ICLR 2017, eq. 5; de Vries et al., NeurIPS 2017, eq. 4).
 
-    `norm` has no scale and shift of its own. gamma starts at 1 and beta at 0. They are bare parameters and no
-    `nn.Embedding`, because normalizations of weights must leave them alone, as they do the gamma of batch norm.
+    `norm` is a norm without learned scale and shift. gamma is initialized to 1 and beta to 0. They are parameters
+    instead of an `nn.Embedding`, because weight normalizations apply to embeddings but must not change gamma and beta.
     """
 
     def __init__(self, norm: nn.Module, channels: int, num_classes: int):
@@ -45,10 +45,10 @@ class ClassConditional(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_classes, channels))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Map (B, C, H, W) and labels (B,) to (B, C, H, W)."""
+        """Normalize x (B, C, H, W), then scale and shift it by the parameters of the classes y (B,)."""
         gamma, beta = (F.embedding(y, table)[:, :, None, None].to(x.dtype) for table in (self.weight, self.bias))
         return gamma * self.norm(x) + beta
 
     def extra_repr(self) -> str:
-        """Show the number of classes."""
+        """Return the number of classes for `repr`."""
         return f"num_classes={len(self.weight)}"

@@ -1,4 +1,7 @@
-"""Batch normalization (Ioffe & Szegedy, ICML 2015), class-conditional too (Dumoulin et al., de Vries et al., 2017)."""
+"""Batch normalization (Ioffe & Szegedy, ICML 2015).
+
+The class-conditional form is from Dumoulin et al. (ICLR 2017) and de Vries et al. (NeurIPS 2017).
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,10 +16,10 @@ from models.ranges import Range
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` that takes labels and ignores them.
+    """`nn.BatchNorm2d` that accepts and ignores labels.
 
-    With `across_processes` the batch is that of all processes of `torch.distributed`, in equal parts. Other than
-    `nn.SyncBatchNorm` it works on CPUs too, and can be differentiated twice.
+    If `across_processes` is True, the statistics are computed over the batches of all `torch.distributed` processes,
+    which must have equal sizes. Unlike `nn.SyncBatchNorm`, this also works on CPUs and can be differentiated twice.
     """
 
     across_processes = False
@@ -26,15 +29,15 @@ class BatchNorm(nn.BatchNorm2d):
     num_batches_tracked: Tensor
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Normalize (B, C, H, W) per channel: by the batch in training, by running statistics in evaluation."""
+        """Normalize x (B, C, H, W) by batch statistics in training mode and by running statistics in eval mode."""
         if self.across_processes and self.training and dist.is_initialized():
-            return self._by_whole_batch(x)
+            return self._forward_across_processes(x)
         return super().forward(x)
 
-    def _by_whole_batch(self, x: Tensor) -> Tensor:
+    def _forward_across_processes(self, x: Tensor) -> Tensor:
         values = x.float()
-        mean = _average(values.mean(dim=(0, 2, 3)))[:, None, None]
-        variance = _average((values - mean).square().mean(dim=(0, 2, 3)))[:, None, None]
+        mean = _all_reduce_mean(values.mean(dim=(0, 2, 3)))[:, None, None]
+        variance = _all_reduce_mean((values - mean).square().mean(dim=(0, 2, 3)))[:, None, None]
         if self.track_running_stats:
             with torch.no_grad():
                 count = x.numel() // x.shape[1] * dist.get_world_size()
@@ -47,8 +50,8 @@ class BatchNorm(nn.BatchNorm2d):
         return normalized.to(x.dtype)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over processes; what depends on it depends on it on every process."""
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over all processes. Its gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -58,12 +61,12 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _Sum.apply(gradient.contiguous())
+        return _AllReduceSum.apply(gradient.contiguous())
 
 
 @eager
-def _average(x: Tensor) -> Tensor:
-    return _Sum.apply(x) / dist.get_world_size()
+def _all_reduce_mean(x: Tensor) -> Tensor:
+    return _AllReduceSum.apply(x) / dist.get_world_size()
 
 
 @ACTIVATION_NORMS.register("batch")
@@ -71,15 +74,15 @@ def _average(x: Tensor) -> Tensor:
 class BatchNormConfig(ActivationNorm):
     """Batch normalization with a learned scale and shift per channel.
 
-    Class-conditional: the statistics are those of the whole batch, scale and shift belong to the class.
+    The class-conditional form computes the statistics over the whole batch, not per class.
     """
 
     eps: Annotated[float, Range(min=1e-12)] = 1e-5
     """Added to the variance"""
     momentum: Annotated[float, Range(min=0, max=1)] = 0.1
-    """Weight of the newest batch in the running statistics"""
+    """Weight of the current batch in the running statistics"""
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
-        """Return the batch norm of `channels` channels."""
+        """Return a batch norm for `channels` channels, class-conditional with `num_classes`."""
         norm = BatchNorm(channels, eps=self.eps, momentum=self.momentum, affine=num_classes is None)
         return norm if num_classes is None else ClassConditional(norm, channels, num_classes)

@@ -10,30 +10,30 @@ from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 
 class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` that takes labels and ignores them."""
+    """`nn.GroupNorm` that accepts and ignores labels."""
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Normalize each group of channels of each image of (B, C, H, W), in training and in evaluation alike."""
+        """Normalize each group of channels of each image in x (B, C, H, W), in both training and eval mode."""
         return super().forward(x)
 
 
 @ACTIVATION_NORMS.register("group")
 @dataclass(frozen=True, kw_only=True)
 class GroupNormConfig(ActivationNorm):
-    """Group normalization with a learned scale and shift per channel; per class and channel when conditional.
+    """Group normalization with a learned scale and shift per channel.
 
-    A map whose channels `groups` does not divide gets as many groups as the largest divisor of its channels that is
-    not above `groups`: with `groups: 32` that is 32 for 64 channels, 24 for 48 and 16 for 16. A map of at most
-    `groups` channels is thus normalized as by instance norm.
+    The number of groups is the largest divisor of the number of channels that is at most `groups`. With `groups: 32`
+    there are 32 groups for 64 channels, 24 for 48 and 16 for 16. A layer with at most `groups` channels is thus
+    normalized as by instance norm.
     """
 
     groups: Annotated[int, AT_LEAST_1] = 32
-    """Groups of channels, reduced to the nearest smaller divisor of a map's channels"""
+    """Maximum number of groups; a layer uses the largest divisor of its channels up to this number"""
     eps: Annotated[float, AT_LEAST_0] = 1e-5
     """Added to the variance"""
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
-        """Return the group norm of `channels` channels."""
+        """Return a group norm for `channels` channels, class-conditional with `num_classes`."""
         groups = max(g for g in range(1, min(self.groups, channels) + 1) if channels % g == 0)
         norm = GroupNorm(groups, channels, eps=self.eps, affine=num_classes is None)
         return norm if num_classes is None else ClassConditional(norm, channels, num_classes)

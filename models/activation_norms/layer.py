@@ -1,4 +1,4 @@
-"""Layer normalization (Ba et al., 2016) as convolutional GANs use it."""
+"""Layer normalization (Ba et al., 2016) for feature maps, as used in convolutional GANs."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,17 +13,16 @@ from models.ranges import AT_LEAST_0
 @ACTIVATION_NORMS.register("layer")
 @dataclass(frozen=True, kw_only=True)
 class LayerNormConfig(ActivationNorm):
-    """Normalizes each image of (B, C, H, W) over C, H and W together, scale and shift per channel.
+    """Layer normalization over C, H and W of each image (B, C, H, W), with a learned scale and shift per channel.
 
-    This is the layer norm of the critics of WGAN-GP (Gulrajani et al., NeurIPS 2017, section 4) and of SNGAN's
-    comparison, a group norm of one group; the `nn.LayerNorm` of transformers normalizes over C alone. Scale and shift
-    belong to class and channel when conditional.
+    This is the layer norm in the critics of WGAN-GP (Gulrajani et al., NeurIPS 2017, section 4), which SNGAN also
+    compares with. It equals a group norm with one group. The layer norm in transformers normalizes over C only.
     """
 
     eps: Annotated[float, AT_LEAST_0] = 1e-5
     """Added to the variance"""
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
-        """Return the layer norm of `channels` channels."""
+        """Return a layer norm for `channels` channels, class-conditional with `num_classes`."""
         norm = GroupNorm(1, channels, eps=self.eps, affine=num_classes is None)
         return norm if num_classes is None else ClassConditional(norm, channels, num_classes)

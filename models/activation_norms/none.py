@@ -8,21 +8,21 @@ from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, Class
 
 
 class Identity(nn.Module):
-    """Returns x and ignores y."""
+    """Identity that accepts and ignores labels."""
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Map (B, C, H, W) to itself."""
+        """Return x."""
         return x
 
 
 @ACTIVATION_NORMS.register("none")
 @dataclass(frozen=True, kw_only=True)
 class NoActivationNorm(ActivationNorm):
-    """Leaves activations as they are.
+    """No normalization of the activations.
 
-    Class-conditional: a scale and a shift per class and channel alone (FiLM, Perez et al., AAAI 2018).
+    The class-conditional form only scales and shifts per class and channel (FiLM, Perez et al., AAAI 2018).
     """
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
-        """Return the identity, or the scale and shift of each class."""
+        """Return the identity, or the class-conditional scale and shift with `num_classes`."""
         return Identity() if num_classes is None else ClassConditional(Identity(), channels, num_classes)

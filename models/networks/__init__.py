@@ -1,4 +1,4 @@
-"""Families of networks, one file each. A new file that registers its networks is found by itself."""
+"""Network families, one file each. The networks in a new file are registered without any other edit."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The contracts of generators, discriminators and classifiers: dataclasses of options that build torch networks."""
+"""Base classes of generators, discriminators and classifiers: dataclasses of options that build torch modules."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -20,59 +20,77 @@ CLASSIFIERS: Registry["ClassifierConfig"] = Registry("classifier")
 
 
 class ImageShape(NamedTuple):
-    """What a network must know of the data: images are (channels, resolution, resolution) in [-1, 1]."""
+    """The properties of a data set that determine a network. Images are (channels, resolution, resolution)."""
 
     channels: int
     resolution: int
     num_classes: int | None = None
-    """Number of classes of a classifier or class-conditional network; None without labels"""
+    """Number of classes for a classifier or a class-conditional network; None for an unconditional network"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(ABC):
-    """Base of all generators. `build` gives a module z (B, z_dim), y (B,) or None -> images (B, C, H, W) in [-1, 1]."""
+    """Base class of all generators. The fields of a subclass are its YAML options.
+
+    The module that `build` returns maps z (B, z_dim) and y (B,) or None to images (B, C, H, W) in [-1, 1].
+    """
 
     registry: ClassVar[Registry["GeneratorConfig"]] = GENERATORS
 
     normalization: Normalization = field(default_factory=NoNormalization)
     """Normalization of the generator's weights and layers"""
     activation_norm: ActivationNorm = field(default_factory=BatchNormConfig)
-    """Norm of the generator's activations"""
+    """Normalization of the generator's activations"""
     z_dim: Annotated[int, SIZE] = 128
-    """Dimension of the latent z, drawn from N(0, I)"""
+    """Dimension of the latent z, which is sampled from N(0, I)"""
 
     @abstractmethod
     def build(self, image: ImageShape) -> nn.Module:
-        """Return the bare network, initialized; ValueError when the options and `image` do not go together."""
+        """Return the initialized network, without `normalization`.
+
+        Raises ValueError if the options do not fit the images.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig(ABC):
-    """Base of all discriminators. `build` gives a module x (B, C, H, W), y (B,) or None -> logits (B,)."""
+    """Base class of all discriminators. The fields of a subclass are its YAML options.
+
+    The module that `build` returns maps images (B, C, H, W) and y (B,) or None to logits (B,).
+    """
 
     registry: ClassVar[Registry["DiscriminatorConfig"]] = DISCRIMINATORS
 
     normalization: Normalization = field(default_factory=NoNormalization)
     """Normalization of the discriminator's weights and layers"""
     activation_norm: ActivationNorm = field(default_factory=NoActivationNorm)
-    """Norm of the discriminator's activations"""
+    """Normalization of the discriminator's activations"""
 
     @abstractmethod
     def build(self, image: ImageShape) -> nn.Module:
-        """Return the bare network, initialized; ValueError when the options and `image` do not go together."""
+        """Return the initialized network, without `normalization`.
+
+        Raises ValueError if the options do not fit the images.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(ABC):
-    """Base of all classifiers. `build` gives a module x (B, C, H, W) -> logits (B, num_classes)."""
+    """Base class of all classifiers. The fields of a subclass are its YAML options.
+
+    The module that `build` returns maps images (B, C, H, W) to logits (B, num_classes).
+    """
 
     registry: ClassVar[Registry["ClassifierConfig"]] = CLASSIFIERS
 
     normalization: Normalization = field(default_factory=NoNormalization)
     """Normalization of the classifier's weights and layers"""
     activation_norm: ActivationNorm = field(default_factory=BatchNormConfig)
-    """Norm of the classifier's activations"""
+    """Normalization of the classifier's activations"""
 
     @abstractmethod
     def build(self, image: ImageShape) -> nn.Module:
-        """Return the bare network, initialized; ValueError when the options and `image` do not go together."""
+        """Return the initialized network, without `normalization`.
+
+        Raises ValueError if the options do not fit the images.
+        """

@@ -1,4 +1,4 @@
-"""What holds for every configured network."""
+"""Properties of all registered networks."""
 
 import dataclasses
 
@@ -17,14 +17,14 @@ CONFIGS = [
 ]
 
 
-def test_the_bases_are_abstract():
+def test_base_classes_are_abstract():
     for base in (GeneratorConfig, DiscriminatorConfig):
         with pytest.raises(TypeError, match="abstract"):
             base()
 
 
 @pytest.mark.parametrize(("kind", "cls"), CONFIGS)
-def test_configs_are_frozen_and_refuse_unknown_options(kind, cls):
+def test_configs_are_frozen_and_reject_unknown_options(kind, cls):
     with pytest.raises(dataclasses.FrozenInstanceError):
         cls().width = 3
     with pytest.raises(TypeError, match="no_such_option"):
@@ -33,12 +33,12 @@ def test_configs_are_frozen_and_refuse_unknown_options(kind, cls):
 
 @pytest.mark.parametrize(("kind", "cls"), CONFIGS)
 def test_default_activation_norms(kind, cls):
-    # Miyato's generators have batch norm, discriminators have none; R3GAN has none at all.
+    # Only R3GAN's generator has no batch norm. The discriminators have no activation norm.
     expected = BatchNormConfig if kind == "G" and "R3GAN" not in cls.__name__ else NoActivationNorm
     assert type(cls().activation_norm) is expected
 
 
-def test_a_name_builds_the_default_network():
+def test_build_by_name():
     image = ImageShape(1, 16)
     assert build_generator("dcgan", image)(torch.randn(2, 128)).shape == (2, 1, 16, 16)
     assert build_discriminator("dcgan", image)(torch.randn(2, 1, 16, 16)).shape == (2,)
@@ -47,7 +47,7 @@ def test_a_name_builds_the_default_network():
 
 
 @pytest.mark.parametrize("name", list(DISCRIMINATORS))
-def test_the_normalization_reaches_every_layer(name):
+def test_normalization_is_applied_to_every_layer(name):
     config = DISCRIMINATORS.get(name)(
         width=4, normalization=SpectralNorm(), **({"group_size": 4} if name == "r3gan" else {})
     )

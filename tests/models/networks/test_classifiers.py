@@ -8,11 +8,11 @@ from models.activation_norms import ACTIVATION_NORMS
 from models.networks.classifiers import ResNet10Config, ResNet18Config, ResNet50Config
 from models.normalizations import NORMALIZATIONS
 
-NORMS = [name for name in NORMALIZATIONS if name != "gradient"]  # which is for one logit
+NORMS = [name for name in NORMALIZATIONS if name != "gradient"]  # gradient normalization requires a single logit
 
 
 @pytest.mark.parametrize(("config", "name"), [(ResNet18Config, "resnet18"), (ResNet50Config, "resnet50")])
-def test_with_the_imagenet_stem_it_is_torchvisions_network(config, name):
+def test_imagenet_stem_matches_torchvision(config, name):
     ours = build_classifier(config(stem="imagenet"), ImageShape(3, 64, 1000)).eval()
     theirs = getattr(torchvision_models, name)().eval()
     theirs.load_state_dict(ours.state_dict())
@@ -21,7 +21,7 @@ def test_with_the_imagenet_stem_it_is_torchvisions_network(config, name):
         assert torch.equal(ours(x), theirs(x))
 
 
-def test_the_cifar_resnet18_has_the_usual_number_of_parameters():
+def test_cifar_resnet18_parameter_count():
     network = build_classifier("resnet18", ImageShape(3, 32, 10))
     assert sum(p.numel() for p in network.parameters()) == 11_173_962
     assert network.conv1.stride == (1, 1)
@@ -31,7 +31,7 @@ def test_the_cifar_resnet18_has_the_usual_number_of_parameters():
     assert maps["layer1"] == (1, 64, 32, 32), "the stem keeps the resolution"
 
 
-def test_convolutions_are_initialized_as_torchvisions():
+def test_initialization_matches_torchvision():
     torch.manual_seed(0)
     network = build_classifier(ResNet10Config(width=32), ImageShape(1, 16, 10))
     for name in ("conv1", "layer2.0.conv1", "layer4.0.downsample.0"):
@@ -41,7 +41,7 @@ def test_convolutions_are_initialized_as_torchvisions():
 
 
 @pytest.mark.parametrize("width", [1, 5, 64])
-def test_the_width_scales_every_stage(width):
+def test_width_scales_every_stage(width):
     network = build_classifier(ResNet10Config(width=width), ImageShape(1, 16, 7))
     assert [network.get_submodule(f"layer{i}.0.conv2").out_channels for i in (1, 2, 3, 4)] == [
         width * 2**i for i in range(4)
@@ -50,7 +50,7 @@ def test_the_width_scales_every_stage(width):
 
 
 @pytest.mark.parametrize("norm", list(ACTIVATION_NORMS))
-def test_the_activation_norm_is_chosen_by_name(norm):
+def test_activation_norms(norm):
     config = ResNet10Config(width=8, activation_norm=ACTIVATION_NORMS.get(norm)())
     network = build_classifier(config, ImageShape(1, 16, 10))
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules()) == (norm == "batch")
@@ -60,7 +60,7 @@ def test_the_activation_norm_is_chosen_by_name(norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", list(CLASSIFIERS))
-def test_every_normalization_trains(name, norm):
+def test_every_normalization_has_finite_gradients(name, norm):
     config = CLASSIFIERS.get(name)(width=4, normalization=NORMALIZATIONS.get(norm)())
     network = build_classifier(config, ImageShape(1, 8, 10))
     logits = network(torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
@@ -70,6 +70,6 @@ def test_every_normalization_trains(name, norm):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_without_classes_there_is_no_classifier():
+def test_missing_number_of_classes_is_rejected():
     with pytest.raises(ValueError, match="number of classes"):
         build_classifier("resnet10", ImageShape(1, 16))
