@@ -14,7 +14,7 @@ class Features(NamedTuple):
     features: Tensor
     """Features (N, d)"""
     logits: Tensor | None = None
-    """Unnormalized logits (N, K); None if the extractor does not classify"""
+    """Logits (N, K), up to an additive constant per image; None if the extractor does not classify"""
 
     @staticmethod
     def concatenate(parts: "Sequence[Features]") -> "Features":
@@ -40,7 +40,7 @@ class FeatureExtractor(Protocol):
         ...
 
 
-def fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str:
+def compute_fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str:
     """Return a hash of the names, shapes, dtypes and values of weights, and of any other `parts`."""
     digest = hashlib.sha256(repr(parts).encode())
     for name, tensor in weights.items():
@@ -50,7 +50,7 @@ def fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str:
 
 
 def to_rgb(images: Tensor) -> Tensor:
-    """Repeat the channel of grayscale images. Images are uint8 (B, 1 or 3, H, W), or a ValueError is raised."""
+    """Convert uint8 images (B, 1 or 3, H, W) to RGB (B, 3, H, W). Raises ValueError for any other dtype or shape."""
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"expected uint8 images (B, 1 or 3, H, W), not {images.dtype} of shape {tuple(images.shape)}")
     return images.expand(-1, 3, -1, -1)

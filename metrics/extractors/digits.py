@@ -1,10 +1,10 @@
-"""Features of digits from a small classifier that is trained on first use."""
+"""Features of digits from a small classifier, which `train_digits_classifier` trains."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metrics.extractors.base import Features, fingerprint
+from metrics.extractors.base import Features, compute_fingerprint
 
 
 class DigitsClassifier(nn.Module):
@@ -72,7 +72,7 @@ class DigitsExtractor:
 
     def __init__(self, classifier: DigitsClassifier):
         self.classifier = classifier
-        self.fingerprint = fingerprint(classifier.state_dict(), "digits", classifier.VERSION)
+        self.fingerprint = compute_fingerprint(classifier.state_dict(), "digits", classifier.VERSION)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:

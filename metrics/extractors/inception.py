@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from metrics.extractors.base import Features, fingerprint, to_rgb
+from metrics.extractors.base import Features, compute_fingerprint, to_rgb
 
 PUBLISHED_SHA256_PREFIX = "6726825d"
 PUBLISHED_FILE_NAMES = (  # of torch-fidelity and of pytorch-fid, in the checkpoint folder of torch.hub
@@ -54,7 +54,7 @@ class InceptionExtractor:
         self.preprocess = {"torch_fidelity": resize_like_torch_fidelity, "pytorch_fid": resize_like_pytorch_fid}[
             preprocessing
         ]
-        self.fingerprint = fingerprint(state_dict, "inception-v3-compat", layer, preprocessing)
+        self.fingerprint = compute_fingerprint(state_dict, "inception-v3-compat", layer, preprocessing)
         network = _build_network()
         nn.Module.load_state_dict(network, state_dict, assign=True)
         stages = []

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from metrics.extractors.base import Features, fingerprint, to_rgb
+from metrics.extractors.base import Features, compute_fingerprint, to_rgb
 from metrics.extractors.inception import single_precision
 
 
@@ -28,7 +28,7 @@ class TorchFidelityExtractor:
             raise ValueError(f"cannot load the weights of '{name}': {error}") from None
         self.device = torch.device(device)
         self.network.to(self.device)
-        self.fingerprint = fingerprint(self.network.state_dict(), "torch-fidelity", name, layer)
+        self.fingerprint = compute_fingerprint(self.network.state_dict(), "torch-fidelity", name, layer)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:

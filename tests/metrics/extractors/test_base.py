@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from metrics.extractors.base import Features, fingerprint, to_rgb
+from metrics.extractors.base import Features, compute_fingerprint, to_rgb
 
 
 def test_concatenate():
@@ -20,22 +20,23 @@ def test_fingerprint_depends_on_every_part():
     other = weight.clone()
     other[1, 2] += 1e-6
     variants = [
-        fingerprint({"w": weight}, "name", "layer"),
-        fingerprint({"w": other}, "name", "layer"),
-        fingerprint({"w": weight.view(3, 2)}, "name", "layer"),
-        fingerprint({"w": weight.view(torch.int32)}, "name", "layer"),
-        fingerprint({"v": weight}, "name", "layer"),
-        fingerprint({"w": weight}, "name", "other layer"),
-        fingerprint({"w": weight}, "namelayer"),
+        compute_fingerprint({"w": weight}, "name", "layer"),
+        compute_fingerprint({"w": other}, "name", "layer"),
+        compute_fingerprint({"w": weight.view(3, 2)}, "name", "layer"),
+        compute_fingerprint({"w": weight.view(torch.int32)}, "name", "layer"),
+        compute_fingerprint({"v": weight}, "name", "layer"),
+        compute_fingerprint({"w": weight}, "name", "other layer"),
+        compute_fingerprint({"w": weight}, "namelayer"),
     ]
     assert len(set(variants)) == len(variants)
-    assert variants[0] == fingerprint({"w": weight.clone()}, "name", "layer")
+    assert variants[0] == compute_fingerprint({"w": weight.clone()}, "name", "layer")
 
 
 def test_fingerprint_of_scalars_and_any_memory_format():
     weight = torch.randn(2, 3, 4, 4)
     weights = {"w": weight, "step": torch.tensor(3)}
-    assert fingerprint(weights) == fingerprint({**weights, "w": weight.to(memory_format=torch.channels_last)})
+    channels_last = {**weights, "w": weight.to(memory_format=torch.channels_last)}
+    assert compute_fingerprint(weights) == compute_fingerprint(channels_last)
 
 
 def test_to_rgb():
