@@ -1,1 +1,1 @@
-"""Metrics: pure functions of features (quality) and of networks (Lipschitz). Imports neither `gan` nor `models`."""
+"""Metrics: pure functions of image features (quality) and of networks (Lipschitz constants)."""

@@ -1,22 +1,23 @@
-"""The metrics by name, and protocols: what a metric measures on how many images against which real ones.
+"""The metrics by name, and metric protocols such as `fid50k_train`.
 
-A number without its protocol compares with nothing (FID is biased in the number of images, and CIFAR-10's is 14 against
-the training set where it is 21 against the test set), so a protocol's name says all of it:
+A metric protocol is a metric together with everything that its value depends on: the feature space, the number of
+generated images and the real images. Only values of the same protocol are comparable. FID, for example, is biased by
+the number of images, and on CIFAR-10 an FID of 14 to the training set corresponds to an FID of 21 to the test set.
+The name of a protocol contains all of this:
 
-    fid50k_train        FID of 50,000 generated images to the whole training set
-    fid5k_test10k       of 5,000 generated images to 10,000 held-out ones
+    fid50k_train        FID between 50,000 generated images and the whole training set
+    fid5k_test10k       FID between 5,000 generated images and 10,000 held-out images
     is50k               Inception score of 50,000 generated images
     fd_digits10k_test   Fréchet distance in the feature space `digits`
     kid_dinov2-vit-b-14-10k_train   KID in the feature space `dinov2-vit-b-14`, with a dash before the count
+    fid50k_file         FID between 50,000 generated images and the statistics in a file (.npz of pytorch-fid)
 
-    fid50k_file         of 50,000 generated images to the statistics in a file (pytorch-fid's .npz)
-
-    METRIC[_FEATURES][-]COUNT[_REFERENCE[COUNT]]
+The general form is METRIC[_FEATURES][-]COUNT[_REFERENCE[COUNT]].
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
@@ -30,11 +31,11 @@ from metrics.modes import captured_modes, confident_fraction, kl_to_uniform
 
 
 class Reference(Protocol):
-    """The real images that a metric compares with: their features (M, d) and the statistics of them."""
+    """The real images that a metric compares with: their features and the statistics of the features."""
 
     @property
     def features(self) -> Tensor:
-        """(M, d)"""
+        """Features (M, d)."""
         ...
 
     @property
@@ -43,33 +44,32 @@ class Reference(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A number that says how good generated images are.
-
-    `compute` takes their features and the reference (None for a metric without one), `needs` says what of the
-    reference it reads, `features` is the feature space that the short name stands for (None: must be named), and
-    `needs_logits` that its extractor must classify.
-    """
+    """A measure of the quality of generated images."""
 
     compute: Callable[[Features, Any], float]
+    """Function of the features of the generated images and of the `Reference` (None if the metric needs none)"""
     higher_is_better: bool
-    needs: Literal["nothing", "statistics", "features"]
-    features: str | None
+    required_reference: Literal["none", "statistics", "features"]
+    """The attribute of the `Reference` that `compute` reads; "none" if the metric does not compare with real images"""
+    default_features: str | None
+    """Feature space of a protocol whose name contains none; None if the name must contain it"""
     needs_logits: bool = False
-    fewest: int = 2
-    """Images, generated and real, without which there is no number"""
+    """True if `compute` reads the logits, which only a classifier returns"""
+    min_images: int = 2
+    """Minimum number of generated images and of real images"""
 
 
 def _from_logits(compute: Callable[[Tensor], float]) -> Callable[[Features, Any], float]:
-    """Return a metric of the logits alone; its extractor classifies."""
+    """Turn a function of the logits into a function of the features and the reference."""
 
-    def of_features(fake: Features, real: None) -> float:
+    def compute_from_features(fake: Features, real: None) -> float:
         if fake.logits is None:
-            raise ValueError("these features come without logits")
+            raise ValueError("these features have no logits; choose a feature space with a classifier")
         return compute(fake.logits)
 
-    return of_features
+    return compute_from_features
 
 
 def _frechet(fake: Features, real: Reference) -> float:
@@ -77,46 +77,94 @@ def _frechet(fake: Features, real: Reference) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    "fid": Metric(_frechet, False, "statistics", "inception"),
-    "fd": Metric(_frechet, False, "statistics", None),
-    "kid": Metric(lambda fake, real: kid(fake.features, real.features), False, "features", "inception"),
-    "is": Metric(_from_logits(inception_score), True, "nothing", "inception", True, 10),
+    "fid": Metric(
+        compute=_frechet, higher_is_better=False, required_reference="statistics", default_features="inception"
+    ),
+    "fd": Metric(compute=_frechet, higher_is_better=False, required_reference="statistics", default_features=None),
+    "kid": Metric(
+        compute=lambda fake, real: kid(fake.features, real.features),
+        higher_is_better=False,
+        required_reference="features",
+        default_features="inception",
+    ),
+    "is": Metric(
+        compute=_from_logits(inception_score),
+        higher_is_better=True,
+        required_reference="none",
+        default_features="inception",
+        needs_logits=True,
+        min_images=10,
+    ),
     "precision": Metric(
-        lambda fake, real: precision_recall(fake.features, real.features)[0], True, "features", "inception", fewest=4
+        compute=lambda fake, real: precision_recall(fake.features, real.features)[0],
+        higher_is_better=True,
+        required_reference="features",
+        default_features="inception",
+        min_images=4,
     ),
     "recall": Metric(
-        lambda fake, real: precision_recall(fake.features, real.features)[1], True, "features", "inception", fewest=4
+        compute=lambda fake, real: precision_recall(fake.features, real.features)[1],
+        higher_is_better=True,
+        required_reference="features",
+        default_features="inception",
+        min_images=4,
     ),
     "density": Metric(
-        lambda fake, real: density_coverage(fake.features, real.features)[0], True, "features", "inception", fewest=6
+        compute=lambda fake, real: density_coverage(fake.features, real.features)[0],
+        higher_is_better=True,
+        required_reference="features",
+        default_features="inception",
+        min_images=6,
     ),
     "coverage": Metric(
-        lambda fake, real: density_coverage(fake.features, real.features)[1], True, "features", "inception", fewest=6
+        compute=lambda fake, real: density_coverage(fake.features, real.features)[1],
+        higher_is_better=True,
+        required_reference="features",
+        default_features="inception",
+        min_images=6,
     ),
-    "modes": Metric(_from_logits(captured_modes), True, "nothing", "digits", True),
-    "kl": Metric(_from_logits(kl_to_uniform), False, "nothing", "digits", True),
-    "confident": Metric(_from_logits(confident_fraction), True, "nothing", "digits", True),
+    "modes": Metric(
+        compute=_from_logits(captured_modes),
+        higher_is_better=True,
+        required_reference="none",
+        default_features="digits",
+        needs_logits=True,
+    ),
+    "kl": Metric(
+        compute=_from_logits(kl_to_uniform),
+        higher_is_better=False,
+        required_reference="none",
+        default_features="digits",
+        needs_logits=True,
+    ),
+    "confident": Metric(
+        compute=_from_logits(confident_fraction),
+        higher_is_better=True,
+        required_reference="none",
+        default_features="digits",
+        needs_logits=True,
+    ),
 }
 
 
 @dataclass(frozen=True)
 class MetricProtocol:
-    """A metric with everything that its number depends on."""
+    """A metric with everything that its value depends on."""
 
     metric: str
     features: str
     count: int
-    """Generated images"""
+    """Number of generated images"""
     reference: Literal["train", "test", "file"] | None
-    """Split of the real images, or a file of their statistics; None for a metric that compares with none"""
+    """Split of the real images, or a file of their statistics; None if the metric does not compare with real images"""
     reference_count: int | None
-    """Real images (None: the whole split)"""
+    """Number of real images; None for the whole split"""
 
     def __str__(self) -> str:
-        space = "" if self.features == METRICS[self.metric].features else f"_{self.features}"
-        dash = "-" if space[-1:].isdigit() else ""
-        real = "" if self.reference is None else f"_{self.reference}{_short(self.reference_count)}"
-        return f"{self.metric}{space}{dash}{_short(self.count)}{real}"
+        features = "" if self.features == self.spec.default_features else f"_{self.features}"
+        dash = "-" if features[-1:].isdigit() else ""
+        reference = "" if self.reference is None else f"_{self.reference}{_format_count(self.reference_count)}"
+        return f"{self.metric}{features}{dash}{_format_count(self.count)}{reference}"
 
     @property
     def spec(self) -> Metric:
@@ -124,54 +172,57 @@ class MetricProtocol:
         return METRICS[self.metric]
 
     def with_count(self, count: int) -> "MetricProtocol":
-        """Return the same protocol on another number of generated images."""
-        return MetricProtocol(self.metric, self.features, count, self.reference, self.reference_count)
+        """Return the same protocol with another number of generated images."""
+        return replace(self, count=count)
 
 
-_GRAMMAR = re.compile(
+_PROTOCOL_PATTERN = re.compile(
     r"(?P<metric>[a-z]+)(_(?P<features>[a-z][\w.-]*?))?-?(?P<count>\d+k?)(_(?P<reference>train|test|file)(?P<real>\d+k?)?)?"
 )
 
 
 def parse_protocol(name: str) -> MetricProtocol:
-    """Return the protocol that `name` stands for; ValueError when it stands for none."""
-    match = _GRAMMAR.fullmatch(name)
+    """Return the protocol with this name. Raises ValueError if the name is invalid."""
+    match = _PROTOCOL_PATTERN.fullmatch(name)
     if match is None:
         raise ValueError(
-            f"'{name}' is no metric with its protocol: write METRIC[_FEATURES]COUNT[_train|_test],"
-            " as in fid50k_train, is50k or fd_digits10k_test"
+            f"'{name}' is not a metric protocol: write METRIC[_FEATURES]COUNT[_train|_test],"
+            " for example fid50k_train, is50k or fd_digits10k_test"
         )
     if match["metric"] not in METRICS:
-        raise ValueError(f"'{name}': unknown metric '{match['metric']}' (known: {', '.join(sorted(METRICS))})")
+        raise ValueError(f"'{name}': unknown metric '{match['metric']}' (choices: {', '.join(sorted(METRICS))})")
     metric = METRICS[match["metric"]]
-    features = match["features"] or metric.features
+    features = match["features"] or metric.default_features
     if features is None:
-        raise ValueError(f"'{name}' must name its feature space, as in fd_digits10k_test")
+        raise ValueError(f"'{name}' does not name a feature space: write, for example, fd_digits10k_test")
     if match["metric"] == "fid" and features != "inception":
-        raise ValueError(f"'{name}': FID is the Fréchet distance of Inception; write fd_{features} for another space")
-    if metric.needs == "nothing" and match["reference"]:
-        raise ValueError(f"'{name}': {match['metric']} compares with no real images; leave out _{match['reference']}")
-    if metric.needs != "nothing" and not match["reference"]:
-        raise ValueError(f"'{name}' must say what it compares with: {name}_train or {name}_test")
-    if match["reference"] == "file" and (metric.needs == "features" or match["real"]):
-        raise ValueError(f"'{name}': a file of statistics serves whole Fréchet distances alone, as in fid50k_file")
-    count, real = _number(match["count"]), None if match["real"] is None else _number(match["real"])
-    if min(count, real or count) < metric.fewest:
-        raise ValueError(f"'{name}': {match['metric']} needs at least {metric.fewest} images")
-    reference = cast(Literal["train", "test", "file"] | None, match["reference"])  # the grammar has no other
+        raise ValueError(f"'{name}': FID is defined for Inception features only; write fd_{features} instead")
+    if metric.required_reference == "none" and match["reference"]:
+        raise ValueError(f"'{name}': {match['metric']} has no real images; remove _{match['reference']}")
+    if metric.required_reference != "none" and not match["reference"]:
+        raise ValueError(f"'{name}' does not name the real images: write {name}_train or {name}_test")
+    if match["reference"] == "file" and (metric.required_reference == "features" or match["real"]):
+        raise ValueError(
+            f"'{name}': a file of statistics is only for Fréchet distances without a number of real images,"
+            " for example fid50k_file"
+        )
+    count, real = _parse_count(match["count"]), None if match["real"] is None else _parse_count(match["real"])
+    if min(count, real or count) < metric.min_images:
+        raise ValueError(f"'{name}': {match['metric']} needs at least {metric.min_images} images")
+    reference = cast(Literal["train", "test", "file"] | None, match["reference"])  # guaranteed by the pattern
     return MetricProtocol(match["metric"], features, count, reference, real)
 
 
 def higher_is_better(name: str) -> bool:
-    """Tell whether a larger value of the protocol called `name` is a better one; ValueError when it is none."""
+    """Return True if larger values of the protocol `name` are better. Raises ValueError if the name is invalid."""
     return parse_protocol(name).spec.higher_is_better
 
 
-def _number(text: str) -> int:
+def _parse_count(text: str) -> int:
     return int(text[:-1]) * 1000 if text.endswith("k") else int(text)
 
 
-def _short(count: int | None) -> str:
+def _format_count(count: int | None) -> str:
     if count is None:
         return ""
     return f"{count // 1000}k" if count % 1000 == 0 else str(count)

@@ -1,6 +1,6 @@
 """Fréchet distance between Gaussian fits of two sets of features (Heusel et al., NeurIPS 2017, eq. 6).
 
-Everything is in double precision on the CPU: in single precision the distance of few features is off by a percent.
+All computations use double precision. In single precision, the distance between small sets has an error of about 1%.
 """
 
 import math
@@ -17,23 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 8192  # features centered at a time
+CHUNK = 8192  # number of features in each update of the covariance
 EPSILON = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """Mean (d,) and unbiased covariance S (d, d) of n features; the count n is None where a file does not tell it."""
+    """Mean (d,) and unbiased covariance S (d, d) of n features.
+
+    `count` is n, or None if it is unknown because the statistics come from a file without it.
+    """
 
     mean: Tensor
     covariance: Tensor
     count: int | None
-    known_factor: Tensor | None = field(default=None, repr=False)
-    """what `factor` returns, where it is known already"""
+    precomputed_factor: Tensor | None = field(default=None, repr=False)
+    """Value of `factor`, if it has been computed before"""
 
     @classmethod
     def from_features(cls, features: Tensor) -> "FeatureStatistics":
-        """Return the statistics of features (N, d); ValueError when N < 2 or where they are not finite."""
+        """Compute the statistics of features (N, d). Raises ValueError if N < 2 or if a feature is not finite."""
         count, dimension = features.shape
         if count < 2:
             raise ValueError(f"a covariance needs at least 2 features, not {count}")
@@ -42,7 +45,7 @@ class FeatureStatistics:
             raise ValueError(f"{(~features.isfinite()).any(dim=1).sum()} of {count} features are not finite")
         if count <= dimension:
             centered = features.double() - mean
-            # A reflection takes (1, ..., 1), which they are orthogonal to, to the first axis: one column less.
+            # The centered features sum to 0. A Householder reflection over the samples makes one of them 0, to omit it.
             factor = (centered[1:] + centered[0] / (math.sqrt(count) - 1)).T / math.sqrt(count - 1)
             return cls(mean.cpu(), (factor @ factor.T).cpu(), count, factor.cpu())
         covariance = mean.new_zeros(dimension, dimension)
@@ -53,13 +56,14 @@ class FeatureStatistics:
 
     @cached_property
     def factor(self) -> Tensor:
-        """F (d, r) with S = F Fᵀ, computed once.
+        """Factor F (d, r) with S = F Fᵀ.
 
-        Its columns are the centered features, rotated into n - 1, when n <= d; else it is Cholesky's factor or, where
-        the covariance is singular to working precision, the eigenvectors times the roots of the eigenvalues not null.
+        If n <= d, `from_features` computes F from the centered features, with r = n - 1. Otherwise F is the Cholesky
+        factor. If S is numerically singular, F consists of the eigenvectors for the nonzero eigenvalues, each scaled by
+        the square root of its eigenvalue.
         """
-        if self.known_factor is not None:
-            return self.known_factor
+        if self.precomputed_factor is not None:
+            return self.precomputed_factor
         lower, failed = torch.linalg.cholesky_ex(self.covariance)
         if not failed:
             return lower
@@ -68,24 +72,24 @@ class FeatureStatistics:
         return vectors[:, kept] * values[kept].sqrt()
 
     def to_dict(self) -> dict[str, Tensor]:
-        """Return the statistics and their factor as tensors, for a cache; `from_dict` gives the same numbers back."""
+        """Return the statistics and their factor as a dict of tensors, for a cache."""
         state = {"mean": self.mean, "covariance": self.covariance, "factor": self.factor}
         return state if self.count is None else {**state, "count": torch.tensor(self.count)}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Tensor]) -> "FeatureStatistics":
-        """Return the statistics that `to_dict` gave."""
+        """Restore the statistics from the result of `to_dict`, bit for bit."""
         count = int(state["count"]) if "count" in state else None
         return cls(state["mean"], state["covariance"], count, state["factor"])
 
     def save(self, path: str | Path) -> None:
-        """Write the `.npz` file that pytorch-fid reads: `mu`, `sigma` and, beside them, `count`.
+        """Write an `.npz` file with `mu` and `sigma`, as in pytorch-fid, and with `count`.
 
-        ValueError when there is such a file already.
+        Raises ValueError if the file already exists.
         """
         path = Path(path)
         if path.exists():
-            raise ValueError(f"{path} exists already; choose another name")
+            raise ValueError(f"{path} already exists; choose another name")
         arrays: dict[str, Any] = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
         if self.count is not None:
             arrays["count"] = np.array(self.count)
@@ -100,32 +104,33 @@ class FeatureStatistics:
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureStatistics":
-        """Read a `.npz` file of pytorch-fid's or ours; ValueError when it is not one."""
+        """Read an `.npz` file written by `save` or by pytorch-fid. Raises ValueError if the file is invalid."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 mean, covariance = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
                 count = int(arrays["count"]) if "count" in arrays else None
-        except Exception as error:  # numpy and zipfile raise many kinds
-            raise ValueError(f"{path} is no file of Fréchet statistics (.npz with mu and sigma): {error}") from None
+        except Exception as error:  # numpy and zipfile raise exceptions of many types
+            raise ValueError(f"{path} is not a file of Fréchet statistics (.npz with mu and sigma): {error}") from None
         if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)):
-            raise ValueError(f"{path}: mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)} do not go together")
+            shapes = f"mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}"
+            raise ValueError(f"{path}: the shapes of {shapes} do not match")
         if not (mean.isfinite().all() and covariance.isfinite().all()):
             raise ValueError(f"{path}: mu or sigma is not finite")
         return cls(mean, covariance, count)
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """Return ||m_a - m_b||² + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), never negative.
+    """Return ||m_a - m_b||² + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), clamped to at least 0.
 
-    Warns when one of them has fewer features than dimensions: the distance is then far above that of many features.
-    ValueError when the dimensions differ.
+    Warns if a set has fewer features than dimensions, because the distance is then strongly biased upwards.
+    Raises ValueError if the dimensions differ.
     """
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} dimensions cannot be compared")
-    few = min(n for n in (a.count, b.count, math.inf) if n is not None)
-    if few < len(a.mean):
+        raise ValueError(f"cannot compare features with {len(a.mean)} and {len(b.mean)} dimensions")
+    count = min(n for n in (a.count, b.count, math.inf) if n is not None)
+    if count < len(a.mean):
         warnings.warn(
-            f"the Fréchet distance of {few} features in {len(a.mean)} dimensions is biased upwards: take more images",
+            f"the Fréchet distance of {count} features in {len(a.mean)} dimensions is biased upwards: use more images",
             stacklevel=2,
         )
     traces = a.covariance.trace() + b.covariance.trace()
@@ -134,12 +139,13 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 
 def trace_sqrt_product(a: Tensor, b: Tensor) -> Tensor:
-    """Return tr((S_a S_b)^(1/2)) for S_a = a aᵀ and S_b = b bᵀ, a (d, r) and b (d, s).
+    """Return tr((S_a S_b)^(1/2)) for S_a = a aᵀ and S_b = b bᵀ, where a is (d, r) and b is (d, s).
 
-    It is the sum of the singular values of aᵀ b. For Cholesky's factors they are taken as the roots of the eigenvalues
-    of the Gram matrix, in a third of the time; factors of lower rank have null ones, whose roots that would lose.
+    The result is the sum of the singular values of aᵀ b.
     """
     cross = a.T @ b
+    # For full-rank factors, the eigenvalues of the Gram matrix take a third of the time of a singular value
+    # decomposition. They are too inaccurate for the zero singular values of low-rank factors.
     if cross.shape == (len(a), len(a)):
         return torch.linalg.eigvalsh(cross.T @ cross).clamp(min=0).sqrt().sum()
     return torch.linalg.svdvals(cross).sum()

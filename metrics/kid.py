@@ -6,17 +6,17 @@ from torch import Tensor
 
 
 def kid(fake: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 2020) -> float:
-    """Return the unbiased squared MMD of features (N, d) and (M, d) under (xᵀy / d + 1)³, the mean over subsets.
+    """Return the unbiased squared MMD between features (N, d) and (M, d) with the kernel (xᵀy / d + 1)³.
 
-    Each subset draws min(subset_size, N, M) of both without replacement, the draws a function of `seed`:
-    torch-fidelity's number, in double precision. It may be a little below 0. ValueError when the dimensions differ or
-    one has fewer than 2 features.
+    The result is the mean over random subsets, each with min(subset_size, N, M) features of both sets. The subsets
+    depend on `seed` and are the same as in torch-fidelity. Computations use double precision. The estimate can be
+    slightly negative. Raises ValueError if the dimensions differ or if a set has fewer than 2 features.
     """
     if fake.shape[1] != real.shape[1]:
-        raise ValueError(f"features of {fake.shape[1]} and of {real.shape[1]} dimensions cannot be compared")
+        raise ValueError(f"cannot compare features with {fake.shape[1]} and {real.shape[1]} dimensions")
     size = min(subset_size, len(fake), len(real))
     if size < 2:
-        raise ValueError(f"a kernel distance needs at least 2 features of both, not {len(fake)} and {len(real)}")
+        raise ValueError(f"KID needs at least 2 features in both sets, not {len(fake)} and {len(real)}")
     random = np.random.RandomState(seed)
 
     def draw(features: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def kid(fake: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000,
 
 
 def _squared_mmd(x: Tensor, y: Tensor) -> Tensor:
-    """Return the unbiased estimate of two sets (m, d) (Gretton et al., JMLR 2012, eq. 3)."""
+    """Return the unbiased squared MMD between two sets (m, d) (Gretton et al., JMLR 2012, eq. 3)."""
     count = len(x)
     within = sum(_kernel(z, z).sum() - (z.square().mean(dim=1) + 1).pow(3).sum() for z in (x, y))
     return within / (count * (count - 1)) - 2 * _kernel(x, y).mean()

@@ -1,57 +1,58 @@
-"""How far generated and real features cover each other's neighborhoods."""
+"""Precision, recall, density and coverage, computed from nearest neighbors in feature space."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-BLOCK = 1024  # features whose distances to all others are held at a time
+BLOCK = 1024  # number of rows of the distance matrix that are in memory at a time
 
 
 def precision_recall(fake: Tensor, real: Tensor, neighbors: int = 3) -> tuple[float, float]:
-    """Return improved precision and recall (Kynkäänniemi et al., NeurIPS 2019, eq. 1 and 2) of (N, d) and (M, d).
+    """Return improved precision and recall of features (N, d) and (M, d), as in torch-fidelity.
 
-    Precision is the share of fakes within reach of a real one, recall the share of real ones within reach of a fake;
-    a feature's reach is the distance to its `neighbors`-th nearest of its own kind. Torch-fidelity's numbers.
-    ValueError when there are too few features or the dimensions differ.
+    The neighborhood of a feature is the ball whose radius is the distance to its k-th nearest neighbor in the same set,
+    where k is `neighbors`. Precision is the fraction of fake features in the neighborhood of any real feature. Recall
+    is the fraction of real features in the neighborhood of any fake feature (Kynkäänniemi et al., NeurIPS 2019, eq. 1
+    and 2). Raises ValueError if there are too few features or if the dimensions differ.
     """
-    reach_of_fake, reach_of_real = _reach(fake, neighbors), _reach(real, neighbors)
-    precise, recalled = reach_of_real.new_zeros(()), torch.zeros_like(reach_of_real, dtype=torch.bool)
-    for start, distances in _distances(fake, real):
-        precise += (distances <= reach_of_real).any(dim=1).sum()
-        recalled |= (distances <= reach_of_fake[start : start + BLOCK, None]).any(dim=0)
+    fake_radii, real_radii = _get_radii(fake, neighbors), _get_radii(real, neighbors)
+    precise, recalled = real_radii.new_zeros(()), torch.zeros_like(real_radii, dtype=torch.bool)
+    for start, distances in _iterate_distances(fake, real):
+        precise += (distances <= real_radii).any(dim=1).sum()
+        recalled |= (distances <= fake_radii[start : start + BLOCK, None]).any(dim=0)
     return precise.item() / len(fake), recalled.double().mean().item()
 
 
 def density_coverage(fake: Tensor, real: Tensor, neighbors: int = 5) -> tuple[float, float]:
-    """Return density and coverage (Naeem et al., ICML 2020, eq. 4 and 5) of features (N, d) and (M, d).
+    """Return density and coverage of features (N, d) and (M, d) (Naeem et al., ICML 2020, eq. 4 and 5).
 
-    Density is the mean number of real neighborhoods that a fake lies in, over `neighbors`, so it may exceed 1; coverage
-    the share of real neighborhoods with a fake in them. Both are near 1 for the real distribution. ValueError when
-    there are too few features or the dimensions differ.
+    Density is the mean number of real neighborhoods that contain a fake feature, divided by `neighbors`. It can exceed
+    1. Coverage is the fraction of real neighborhoods that contain at least one fake feature. Both are close to 1 if
+    the distributions are equal. Raises ValueError if there are too few features or if the dimensions differ.
     """
-    reach = _reach(real, neighbors)
-    inside, covered = reach.new_zeros(()), torch.zeros_like(reach, dtype=torch.bool)
-    for _, distances in _distances(fake, real):
-        within = distances < reach
+    radii = _get_radii(real, neighbors)
+    inside, covered = radii.new_zeros(()), torch.zeros_like(radii, dtype=torch.bool)
+    for _, distances in _iterate_distances(fake, real):
+        within = distances < radii
         inside += within.sum()
         covered |= within.any(dim=0)
     return inside.item() / (neighbors * len(fake)), covered.double().mean().item()
 
 
-def _reach(features: Tensor, neighbors: int) -> Tensor:
-    """Return the distance of each feature (N, d) to its `neighbors`-th nearest other one, (N,)."""
+def _get_radii(features: Tensor, neighbors: int) -> Tensor:
+    """Return the distance (N,) of each feature (N, d) to its k-th nearest neighbor, where k is `neighbors`."""
     if len(features) <= neighbors:
         raise ValueError(f"{neighbors} nearest neighbors need more than {neighbors} features, not {len(features)}")
-    # The nearest of all is the feature itself.
-    parts = [distances.kthvalue(neighbors + 1, dim=1).values for _, distances in _distances(features, features)]
-    return torch.cat(parts)
+    # The smallest distance is that of the feature to itself, so the k-th neighbor has the (k + 1)-th smallest distance.
+    radii = [d.kthvalue(neighbors + 1, dim=1).values for _, d in _iterate_distances(features, features)]
+    return torch.cat(radii)
 
 
-def _distances(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield the number of the first row and the distances to all of b (M, d) of one block of a (N, d) after another."""
+def _iterate_distances(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield the matrix of distances between a (N, d) and b (M, d) in blocks of rows, each with its first row index."""
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"features of {a.shape[1]} and of {b.shape[1]} dimensions cannot be compared")
+        raise ValueError(f"cannot compare features with {a.shape[1]} and {b.shape[1]} dimensions")
     b = b.double()
     for start in range(0, len(a), BLOCK):
         yield start, torch.cdist(a[start : start + BLOCK].double(), b)

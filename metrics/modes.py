@@ -1,28 +1,28 @@
-"""Mode coverage as a classifier sees it (stacked MNIST: Metz et al. 2017; Srivastava et al., VEEGAN, 2017)."""
+"""Mode coverage according to a classifier (stacked MNIST: Metz et al. 2017; Srivastava et al., VEEGAN, 2017)."""
 
 import math
 
 import torch
 from torch import Tensor
 
-CONFIDENCE = 0.9  # the probability from which an image counts as classified with confidence
+MIN_CONFIDENCE = 0.9
 
 
 def captured_modes(logits: Tensor) -> int:
-    """Return how many of the K classes are the likeliest of at least one image; logits are (N, K).
+    """Return the number of classes that are predicted for at least one image. Logits are (N, K).
 
-    Beware: uniform noise "captures" hundreds of 1000 modes. Read it beside `kl_to_uniform` and `confident_fraction`.
+    Uniform noise can also capture hundreds of 1000 modes, so report `kl_to_uniform` and `confident_fraction` with it.
     """
     return len(logits.argmax(dim=1).unique())
 
 
 def kl_to_uniform(logits: Tensor) -> float:
-    """Return KL(histogram of the likeliest classes || uniform) in nats; logits are (N, K)."""
+    """Return KL(histogram of the predicted classes || uniform) in nats. Logits are (N, K)."""
     classes = logits.shape[1]
     frequency = torch.bincount(logits.argmax(dim=1), minlength=classes).double() / len(logits)
     return math.log(classes) + torch.special.xlogy(frequency, frequency).sum().item()
 
 
 def confident_fraction(logits: Tensor) -> float:
-    """Return the fraction of images whose likeliest class has a probability of at least 0.9; logits are (N, K)."""
-    return (logits.double().softmax(dim=1).amax(dim=1) >= CONFIDENCE).double().mean().item()
+    """Return the fraction of images whose predicted class has a probability of at least 0.9. Logits are (N, K)."""
+    return (logits.double().softmax(dim=1).amax(dim=1) >= MIN_CONFIDENCE).double().mean().item()

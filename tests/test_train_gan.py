@@ -151,7 +151,7 @@ WRONG = {
         ["eval.metrics=[fd_digit10k_test]"],
         "fd_digit10k_test: unknown feature space 'digit' .*did you mean 'digits'",
     ),
-    "metric without its protocol": (["eval.metrics=[fid]"], "eval: metrics: 'fid' is no metric with its protocol"),
+    "metric without its protocol": (["eval.metrics=[fid]"], "eval: metrics: 'fid' is not a metric protocol"),
     "a metric twice": (["eval.metrics=[kl1000, kl1k]"], "eval: metrics: duplicate metric 'kl1k'"),
     "more real images than there are": (
         ["eval.metrics=[fd_digits10_test361]"],

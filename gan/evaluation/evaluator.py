@@ -112,7 +112,7 @@ class Evaluator:
                     extractors[protocol.features], source, protocol.reference_count, device
                 )
             # Now, and not at the first evaluation: what fails had better fail at the start.
-            getattr(self.references[key], protocol.spec.needs)
+            getattr(self.references[key], protocol.spec.required_reference)
 
     def __call__(
         self,

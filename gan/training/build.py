@@ -128,7 +128,7 @@ def check_choices(config: Config, splits: Splits) -> None:
             split = splits.train if protocol.reference == "train" else splits.held_out
             if split is None:
                 raise UserError(f"eval.metrics: {name}: {data} has no held-out images; compare with _train")
-            if len(split) < (protocol.reference_count or protocol.spec.fewest):
+            if len(split) < (protocol.reference_count or protocol.spec.min_images):
                 raise UserError(
                     f"eval.metrics: {name}: {data} has {len(split)} images in its {protocol.reference} split;"
                     " compare with fewer, or leave it out"

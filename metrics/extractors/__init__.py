@@ -1,1 +1,1 @@
-"""Feature extractors: images -> features and, where they classify, logits."""
+"""Feature extractors: modules that map images to features and, if they classify, logits."""

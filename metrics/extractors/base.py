@@ -1,4 +1,4 @@
-"""What a feature extractor is: images -> features and, where it classifies, logits."""
+"""The interface of feature extractors, which map images to features and, if they classify, logits."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -9,39 +9,39 @@ from torch import Tensor
 
 
 class Features(NamedTuple):
-    """What an extractor says of N images."""
+    """The output of an extractor for N images."""
 
     features: Tensor
-    """(N, d)"""
+    """Features (N, d)"""
     logits: Tensor | None = None
-    """(N, K), of any shift: metrics take their log-softmax in double precision; None where nothing classifies"""
+    """Logits (N, K), up to an additive constant per image; None if the extractor does not classify"""
 
     @staticmethod
     def concatenate(parts: "Sequence[Features]") -> "Features":
-        """Join batches of one extractor."""
+        """Concatenate batches from the same extractor."""
         logits = [part.logits for part in parts if part.logits is not None]
         return Features(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Features":
-        """Return what `function` makes of the features, and of the logits where there are any."""
+        """Apply `function` to the features and, if there are any, to the logits."""
         return Features(function(self.features), None if self.logits is None else function(self.logits))
 
 
 class FeatureExtractor(Protocol):
-    """Maps uint8 images (B, C, H, W) to their features, on the extractor's device."""
+    """A function from uint8 images (B, C, H, W) to features on the extractor's device."""
 
     def __call__(self, images: Tensor) -> Features:
-        """Return the features of a batch."""
+        """Return the features of a batch of images."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that the features depend on beside the images: the key of cached statistics."""
+        """Hash of everything except the images that the features depend on. Caches use it as a key."""
         ...
 
 
-def fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str:
-    """Return a hash of named weights (their bytes, shapes and types) and of whatever else makes the features."""
+def compute_fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str:
+    """Return a hash of the names, shapes, dtypes and values of weights, and of any other `parts`."""
     digest = hashlib.sha256(repr(parts).encode())
     for name, tensor in weights.items():
         digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
@@ -50,7 +50,7 @@ def fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str:
 
 
 def to_rgb(images: Tensor) -> Tensor:
-    """Return uint8 images (B, 1 or 3, H, W) with three channels, gray ones repeated; ValueError for others."""
+    """Convert uint8 images (B, 1 or 3, H, W) to RGB (B, 3, H, W). Raises ValueError for any other dtype or shape."""
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"expected uint8 images (B, 1 or 3, H, W), not {images.dtype} of shape {tuple(images.shape)}")
     return images.expand(-1, 3, -1, -1)

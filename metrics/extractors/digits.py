@@ -1,16 +1,16 @@
-"""Feature space of the bundled digits: a small classifier, trained on the spot."""
+"""Features of digits from a small classifier, which `train_digits_classifier` trains."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metrics.extractors.base import Features, fingerprint
+from metrics.extractors.base import Features, compute_fingerprint
 
 
 class DigitsClassifier(nn.Module):
-    """A small convolutional classifier of gray digits (B, 1, H, W) in [-1, 1]: 64 features, 10 logits."""
+    """A small convolutional classifier for grayscale digits (B, 1, H, W) in [-1, 1], with 64 features and 10 logits."""
 
-    VERSION = 1  # part of the cache's key: raise it with any change of the network or its training
+    VERSION = 1  # part of the cache key; increment it if the network or its training changes
 
     feature_scale: Tensor
 
@@ -27,15 +27,16 @@ class DigitsClassifier(nn.Module):
         self.register_buffer("feature_scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, 64), of mean variance 1 over the training images, and logits (B, 10)."""
+        """Return features (B, 64), scaled to a mean variance of 1 on the training images, and logits (B, 10)."""
         hidden = self.convolutions(x)
         return hidden / self.feature_scale, self.head(hidden)
 
 
 def train_digits_classifier(images: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) -> DigitsClassifier:
-    """Train the classifier on gray images (N, 1, H, W) uint8 with labels (N,); a function of its arguments alone.
+    """Train a classifier on uint8 images (N, 1, H, W) with labels (N,).
 
-    Each epoch sees every image once, shifted by up to half a pixel of the original 8x8 scan.
+    Each batch is shifted at random by up to half a pixel of the original 8x8 scans. The result depends only on the
+    arguments. The global random state does not change.
     """
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -63,24 +64,24 @@ def train_digits_classifier(images: Tensor, labels: Tensor, seed: int = 0, epoch
 
 
 class DigitsExtractor:
-    """Features of gray digits (B, 1, H, W), or of digits stacked as color planes (B, 3, H, W).
+    """Features of grayscale digits (B, 1, H, W) or of three digits stacked as color channels (B, 3, H, W).
 
-    A stack's features are those of its planes side by side (3 x 64), its 1000 classes 100 r + 10 g + b the products
-    of the planes' classes.
+    For stacked digits, the features of the channels are concatenated. The class of a stack with the digits r, g and b
+    is 100 r + 10 g + b, and its probability is the product of their probabilities.
     """
 
     def __init__(self, classifier: DigitsClassifier):
         self.classifier = classifier
-        self.fingerprint = fingerprint(classifier.state_dict(), "digits", classifier.VERSION)
+        self.fingerprint = compute_fingerprint(classifier.state_dict(), "digits", classifier.VERSION)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        """Map uint8 images (B, C, H, W), C being 1 or 3, to features (B, 64 C) and log-probabilities (B, 10^C)."""
-        count, planes = images.shape[:2]
+        """Map uint8 images (B, C, H, W), where C is 1 or 3, to features (B, 64 C) and log-probabilities (B, 10^C)."""
+        count, channels = images.shape[:2]
         x = images.flatten(0, 1)[:, None].float() / 127.5 - 1
         features, logits = self.classifier(x)
-        per_plane = logits.double().log_softmax(dim=1).unflatten(0, (count, planes))
-        joint = per_plane[:, 0]
-        for plane in range(1, planes):
-            joint = (joint[:, :, None] + per_plane[:, plane, None, :]).flatten(1)
-        return Features(features.unflatten(0, (count, planes)).flatten(1), joint)
+        log_p = logits.double().log_softmax(dim=1).unflatten(0, (count, channels))
+        joint_log_p = log_p[:, 0]
+        for channel in range(1, channels):
+            joint_log_p = (joint_log_p[:, :, None] + log_p[:, channel, None, :]).flatten(1)
+        return Features(features.unflatten(0, (count, channels)).flatten(1), joint_log_p)

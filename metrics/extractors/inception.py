@@ -1,6 +1,7 @@
-"""Features of the Inception network that FID, KID and IS are defined by, from a weights file of torch-fidelity's.
+"""Features and logits of the Inception network that defines FID, KID and IS.
 
-pytorch-fid's file holds the same weights; the two packages differ in the resizing alone.
+The weights come from a file published by torch-fidelity. pytorch-fid publishes the same weights. The two packages only
+differ in how they resize images.
 """
 
 import hashlib
@@ -16,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from metrics.extractors.base import Features, fingerprint, to_rgb
+from metrics.extractors.base import Features, compute_fingerprint, to_rgb
 
 PUBLISHED_SHA256_PREFIX = "6726825d"
-PUBLISHED_NAMES = (  # in the folder of torch.hub: torch-fidelity's name for the file and pytorch-fid's
+PUBLISHED_FILE_NAMES = (  # of torch-fidelity and of pytorch-fid, in the checkpoint folder of torch.hub
     f"weights-inception-2015-12-05-{PUBLISHED_SHA256_PREFIX}.pth",
     f"pt_inception-2015-12-05-{PUBLISHED_SHA256_PREFIX}.pth",
 )
@@ -30,11 +31,12 @@ Preprocessing = Literal["torch_fidelity", "pytorch_fid"]
 
 
 class InceptionExtractor:
-    """Features of one layer, and of layer 2048 the 1008 logits without bias that the Inception score is taken of.
+    """Spatially averaged features of one layer of the Inception network.
 
-    The numbers are those of torch-fidelity's network to rounding in single precision, whatever the settings of TF32
-    and autocast around the call. An earlier layer ("64", "192", "768": its mean over the map) costs less and gives no
-    logits. `preprocessing` says which package's resizing to 299x299 is done. Gray images are repeated to RGB.
+    Layer "2048" also returns 1008 logits without bias, which the Inception score uses. The earlier layers "64", "192"
+    and "768" are faster and return no logits. Results equal those of torch-fidelity up to rounding in single precision,
+    regardless of TF32 and autocast settings. `preprocessing` selects the package whose resizing to 299 x 299 is used.
+    Grayscale images are converted to RGB. Raises ValueError for an unknown layer or preprocessing.
     """
 
     def __init__(
@@ -52,17 +54,17 @@ class InceptionExtractor:
         self.preprocess = {"torch_fidelity": resize_like_torch_fidelity, "pytorch_fid": resize_like_pytorch_fid}[
             preprocessing
         ]
-        self.fingerprint = fingerprint(state_dict, "inception-v3-compat", layer, preprocessing)
-        network = _network()
+        self.fingerprint = compute_fingerprint(state_dict, "inception-v3-compat", layer, preprocessing)
+        network = _build_network()
         nn.Module.load_state_dict(network, state_dict, assign=True)
         stages = []
         for name, stage in network.named_children():
             stages.append(stage)
             if name == LAST_STAGE[layer]:
                 break
-        self.stages = nn.Sequential(*map(_folded, stages)).requires_grad_(False).to(self.device)
+        self.stages = nn.Sequential(*map(_fold_batch_norms, stages)).requires_grad_(False).to(self.device)
         if self.device.type == "cpu":
-            self.stages.to(memory_format=torch.channels_last)  # the activations follow: a third of the time less
+            self.stages.to(memory_format=torch.channels_last)  # 1/3 less time
         self.head = network.get_parameter("fc.weight").detach().to(self.device) if layer == "2048" else None
 
     @torch.no_grad()
@@ -75,33 +77,33 @@ class InceptionExtractor:
 
 
 def resize_like_torch_fidelity(images: Tensor) -> Tensor:
-    """Map uint8 (B, 3, H, W) to (B, 3, 299, 299) in [-1, 1] as TensorFlow 1 did: bilinear, corner to corner at 0.
+    """Resize uint8 (B, 3, H, W) to (B, 3, 299, 299) in [-1, 1) with the bilinear interpolation of TensorFlow 1.
 
-    Bilinear resizing is separable: one small matrix for the rows and one for the columns.
+    The interpolation is separable, so it is a multiplication with one matrix for the rows and one for the columns.
     """
-    rows, columns = (_tensorflow_matrix(size, images.device) for size in images.shape[2:])
+    rows, columns = (_make_interpolation_matrix(size, images.device) for size in images.shape[2:])
     return (rows @ images.float() @ columns.T - 128) / 128
 
 
 def resize_like_pytorch_fid(images: Tensor) -> Tensor:
-    """Map uint8 (B, 3, H, W) to (B, 3, 299, 299) in [-1, 1]: bilinear between the centers of pixels, no filter."""
+    """Resize uint8 (B, 3, H, W) to (B, 3, 299, 299) in [-1, 1] with PyTorch's bilinear interpolation."""
     x = F.interpolate(images.float() / 255, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
     return 2 * x - 1
 
 
 @lru_cache(maxsize=8)
-def _tensorflow_matrix(size: int, device: torch.device) -> Tensor:
-    """Return W (299, size): row i mixes the pixels on both sides of i * size / 299."""
-    position = torch.arange(SIZE) * torch.tensor(size / SIZE)  # in single precision, as there
+def _make_interpolation_matrix(size: int, device: torch.device) -> Tensor:
+    """Return the matrix (299, size) whose row i interpolates linearly at the position i * size / 299."""
+    position = torch.arange(SIZE) * torch.tensor(size / SIZE)  # in single precision, as in torch-fidelity
     lower = position.long()
     upper = (lower + 1).clamp(max=size - 1)
-    share = (position - lower)[:, None]
-    return ((1 - share) * F.one_hot(lower, size) + share * F.one_hot(upper, size)).to(device)
+    weight = (position - lower)[:, None]
+    return ((1 - weight) * F.one_hot(lower, size) + weight * F.one_hot(upper, size)).to(device)
 
 
 @contextmanager
 def single_precision(device: torch.device) -> Iterator[None]:
-    """Compute in true single precision within: no TF32, no bfloat16, no autocast."""
+    """Context manager that disables TF32, reduced-precision matrix multiplications and autocast."""
     matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -114,82 +116,83 @@ def single_precision(device: torch.device) -> Iterator[None]:
 
 
 def load_inception_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """Return the weights in a file and its sha256; ValueError when they are not those of this Inception network.
+    """Load a state dict of the Inception network and return it with the SHA-256 of the file.
 
-    The published file's sha256 starts with `PUBLISHED_SHA256_PREFIX`; it is for the caller to say so when it does not.
+    Raises ValueError if the file cannot be read or holds other weights. It is the published file if the SHA-256 starts
+    with `PUBLISHED_SHA256_PREFIX`. This function does not check that.
     """
     try:
         content = Path(path).read_bytes()
         state_dict = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ValueError(f"the Inception weights {path} cannot be read: {error.strerror}") from None
-    except Exception:  # torch.load raises many kinds
-        raise ValueError(f"{path} is no file of weights, or was cut short") from None
+        raise ValueError(f"cannot read the Inception weights {path}: {error.strerror}") from None
+    except Exception:  # torch.load raises exceptions of many types
+        raise ValueError(f"{path} is not a file of weights, or it is truncated") from None
     if not isinstance(state_dict, Mapping):
-        raise ValueError(f"{path} holds no weights by name but a {type(state_dict).__name__}")
-    expected = {name: tensor.shape for name, tensor in _network().state_dict().items()}
-    needed = {name for name in expected if not name.endswith("num_batches_tracked")}
+        raise ValueError(f"{path} must contain a state dict, not a {type(state_dict).__name__}")
+    expected = {name: tensor.shape for name, tensor in _build_network().state_dict().items()}
+    required = {name for name in expected if not name.endswith("num_batches_tracked")}
     faults = {
-        "missing": sorted(needed - state_dict.keys()),
+        "missing": sorted(required - state_dict.keys()),
         "unexpected": sorted(map(str, state_dict.keys() - expected.keys())),
-        "of another shape": sorted(
-            name for name in needed & state_dict.keys() if getattr(state_dict[name], "shape", None) != expected[name]
+        "with a wrong shape": sorted(
+            name for name in required & state_dict.keys() if getattr(state_dict[name], "shape", None) != expected[name]
         ),
     }
     found = [f"{len(names)} {fault} ({', '.join(names[:3])}, ...)" for fault, names in faults.items() if names]
     if found:
-        raise ValueError(f"{path} does not hold the weights of FID's Inception: {'; '.join(found)}")
+        raise ValueError(f"{path} does not contain the weights of the Inception network of FID: {'; '.join(found)}")
     return dict(state_dict), hashlib.sha256(content).hexdigest()
 
 
 def published_weights_path() -> Path | None:
-    """Return the published file in torch.hub's folder, where torch-fidelity or pytorch-fid left it, or None."""
-    paths = (_hub_folder() / name for name in PUBLISHED_NAMES)
+    """Return the path of the published file if torch-fidelity or pytorch-fid has downloaded it, otherwise None."""
+    paths = (_get_hub_folder() / name for name in PUBLISHED_FILE_NAMES)
     return next((path for path in paths if path.is_file()), None)
 
 
 def download_weights() -> Path:
-    """Download the published file to where torch-fidelity keeps it and return its path.
+    """Download the published file to the path that torch-fidelity uses, and return the path.
 
-    The file appears there whole and with the right hash or not at all; ValueError when it cannot be had.
+    Raises ValueError, without leaving a file, if the download fails or the file has another hash.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    path = _hub_folder() / PUBLISHED_NAMES[0]
+    path = _get_hub_folder() / PUBLISHED_FILE_NAMES[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=PUBLISHED_SHA256_PREFIX)
-    except (OSError, RuntimeError) as error:  # no network, no room; another hash
-        raise ValueError(f"the Inception weights cannot be downloaded from {URL_INCEPTION_V3}: {error}") from None
+    except (OSError, RuntimeError) as error:  # no network, no disk space, another hash
+        raise ValueError(f"cannot download the Inception weights from {URL_INCEPTION_V3}: {error}") from None
     return path
 
 
-def _hub_folder() -> Path:
+def _get_hub_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _network() -> nn.Module:
-    """Return torch-fidelity's network on the meta device, its weights still to be assigned."""
+def _build_network() -> nn.Module:
+    """Return torch-fidelity's network on the meta device, without weights."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    class Unloaded(FeatureExtractorInceptionV3):
-        def load_state_dict(self, *arguments, **keywords):
-            """Do nothing: the constructor loads a file, here an empty one."""
+    class WithoutWeights(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *args, **kwargs):
+            """Ignore the weights, because the constructor always loads a file."""
 
-    empty = io.BytesIO()
-    torch.save({}, empty)
-    empty.seek(0)
+    empty_file = io.BytesIO()
+    torch.save({}, empty_file)
+    empty_file.seek(0)
     with torch.device("meta"):
-        return Unloaded("inception-v3-compat", ["2048"], feature_extractor_weights_path=empty)
+        return WithoutWeights("inception-v3-compat", ["2048"], feature_extractor_weights_path=empty_file)
 
 
-def _folded(module: nn.Module) -> nn.Module:
-    """Return the module with each batch norm folded into the convolution before it, in double precision."""
+def _fold_batch_norms(module: nn.Module) -> nn.Module:
+    """Fold each batch norm into the preceding convolution, in double precision. Returns the module."""
     from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d
 
     if isinstance(module, BasicConv2d):
         convolution = fuse_conv_bn_eval(module.conv.double(), module.bn.double()).float()
         return nn.Sequential(convolution, nn.ReLU(inplace=True))
     for name, child in module.named_children():
-        setattr(module, name, _folded(child))
+        setattr(module, name, _fold_batch_norms(child))
     return module

@@ -85,7 +85,7 @@ class ResNet50Config(ResNetClassifierConfig):
 
 
 def _replace_channels(conv: nn.Conv2d, in_channels: int, out_channels: int) -> nn.Conv2d:
-    """Return a new convolution with other numbers of channels, initialized as in torchvision."""
+    """Return a convolution like `conv` with different channels, initialized as in torchvision."""
     kernel_size, stride, padding = (cast(tuple[int, int], v) for v in (conv.kernel_size, conv.stride, conv.padding))
     new = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")

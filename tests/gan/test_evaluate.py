@@ -120,7 +120,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(run_folder, folders, tmp_pat
     shutil.copy(real / "0" / "0.png", tmp_path / "one" / "0.png")
     wrong = {
         "name either one run folder or --images": [],
-        "no metric with its protocol": [run_folder, "--metrics", "fid"],
+        "not a metric protocol": [run_folder, "--metrics", "fid"],
         "unknown feature space 'digit'": [run_folder, "--metrics", "fd_digit10_test"],
         "none of the metrics can be had here": [run_folder, "--metrics", "fid50_train"],
         "at least 2 images": [run_folder, "--num-samples", 1],

@@ -6,7 +6,7 @@ from PIL import Image
 
 
 def random_images(count: int, contrast: float, seed: int) -> torch.Tensor:
-    """Return images (count, 3, 32, 32) uint8 of various brightness, smooth but for some noise."""
+    """Return uint8 images (count, 3, 32, 32): smooth patterns with noise and random brightness."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.randn(count, 3, 6, 6, generator=random) + torch.randn(count, 3, 1, 1, generator=random)
     smooth = torch.nn.functional.interpolate(coarse, size=32, mode="bicubic")
@@ -16,7 +16,7 @@ def random_images(count: int, contrast: float, seed: int) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def image_sets(tmp_path_factory) -> list[tuple[Path, torch.Tensor]]:
-    """Two sets of images, "fake" and "real", as folders of PNG files and as tensors (72, 3, 32, 32)."""
+    """The sets "fake" and "real", each as a folder of PNG files and as a tensor (72, 3, 32, 32)."""
     sets = []
     for name, contrast, seed in (("fake", 30, 0), ("real", 85, 1)):
         folder, images = tmp_path_factory.mktemp(name), random_images(72, contrast, seed)

@@ -23,43 +23,45 @@ from metrics.frechet import FeatureStatistics
         "precision_clip-rn50-10k_test": MetricProtocol("precision", "clip-rn50", 10_000, "test", None),
     }.items(),
 )
-def test_a_name_says_the_whole_protocol(name, protocol):
+def test_parse_protocol(name, protocol):
     assert parse_protocol(name) == protocol
     assert str(protocol) == name
 
 
-spaces = st.from_regex(r"[a-z]+([-_][a-z0-9]+)*", fullmatch=True).filter(lambda s: not s.startswith(("train", "test")))
+feature_spaces = st.from_regex(r"[a-z]+([-_][a-z0-9]+)*", fullmatch=True).filter(
+    lambda name: not name.startswith(("train", "test"))
+)
 
 
 @given(
     st.sampled_from(sorted(METRICS)),
-    spaces,
+    feature_spaces,
     st.integers(10, 10**7),
     st.sampled_from(["train", "test"]),
     st.none() | st.integers(10, 10**7),
 )
-def test_names_and_protocols_are_one_to_one(metric, space, count, reference, reference_count):
+def test_names_and_protocols_round_trip(metric, features, count, reference, reference_count):
     spec = METRICS[metric]
     if metric == "fid":
-        space = "inception"
-    if spec.needs == "nothing":
+        features = "inception"
+    if spec.required_reference == "none":
         reference = reference_count = None
-    protocol = MetricProtocol(metric, space, count, reference, reference_count)
+    protocol = MetricProtocol(metric, features, count, reference, reference_count)
     assert parse_protocol(str(protocol)) == protocol
 
 
-def test_counts_have_one_way_to_be_written():
+def test_counts_are_formatted_uniquely():
     assert str(parse_protocol("fid50000_train10000")) == "fid50k_train10k"
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     {
-        "fid": "no metric with its protocol",
+        "fid": "not a metric protocol",
         "fid50k": "fid50k_train or fid50k_test",
         "fidd50k_train": "unknown metric 'fidd'",
-        "is50k_train": "compares with no real images",
-        "fd10k_test": "must name its feature space",
+        "is50k_train": "is has no real images; remove _train",
+        "fd10k_test": "does not name a feature space",
         "fid_digits10k_test": "write fd_digits",
         "kid10k_file": "file of statistics",
         "fid50k_file10k": "file of statistics",
@@ -67,29 +69,29 @@ def test_counts_have_one_way_to_be_written():
         "is9": "at least 10 images",
         "precision3_train": "at least 4 images",
         "fid10k_test1": "at least 2 images",
-        "fid50k_valid": "no metric",
-        "": "no metric",
+        "fid50k_valid": "not a metric protocol",
+        "": "not a metric protocol",
     }.items(),
 )
-def test_a_wrong_name_says_what_is_wrong(name, message):
+def test_invalid_names_are_rejected(name, message):
     with pytest.raises(ValueError, match=message):
         parse_protocol(name)
 
 
-def test_distances_are_better_when_small_and_scores_when_large():
+def test_higher_is_better():
     assert not any(map(higher_is_better, ("fid10k_train", "kid10k_train", "kl10k", "fd_digits10k_test")))
     assert all(map(higher_is_better, ("is10k", "modes10k", "recall10k_train", "coverage10k_test", "confident10k")))
 
 
-class Real:
+class RealImages:
     def __init__(self, features):
         self.features = features
         self.statistics = FeatureStatistics.from_features(features)
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_tells_real_images_from_noise(name):
-    """Features of four well separated classes; the noise lies between them."""
+def test_every_metric_prefers_real_images_to_noise(name):
+    """The features form four well separated classes. The noise lies between them."""
     random = torch.Generator().manual_seed(0)
     centers = 20 * torch.eye(4)
 
@@ -97,11 +99,11 @@ def test_every_metric_tells_real_images_from_noise(name):
         classes = torch.arange(count) % 4
         return centers[classes] + torch.randn(count, 4, generator=random)
 
-    real = Real(draw(400))
+    real = RealImages(draw(400))
     good, bad = draw(400), 5 + torch.randn(400, 4, generator=random)
     metric = METRICS[name]
-    a, b = (metric.compute(Features(x, x), real if metric.needs != "nothing" else None) for x in (good, bad))
-    if name == "modes":  # noise captures modes too, as its docstring warns
+    a, b = (metric.compute(Features(x, x), real if metric.required_reference != "none" else None) for x in (good, bad))
+    if name == "modes":  # noise can capture all modes, too
         assert a >= b
     else:
         assert a > b if metric.higher_is_better else a < b

@@ -10,7 +10,7 @@ def features(count, dimension, seed, shift=0.0):
     return torch.randn(count, dimension, generator=random, dtype=torch.float64) + shift
 
 
-def test_equals_torch_fidelity_with_the_same_subsets():
+def test_matches_torch_fidelity():
     fake, real = features(70, 12, 0, 0.1), features(90, 12, 1)
     expected = kid_features_to_metric(fake, real, kid_subsets=11, kid_subset_size=40, verbose=False)
     assert kid(fake, real, subsets=11, subset_size=40) == pytest.approx(
@@ -18,12 +18,12 @@ def test_equals_torch_fidelity_with_the_same_subsets():
     )
 
 
-def test_subsets_are_no_larger_than_the_sets():
+def test_subset_size_is_limited_by_the_sets():
     fake, real = features(30, 5, 0, 0.5), features(20, 5, 1)
     assert kid(fake, real, subsets=4) == kid(fake, real, subsets=4, subset_size=20)
 
 
-def test_equals_the_definition():
+def test_matches_the_definition():
     x, y = features(9, 3, 0, 1.0), features(9, 3, 1)
 
     def kernel(a, b):
@@ -35,13 +35,13 @@ def test_equals_the_definition():
     assert kid(x, y, subsets=3) == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_single_precision_features_lose_no_digits():
+def test_computations_use_double_precision():
     fake, real = features(200, 8, 0).float() + 10, features(200, 8, 1).float() + 10
     assert kid(fake, real, subsets=2) == kid(fake.double(), real.double(), subsets=2)
 
 
-def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(ValueError, match="4 and of 5 dimensions"):
+def test_invalid_features_are_rejected():
+    with pytest.raises(ValueError, match="4 and 5 dimensions"):
         kid(features(9, 4, 0), features(9, 5, 0))
-    with pytest.raises(ValueError, match="at least 2 features of both, not 1 and 9"):
+    with pytest.raises(ValueError, match="at least 2 features in both sets, not 1 and 9"):
         kid(features(1, 4, 0), features(9, 4, 0))

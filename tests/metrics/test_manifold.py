@@ -11,7 +11,7 @@ def features(count, seed, shift=0.0, scale=1.0, dimension=6):
 
 
 @pytest.mark.parametrize("neighbors", [1, 3])
-def test_precision_and_recall_are_those_of_torch_fidelity(neighbors):
+def test_precision_and_recall_match_torch_fidelity(neighbors):
     fake, real = features(83, 0, scale=0.7), features(61, 1)
     expected = prc_features_to_metric(fake, real, prc_neighborhood=neighbors, verbose=False)
     precision, recall = precision_recall(fake, real, neighbors)
@@ -19,7 +19,7 @@ def test_precision_and_recall_are_those_of_torch_fidelity(neighbors):
     assert (precision, recall) == pytest.approx((expected["precision"], expected["recall"]), rel=1e-6)
 
 
-def test_the_narrower_set_is_precise_and_recalls_little():
+def test_narrow_distribution_has_high_precision_and_low_recall():
     narrow, wide = features(200, 0, scale=0.3), features(200, 1)
     precision, recall = precision_recall(narrow, wide)
     assert precision > 0.95
@@ -27,20 +27,20 @@ def test_the_narrower_set_is_precise_and_recalls_little():
     assert precision_recall(wide, narrow) == (recall, precision)
 
 
-def brute_force_density_and_coverage(fake, real, neighbors):
-    reach = [sorted((x - y).norm().item() for y in real)[neighbors] for x in real]
-    inside = [[(x - y).norm().item() < r for y in fake] for x, r in zip(real, reach, strict=True)]
+def brute_force_density_coverage(fake, real, neighbors):
+    radii = [sorted((x - y).norm().item() for y in real)[neighbors] for x in real]
+    inside = [[(x - y).norm().item() < r for y in fake] for x, r in zip(real, radii, strict=True)]
     return sum(map(sum, inside)) / (neighbors * len(fake)), sum(map(any, inside)) / len(real)
 
 
-def test_density_and_coverage_equal_the_definition():
+def test_density_and_coverage_match_the_definition():
     fake, real = features(31, 0, shift=0.8).double(), features(23, 1).double()
-    expected = brute_force_density_and_coverage(fake, real, 5)
+    expected = brute_force_density_coverage(fake, real, 5)
     assert 0 < expected[1] < 1
     assert density_coverage(fake, real) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_set_has_density_and_coverage_one_of_itself_and_zero_of_one_far_away():
+def test_equal_and_disjoint_sets():
     real = features(50, 0)
     assert density_coverage(real, real) == (1.0, 1.0)
     assert density_coverage(real + 100, real) == (0.0, 0.0)
@@ -48,32 +48,32 @@ def test_a_set_has_density_and_coverage_one_of_itself_and_zero_of_one_far_away()
     assert precision_recall(real + 100, real) == (0.0, 0.0)
 
 
-def test_one_fake_amid_the_real_ones_is_dense_and_covers_little():
+def test_fakes_at_the_mode_have_high_density_and_low_coverage():
     real = features(200, 0)
     density, coverage = density_coverage(torch.zeros(50, 6) + 1e-3 * features(50, 1), real)
     assert density > 1.5
     assert coverage < 0.5
 
 
-def test_blocks_change_nothing(monkeypatch):
+def test_distances_computed_in_blocks(monkeypatch):
     fake, real = features(50, 0, scale=0.7), features(41, 1)
     expected = precision_recall(fake, real), density_coverage(fake, real)
-    largest = []
+    matrix_sizes = []
 
     def cdist(a, b):
-        largest.append(len(a) * len(b))
+        matrix_sizes.append(len(a) * len(b))
         return true_cdist(a, b)
 
     true_cdist = torch.cdist
     monkeypatch.setattr(torch, "cdist", cdist)
     monkeypatch.setattr("metrics.manifold.BLOCK", 7)
     assert (precision_recall(fake, real), density_coverage(fake, real)) == expected
-    assert max(largest) == 7 * 50
+    assert max(matrix_sizes) == 7 * 50
 
 
 @pytest.mark.parametrize("metric", [precision_recall, density_coverage])
-def test_what_cannot_be_compared_is_refused(metric):
-    with pytest.raises(ValueError, match="dimensions cannot be compared"):
+def test_invalid_features_are_rejected(metric):
+    with pytest.raises(ValueError, match=r"cannot compare features with \d and \d dimensions"):
         metric(features(9, 0), features(9, 1, dimension=5))
     with pytest.raises(ValueError, match="need more than 4 features, not 4"):
         metric(features(9, 0), features(4, 1), neighbors=4)

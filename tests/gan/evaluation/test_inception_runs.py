@@ -95,7 +95,7 @@ def test_statistics_of_a_folder_are_saved_and_serve_a_run(tmp_path, tiny_run, in
     assert FeatureStatistics.load(path).count == 10
     before = path.read_bytes()
     assert main(arguments) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert path.read_bytes() == before
     folder = tiny_run(
         tmp_path / "run", "train.steps=1", "eval.metrics=[fid12_file]", weights, f"metrics.statistics={path}"

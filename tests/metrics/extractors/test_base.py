@@ -1,46 +1,47 @@
 import pytest
 import torch
 
-from metrics.extractors.base import Features, fingerprint, to_rgb
+from metrics.extractors.base import Features, compute_fingerprint, to_rgb
 
 
-def test_batches_are_joined_in_order():
+def test_concatenate():
     first, second = Features(torch.zeros(2, 3), torch.zeros(2, 4)), Features(torch.ones(1, 3), torch.ones(1, 4))
-    joined = Features.concatenate([first, second])
-    assert joined.features[:, 0].tolist() == [0, 0, 1]
-    assert joined.logits[:, 0].tolist() == [0, 0, 1]
+    both = Features.concatenate([first, second])
+    assert both.features[:, 0].tolist() == [0, 0, 1]
+    assert both.logits[:, 0].tolist() == [0, 0, 1]
 
 
-def test_features_without_a_classifier_stay_without():
+def test_concatenate_without_logits():
     assert Features.concatenate([Features(torch.zeros(2, 3)), Features(torch.zeros(1, 3))]).logits is None
 
 
-def test_a_fingerprint_changes_with_every_part():
+def test_fingerprint_depends_on_every_part():
     weight = torch.arange(6.0).view(2, 3)
     other = weight.clone()
     other[1, 2] += 1e-6
     variants = [
-        fingerprint({"w": weight}, "name", "layer"),
-        fingerprint({"w": other}, "name", "layer"),
-        fingerprint({"w": weight.view(3, 2)}, "name", "layer"),
-        fingerprint({"w": weight.view(torch.int32)}, "name", "layer"),
-        fingerprint({"v": weight}, "name", "layer"),
-        fingerprint({"w": weight}, "name", "other layer"),
-        fingerprint({"w": weight}, "namelayer"),
+        compute_fingerprint({"w": weight}, "name", "layer"),
+        compute_fingerprint({"w": other}, "name", "layer"),
+        compute_fingerprint({"w": weight.view(3, 2)}, "name", "layer"),
+        compute_fingerprint({"w": weight.view(torch.int32)}, "name", "layer"),
+        compute_fingerprint({"v": weight}, "name", "layer"),
+        compute_fingerprint({"w": weight}, "name", "other layer"),
+        compute_fingerprint({"w": weight}, "namelayer"),
     ]
     assert len(set(variants)) == len(variants)
-    assert variants[0] == fingerprint({"w": weight.clone()}, "name", "layer")
+    assert variants[0] == compute_fingerprint({"w": weight.clone()}, "name", "layer")
 
 
-def test_a_fingerprint_takes_scalars_and_any_memory_order():
+def test_fingerprint_of_scalars_and_any_memory_format():
     weight = torch.randn(2, 3, 4, 4)
     weights = {"w": weight, "step": torch.tensor(3)}
-    assert fingerprint(weights) == fingerprint({**weights, "w": weight.to(memory_format=torch.channels_last)})
+    channels_last = {**weights, "w": weight.to(memory_format=torch.channels_last)}
+    assert compute_fingerprint(weights) == compute_fingerprint(channels_last)
 
 
-def test_gray_images_get_three_equal_channels_and_others_are_refused():
+def test_to_rgb():
     gray = torch.randint(256, (2, 1, 4, 4), dtype=torch.uint8)
     assert torch.equal(to_rgb(gray), torch.cat([gray, gray, gray], dim=1))
-    for wrong in (torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 4, 4, dtype=torch.uint8), gray[0]):
+    for invalid in (torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 4, 4, dtype=torch.uint8), gray[0]):
         with pytest.raises(ValueError, match="expected uint8 images"):
-            to_rgb(wrong)
+            to_rgb(invalid)

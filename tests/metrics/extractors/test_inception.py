@@ -22,7 +22,7 @@ from metrics.kid import kid
 from metrics.manifold import precision_recall
 
 NAME = "inception-v3-compat"
-BATCH_SIZE = 4  # larger ones need no less time here and more memory
+BATCH_SIZE = 4  # larger batches are not faster and need more memory
 
 
 class Images(Dataset):
@@ -37,19 +37,15 @@ class Images(Dataset):
 
 
 @pytest.fixture(scope="module")
-def deep(inception_state_dict):
-    return InceptionExtractor(inception_state_dict)
-
-
-@pytest.fixture(scope="module")
-def deep_features(deep, image_sets):
-    """Features of the whole network of 8 images of each set."""
-    return [deep(images[:8]) for _, images in image_sets]
+def deep_features(inception_state_dict, image_sets):
+    """Features of the last layer and logits, for 8 images of each set."""
+    extractor = InceptionExtractor(inception_state_dict)
+    return [extractor(images[:8]) for _, images in image_sets]
 
 
 @pytest.fixture(scope="module")
 def shallow_features(inception_state_dict, image_sets):
-    """Features of layer 64 of all images, in batches."""
+    """Features of layer 64 for all images of each set."""
     extractor = InceptionExtractor(inception_state_dict, layer="64")
     return [extract_features(extractor, images) for _, images in image_sets]
 
@@ -65,7 +61,7 @@ def reference_metrics(inception_file, **options):
     )  # fmt: skip
 
 
-def test_fid_kid_and_precision_recall_are_those_of_torch_fidelity(inception_file, image_sets, shallow_features):
+def test_fid_kid_precision_and_recall_match_torch_fidelity(inception_file, image_sets, shallow_features):
     (fake_folder, _), (real_folder, _) = image_sets
     layers = dict.fromkeys(("feature_layer_fid", "feature_layer_kid", "feature_layer_prc"), "64")
     expected = reference_metrics(
@@ -86,7 +82,7 @@ def test_fid_kid_and_precision_recall_are_those_of_torch_fidelity(inception_file
     assert precision_recall(fake, real) == pytest.approx((expected["precision"], expected["recall"]), rel=1e-6)
 
 
-def test_metrics_of_the_whole_network_are_those_of_torch_fidelity(inception_file, image_sets, deep_features):
+def test_metrics_of_the_last_layer_match_torch_fidelity(inception_file, image_sets, deep_features):
     expected = reference_metrics(
         inception_file, input1=Images(image_sets[0][1][:8]), input2=Images(image_sets[1][1][:8]), isc=True,
         isc_splits=2, prc=True,
@@ -101,7 +97,7 @@ def test_metrics_of_the_whole_network_are_those_of_torch_fidelity(inception_file
 
 
 @pytest.mark.parametrize("layer", ["64", "192", "768", "2048"])
-def test_features_of_every_layer_are_those_of_torch_fidelity(
+def test_features_of_every_layer_match_torch_fidelity(
     inception_state_dict, inception_file, image_sets, deep_features, layer
 ):
     images = image_sets[0][1][:2]
@@ -110,19 +106,17 @@ def test_features_of_every_layer_are_those_of_torch_fidelity(
         NAME, names, cuda=False, feature_extractor_weights_path=str(inception_file), verbose=False
     )
     expected = reference(images)
-    got = deep_features[0] if layer == "2048" else InceptionExtractor(inception_state_dict, layer)(images)
-    assert got.features.shape[1] == int(layer)
-    torch.testing.assert_close(got.features[:2], expected[0], rtol=0, atol=1e-5 * expected[0].abs().max().item())
+    actual = deep_features[0] if layer == "2048" else InceptionExtractor(inception_state_dict, layer)(images)
+    assert actual.features.shape[1] == int(layer)
+    torch.testing.assert_close(actual.features[:2], expected[0], rtol=0, atol=1e-5 * expected[0].abs().max().item())
     if layer == "2048":
-        torch.testing.assert_close(got.logits[:2], expected[1], rtol=0, atol=1e-5 * expected[1].abs().max().item())
+        torch.testing.assert_close(actual.logits[:2], expected[1], rtol=0, atol=1e-5 * expected[1].abs().max().item())
     else:
-        assert got.logits is None
+        assert actual.logits is None
 
 
 @pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
-def test_the_other_preprocessing_gives_the_numbers_and_files_of_pytorch_fid(
-    inception_state_dict, image_sets, tmp_path, monkeypatch, capsys
-):
+def test_pytorch_fid_preprocessing_matches_pytorch_fid(inception_state_dict, image_sets, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pytorch_fid.inception, "load_state_dict_from_url", lambda url, progress: inception_state_dict)
     (fake_folder, fake_images), (real_folder, real_images) = image_sets
     saved = tmp_path / "real.npz"
@@ -147,33 +141,33 @@ def test_the_other_preprocessing_gives_the_numbers_and_files_of_pytorch_fid(
     assert frechet_distance(fake, real) == pytest.approx(theirs, rel=1e-4)
 
 
-def test_the_two_preprocessings_differ(inception_state_dict, image_sets, shallow_features):
+def test_preprocessings_differ(inception_state_dict, image_sets, shallow_features):
     images = image_sets[0][1][:3]
     other = InceptionExtractor(inception_state_dict, layer="64", preprocessing="pytorch_fid")(images).features
     assert (other - shallow_features[0][:3]).abs().max() > 1e-3 * other.abs().max()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 20), (299, 299), (320, 400)])
-def test_the_separable_resizing_is_that_of_torch_fidelity(size):
+def test_resizing_matches_torch_fidelity(size):
     images = torch.randint(256, (2, 3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     expected = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(299, 299), align_corners=False)
     torch.testing.assert_close(resize_like_torch_fidelity(images), (expected - 128) / 128, rtol=0, atol=5e-6)
 
 
-def test_gray_images_are_taken_as_rgb(inception_state_dict, image_sets):
+def test_grayscale_images_are_converted_to_rgb(inception_state_dict, image_sets):
     extractor = InceptionExtractor(inception_state_dict, layer="64")
     gray = image_sets[0][1][:2, :1]
     assert torch.equal(extractor(gray).features, extractor(gray.repeat(1, 3, 1, 1)).features)
 
 
-def test_the_callers_precision_is_not_obeyed_and_not_changed(inception_state_dict, image_sets, monkeypatch):
+def test_precision_settings_are_ignored_and_restored(inception_state_dict, image_sets, monkeypatch):
     extractor = InceptionExtractor(inception_state_dict, layer="64")
     images = image_sets[0][1][:2]
     plain = extractor(images).features
-    inside = []
+    settings = []
 
     def preprocess(images):
-        inside.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        settings.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
         return resize_like_torch_fidelity(images)
 
     extractor.preprocess = preprocess
@@ -185,18 +179,18 @@ def test_the_callers_precision_is_not_obeyed_and_not_changed(inception_state_dic
         assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert inside == [("highest", False)]
+    assert settings == [("highest", False)]
     assert torch.equal(again, plain)
     assert not plain.requires_grad
 
 
-def test_building_draws_no_global_random_number(inception_state_dict):
+def test_constructor_keeps_the_global_random_state(inception_state_dict):
     state = torch.get_rng_state()
     InceptionExtractor(inception_state_dict, layer="64")
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_fingerprint_holds_layer_preprocessing_and_weights(inception_state_dict):
+def test_fingerprint_depends_on_layer_preprocessing_and_weights(inception_state_dict):
     other = {**inception_state_dict, "fc.bias": inception_state_dict["fc.bias"] + 1e-3}
     variants = [
         InceptionExtractor(inception_state_dict, "64"),
@@ -208,69 +202,70 @@ def test_the_fingerprint_holds_layer_preprocessing_and_weights(inception_state_d
     assert InceptionExtractor(inception_state_dict, "64").fingerprint == variants[0].fingerprint
 
 
-def test_unknown_choices_are_refused(inception_state_dict):
+def test_unknown_layer_and_preprocessing_are_rejected(inception_state_dict):
     with pytest.raises(ValueError, match=r"no layer '1024' \(choices: 64, 192, 768, 2048\)"):
         InceptionExtractor(inception_state_dict, "1024")
     with pytest.raises(ValueError, match="unknown preprocessing 'clean'"):
         InceptionExtractor(inception_state_dict, preprocessing="clean")
 
 
-def test_a_file_is_read_with_its_hash(inception_state_dict, inception_file):
+def test_load_weights_with_their_hash(inception_state_dict, inception_file):
     state_dict, sha256 = load_inception_weights(inception_file)
     assert sha256 == hashlib.sha256(inception_file.read_bytes()).hexdigest()
     assert state_dict.keys() == inception_state_dict.keys()
     assert all(torch.equal(state_dict[name], inception_state_dict[name]) for name in state_dict)
 
 
-def test_files_without_batch_counts_are_read(inception_state_dict, tmp_path, image_sets, shallow_features):
+def test_load_weights_without_batch_counts(inception_state_dict, tmp_path, image_sets, shallow_features):
     old = {name: tensor for name, tensor in inception_state_dict.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth")
     features = InceptionExtractor(load_inception_weights(tmp_path / "old.pth")[0], "64")(image_sets[0][1][:1]).features
     torch.testing.assert_close(features, shallow_features[0][:1])
 
 
-def test_other_files_are_refused_by_what_is_wrong_with_them(inception_state_dict, inception_file, tmp_path):
+def test_invalid_weights_are_rejected(inception_state_dict, inception_file, tmp_path):
     path = tmp_path / "weights.pth"
 
-    def fault(state) -> str:
+    def get_error(state) -> str:
         torch.save(state, path)
         with pytest.raises(ValueError, match=r"weights\.pth") as error:
             load_inception_weights(path)
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    small = {
-        name: tensor for name, tensor in inception_state_dict.items() if name != "Mixed_7c.branch_pool.conv.weight"
-    }
-    assert "1 missing (Mixed_7c.branch_pool.conv.weight" in fault(small)
-    assert "1 unexpected (AuxLogits.fc.weight" in fault({**inception_state_dict, "AuxLogits.fc.weight": torch.ones(2)})
-    assert "1 of another shape (fc.weight" in fault({**inception_state_dict, "fc.weight": torch.ones(1000, 2048)})
-    assert "but a list" in fault([1, 2])
-    with pytest.raises(ValueError, match="cannot be read: No such file"):
+    incomplete = dict(inception_state_dict)
+    del incomplete["Mixed_7c.branch_pool.conv.weight"]
+    extended = {**inception_state_dict, "AuxLogits.fc.weight": torch.ones(2)}
+    assert "1 missing (Mixed_7c.branch_pool.conv.weight" in get_error(incomplete)
+    assert "1 unexpected (AuxLogits.fc.weight" in get_error(extended)
+    assert "1 with a wrong shape (fc.weight" in get_error({**inception_state_dict, "fc.weight": torch.ones(1000, 2048)})
+    assert "not a list" in get_error([1, 2])
+    with pytest.raises(ValueError, match=r"cannot read the Inception weights .*absent\.pth: No such file"):
         load_inception_weights(tmp_path / "absent.pth")
     path.write_bytes(inception_file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.raises(ValueError, match="truncated"):
         load_inception_weights(path)
 
 
-def test_a_file_is_data_and_never_code(tmp_path):
+def test_code_in_a_file_is_not_executed(tmp_path):
     class Evil:
         def __reduce__(self):
             return open, (str(tmp_path / "harm"), "w")
 
     torch.save({"fc.weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match="no file of weights"):
+    with pytest.raises(ValueError, match="not a file of weights"):
         load_inception_weights(tmp_path / "evil.pth")
     assert not (tmp_path / "harm").exists()
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    """The empty checkpoint folder of torch.hub."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     return tmp_path / "hub" / "checkpoints"
 
 
-def test_the_published_file_is_found_where_either_package_leaves_it(hub):
+def test_published_file_of_either_package_is_found(hub):
     assert published_weights_path() is None
     hub.mkdir(parents=True)
     (hub / "pt_inception-2015-12-05-6726825d.pth").touch()
@@ -279,17 +274,17 @@ def test_the_published_file_is_found_where_either_package_leaves_it(hub):
     assert published_weights_path() == hub / "weights-inception-2015-12-05-6726825d.pth"
 
 
-def test_a_download_is_whole_and_right_or_not_there(hub, tmp_path, monkeypatch):
+def test_download_checks_the_hash(hub, tmp_path, monkeypatch):
     source = tmp_path / "source.pth"
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3", source.as_uri())
-    with pytest.raises(ValueError, match="cannot be downloaded"):
+    with pytest.raises(ValueError, match="cannot download"):
         download_weights()
     source.write_bytes(b"something else")
     with pytest.raises(ValueError, match="invalid hash"):
         download_weights()
     assert published_weights_path() is None
     assert not list(hub.iterdir())
-    right = hashlib.sha256(source.read_bytes()).hexdigest()
-    monkeypatch.setattr("metrics.extractors.inception.PUBLISHED_SHA256_PREFIX", right)
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+    monkeypatch.setattr("metrics.extractors.inception.PUBLISHED_SHA256_PREFIX", sha256)
     assert download_weights() == published_weights_path()
     assert published_weights_path().read_bytes() == b"something else"

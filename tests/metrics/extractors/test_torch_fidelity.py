@@ -9,7 +9,7 @@ BUILT = []
 
 
 class Tiny(FeatureExtractorBase):
-    """Two layers of a random projection; the second is for FID."""
+    """An extractor with two layers, mean colors and a random projection of them. FID uses the second layer."""
 
     def __init__(self, name, features_list, **options):
         super().__init__(name, features_list)
@@ -35,13 +35,13 @@ class Tiny(FeatureExtractorBase):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
+def registered_extractors(monkeypatch):
     for name in ("tiny", "other", "offline"):
         monkeypatch.setitem(FEATURE_EXTRACTORS_REGISTRY, name, Tiny)
     BUILT.clear()
 
 
-def test_features_are_of_the_layer_named_for_fid():
+def test_features_come_from_the_layer_for_fid():
     images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     extractor = TorchFidelityExtractor("tiny")
     features, logits = extractor(images)
@@ -53,13 +53,13 @@ def test_features_are_of_the_layer_named_for_fid():
     assert BUILT == ["tiny"]
 
 
-def test_the_fingerprint_holds_name_and_weights():
+def test_fingerprint_depends_on_name_and_weights():
     assert TorchFidelityExtractor("tiny").fingerprint == TorchFidelityExtractor("tiny").fingerprint
     assert TorchFidelityExtractor("tiny").fingerprint != TorchFidelityExtractor("other").fingerprint
 
 
-def test_what_cannot_be_had_is_one_line():
+def test_unknown_names_and_missing_weights_are_rejected():
     with pytest.raises(ValueError, match=r"no feature extractor 'dino' \(choices: .*dinov2-vit-l-14"):
         TorchFidelityExtractor("dino")
-    with pytest.raises(ValueError, match="the weights of 'offline' cannot be had: no network"):
+    with pytest.raises(ValueError, match="cannot load the weights of 'offline': no network"):
         TorchFidelityExtractor("offline")
