@@ -1,1 +1,1 @@
-"""Compare normalizers, or any other choices of the config: a grid of runs and a report of it."""
+"""Compare normalizations or any other choices of a config: train a grid of runs and write a report."""

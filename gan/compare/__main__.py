@@ -1,35 +1,41 @@
-"""Train a grid and write its report: python -m gan.compare CONFIG --vary key=v1,v2 --seeds 0,1,2."""
+"""Train a grid of runs and write a report: python -m gan.compare CONFIG --vary key=v1,v2 --seeds 0,1,2."""
 
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import torch
-from filelock import FileLock, Timeout
 
-from gan.compare import description as descriptions
+from gan.compare import local_launcher
 from gan.compare.arms import Cell, build_arms, build_cells, parse_arm, parse_axis, parse_seeds
-from gan.compare.description import Description
+from gan.compare.description import (
+    Description,
+    describe_command,
+    extend_description,
+    load_description,
+    save_description,
+)
 from gan.compare.experiment_types import get_experiment_type
 from gan.compare.folder import GridFolder
-from gan.compare.grid import Resources, cores, run_cells
-from gan.compare.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, check_cell
+from gan.compare.local_launcher import Resources
 from gan.compare.report.hparams import write_hparams
-from gan.compare.results import collect, ended
+from gan.compare.results import find_completed, save_results
+from gan.compare.status import FAILED, FINISHED, INTERRUPTED, Status, check_config
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
+from gan.run.lock import hold_lock
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import Stopped, UserError
 
-EXTRAS = {"matplotlib": "compare", "rich": "compare", "ray": "ray"}  # which extra has an optional package
+EXTRAS = {"jinja2": "compare", "matplotlib": "compare", "rich": "compare", "ray": "ray"}  # optional dependencies
 
 EPILOG = """\
-Each cell is one ordinary run of train_gan.py, or of train_classifier.py, in OUT/cells/. The same command goes on where
-an earlier one stopped, and does nothing twice; with more values, arms or seeds it adds cells. examples:
+Each cell is one run of train_gan.py, or of train_classifier.py, in OUT/cells/. The same command resumes an interrupted
+comparison and does not repeat completed cells; with more values, arms or seeds it adds cells. examples:
 
   python -m gan.compare configs/digits/dcgan.yaml --vary discriminator.normalization=none,spectral,conv_norm
   python -m gan.compare CONFIG --vary 'discriminator.normalization=none,{name: conv_norm, stride: paper}' \\
@@ -37,62 +43,73 @@ an earlier one stopped, and does nothing twice; with more values, arms or seeds 
   python -m gan.compare CONFIG --arm base --arm bn:discriminator.activation_norm=batch --baseline base train.steps=500
   python -m gan.compare --report runs/compare-digits-dcgan
 
---launcher ray takes the cluster at RAY_ADDRESS, or the one that this machine is part of. --out, CONFIG and the toolkit
-must be on storage that all its nodes share under one path, which is checked at the start.
+--launcher ray uses the cluster at RAY_ADDRESS, or the one that this machine belongs to. --out, CONFIG and this
+repository must be on storage that all nodes share under one path. This is checked at the start.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 1 when cells failed or were interrupted, 2 for an error that the
-    user can mend, 130 when the comparison was interrupted.
+    """Run the command line.
+
+    Returns the exit code: 0, 1 if cells failed or were interrupted, 2 for a user error, 130 if the comparison itself
+    was interrupted.
     """
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGHUP, interrupt)
+    set_signal_handlers()
     return exit_code(lambda: run(sys.argv[1:] if argv is None else argv))
 
 
+def set_signal_handlers() -> None:
+    """Handle SIGTERM and SIGHUP like Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGHUP, interrupt)
+
+
 def run(argv: list[str]) -> None:
-    """Train what is missing and write the report, or write that again alone."""
+    """Train all cells that are not completed and write the report, or only write the report with --report."""
     try:
         options = parse(argv)
         if options.report is not None:
-            rewrite(options)
+            rewrite_report(options)
         else:
             compare(options, argv)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         if package not in EXTRAS:
             raise
-        raise UserError(f"this needs {package}: pip install -e '.[{EXTRAS[package]}]'") from None
+        raise UserError(f"{package} is not installed: pip install -e '.[{EXTRAS[package]}]'") from None
     except KeyboardInterrupt:
-        raise Stopped("\ninterrupted; the same command goes on from here", 130) from None
+        raise Stopped("\ninterrupted; run the same command again to resume", 130) from None
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the options; UserError for wrong ones."""
+    """Return the options. Raises UserError for invalid options."""
     parser = Parser(
         prog="python -m gan.compare",
-        description="Train a grid of runs and write a report of it.",
+        description="Train a grid of runs and write a report.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file that all cells share")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="config keys to change in all cells")
+    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file shared by all cells")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="config keys to override in all cells")
     add = parser.add_argument
-    add("--vary", action="append", default=[], metavar="KEY=V1,V2", help="an axis of the product; more may follow")
-    add("--arm", action="append", default=[], metavar="NAME:KEY=V,KEY=V", help="an arm beside the product")
-    add("--seeds", default="0,1,2", metavar="S,S", help="seeds of every arm (default: 0,1,2)")
+    add("--vary", action="append", default=[], metavar="KEY=V1,V2", help="an axis of the grid; can be repeated")
+    add("--arm", action="append", default=[], metavar="NAME:KEY=V,KEY=V", help="an additional arm; can be repeated")
+    add("--seeds", default="0,1,2", metavar="S,S", help="seeds of each arm (default: 0,1,2)")
     add("--out", type=Path, help="folder of the comparison (default: runs/compare-<config>)")
-    add("--baseline", metavar="ARM", help="arm that the others are tested against (default: none, or the first)")
-    add("--jobs", type=int, metavar="N", help="cells at a time (default: the number of GPUs, or 1; with Ray: all)")
-    add("--threads", type=int, metavar="N", help="CPU threads of each cell (default: cores / jobs; with Ray: 1)")
+    add("--baseline", metavar="ARM", help="arm that the others are tested against (default: none, or the first arm)")
+    add("--jobs", type=int, metavar="N", help="concurrent cells (default: the number of GPUs, or 1; with Ray: all)")
+    add("--threads", type=int, metavar="N", help="CPU threads per cell (default: cores / jobs; with Ray: 1)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     add("--launcher", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster (default: local)")
-    add("--latex", action="store_true", help="write tables.tex (booktabs) as well")
-    add("--report", type=Path, metavar="DIR", help="only write the report of DIR again; start nothing")
+    add("--latex", action="store_true", help="also write tables.tex (booktabs)")
+    add("--report", type=Path, metavar="DIR", help="only write the report of DIR again; train nothing")
     options = parser.parse_intermixed_args(argv)
     if (options.config is None) == (options.report is None):
-        raise UserError("name the CONFIG to start from, or --report DIR (see --help)")
+        raise UserError("name either the CONFIG to start from, or --report DIR (see --help)")
     for name in ("jobs", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
@@ -100,89 +117,90 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def compare(options: argparse.Namespace, argv: list[str]) -> None:
-    """Train what is missing of the grid, and write the report; Stopped when a cell has no end."""
-    from gan.compare.display import Display
+    """Train all cells that are not completed and write the report. Raises Stopped if cells failed."""
+    from gan.compare.progress_table import ProgressTable
     from gan.compare.report.write import write_report
 
     arms = build_arms([parse_axis(text) for text in options.vary], [parse_arm(text) for text in options.arm])
     cells = build_cells(options.config, options.overrides, arms, parse_seeds(options.seeds))
     base = load_config(get_experiment_type(options.config).schema, options.config, options.overrides)
     folder = GridFolder(options.out or Path("runs") / f"compare-{run_folder.get_run_name(options.config)}")
-    launch, resources = launcher(options, len(cells))
-    description = descriptions.extended(folder, options.config, base, cells, options.baseline)
+    launch, resources = get_launcher(options, len(cells))
+    description = extend_description(folder, options.config, base, cells, options.baseline)
     for cell in cells:
-        check_cell(folder, cell)
-    folder.make()
-    try:
-        with FileLock(folder.root / ".lock", timeout=0), Display(cells, folder) as display:
-            outcomes = ended(folder, cells)
-            missing = [cell for cell in cells if cell.name not in outcomes]
-            run = descriptions.describe_run(["python", "-m", "gan.compare", *argv])
-            if missing and run not in description.runs:
-                description.runs.append(run)
-            descriptions.save(folder, description)
-            for cell in cells:
-                if cell.name in outcomes:
-                    display.update(cell, outcomes[cell.name])
+        check_config(folder, cell)
+    folder.create()
+    with hold_lock(folder.lock_file), ProgressTable(cells, folder) as table:
+        statuses = find_completed(folder, cells)
+        remaining = [cell for cell in cells if cell.name not in statuses]
+        command = describe_command(["python", "-m", "gan.compare", *argv])
+        if remaining and command not in description.runs:
+            description.runs.append(command)
+        save_description(folder, description)
+        for cell in cells:
+            if cell.name in statuses:
+                table.update(cell, statuses[cell.name])
 
-            def report(cell: Cell, outcome: Outcome) -> None:
-                outcomes[cell.name] = outcome
-                display.update(cell, outcome)
-                if outcome.status == FINISHED:
-                    keep(folder, description)
+        def on_change(cell: Cell, status: Status) -> None:
+            statuses[cell.name] = status
+            table.update(cell, status)
+            if status.state == FINISHED:
+                save_numbers(folder, description)
 
-            launch(missing, folder, resources, report)
-            keep(folder, description)
-    except Timeout:
-        raise UserError(f"another python -m gan.compare is at work in {folder.root}; end that first") from None
-    show(write_report(folder, description, options.latex))
-    if unended := [name for name, outcome in outcomes.items() if outcome.status in (FAILED, INTERRUPTED)]:
-        more = f" and {len(unended) - 1} more" if len(unended) > 1 else ""
-        raise Stopped(f"{unended[0]}{more} failed or was interrupted; the same command tries again", 1)
+        launch(remaining, folder, resources, on_change)
+        save_numbers(folder, description)
+    print_paths(write_report(folder, description, options.latex))
+    if failed := [name for name, status in statuses.items() if status.state in (FAILED, INTERRUPTED)]:
+        others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise Stopped(f"{failed[0]}{others} failed or was interrupted; run the same command to try again", 1)
 
 
-def launcher(options: argparse.Namespace, count: int) -> tuple[Callable[..., None], Resources]:
-    """Return what trains `count` cells, and what each gets to run on."""
+def get_launcher(options: argparse.Namespace, num_cells: int) -> tuple[Callable[..., None], Resources]:
+    """Return the function that trains the cells, and the resources of each cell."""
     if options.launcher == "ray":
         from gan.compare import ray_launcher
 
-        return ray_launcher.run_cells, Resources(
-            options.config, options.device, options.jobs or count, options.threads or 1
-        )
-    jobs = options.jobs or max(1, torch.cuda.device_count() if options.device != "cpu" else 1)
-    return run_cells, Resources(options.config, options.device, jobs, options.threads or max(1, cores() // jobs))
+        def launch(
+            cells: Sequence[Cell], folder: GridFolder, resources: Resources, on_change: Callable[[Cell, Status], None]
+        ) -> None:
+            ray_launcher.connect()
+            set_signal_handlers()  # Ray has replaced them
+            ray_launcher.run_cells(cells, folder, resources, on_change)
+
+        jobs, threads = options.jobs or num_cells, options.threads or 1
+    else:
+        launch = local_launcher.run_cells
+        jobs = options.jobs or max(1, torch.cuda.device_count() if options.device != "cpu" else 1)
+        threads = options.threads or max(1, local_launcher.count_cores() // jobs)
+    return launch, Resources(options.config, options.device, jobs, threads)
 
 
-def rewrite(options: argparse.Namespace) -> None:
-    """Write the report of a folder again, from its cells or from what is kept of them."""
+def rewrite_report(options: argparse.Namespace) -> None:
+    """Write the report of an existing comparison again."""
     from gan.compare.report.write import write_report
 
     folder = GridFolder(options.report)
-    description = descriptions.load(folder)
+    description = load_description(folder)
     if description is None:
         raise UserError(
-            f"--report {folder.root}: holds no comparison ({folder.description.name} is missing); name the --out of one"
+            f"--report {folder.root}: contains no comparison ({folder.description_file.name} is missing); "
+            "name the --out of a comparison"
         )
-    description.choose_baseline(options.baseline)
-    descriptions.save(folder, description)
-    keep(folder, description)
-    show(write_report(folder, description, options.latex))
+    description.set_baseline(options.baseline)
+    save_description(folder, description)
+    save_numbers(folder, description)
+    print_paths(write_report(folder, description, options.latex))
 
 
-def keep(folder: GridFolder, description: Description) -> None:
-    """Write what is kept of the cells as they stand."""
-    collect(folder, description)
+def save_numbers(folder: GridFolder, description: Description) -> None:
+    """Save the results of all cells, and their hyperparameters for TensorBoard."""
+    save_results(folder, description)
     write_hparams(folder, description)
 
 
-def show(paths: list[Path]) -> None:
-    """Say where the report is."""
+def print_paths(paths: list[Path]) -> None:
+    """Print the paths of the report's files."""
     print("\n".join(["", *(f"written: {path}" for path in paths)]))
-
-
-def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """End as Ctrl-C does."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What a grid is made of: the command line's --vary, --arm and --seeds -> arms -> cells.
+"""Build the arms and cells of a comparison from the command line options --vary, --arm and --seeds.
 
-An arm is one way to train, a cell is an arm with a seed. Cells are named so that people, file systems and TensorBoard's
-filter (a regular expression) can read them: `none-seed0`, `conv_norm,stride=paper-seed1`, `spectral,lr=1e-3-seed2`.
+An arm is a set of config overrides. A cell is an arm with a seed, and is trained as one run. The names of cells, such
+as `none-seed0`, `conv_norm,stride=paper-seed1` or `spectral,lr=1e-3-seed2`, are valid file names, and each is a regular
+expression that matches itself, as TensorBoard's run filter needs.
 """
 
 import itertools
@@ -9,20 +10,22 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import yaml
 
 from gan.compare.experiment_types import get_experiment_type
 from gan.options.loader import load_config
-from gan.options.nodes import Node, parse_override
+from gan.options.nodes import ConfigError, Loader, Node, describe_value, parse_yaml
 from gan.runtime.errors import UserError
 
 WORD = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*$")
-OPENING, CLOSING, QUOTES = "[{", "]}", "'\""
+NEXT_OVERRIDE = re.compile(r",(?=\s*[\w.]+=)")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train: a name, what it changes in the base config, and its value on each axis of the product."""
+    """A set of config overrides with a name. `axes` has the value of each key that --vary changes."""
 
     name: str
     overrides: tuple[str, ...] = ()
@@ -31,7 +34,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Cell:
-    """An arm with a seed: one ordinary run. `overrides` are all that its command line adds to the config file."""
+    """An arm with a seed, trained as one run. `overrides` are all overrides of this run's command line."""
 
     arm: Arm
     seed: int
@@ -40,75 +43,65 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What its run folder is called."""
+        """The name of the run folder."""
         return f"{self.arm.name}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Config keys that take the same value, and the values, as written on the command line."""
+    """Config keys that share a value, and the values as written on the command line."""
 
     keys: tuple[str, ...]
     values: tuple[str, ...]
 
 
-def split(text: str, separator: str = ",") -> list[str]:
-    """Split at commas outside of brackets, braces and quotes."""
-    parts, depth, quote = [""], 0, ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in QUOTES:
-            quote = character
-        elif character in OPENING or character in CLOSING:
-            depth += 1 if character in OPENING else -1
-        if character == separator and depth == 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts]
-
-
 def parse_axis(text: str) -> Axis:
-    """Read `key=v1,v2`, or `key,key=v1,v2` for keys that change together."""
-    keys, equals, values = text.partition("=")
-    axis = Axis(tuple(split(keys)), tuple(split(values)))
-    if not equals or not all(axis.keys) or not all(axis.values):
-        raise UserError(f"--vary {text}: is written key=value,value,... (null for none)")
+    """Parse `key=v1,v2`, or `key,key=v1,v2` for keys that share a value.
+
+    The values are the items of a YAML flow sequence: commas inside brackets, braces and quotes do not separate them.
+    """
+    keys, _, values = text.partition("=")
+    try:
+        axis = Axis(tuple(key.strip() for key in keys.split(",")), tuple(_split_values(values)))
+    except ConfigError:
+        axis = Axis((), ())
+    if not axis.values or not all(axis.keys):
+        raise UserError(f"--vary {text}: expected key=value,value,... with values in YAML (null for none)")
     if len(set(axis.values)) < len(axis.values):
-        raise UserError(f"--vary {text}: a value stands twice")
+        raise UserError(f"--vary {text}: a value is repeated; list each value once")
     return axis
 
 
 def parse_arm(text: str) -> Arm:
-    """Read `NAME:key=value,key=value`, or `NAME` alone for the base config as it is."""
-    name, _, changes = text.partition(":")
+    """Parse `NAME:key=value,key=value`, or `NAME` for an arm without overrides."""
+    name, _, overrides = text.partition(":")
     if not name.strip():
-        raise UserError(f"--arm {text}: is written NAME:key=value,key=value,...")
-    return Arm(file_name(name.strip()), tuple(split(changes)) if changes.strip() else ())
+        raise UserError(f"--arm {text}: expected NAME:key=value,key=value,...")
+    parts = NEXT_OVERRIDE.split(overrides) if overrides.strip() else ()
+    return Arm(to_file_name(name.strip()), tuple(part.strip() for part in parts))
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Read `0,1,2`."""
+    """Parse `0,1,2`."""
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--seeds {text}: is written 0,1,2,...") from None
+        raise UserError(f"--seeds {text}: expected integers, as in 0,1,2") from None
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"--seeds {text}: seeds are different whole numbers of at least 0")
+        raise UserError(f"--seeds {text}: seeds must be distinct and not negative")
     return seeds
 
 
 def build_arms(axes: Sequence[Axis], named: Sequence[Arm]) -> list[Arm]:
-    """Return the product of the axes and the named arms; the base config alone when there is neither."""
+    """Return the Cartesian product of the axes, then the named arms. Without either, return one arm named `base`."""
     keys = [key for axis in axes for key in axis.keys]
     for key in keys:
         if keys.count(key) > 1:
-            raise UserError(f"--vary {key}: stands twice; give all its values to one")
-    labels = _labels(axes)
+            raise UserError(f"--vary {key}: the key is repeated; list all its values in one --vary")
+    labels = _get_labels(axes)
     product = [
         Arm(
-            file_name(",".join(labels[axis][value] for axis, value in zip(axes, values, strict=True))),
+            to_file_name(",".join(labels[axis][value] for axis, value in zip(axes, values, strict=True))),
             tuple(f"{key}={value}" for axis, value in zip(axes, values, strict=True) for key in axis.keys),
             {key: value for axis, value in zip(axes, values, strict=True) for key in axis.keys},
         )
@@ -118,92 +111,90 @@ def build_arms(axes: Sequence[Axis], named: Sequence[Arm]) -> list[Arm]:
     names = [arm.name for arm in arms]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"two arms would be called {name}; name one with --arm NAME:key=value,...")
+            raise UserError(f"two arms have the name {name}; rename one with --arm NAME:key=value,...")
     return arms
 
 
 def build_cells(path: Path, overrides: Sequence[str], arms: Iterable[Arm], seeds: Sequence[int]) -> list[Cell]:
-    """Return a cell for each seed and arm, seeds outermost so that early results cover all arms; UserError for a config
-    that cannot be.
+    """Return a cell for each seed and arm. Seeds are the outer loop, so that early results cover all arms.
+
+    Raises UserError for an invalid config.
     """
     arms = list(arms)
     for text in (*overrides, *(text for arm in arms for text in arm.overrides)):
         if text.partition("=")[0] == "seed":
-            raise UserError(f"{text}: a comparison sets seeds with --seeds")
+            raise UserError(f"{text}: set the seeds of a comparison with --seeds")
     schema = get_experiment_type(path).schema
-    load_config(schema, path, overrides)  # so that an error in what all share names no arm
-    return [_cell(schema, path, overrides, arm, seed) for seed in seeds for arm in arms]
+    load_config(schema, path, overrides)  # reports an error in the shared part of the config without naming an arm
+    return [_build_cell(schema, path, overrides, arm, seed) for seed in seeds for arm in arms]
 
 
-def file_name(name: str) -> str:
-    """Return the name with everything that a file system or a regular expression could take amiss as `_`."""
+def to_file_name(name: str) -> str:
+    """Replace all characters that are special in file names or in regular expressions by `_`."""
     return re.sub(r"[^\w.,=-]+", "_", name).strip("_.")
 
 
-def _cell(schema: type, path: Path, overrides: Sequence[str], arm: Arm, seed: int) -> Cell:
-    changes = (*overrides, *arm.overrides, f"seed={seed}")
+def _build_cell(schema: type, path: Path, overrides: Sequence[str], arm: Arm, seed: int) -> Cell:
+    all_overrides = (*overrides, *arm.overrides, f"seed={seed}")
     try:
-        return Cell(arm, seed, changes, load_config(schema, path, changes))
+        return Cell(arm, seed, all_overrides, load_config(schema, path, all_overrides))
     except UserError as error:
         raise UserError(f"arm {arm.name}: {error}") from None
 
 
-def _labels(axes: Sequence[Axis]) -> dict[Axis, dict[str, str]]:
-    """Return what each value of each axis is called: by itself where that says enough, else with its key before it."""
+def _split_values(text: str) -> list[str]:
+    """Return the items of a YAML flow sequence that is written without its brackets, each as written."""
+    sequence = f"[{text}]"
+    parse_yaml(sequence, "--vary")
+    if text.rstrip().endswith(","):  # YAML would ignore the comma
+        raise ConfigError("--vary: the last value is empty")
+    items = cast(yaml.SequenceNode, yaml.compose(sequence, Loader=Loader)).value
+    return [sequence[item.start_mark.index : item.end_mark.index] for item in items]
+
+
+def _get_labels(axes: Sequence[Axis]) -> dict[Axis, dict[str, str]]:
+    """Return the part of the arm's name for each value of each axis.
+
+    A choice such as `spectral` is its own label. The values of an axis are labelled `key=value` if any of them is not a
+    word or if an earlier axis uses the same word.
+    """
     labels: dict[Axis, dict[str, str]] = {}
-    taken: set[str] = set()
+    used: set[str] = set()
     for axis in axes:
-        nodes = {value: parse_override(f"{axis.keys[0]}={value}") for value in axis.values}
-        for _ in axis.keys[0].split("."):
-            nodes = {value: next(iter(node.value.values())) for value, node in nodes.items()}
-        words = {value: _word(node) for value, node in nodes.items()}
-        if all(words.values()) and taken.isdisjoint(words.values()):
-            taken |= set(words.values())
-            labels[axis] = {value: ",".join([words[value], *_options(node)]) for value, node in nodes.items()}
-        else:
-            key = _short_key(axis, axes)
-            labels[axis] = {value: f"{key}={_value_label(value, node)}" for value, node in nodes.items()}
+        nodes = {text: parse_yaml(text, f"--vary {axis.keys[0]}={text}") for text in axis.values}
+        choices = [node.value.get("name", node) if isinstance(node.value, dict) else node for node in nodes.values()]
+        names = [node.value if isinstance(node.value, str) else "" for node in choices]
+        is_clear = all(map(WORD.match, names)) and used.isdisjoint(names)
+        used |= set(names) if is_clear else set()
+        prefix = "" if is_clear else f"{_shorten_key(axis, axes)}="
+        labels[axis] = {text: prefix + _get_label(text, node) for text, node in nodes.items()}
     return labels
 
 
-def _word(node: Node) -> str:
-    """Return the name of a choice that reads well by itself, or nothing."""
-    name = node.value.get("name", node) if isinstance(node.value, dict) else node
-    return name.value if isinstance(name.value, str) and WORD.match(name.value) else ""
+def _get_label(text: str, node: Node) -> str:
+    """Return the label of a value: `conv_norm,stride=paper` for a choice with options, a scalar as written."""
+    if isinstance(node.value, dict):
+        options = [f"{key}={_flatten(child)}" for key, child in node.value.items() if key != "name"]
+        return ",".join([_flatten(node.value["name"]), *options] if "name" in node.value else options)
+    return _flatten(node) if isinstance(node.value, list) else text.strip("'\"")
 
 
-def _options(node: Node) -> list[str]:
-    """Return `option=value` for each option of a choice."""
-    if not isinstance(node.value, dict):
-        return []
-    return [f"{key}={_text(child)}" for key, child in node.value.items() if key != "name"]
-
-
-def _value_label(value: str, node: Node) -> str:
-    if isinstance(node.value, list):
-        return _text(node)
-    if not isinstance(node.value, dict):
-        return value.strip(QUOTES)  # as written: 1e-3 stays 1e-3
-    return ",".join([*([_word(node)] if _word(node) else []), *_options(node)])
-
-
-def _text(node: Node) -> str:
+def _flatten(node: Node) -> str:
+    """Return a value as one word: `0.5_0.9` for [0.5, 0.9], `a_1` for {a: 1}."""
     match node.value:
         case dict():
-            return "_".join(f"{key}_{_text(child)}" for key, child in node.value.items())
+            return "_".join(f"{key}_{_flatten(child)}" for key, child in node.value.items())
         case list():
-            return "_".join(_text(child) for child in node.value)
+            return "_".join(_flatten(child) for child in node.value)
         case None | bool():
-            return {None: "null", True: "true", False: "false"}[node.value]
+            return describe_value(node)
     return str(node.value)
 
 
-def _short_key(axis: Axis, axes: Sequence[Axis]) -> str:
-    """Return as many last parts of the axis's first key as tell it from those of the other axes."""
-    parts = axis.keys[0].split(".")
+def _shorten_key(axis: Axis, axes: Sequence[Axis]) -> str:
+    """Return the shortest suffix of the axis's first key that no key of another axis shares: `lr`, `generator.lr`."""
+    first = axis.keys[0]
     others = [key for other in axes if other is not axis for key in other.keys]
-    for count in range(1, len(parts)):
-        short = ".".join(parts[-count:])
-        if not any(f".{key}".endswith(f".{short}") for key in others):
-            return short
-    return axis.keys[0]
+    parts = first.split(".")
+    suffixes = (".".join(parts[-count:]) for count in range(1, len(parts)))
+    return next((suffix for suffix in suffixes if not any(f".{key}".endswith(f".{suffix}") for key in others)), first)

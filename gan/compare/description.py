@@ -1,6 +1,5 @@
-"""grid.json: what is compared, and by which commands, on what. A grid asked for again with more arms or seeds grows."""
+"""grid.json: the config, arms, cells and commands of a comparison. Later commands can add arms and seeds."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from gan.compare.arms import Cell
-from gan.compare.experiment_types import Kind, get_type_by_sections
-from gan.compare.folder import GridFolder, read_json, write_json
-from gan.options.loader import construct, load_config, to_plain
-from gan.options.nodes import parse_override
+from gan.compare.experiment_types import ExperimentType, get_type_by_sections
+from gan.compare.folder import GridFolder, read_json
+from gan.options.loader import from_plain, load_config, to_plain
 from gan.run import folder as run_folder
 from gan.runtime.errors import UserError
+from gan.runtime.files import write_json
 from gan.runtime.provenance import hardware, revision, versions
 
 
 @dataclass
 class Description:
-    """What grid.json holds.
+    """The contents of grid.json.
 
-    `base` is the resolved config that all cells change, `cells` has for each cell its arm, axes, overrides and seed,
-    `runs` how each command was given: command, revision, versions, hardware.
+    `config` is the path of the config file and `base` the resolved config that the arms change. `cells` has the arm,
+    axes, overrides and seed of each cell by name. `runs` has the command, revision, versions and hardware of each
+    command that trained cells.
     """
 
     config: str
@@ -33,62 +33,69 @@ class Description:
 
     @property
     def arms(self) -> list[str]:
-        """The names of the arms, in the order in which they were asked for."""
+        """The names of the arms in the order in which they were added."""
         return list(dict.fromkeys(cell["arm"] for cell in self.cells.values()))
 
     @property
-    def kind(self) -> Kind:
-        """What is compared."""
+    def experiment_type(self) -> ExperimentType:
+        """The type of the experiments."""
         return get_type_by_sections(self.base)
 
-    def choose_baseline(self, name: str | None) -> None:
-        """Compare with this arm (None: as before); UserError when there is no such arm."""
+    @property
+    def base_config(self) -> Any:
+        """The base config as a dataclass. Keys that are missing in `base` have their defaults."""
+        return from_plain(self.experiment_type.schema, self.base, "grid.json: base")
+
+    def set_baseline(self, name: str | None) -> None:
+        """Set the baseline, or keep it if `name` is None. Raises UserError if there is no such arm."""
         if name is not None and name not in self.arms:
             raise UserError(f"--baseline {name}: no such arm (arms: {'  '.join(self.arms)})")
         self.baseline = name or self.baseline
 
 
-def load(folder: GridFolder) -> Description | None:
-    """Return the description in a folder, or None when there is none."""
-    held = read_json(folder.description)
-    return Description(**held) if held else None
+def load_description(folder: GridFolder) -> Description | None:
+    """Return the description in a folder, or None if the folder has no grid.json."""
+    content = read_json(folder.description_file)
+    return Description(**content) if content else None
 
 
-def save(folder: GridFolder, description: Description) -> None:
+def save_description(folder: GridFolder, description: Description) -> None:
     """Write grid.json."""
-    write_json(folder.description, vars(description))
+    write_json(folder.description_file, vars(description))
 
 
-def extended(folder: GridFolder, path: Path, base: Any, cells: Sequence[Cell], baseline: str | None) -> Description:
-    """Return the folder's description with these cells added; UserError for one of another base."""
+def extend_description(
+    folder: GridFolder, path: Path, base: Any, cells: Sequence[Cell], baseline: str | None
+) -> Description:
+    """Return the description in a folder, or a new one, with these cells added.
+
+    `path` is the config file and `base` its config. Raises UserError if the folder has a comparison with another base
+    config, or cells with the same names but other configs.
+    """
     arms = list(dict.fromkeys(cell.arm.name for cell in cells))
-    description = load(folder) or Description(str(path), to_plain(base), "none" if "none" in arms else arms[0])
-    if changed := run_folder.differences(to_plain(get_base_config(description)), to_plain(base)):
-        keys = ", ".join(changed)
+    description = load_description(folder) or Description(
+        str(path), to_plain(base), baseline="none" if "none" in arms else arms[0]
+    )
+    if keys := run_folder.differences(to_plain(description.base_config), to_plain(base)):
         raise UserError(
-            f"--out {folder.root} holds a comparison on another base (it differs in {keys}); choose another --out"
+            f"--out {folder.root} contains a comparison with another base config (different keys: {', '.join(keys)}); "
+            "choose another --out"
         )
     for cell in cells:
-        held = description.cells.get(cell.name)
-        if held and load_config(type(base), path, held["overrides"]) != cell.config:
+        existing = description.cells.get(cell.name)
+        if existing and load_config(type(base), path, existing["overrides"]) != cell.config:
             raise UserError(
-                f"--out {folder.root} holds another {cell.name} ({' '.join(held['overrides'])}); "
-                "name one of the two with --arm NAME:key=value,..."
+                f"--out {folder.root} contains another cell {cell.name} ({' '.join(existing['overrides'])}); "
+                "rename the new arm with --arm NAME:key=value,..."
             )
-        asked = {"arm": cell.arm.name, "seed": cell.seed, "axes": cell.arm.axes, "overrides": list(cell.overrides)}
-        description.cells.setdefault(cell.name, asked)
-    description.choose_baseline(baseline)
+        new = {"arm": cell.arm.name, "seed": cell.seed, "axes": cell.arm.axes, "overrides": list(cell.overrides)}
+        description.cells.setdefault(cell.name, new)
+    description.set_baseline(baseline)
     return description
 
 
-def get_base_config(description: Description) -> Any:
-    """Return the base config; keys that it does not know yet have their defaults."""
-    node = parse_override(f"base={json.dumps(description.base)}").value["base"]
-    return construct(description.kind.schema, node, "")
-
-
-def describe_run(command: Sequence[str]) -> dict[str, Any]:
-    """Return how a command is given here: for `Description.runs`."""
+def describe_command(command: Sequence[str]) -> dict[str, Any]:
+    """Return an entry of `Description.runs`: a command with the revision, versions and hardware that it runs on."""
     return {
         "command": shlex.join(command),
         "revision": revision(),

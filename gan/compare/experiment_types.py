@@ -1,4 +1,4 @@
-"""The kinds of experiments that a comparison can train, recognised by a section that only their configs have."""
+"""The types of experiments that a comparison can train. The sections of a config determine its type."""
 
 import importlib
 from collections.abc import Container
@@ -9,60 +9,35 @@ from gan.options.nodes import read_layers
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A config's schema by the module that has it, the script that trains it, and the words of its report."""
+class ExperimentType:
+    """How to recognize, load and train the configs of one type."""
 
     section: str
+    """A section that only configs of this type have"""
     module: str
+    """The module with the config's dataclass `Config`"""
     script: str
+    """The training script"""
     network: str
-    """The network whose Lipschitz constant is tracked, as its tags call it"""
-    subject: str
-    """The same in a sentence"""
-    evaluated: str
-    step: str
-    long_step: str
-    images: str
-    points: str
-    """Where its input gradients are measured"""
+    """The network whose Lipschitz constant is tracked, as named in the tags of the log"""
 
     @property
     def schema(self) -> type:
-        """The dataclass of the config; its module is imported only when it is needed."""
+        """The dataclass of the config. Its module is imported on first use."""
         return importlib.import_module(self.module).Config
 
 
-GAN = Kind(
-    section="discriminator",
-    module="gan.config",
-    script="train_gan.py",
-    network="D",
-    subject="D",
-    evaluated="the averaged generator",
-    step="generator update",
-    long_step="a generator update with its D updates",
-    images="real images seen by D",
-    points="real, fake and mixed images",
-)
-CLASSIFIER = Kind(
-    section="classifier",
-    module="classification.config",
-    script="train_classifier.py",
-    network="classifier",
-    subject="the classifier",
-    evaluated="the classifier",
-    step="update",
-    long_step="an update",
-    images="training images seen",
-    points="test images",
+GAN = ExperimentType(section="discriminator", module="gan.config", script="train_gan.py", network="D")
+CLASSIFIER = ExperimentType(
+    section="classifier", module="classification.config", script="train_classifier.py", network="classifier"
 )
 
 
-def get_type_by_sections(sections: Container[str]) -> Kind:
-    """Return the kind of a config that has these sections: a GAN unless one says otherwise."""
+def get_type_by_sections(sections: Container[str]) -> ExperimentType:
+    """Return the type of a config with these sections. The default is a GAN."""
     return CLASSIFIER if CLASSIFIER.section in sections else GAN
 
 
-def get_experiment_type(path: Path) -> Kind:
-    """Return the kind of the config in a file and its bases; UserError when they cannot be read."""
+def get_experiment_type(path: Path) -> ExperimentType:
+    """Return the type of a config file, including its `base` files. Raises UserError if they cannot be read."""
     return get_type_by_sections({key for layer in read_layers(path) for key in layer.value})

@@ -1,59 +1,68 @@
-"""The folder of a comparison: `cells/` and `logs/` are large, the rest is small enough for git and makes the report."""
+"""The folder of a comparison.
+
+`cells/` and `logs/` are large and ignored by git. The other files are small and sufficient for the report.
+"""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gan.run.lock import LOCK
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically
+from gan.runtime.files import write_text
 
-IGNORED = "/cells/\n/logs/\n/.lock\n/events.*\n"
+IGNORED = f"/cells/\n/logs/\n/{LOCK}\n/events.*\n"
 
 
 @dataclass(frozen=True)
 class GridFolder:
-    """Where everything of a comparison is."""
+    """The paths in the folder of a comparison."""
 
     root: Path
 
-    def run(self, cell: str) -> Path:
+    def run_folder(self, cell: str) -> Path:
         """Return the run folder of a cell."""
         return self.root / "cells" / cell
 
-    def log(self, cell: str) -> Path:
-        """Return the file of what a cell said on its console."""
+    def log_file(self, cell: str) -> Path:
+        """Return the file with the console output of a cell."""
         return self.root / "logs" / f"{cell}.log"
 
-    def record(self, cell: str) -> Path:
-        """Return the file of how a cell ended and what it took."""
+    def record_file(self, cell: str) -> Path:
+        """Return the JSON file with the status and the peak memory of a cell."""
         return self.root / "logs" / f"{cell}.json"
 
-    def curve(self, cell: str) -> Path:
-        """Return the table of a cell's numbers over training."""
+    def curve_file(self, cell: str) -> Path:
+        """Return the CSV file with the metrics of a cell over training."""
         return self.root / "curves" / f"{cell}.csv"
 
-    def sample(self, cell: str) -> Path:
-        """Return the picture of a cell's last samples."""
+    def sample_file(self, cell: str) -> Path:
+        """Return the image file with the last samples of a cell."""
         return self.root / "samples" / f"{cell}.png"
 
     @property
-    def description(self) -> Path:
-        """The file that says what was compared, and how and where."""
+    def lock_file(self) -> Path:
+        """The lock file of the comparison."""
+        return self.root / LOCK
+
+    @property
+    def description_file(self) -> Path:
+        """The JSON file that describes the comparison."""
         return self.root / "grid.json"
 
     @property
-    def results(self) -> Path:
-        """The table with a row for each cell."""
+    def results_file(self) -> Path:
+        """The CSV file with a row for each cell."""
         return self.root / "results.csv"
 
     @property
-    def plots(self) -> Path:
-        """The folder of the report's pictures."""
+    def plot_folder(self) -> Path:
+        """The folder of the report's plots."""
         return self.root / "plots"
 
-    def make(self) -> None:
-        """Create the folder, with a .gitignore of what is large; UserError when that cannot be done."""
+    def create(self) -> None:
+        """Create the folder and its .gitignore. Raises UserError if it cannot be written to."""
         try:
             for folder in ("cells", "logs"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
@@ -63,18 +72,11 @@ class GridFolder:
             raise UserError(f"cannot write to --out {self.root}: {error.strerror}") from None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON that people can read."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the mapping in a JSON file, an empty one when there is no such file; UserError for one cut short."""
+    """Return the mapping in a JSON file, or an empty one if the file does not exist.
+
+    Raises UserError if the file cannot be read.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

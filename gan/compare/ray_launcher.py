@@ -1,16 +1,15 @@
-"""Cells as tasks on an existing Ray cluster: python -m gan.compare ... --launcher ray.
+"""Train cells as tasks on an existing Ray cluster: python -m gan.compare ... --launcher ray.
 
-The comparison's folder must be on storage that all nodes share, under one path; so must the toolkit (or be installed on
-each) and the config file. Ray retries the cell of a node that is lost; it finds the run folder, and goes on from the
-last checkpoint there.
+The folder of the comparison, the config file and this repository must be on storage that all nodes share under one path
+(the repository can be installed on each node instead). If a node is lost, Ray retries its cell on another node, which
+resumes from the last checkpoint in the run folder.
 """
 
 # pyright: reportMissingImports=false
-# (Ray is an extra of its own.)
+# (Ray is an optional dependency.)
 
 import logging
 import os
-import signal
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -23,54 +22,22 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gan.compare.arms import Cell
-from gan.compare.folder import GridFolder, write_text
-from gan.compare.grid import ROOT, Resources, start, stop
-from gan.compare.outcome import FAILED, INTERRUPTED, RUNNING, Outcome, keep_outcome, outcome_after
+from gan.compare.folder import GridFolder
+from gan.compare.local_launcher import ROOT, Resources, start_process, stop_processes
+from gan.compare.status import FAILED, INTERRUPTED, RUNNING, Status, save_final_status, save_status
 from gan.runtime.errors import UserError
+from gan.runtime.files import write_text
 
-RETRIES = 5  # of a cell whose node is lost
+MAX_RETRIES = 5  # of a cell whose node is lost
 POLL_S = 0.5
-CHECK_S = 60  # for a node to answer
-
-
-def run_cells(
-    cells: Sequence[Cell], folder: GridFolder, resources: Resources, report: Callable[[Cell, Outcome], None]
-) -> None:
-    """Train all cells as `gan.compare.grid.run_cells` does, `jobs` of them at a time, on the cluster at RAY_ADDRESS (by
-    default the one that this machine is part of). UserError when there is none, or its nodes share no storage.
-    """
-    folder = GridFolder(folder.root.resolve())
-    resources = replace(resources, config=resources.config.resolve())
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    connect()
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there
-    waiting, tasks, told = list(cells), {}, set()
-    try:
-        check_storage(folder)
-        gpus = 1 if resources.device != "cpu" and ray.cluster_resources().get("GPU") else 0
-        task = ray.remote(num_cpus=resources.threads, num_gpus=gpus, max_retries=RETRIES)(train_cell)
-        while waiting or tasks:
-            while waiting and len(tasks) < resources.jobs:
-                cell = waiting.pop(0)
-                tasks[task.remote(cell, folder, resources)] = (cell, _size(folder.log(cell.name)))
-            done, _ = ray.wait(list(tasks), timeout=POLL_S)
-            for cell, size in tasks.values():
-                if cell.name not in told and _size(folder.log(cell.name)) > size:
-                    told.add(cell.name)
-                    report(cell, Outcome(RUNNING))
-            for reference in done:
-                cell, _ = tasks.pop(reference)
-                report(cell, _outcome(reference, folder, cell))
-    finally:
-        for reference, (cell, _) in tasks.items():
-            ray.cancel(reference, force=True)  # its worker dies, and with it the cell
-            keep_outcome(folder, cell.name, Outcome(INTERRUPTED))
-            report(cell, Outcome(INTERRUPTED))
-        ray.shutdown()
+CHECK_TIMEOUT_S = 60
 
 
 def connect() -> None:
-    """Join the cluster; UserError when there is none."""
+    """Connect to the cluster at RAY_ADDRESS, by default the cluster that this machine belongs to.
+
+    Ray replaces the process's SIGTERM handler. Raises UserError if there is no cluster.
+    """
     address = os.environ.get("RAY_ADDRESS", "auto")
     try:
         ray.init(
@@ -83,8 +50,43 @@ def connect() -> None:
         raise UserError(f"--launcher ray: no Ray cluster at {address} ({error}); see `ray start --help`") from None
 
 
+def run_cells(
+    cells: Sequence[Cell], folder: GridFolder, resources: Resources, on_change: Callable[[Cell, Status], None]
+) -> None:
+    """Train all cells on the connected cluster, at most `jobs` at a time, and disconnect.
+
+    Calls `on_change` as `gan.compare.local_launcher.run_cells` does. Raises UserError if the nodes do not share the
+    storage.
+    """
+    folder = GridFolder(folder.root.resolve())
+    resources = replace(resources, config=resources.config.resolve())
+    waiting, tasks, started = list(cells), {}, set()
+    try:
+        check_storage(folder)
+        gpus = 1 if resources.device != "cpu" and ray.cluster_resources().get("GPU") else 0
+        task = ray.remote(num_cpus=resources.threads, num_gpus=gpus, max_retries=MAX_RETRIES)(train_cell)
+        while waiting or tasks:
+            while waiting and len(tasks) < resources.jobs:
+                cell = waiting.pop(0)
+                tasks[task.remote(cell, folder, resources)] = (cell, _get_size(folder.log_file(cell.name)))
+            done, _ = ray.wait(list(tasks), timeout=POLL_S)
+            for cell, size in tasks.values():  # a cell has started when its log grows
+                if cell.name not in started and _get_size(folder.log_file(cell.name)) > size:
+                    started.add(cell.name)
+                    on_change(cell, Status(RUNNING))
+            for reference in done:
+                cell, _ = tasks.pop(reference)
+                on_change(cell, _get_status(reference, folder, cell))
+    finally:
+        for reference, (cell, _) in tasks.items():
+            ray.cancel(reference, force=True)  # kills the worker; the process of the cell then ends
+            save_status(folder, cell.name, Status(INTERRUPTED))
+            on_change(cell, Status(INTERRUPTED))
+        ray.shutdown()
+
+
 def check_storage(folder: GridFolder) -> None:
-    """Have a task on each node read a token that this process writes; UserError for the nodes that cannot."""
+    """Write a token to the folder and read it on each node. Raises UserError if a node cannot read it."""
     token, path = uuid.uuid4().hex, folder.root / f".token-{uuid.uuid4().hex}"
     nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
     write_text(path, token)
@@ -94,52 +96,52 @@ def check_storage(folder: GridFolder) -> None:
             name: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(path)
             for node, name in nodes.items()
         }
-        blind = [name for name, answer in answers.items() if _get(answer) != token]
+        failed = [name for name, answer in answers.items() if _get_token(answer) != token]
     finally:
         path.unlink()
-    if blind:
+    if failed:
         raise UserError(
-            f"--launcher ray: {', '.join(blind)} cannot read {folder.root} (or import this toolkit); --out must "
+            f"--launcher ray: {', '.join(failed)} cannot read {folder.root} or cannot import this package; --out must "
             "be on storage that all nodes share under one path"
         )
 
 
 def read_token(path: Path) -> str:
-    """Return what is in a file, nothing when there is none: the task of the check."""
+    """Return the content of a file, or an empty string if it cannot be read. Runs on each node."""
     try:
         return path.read_text()
     except OSError:
         return ""
 
 
-def train_cell(cell: Cell, folder: GridFolder, resources: Resources) -> Outcome:
-    """Train a cell, or go on with it, and return how it ended: the task of a cell."""
-    process = start(cell, folder, resources)
+def train_cell(cell: Cell, folder: GridFolder, resources: Resources) -> Status:
+    """Train a cell, or resume it, and return its status. Runs as a Ray task."""
+    process = start_process(cell, folder, resources)
     try:
-        while process.poll() is None:  # not wait(), so that a cancelled task notices
+        while process.poll() is None:  # wait() would not react when the task is cancelled
             time.sleep(POLL_S)
     finally:
         if process.poll() is None:
-            stop([process])
-    return outcome_after(folder, cell, process.returncode)
+            stop_processes([process])
+    return save_final_status(folder, cell, process.returncode)
 
 
-def _outcome(reference: Any, folder: GridFolder, cell: Cell) -> Outcome:
-    """Return how a task's cell ended: failed when the cluster gave it up."""
+def _get_status(reference: Any, folder: GridFolder, cell: Cell) -> Status:
+    """Return the result of a task, or a failure if Ray gave up on it."""
     try:
         return ray.get(reference)
     except RayError as error:
-        outcome = Outcome(FAILED, f"Ray: {type(error).__name__} after {RETRIES} retries")
-        keep_outcome(folder, cell.name, outcome)
-        return outcome
+        status = Status(FAILED, f"Ray: {type(error).__name__} after {MAX_RETRIES} retries")
+        save_status(folder, cell.name, status)
+        return status
 
 
-def _get(answer: Any) -> str:
+def _get_token(answer: Any) -> str:
     try:
-        return ray.get(answer, timeout=CHECK_S)
+        return ray.get(answer, timeout=CHECK_TIMEOUT_S)
     except RayError:
         return ""
 
 
-def _size(path: Path) -> int:
+def _get_size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0

@@ -1,4 +1,4 @@
-"""What the tags of a run's numbers say to a comparison."""
+"""Tags of logged values: which are metrics, and which are Lipschitz estimates."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,44 +6,45 @@ from gan.compare.experiment_types import CLASSIFIER, GAN
 from metrics import catalog
 
 METRIC = "metrics/"
-ACCURACY, VALIDATION = "accuracy_", "_validation"  # how the tags of classifiers begin and end
+ACCURACY, VALIDATION = "accuracy_", "_validation"  # prefix and suffix of the metrics of classifiers
 LIPSCHITZ = {
-    f"lipschitz/{kind.network}/{name}": words
-    for kind in (GAN, CLASSIFIER)
-    for name, words in (
+    f"lipschitz/{experiment_type.network}/{name}": label
+    for experiment_type in (GAN, CLASSIFIER)
+    for name, label in (
         ("certified", "certified bound"),
         ("product", "product of layer norms"),
         ("slope", "steepest slope found"),
         ("gradient_max", "largest input gradient"),
     )
 }
-LAYER_NORMS = tuple(f"lipschitz/{kind.network}/layers/" for kind in (GAN, CLASSIFIER))
+LAYER_NORMS = tuple(f"lipschitz/{experiment_type.network}/layers/" for experiment_type in (GAN, CLASSIFIER))
 
 
-def layer_tags(rows: Iterable[Mapping]) -> dict[str, str]:
-    """Return the tags of the layers' norms in rows of numbers by tag, with the layers' names."""
+def get_layer_tags(rows: Iterable[Mapping]) -> dict[str, str]:
+    """Return the tags of layer norms in rows that map tags to values, with the names of the layers."""
     tags = dict.fromkeys(tag for row in rows for tag in row if tag.startswith(LAYER_NORMS))
     return {tag: tag.partition("/layers/")[2] for tag in tags}
 
 
-def metric_tags(rows: Iterable[Mapping]) -> list[str]:
-    """Return the tags of the metrics in rows of numbers by tag, in their order, but those on validation images last:
-    what a checkpoint is chosen by proves nothing.
+def get_metric_tags(rows: Iterable[Mapping]) -> list[str]:
+    """Return the tags of metrics in rows that map tags to values.
+
+    Metrics on validation images come last, because the checkpoint is selected on these images.
     """
     tags = [tag for tag in dict.fromkeys(tag for row in rows for tag in row) if tag.startswith(METRIC)]
     return sorted(tags, key=lambda tag: tag.endswith(VALIDATION))
 
 
-def primary_metric(rows: Iterable[Mapping]) -> str | None:
-    """Return the tag of the first metric, which alone is tested; None when there is none."""
-    return next(iter(metric_tags(rows)), None)
+def get_primary_metric(rows: Iterable[Mapping]) -> str | None:
+    """Return the tag of the first metric, the only one that is tested for significance, or None without metrics."""
+    return next(iter(get_metric_tags(rows)), None)
 
 
 def higher_is_better(tag: str) -> bool | None:
-    """Tell whether a metric is better when it is larger; None when that is not known."""
+    """Return whether larger values of a metric are better, or None for an unknown metric."""
     if tag.removeprefix(METRIC).startswith(ACCURACY):
         return True
     try:
         return catalog.higher_is_better(tag.removeprefix(METRIC))
-    except ValueError:  # of a run by a version that knew more metrics
+    except ValueError:  # a run of another version can have other metrics
         return None

@@ -85,6 +85,21 @@ def parse_config(schema: type, text: str, source: str) -> Any:
     return construct(schema, parse_yaml(text, source), "")
 
 
+def from_plain(schema: type, value: Any, source: str = "config") -> Any:
+    """Return the `schema` that nested dicts, lists and scalars describe, as returned by `to_plain`.
+
+    Missing keys have their defaults. `source` names the data in errors. Raises ConfigError for unknown keys and for
+    values of a wrong type.
+    """
+
+    def to_node(plain: Any) -> Node:
+        if isinstance(plain, dict):
+            return Node({key: to_node(child) for key, child in plain.items()}, source)
+        return Node([to_node(child) for child in plain] if isinstance(plain, list) else plain, source)
+
+    return construct(schema, to_node(value), "")
+
+
 def construct(tp: Any, node: Node, path: str, default: Any = None) -> Any:
     """Return the value of type `tp` that `node` describes; ConfigError when it does not describe one."""
     ranges = [extra for extra in getattr(tp, "__metadata__", ()) if isinstance(extra, Range)]

@@ -1,8 +1,13 @@
-"""One process at a time works in a run folder."""
+"""Lock files: at most one process at a time works in a run folder.
+
+This uses `flock` directly and not the package filelock. A lock file here contains the name of its holder, and it is
+removed on release. Depending on its version, filelock empties the file before it acquires the lock, or keeps the file.
+"""
 
 import fcntl
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,59 +17,83 @@ from typing import BinaryIO
 from gan.runtime.errors import UserError
 
 LOCK = ".lock"
-LEFTOVERS = ".*.tmp"  # names of files that a killed process was about to write, see gan.runtime.files
+LEFTOVERS = ".*.tmp"  # temporary files of a killed process, see gan.runtime.files
+POLL_S = 0.1
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder, made when it is not there; UserError when another process holds it.
+    """Hold the lock of a run folder and remove temporary files that a killed process has left there.
 
-    The lock is the system's, and free again however its holder ends; the file says who that is. What a killed holder
-    has left half-written is removed.
+    Creates the folder if it does not exist. Raises UserError if another process holds the lock.
     """
-    path = folder / LOCK
+    with hold_lock(folder / LOCK):
+        with _writing_to(folder):
+            for leftover in folder.rglob(LEFTOVERS):
+                leftover.unlink()
+        yield
+
+
+@contextmanager
+def hold_lock(path: Path, timeout_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `path`. Wait up to `timeout_s` seconds if another process holds it, then raise UserError.
+
+    The operating system releases the lock when the process ends, even if it is killed. The file contains the process ID
+    and the host of the holder.
+    """
+    folder = path.parent
     with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = _acquire(path)
+        file = _acquire(path, timeout_s)
     with file:
         try:
             with _writing_to(folder):
-                if holder := _holder(file):
-                    print(f"{folder}: taking over from {holder}, which has ended without a word")
+                if holder := _read_holder(file):
+                    print(f"{_get_subject(path)}: {holder} was killed while it held the lock; continuing")
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-                for part in folder.rglob(LEFTOVERS):
-                    part.unlink()
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def _acquire(path: Path) -> BinaryIO:
+def _acquire(path: Path, timeout_s: float) -> BinaryIO:
+    deadline = time.monotonic() + timeout_s
     while True:
         file = path.open("ab+", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with file:
-                raise UserError(f"{path.parent} is in use by {_holder(file)}; end that first") from None
-        except OSError as error:  # a network file system without locks
-            warnings.warn(f"{path.parent} cannot be locked ({error.strerror}): run nothing else there", stacklevel=4)
-        if _is_still(path, file):
+                holder = _read_holder(file)
+            if time.monotonic() >= deadline:
+                raise UserError(f"{_get_subject(path)} is in use by {holder}; stop that process first") from None
+            time.sleep(POLL_S)
+            continue
+        except OSError as error:  # some network file systems do not support locks
+            reason = f"{_get_subject(path)} cannot be locked ({error.strerror})"
+            warnings.warn(f"{reason}: make sure that no other process uses it", stacklevel=2)
+        if _is_current(path, file):
             return file
-        file.close()  # its holder has ended, and removed it, since it was opened
+        file.close()  # the previous holder has removed this file since it was opened
 
 
-def _is_still(path: Path, file: BinaryIO) -> bool:
+def _is_current(path: Path, file: BinaryIO) -> bool:
+    """Return whether `path` still names the open file."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
 
-def _holder(file: BinaryIO) -> str:
+def _read_holder(file: BinaryIO) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")
+
+
+def _get_subject(path: Path) -> Path:
+    """Return what the lock protects, for messages: `run` for `run/.lock`, `logs/cell` for `logs/cell.lock`."""
+    return path.parent / path.name.removesuffix(LOCK)
 
 
 @contextmanager

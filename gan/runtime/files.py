@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -47,6 +48,16 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8. Raises WriteError if it cannot be written."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value atomically as indented JSON. Raises WriteError if it cannot be written."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def append(path: Path, data: bytes) -> None:

@@ -4,13 +4,12 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from gan.compare.statistics import spread
-from gan.compare.tables import formatted
-
 from classification.corruptions import CORRUPTIONS
 from classification.summary import masks_gradients
-from gan.compare.outcome import FINISHED
+from gan.compare.report.statistics import compute_spread
+from gan.compare.report.tables import format_spread
 from gan.compare.results import Row, read_table
+from gan.compare.status import FINISHED
 
 SETTINGS = {
     "noise=0": "all data",
@@ -59,8 +58,8 @@ def table(rows: list[Row], value) -> str:
     lines = [["arm", *SETTINGS.values()], ["---", *["--:"] * len(SETTINGS)]]
     for arm in arms:
         cells = [[row for row in rows if row["arm"] == f"{arm},{setting}"] for setting in SETTINGS]
-        spreads = [spread([seen for row in cell if (seen := known(value, row)) is not None]) for cell in cells]
-        lines.append([arm, *(formatted(s, len(cell)) for s, cell in zip(spreads, cells, strict=True))])
+        spreads = [compute_spread([seen for row in cell if (seen := known(value, row)) is not None]) for cell in cells]
+        lines.append([arm, *(format_spread(s, len(cell)) for s, cell in zip(spreads, cells, strict=True))])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

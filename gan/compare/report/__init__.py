@@ -1,1 +1,1 @@
-"""The report of a comparison: tables, plots, statistics."""
+"""The report of a comparison: tables, plots and statistical tests."""

@@ -1,6 +1,6 @@
-"""The curves of the report: a line for the mean over seeds, a band for their range."""
+"""The plots of the report: a line for the mean over seeds, and a band from the lowest to the highest seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,94 +15,131 @@ from matplotlib.lines import Line2D
 from gan.compare.results import Row
 from gan.runtime.files import write_atomically
 
-# Nothing random or dated in the files, so that an unchanged plot is an unchanged file.
-RC: dict[Any, Any] = {  # matplotlib has a type of its keys, but only of late
+# The salt makes SVG files reproducible: equal plots are equal files.
+RC: dict[Any, Any] = {  # Any: only recent versions of matplotlib define the type of the keys
     "svg.hashsalt": "convnorm-gan",
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-# Okabe & Ito's colors, for all eyes; more arms than those take matplotlib's, dark before light, without its grays.
+# Colors for color-blind readers (Okabe and Ito). Many families use matplotlib's tab20, dark colors first, without gray.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b")
 _TAB20 = [to_hex(color) for color in mpl.color_sequences["tab20"]]
 MANY_COLORS = [color for start in (0, 1) for i, color in enumerate(_TAB20[start::2]) if i != 7]
 BLACK, GRAY = "#000000", "#8a8a8a"
-SIZE = (4.8, 3.2)  # inches: on a phone the letters shrink to three quarters
+SIZE = (4.8, 3.2)  # inches, small enough that the text is readable on a phone
 LEGEND_ROW = 0.2  # inches
 DPI = 150
 FORMATS: dict[str, dict[str, Any]] = {"png": {"dpi": DPI}, "svg": {"metadata": {"Date": None}}}
-
-Curves = Mapping[str, Sequence[Sequence[Row]]]  # by arm: a curve (rows of numbers by tag) for each seed
+MAX_ARMS = 8  # in one plot
 
 
 @dataclass(frozen=True)
 class Line:
-    """A tag to draw, what it is called in the legend (nothing when it is the only one), and its line style."""
+    """A tag to plot, with its line style and its name in the legend. A single line needs no name."""
 
     tag: str
     name: str = ""
     style: str = "-"
 
 
-def choose_colors(kinds: Mapping[str, str], baseline: str) -> dict[str, str]:
-    """Return a color for each arm: one for all of a kind (`kinds[arm]`), black for the baseline, gray for its kind."""
-    own = kinds.get(baseline)
-    others = list(dict.fromkeys(kind for kind in kinds.values() if kind != own))
-    palette = COLORS if len(others) <= len(COLORS) else MANY_COLORS
-    colors = {kind: palette[i % len(palette)] for i, kind in enumerate(others)}
-    return {arm: colors.get(kind, GRAY) for arm, kind in kinds.items()} | {baseline: BLACK}
+@dataclass(frozen=True)
+class Plot:
+    """A plot of tags against the number of images: file name, caption, label of the y-axis, and lines."""
+
+    name: str
+    caption: str
+    label: str
+    lines: Sequence[Line]
+    log_scale: bool = False
 
 
-def draw(
-    path: Path, curves: Curves, lines: Sequence[Line], colors: Mapping[str, str], label: str, log: bool, images: str
-) -> bool:
-    """Write path.png and path.svg of tags against the images seen so far, which the axis calls `images`; False when
-    there is nothing to draw.
+@dataclass(frozen=True)
+class ArmCurves:
+    """The curves of an arm, one for each seed. A curve is a list of rows that map tags to values."""
+
+    arm: str
+    color: str
+    seeds: Sequence[Sequence[Row]]
+
+    def compute_band(self, tag: str) -> np.ndarray | None:
+        """Return thousands of images and the lowest, mean and highest value over seeds, (4, N), or None if N = 0."""
+        points: dict[float, list[float]] = {}
+        for rows in self.seeds:
+            for row in rows:
+                if isinstance(row.get(tag), float):
+                    points.setdefault(row["images"] / 1000, []).append(row[tag])
+        if not points:
+            return None
+        return np.array([(x, min(values), np.mean(values), max(values)) for x, values in sorted(points.items())]).T
+
+
+def get_group(arm: str, arms: Sequence[str]) -> str:
+    """Return the last part of an arm's name, such as `lr=1e-3` in `spectral,lr=1e-3`, if other arms share it."""
+    suffix = arm.rpartition(",")[2]
+    return suffix if sum(other.endswith(f",{suffix}") for other in arms) > 1 else ""
+
+
+def group_arms(arms: Sequence[str], baseline: str) -> dict[str, list[str]]:
+    """Return the arms of each plot by group: one plot for up to MAX_ARMS arms, else one for each group.
+
+    Each plot has the baseline.
     """
-    drawn = [arm for arm, seeds in curves.items() if any(_band(seeds, line.tag) is not None for line in lines)]
+    if len(arms) <= MAX_ARMS:
+        return {"": list(arms)}
+    groups: dict[str, list[str]] = {}
+    for arm in arms:
+        groups.setdefault(get_group(arm, arms), [baseline]).append(arm)
+    return {group: list(dict.fromkeys(members)) for group, members in groups.items()}
+
+
+def choose_colors(arms: Sequence[str], baseline: str) -> dict[str, str]:
+    """Return a color for each arm. Arms whose names only differ in the group share a color.
+
+    The baseline is black. The arms that would share its color are gray.
+    """
+    families = {arm: arm.removesuffix(f",{get_group(arm, arms)}") for arm in arms}
+    others = list(dict.fromkeys(family for family in families.values() if family != families.get(baseline)))
+    palette = COLORS if len(others) <= len(COLORS) else MANY_COLORS
+    colors = {family: palette[i % len(palette)] for i, family in enumerate(others)}
+    return {arm: colors.get(family, GRAY) for arm, family in families.items()} | {baseline: BLACK}
+
+
+def draw_plot(path: Path, plot: Plot, curves: Sequence[ArmCurves], images: str) -> bool:
+    """Write `path`.png and `path`.svg, with `images` as the label of the x-axis. Return False without data to plot."""
+    drawn = [arm for arm in curves if any(arm.compute_band(line.tag) is not None for line in plot.lines)]
     if not drawn:
         return False
-    entries = len(drawn) + (len(lines) if len(lines) > 1 else 0)
+    entries = len(drawn) + (len(plot.lines) if len(plot.lines) > 1 else 0)
     width, height = SIZE
     legend = LEGEND_ROW * -(-entries // 2) + 0.1
     with mpl.rc_context(RC):
         figure = Figure((width, height + legend), layout="constrained")
         axes = figure.add_subplot()
         for arm in drawn:
-            for line in lines:
-                _draw_line(axes, _band(curves[arm], line.tag), colors[arm], line.style, 0.9 / max(6, len(drawn)))
+            for line in plot.lines:
+                _draw_line(axes, arm, line, alpha=0.9 / max(6, len(drawn)))
         axes.set_xlabel(f"{images} (thousands)")
-        axes.set_ylabel(label)
+        axes.set_ylabel(plot.label)
         axes.grid(alpha=0.3, linewidth=0.6)
-        if log:
+        if plot.log_scale:
             axes.set_yscale("log")
-        handles = [Line2D([], [], color=colors[arm], label=arm) for arm in drawn]
-        if len(lines) > 1:
-            handles += [Line2D([], [], color="gray", ls=line.style, label=line.name) for line in lines]
+        handles = [Line2D([], [], color=arm.color, label=arm.arm) for arm in drawn]
+        if len(plot.lines) > 1:
+            handles += [Line2D([], [], color="gray", ls=line.style, label=line.name) for line in plot.lines]
         figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=9, frameon=False)
-        for kind, options in FORMATS.items():
+        for extension, options in FORMATS.items():
             write_atomically(
-                path.with_name(f"{path.name}.{kind}"),
-                lambda file, kind=kind, options=options: figure.savefig(file, format=kind, **options),
+                path.with_name(f"{path.name}.{extension}"),
+                lambda file, extension=extension, options=options: figure.savefig(file, format=extension, **options),
             )
     return True
 
 
-def _draw_line(axes: Axes, band: np.ndarray | None, color: str, style: str, alpha: float) -> None:
+def _draw_line(axes: Axes, curves: ArmCurves, line: Line, alpha: float) -> None:
+    band = curves.compute_band(line.tag)
     if band is None:
         return
     x, low, mean, high = band
-    axes.plot(x, mean, style, color=color, linewidth=1.5, marker="." if len(x) == 1 else None)
-    axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
-
-
-def _band(seeds: Sequence[Sequence[Row]], tag: str) -> np.ndarray | None:
-    """Return thousands of images, and lowest, mean and highest value over seeds (4, points); None of no values."""
-    points: dict[float, list[float]] = {}
-    for rows in seeds:
-        for row in rows:
-            if isinstance(row.get(tag), float):
-                points.setdefault(row["images"] / 1000, []).append(row[tag])
-    if not points:
-        return None
-    return np.array([(x, min(seen), np.mean(seen), max(seen)) for x, seen in sorted(points.items())]).T
+    axes.plot(x, mean, line.style, color=curves.color, linewidth=1.5, marker="." if len(x) == 1 else None)
+    axes.fill_between(x, low, high, color=curves.color, alpha=alpha, linewidth=0)

@@ -1,10 +1,12 @@
-"""What may be claimed of a difference between two arms, seen over a few seeds.
+"""Significance of a difference between two arms, from a few seeds each.
 
-The test is the exact two-sample permutation test (Fisher, 1935; Pitman, 1937) of the difference of means: under the
-hypothesis that both arms draw from one distribution every split of the pooled values is as likely as the one seen.
-Pairing by seed, with sign flips, is the other choice. It was not taken: with n seeds its p is at least 2 / 2^n, 0.063
-for 5, so that 5 seeds could claim nothing, where the two-sample test reaches 2 / 252; and runs of one seed part within
-some hundred steps, so that a pair has little in common. What it has makes the two-sample test cautious, not bold.
+The test is the exact two-sample permutation test (Fisher, 1935; Pitman, 1937) of the difference of means. Under the
+null hypothesis both arms have the same distribution, so that every split of the pooled values is equally likely.
+
+The alternative is a paired test with sign flips, with one pair for each seed. It is not used for two reasons. Its
+smallest p-value for n seeds is 2 / 2^n, which is 0.063 for 5 seeds, while the two-sample test can reach 2 / 252. And
+two runs with the same seed diverge within some hundred steps, so that a pair has little in common. A remaining positive
+correlation makes the two-sample test conservative.
 """
 
 import math
@@ -19,7 +21,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, sample standard deviation (None of a single value) and number of values."""
+    """Mean, sample standard deviation (None for a single value) and number of values."""
 
     mean: float
     std: float | None
@@ -27,53 +29,54 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Test:
-    """An arm against the baseline: difference of means, exact p, and p after Holm's correction."""
+class BaselineTest:
+    """A test of an arm against the baseline: difference of means, exact p-value, and Holm's corrected p-value."""
 
     difference: float
     p: float
     p_holm: float
 
 
-def spread(values: Sequence[float]) -> Spread | None:
-    """Return the spread of the values, or None of no values."""
+def compute_spread(values: Sequence[float]) -> Spread | None:
+    """Return the spread of the values, or None without values."""
     if not values:
         return None
     return Spread(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values))
 
 
 def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the exact two-sided p of the difference of means: the share of all splits of the pooled values into groups
-    of these sizes whose means differ as much as those of `a` and `b`, or more.
+    """Return the exact two-sided p-value of the difference of means.
 
-    Takes some seconds and GiB for more than 20 values a group. Raises ValueError for an empty group.
+    It is the fraction of all splits of the pooled values into groups of these sizes whose absolute difference of means
+    is at least the observed one. More than 20 values per group take seconds and GiB of memory. Raises ValueError for an
+    empty group.
     """
     if not a or not b:
         raise ValueError("a permutation test needs values in both groups")
     pooled = np.array([*a, *b], dtype=np.float64)
-    pooled -= pooled.mean()  # mean(a) - mean(b) is then sum(a) * (1/len(a) + 1/len(b))
+    pooled -= pooled.mean()  # now mean(a) - mean(b) = sum(a) * (1/len(a) + 1/len(b))
     observed = abs(pooled[: len(a)].sum())
-    threshold = observed - 1e-9 * max(observed, float(np.abs(pooled).max()))  # ties are as extreme
+    threshold = observed - 1e-9 * max(observed, float(np.abs(pooled).max()))  # counts ties in spite of rounding
     if threshold <= 0:
         return 1.0
     half = len(pooled) // 2
-    left, right = _subset_sums(pooled[:half]), _subset_sums(pooled[half:])
+    left, right = _compute_subset_sums(pooled[:half]), _compute_subset_sums(pooled[half:])
     extreme = 0
-    for taken, sums in enumerate(left):
-        if 0 <= len(a) - taken < len(right):
-            others = np.sort(right[len(a) - taken])
+    for size, sums in enumerate(left):
+        if 0 <= len(a) - size < len(right):
+            others = np.sort(right[len(a) - size])
             extreme += (len(others) - np.searchsorted(others, threshold - sums, side="left")).sum()
             extreme += np.searchsorted(others, -threshold - sums, side="right").sum()
     return int(extreme) / math.comb(len(pooled), len(a))
 
 
 def smallest_p(n: int) -> float:
-    """Return the smallest two-sided p that n values in each of two groups can reach."""
+    """Return the smallest two-sided p-value that is possible with n values in each group."""
     return 2 / math.comb(2 * n, n) if n > 0 else 1.0
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return the p values corrected for their number (Holm, 1979), which bounds the chance of any false claim."""
+def correct_holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values corrected for multiple testing (Holm, 1979), which controls the family-wise error rate."""
     corrected: dict[str, float] = {}
     highest = 0.0
     for i, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
@@ -82,27 +85,27 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return corrected
 
 
-def compare_with(baseline: str, values: Mapping[str, Sequence[float]]) -> dict[str, Test]:
-    """Return a test for each arm that has MIN_SEEDS values or more, as the baseline must have too."""
+def compare_with_baseline(baseline: str, values: Mapping[str, Sequence[float]]) -> dict[str, BaselineTest]:
+    """Return a test for each arm with at least MIN_SEEDS values, if the baseline has as many too."""
     reference = values.get(baseline, ())
     if len(reference) < MIN_SEEDS:
         return {}
-    arms = {arm: seen for arm, seen in values.items() if arm != baseline and len(seen) >= MIN_SEEDS}
-    p_values = {arm: permutation_p(seen, reference) for arm, seen in arms.items()}
-    corrected = holm(p_values)
+    arms = {arm: sample for arm, sample in values.items() if arm != baseline and len(sample) >= MIN_SEEDS}
+    p_values = {arm: permutation_p(sample, reference) for arm, sample in arms.items()}
+    corrected = correct_holm(p_values)
     return {
-        arm: Test(float(np.mean(seen) - np.mean(reference)), p_values[arm], corrected[arm])
-        for arm, seen in arms.items()
+        arm: BaselineTest(float(np.mean(sample) - np.mean(reference)), p_values[arm], corrected[arm])
+        for arm, sample in arms.items()
     }
 
 
-def _subset_sums(values: np.ndarray) -> list[np.ndarray]:
-    """Return, for each size, the sums of all subsets of that size."""
+def _compute_subset_sums(values: np.ndarray) -> list[np.ndarray]:
+    """Return the sums of all subsets, grouped by the size of the subset."""
     sums = [np.zeros(1)]
     for value in values:
         empty = np.empty(0)
         sums = [
-            np.concatenate([without, with_it + value])
-            for without, with_it in zip([*sums, empty], [empty, *sums], strict=True)
+            np.concatenate([without, with_value + value])
+            for without, with_value in zip([*sums, empty], [empty, *sums], strict=True)
         ]
     return sums

@@ -24,7 +24,7 @@ GRID = ("--vary", "discriminator.normalization=none,conv_norm", "--seeds", "0,1"
 
 @pytest.fixture(scope="session")
 def small_config(tmp_path_factory) -> Path:
-    """A YAML file whose run takes a second."""
+    """A config file whose training takes a second."""
     path = tmp_path_factory.mktemp("small") / "small.yaml"
     path.write_text(SMALL)
     return path
@@ -32,7 +32,7 @@ def small_config(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def killed_grid(small_config, classifier, tmp_path_factory) -> Path:
-    """A comparison of two normalizers with two seeds, killed by SIGKILL when its first checkpoint was there."""
+    """A comparison of two normalizations with two seeds, killed with SIGKILL after its first checkpoint."""
     out = tmp_path_factory.mktemp("grid") / "out"
     command = [sys.executable, "-m", "gan.compare", str(small_config), *GRID, "--out", str(out)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -43,14 +43,14 @@ def killed_grid(small_config, classifier, tmp_path_factory) -> Path:
         time.sleep(0.01)
     process.kill()
     process.wait()
-    time.sleep(1)  # however the comparison dies, its cells die with it; a test sees to that
+    time.sleep(1)  # the cells end with the comparison, which a test checks
     shutil.copytree(out, out.with_name("killed"))
     return out
 
 
 @pytest.fixture(scope="session")
 def grid(killed_grid, small_config) -> Path:
-    """The same comparison asked for again, and finished; tests read it, or copy it."""
+    """The same comparison, resumed and finished. Tests must not change it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("signal.signal", lambda *arguments: None)
         assert main([str(small_config), *GRID, "--out", str(killed_grid)]) == 0

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def cluster():
-    """A cluster of three nodes on this machine: a head that runs no cells, and two with a CPU each."""
+    """A cluster of three nodes on this machine: a head without CPUs, and two nodes with one CPU each."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -39,14 +39,12 @@ def compare(cluster, *arguments: object) -> subprocess.Popen:
     )
 
 
-def logged(run: Path) -> list[dict]:
+def get_logged_values(run: Path) -> list[dict]:
     lines = read_lines(run / "metrics.jsonl")
     return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
 
 
-def test_the_cell_of_a_lost_node_goes_on_from_its_last_checkpoint_on_another(
-    cluster, small_config, classifier, tmp_path
-):
+def test_cell_of_a_lost_node_resumes_on_another_node(cluster, small_config, classifier, tmp_path):
     out = tmp_path / "out"
     process = compare(cluster, small_config, "--seeds", "0,1", "--out", out, *OVERRIDES)
     deadline = time.monotonic() + 120
@@ -59,7 +57,7 @@ def test_the_cell_of_a_lost_node_goes_on_from_its_last_checkpoint_on_another(
     assert process.returncode == 0, output
     assert {row["status"] for row in read_table(out / "results.csv")} == {"finished"}
     starts = {log.stem: log.read_text().count("$ python train_gan.py") for log in (out / "logs").glob("*.log")}
-    assert sorted(starts.values()) == [1, 2], "the cell of the other node was left alone"
+    assert sorted(starts.values()) == [1, 2]  # the cell of the other node was not restarted
     lost = max(starts, key=starts.get)
     text = (out / "logs" / f"{lost}.log").read_text()
     assert text.count("--resume") == 1
@@ -67,10 +65,10 @@ def test_the_cell_of_a_lost_node_goes_on_from_its_last_checkpoint_on_another(
     whole = tmp_path / "whole"
     seed = f"seed={lost[-1]}"
     assert train(["--config", str(small_config), "--out", str(whole), "--device", "cpu", *OVERRIDES, seed]) == 0
-    assert logged(out / "cells" / lost) == logged(whole)
+    assert get_logged_values(out / "cells" / lost) == get_logged_values(whole)
 
 
-def test_nodes_that_share_no_storage_are_told_before_anything_starts(cluster, small_config, tmp_path, monkeypatch):
+def test_nodes_without_shared_storage_are_a_user_error(cluster, small_config, tmp_path, monkeypatch):
     import ray
 
     from gan.compare import ray_launcher
@@ -82,14 +80,14 @@ def test_nodes_that_share_no_storage_are_told_before_anything_starts(cluster, sm
     try:
         ray_launcher.check_storage(GridFolder(tmp_path))
         assert list(tmp_path.iterdir()) == []
-        monkeypatch.setattr(ray_launcher, "read_token", lambda path: "")  # what a node of its own storage would find
+        monkeypatch.setattr(ray_launcher, "read_token", lambda path: "")  # as on a node with its own storage
         with pytest.raises(UserError, match="be on storage that all nodes share"):
             ray_launcher.check_storage(GridFolder(tmp_path))
     finally:
         ray.shutdown()
 
 
-def test_without_a_cluster_there_is_a_line_that_says_so(small_config, tmp_path, monkeypatch, capsys):
+def test_missing_cluster_is_a_user_error(small_config, tmp_path, monkeypatch, capsys):
     pytest.importorskip("ray")
     from gan.compare.__main__ import main
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gan.run.lock import locked
+from gan.run.lock import hold_lock, locked
 from gan.runtime.errors import UserError
 from tests.gan.runs import numbers
 from train_gan import main
@@ -16,36 +16,36 @@ ROOT = Path(__file__).parents[3]
 HERE = f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def files_below(folder: Path) -> dict[Path, bytes]:
+def read_files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path, tiny_config, tiny_run, capsys):
+def test_second_process_is_refused_and_changes_nothing(tmp_path, tiny_config, tiny_run, capsys):
     folder = tiny_run(tmp_path / "run")
     with locked(folder):
-        before = files_below(folder)
+        before = read_files(folder)
         capsys.readouterr()
         assert main(["--out", str(folder), "--device", "cpu", "--resume", "train.steps=9"]) == 2
-        assert capsys.readouterr().err == f"error: {folder} is in use by {HERE}; end that first\n"
-        assert files_below(folder) == before
+        assert capsys.readouterr().err == f"error: {folder} is in use by {HERE}; stop that process first\n"
+        assert read_files(folder) == before
     assert not (folder / ".lock").exists()
     tiny_run(folder, "--resume", "train.steps=5")
     assert numbers(folder)[-1]["step"] == 5
 
 
-def test_a_new_run_does_not_enter_where_another_has_just_begun(tmp_path, tiny_config, tiny_run, monkeypatch, capsys):
-    """Both have found the folder empty, and the other one is done before this one has built its networks."""
-    looks = []
+def test_new_run_is_refused_if_another_started_after_its_check(tmp_path, tiny_config, tiny_run, monkeypatch, capsys):
+    """Both runs find an empty folder. The other run finishes before this run locks it."""
+    checks = []
 
-    def look(folder):
-        looks.append(folder)
-        if len(looks) == 1:
+    def train_another(folder):
+        checks.append(folder)
+        if len(checks) == 1:
             monkeypatch.setattr("gan.run.cli.run_folder.check_free", check_free)
             tiny_run(tmp_path / "run", "seed=1")
 
     from gan.run.folder import check_free
 
-    monkeypatch.setattr("gan.run.cli.run_folder.check_free", look)
+    monkeypatch.setattr("gan.run.cli.run_folder.check_free", train_another)
     assert main(["--config", str(tiny_config), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
     assert "holds a run already; add --resume" in capsys.readouterr().err
 
@@ -60,7 +60,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_the_lock_of_a_killed_process_is_noticed_and_its_leftovers_are_removed(tmp_path, tiny_run, capsys):
+def test_lock_of_a_killed_process_is_free_and_its_temporary_files_are_removed(tmp_path, tiny_run, capsys):
     folder = tmp_path / "run"
     killed = subprocess.run([sys.executable, "-c", KILLED, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert killed.returncode == -9
@@ -68,13 +68,13 @@ def test_the_lock_of_a_killed_process_is_noticed_and_its_leftovers_are_removed(t
     (folder / ".config.yaml.x.tmp").touch()
     tiny_run(folder, "train.steps=1")
     holder = killed.stdout.strip()
-    assert f"{folder}: taking over from {holder} on {socket.gethostname()}, which has ended without a word\n" in (
+    assert f"{folder}: {holder} on {socket.gethostname()} was killed while it held the lock; continuing\n" in (
         capsys.readouterr().out
     )
     assert not list(folder.rglob(".*"))
 
 
-def test_files_of_others_are_not_taken_for_leftovers(tmp_path, tiny_config, capsys):
+def test_other_hidden_files_are_not_removed(tmp_path, tiny_config, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".thesis").touch()
     assert main(["--config", str(tiny_config), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
@@ -98,15 +98,39 @@ while entered < 200:
 """
 
 
-def test_of_many_processes_one_at_a_time_is_inside(tmp_path):
+HOLDS_A_SECOND = """\
+import sys, time
+from pathlib import Path
+from gan.run.lock import hold_lock
+with hold_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(1)
+"""
+
+
+def test_at_most_one_process_holds_the_lock(tmp_path):
     command = [sys.executable, "-c", ONE_AT_A_TIME, tmp_path / "run"]
     processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    for process in processes:  # none waits for another
+    for process in processes:  # they do not wait for each other
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
 
 
-def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
+def test_hold_lock_waits_for_the_holder(tmp_path):
+    with hold_lock(tmp_path / "a.lock"):
+        with pytest.raises(UserError, match=f"{tmp_path}/a is in use by {HERE}"), hold_lock(tmp_path / "a.lock", 0.2):
+            pass
+        with hold_lock(tmp_path / "b.lock"):
+            pass
+    command = [sys.executable, "-c", HOLDS_A_SECOND, tmp_path / "a.lock"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with hold_lock(tmp_path / "a.lock", 60):
+            assert (tmp_path / "a.lock").read_text() == HERE
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
     def no_locks(file, operation):
         raise OSError(95, "Operation not supported")
 
@@ -115,7 +139,7 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
         assert (tmp_path / "run" / ".lock").read_text() == HERE
 
 
-def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path):
+def test_folder_that_cannot_be_created_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"cannot write to --out .*: Not a directory"),
@@ -124,11 +148,11 @@ def test_a_folder_that_cannot_be_made_is_a_users_error(tmp_path):
         pass
 
 
-def test_a_lock_that_has_no_room_leaves_nothing(tmp_path, monkeypatch):
+def test_full_disk_leaves_no_lock_file(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gan.run.lock.socket.gethostname", full)  # as the write that follows would
+    monkeypatch.setattr("gan.run.lock.socket.gethostname", full)  # as the following write would
     with pytest.raises(UserError, match="No space left on device"), locked(tmp_path / "run"):
         pass
     assert not list((tmp_path / "run").iterdir())

@@ -4,9 +4,9 @@ import pytest
 from rich.console import Console
 
 from gan.compare.arms import build_arms, build_cells, parse_axis
-from gan.compare.display import Display
 from gan.compare.folder import GridFolder
-from gan.compare.outcome import Outcome
+from gan.compare.progress_table import ProgressTable
+from gan.compare.status import Status
 
 
 @pytest.fixture
@@ -17,30 +17,30 @@ def cells(small_config):
 
 
 def show(cells, folder, terminal: bool) -> str:
-    """What a console of 100 columns has shown after one cell ran, one failed, and one was finished already."""
+    """The console output for one running, one failed and one finished cell."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=100, height=40)
-    with Display(cells, folder, console) as display:
-        display.update(cells[2], Outcome("finished"))
-        display.update(cells[0], Outcome("running"))
-        display.update(cells[1], Outcome("running"))
-        display.update(cells[1], Outcome("failed", "exit code 2: error: no"))
+    with ProgressTable(cells, folder, console) as table:
+        table.update(cells[2], Status("finished"))
+        table.update(cells[0], Status("running"))
+        table.update(cells[1], Status("running"))
+        table.update(cells[1], Status("failed", "exit code 2: error: [/no]"))
     return file.getvalue()
 
 
-def test_a_terminal_has_a_table_of_all_cells(grid, cells):
+def test_terminal_shows_a_table_of_all_cells(grid, cells):
     text = show(cells, GridFolder(grid), terminal=True)
     for cell in cells:
         assert cell.name in text
-    assert "failed: exit code 2: error: no" in text
+    assert "failed: exit code 2: error: [/no]" in text
     assert "30/30" in text
     assert "fd_digits" in text
     assert "1 running, 1 failed, 1 pending, 1 finished" in text
 
 
-def test_elsewhere_there_are_plain_lines(grid, cells, capsys):
+def test_plain_lines_without_a_terminal(grid, cells, capsys):
     assert show(cells, GridFolder(grid), terminal=False) == ""
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("[1/4]  none-seed1  finished  fd_digits")
     assert lines[1] == "[1/4]  none-seed0  running"
-    assert lines[3].startswith("[2/4]  conv_norm-seed0  failed (exit code 2: error: no)")
+    assert lines[3].startswith("[2/4]  conv_norm-seed0  failed (exit code 2: error: [/no])")

@@ -1,0 +1,117 @@
+"""Train cells as processes on this machine, at most `jobs` at a time. With several GPUs, each process uses one."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gan.compare.arms import Cell
+from gan.compare.experiment_types import get_experiment_type
+from gan.compare.folder import GridFolder
+from gan.compare.status import INTERRUPTED, RUNNING, Status, save_final_status, save_status
+from gan.run import folder as run_folder
+
+ROOT = Path(__file__).parents[2]
+POLL_S = 0.2
+TERMINATION_S = 10  # time between SIGTERM and SIGKILL
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The config file of all cells, --device of the script, concurrent processes, and CPU threads per process."""
+
+    config: Path
+    device: str
+    jobs: int
+    threads: int
+
+
+def run_cells(
+    cells: Sequence[Cell], folder: GridFolder, resources: Resources, on_change: Callable[[Cell, Status], None]
+) -> None:
+    """Train all cells. Call `on_change` when a cell starts and when it ends.
+
+    No process is left running when this function returns or raises.
+    """
+    waiting = list(cells)
+    running: dict[int, tuple[Cell, subprocess.Popen]] = {}  # by slot; each slot has a GPU
+    try:
+        while waiting or running:
+            for slot in range(resources.jobs):
+                if waiting and slot not in running:
+                    cell = waiting.pop(0)
+                    running[slot] = (cell, start_process(cell, folder, resources, get_gpu(slot)))
+                    on_change(cell, Status(RUNNING))
+            for slot, (cell, process) in list(running.items()):
+                exit_code = process.poll()
+                if exit_code is not None:
+                    del running[slot]
+                    process.communicate()  # closes its stdin
+                    on_change(cell, save_final_status(folder, cell, exit_code))
+            time.sleep(POLL_S)
+    finally:
+        stop_processes([process for _, process in running.values()])
+        for cell, _ in running.values():
+            save_status(folder, cell.name, Status(INTERRUPTED))
+            on_change(cell, Status(INTERRUPTED))
+
+
+def build_arguments(cell: Cell, folder: GridFolder, resources: Resources) -> list[str]:
+    """Return the arguments of the training script for a cell, with --resume if its run folder has a config."""
+    run = folder.run_folder(cell.name)
+    resume = ["--resume"] if (run / run_folder.CONFIG).exists() else []
+    options = ["--config", str(resources.config), "--out", str(run), "--device", resources.device]
+    return [*options, *resume, *cell.overrides]
+
+
+def start_process(cell: Cell, folder: GridFolder, resources: Resources, gpu: str | None = None) -> subprocess.Popen:
+    """Start the process of a cell. Its output is appended to the cell's log file."""
+    script, arguments = get_experiment_type(resources.config).script, build_arguments(cell, folder, resources)
+    threads = {name: str(resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | threads | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    environment |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+    command = [sys.executable, "-m", "gan.compare.cell", str(folder.root), cell.name, script, *arguments]
+    log_file = folder.log_file(cell.name)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("ab") as log:
+        log.write(f"$ python {script} {subprocess.list2cmdline(arguments)}\n".encode())
+        log.flush()
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # gan.compare.cell ends when this pipe is closed
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C in the terminal reaches only the comparison, which then stops its cells
+        )
+
+
+def stop_processes(processes: Sequence[subprocess.Popen]) -> None:
+    """Terminate processes, and kill those that do not end in time."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + TERMINATION_S
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()  # closes its stdin
+
+
+def count_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def get_gpu(slot: int) -> str | None:
+    """Return the CUDA device for a slot, or None if there are fewer than two devices."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    return devices[slot % len(devices)] if len(devices) > 1 else None

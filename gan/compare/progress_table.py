@@ -1,0 +1,98 @@
+"""Show the progress of a comparison: a live table in a terminal, plain lines elsewhere."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from gan.compare.arms import Cell
+from gan.compare.folder import GridFolder
+from gan.compare.status import DIVERGED, FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, Status
+from gan.compare.tags import get_primary_metric
+from gan.run.logging import read_lines
+
+STYLES = {RUNNING: "cyan", FINISHED: "green", DIVERGED: "magenta", FAILED: "red", INTERRUPTED: "yellow", PENDING: "dim"}
+ORDER = [RUNNING, FAILED, DIVERGED, INTERRUPTED, PENDING, FINISHED]  # a small terminal cuts off the last rows
+REFRESH_S = 2.0
+
+
+class ProgressTable:
+    """Shows the status of each cell. Used as a context manager, in which the table is live."""
+
+    def __init__(self, cells: Sequence[Cell], folder: GridFolder, console: Console | None = None):
+        self._cells = cells
+        self._folder = folder
+        self._console = console or Console()
+        self._statuses = {cell.name: Status(PENDING) for cell in cells}
+        self._progress: dict[str, tuple[int, str]] = {}  # step and metric of the cells that are not running
+        self._start_times: dict[str, float] = {}
+        self._durations: dict[str, float] = {}
+        self._live = Live(
+            get_renderable=self._build_table, console=self._console, refresh_per_second=1 / REFRESH_S, transient=False
+        )
+
+    def __enter__(self) -> "ProgressTable":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def update(self, cell: Cell, status: Status) -> None:
+        """Set the status of a cell. Without a terminal, print it."""
+        self._statuses[cell.name] = status
+        if status.state == RUNNING:
+            self._start_times[cell.name] = time.monotonic()
+        elif cell.name in self._start_times:
+            self._durations[cell.name] = time.monotonic() - self._start_times[cell.name]
+        self._progress.pop(cell.name, None)
+        if not self._console.is_terminal:
+            done = sum(other.state not in (PENDING, RUNNING) for other in self._statuses.values())
+            reason = f" ({status.reason})" if status.reason else ""
+            metric = "" if status.state == RUNNING else self._get_progress(cell)[1]
+            parts = [f"[{done}/{len(self._cells)}]", cell.name, status.state + reason, metric]
+            print("  ".join(filter(None, parts)), flush=True)
+
+    def _build_table(self) -> Table:
+        counts = Counter(status.state for status in self._statuses.values())
+        caption = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+        table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)
+        table.add_column("cell", overflow="fold")
+        table.add_column("status", overflow="fold")
+        for name in ("step", "metric", "time"):
+            table.add_column(name, justify="right")
+        for cell in sorted(self._cells, key=lambda cell: ORDER.index(self._statuses[cell.name].state)):
+            status = self._statuses[cell.name]
+            step, metric = self._get_progress(cell)
+            text = f"{status.state}: {status.reason}" if status.reason else status.state
+            steps = f"{step}/{cell.config.train.steps}" if step else ""
+            table.add_row(
+                cell.name, escape(text), steps, metric, self._format_duration(cell), style=STYLES[status.state]
+            )
+        return table
+
+    def _get_progress(self, cell: Cell) -> tuple[int, str]:
+        """Return the last step and the last metric that a cell has logged."""
+        state = self._statuses[cell.name].state
+        if cell.name in self._progress:
+            return self._progress[cell.name]
+        lines = [] if state == PENDING else read_lines(self._folder.run_folder(cell.name) / "metrics.jsonl")
+        tag = get_primary_metric(lines)
+        values = [line[tag] for line in lines if tag in line]
+        metric = "" if tag is None or values[-1] is None else f"{tag.removeprefix('metrics/')} {values[-1]:.4g}"
+        progress = (lines[-1]["step"] if lines else 0, metric)
+        if state != RUNNING:
+            self._progress[cell.name] = progress
+        return progress
+
+    def _format_duration(self, cell: Cell) -> str:
+        if cell.name not in self._start_times:
+            return ""
+        seconds = self._durations.get(cell.name, time.monotonic() - self._start_times[cell.name])
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

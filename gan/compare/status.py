@@ -1,0 +1,95 @@
+"""The status of a cell, determined from its run folder."""
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from gan.compare.arms import Cell
+from gan.compare.folder import GridFolder, read_json
+from gan.options.loader import load_config, to_plain
+from gan.run import folder as run_folder
+from gan.run.divergence import EXIT_CODE, STOPPED, read_divergences
+from gan.run.logging import read_lines
+from gan.runtime.errors import UserError
+from gan.runtime.files import write_json
+
+PENDING, RUNNING = "pending", "running"
+FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
+COMPLETED = (FINISHED, DIVERGED)  # training such a cell again would reproduce its result
+MAY_DIFFER = ("data.root", "data.download")  # these keys do not affect the results
+MAX_REASON_LENGTH = 200
+# Exit codes after SIGTERM or Ctrl-C, during training and before.
+INTERRUPTED_CODES = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a cell (pending, running, finished, diverged, failed or interrupted) and the reason in one line."""
+
+    state: str
+    reason: str = ""
+
+
+def check_config(folder: GridFolder, cell: Cell) -> None:
+    """Raise UserError if the cell's run folder has a run with another config."""
+    run = folder.run_folder(cell.name)
+    if not (run / run_folder.CONFIG).exists():
+        return
+    existing = to_plain(load_config(type(cell.config), run / run_folder.CONFIG))
+    changed = [key for key in run_folder.differences(existing, to_plain(cell.config)) if key not in MAY_DIFFER]
+    if changed:
+        raise UserError(
+            f"{run} contains a run with another config (different keys: {', '.join(changed)}); choose another --out"
+        )
+
+
+def read_status(run: Path, steps: int) -> Status | None:
+    """Return how a run of `steps` steps ended, or None if it is not complete."""
+    lines = read_lines(run / "metrics.jsonl")
+    exported = next(run.glob("*.safetensors"), None)  # the last file that a run writes
+    if not lines or lines[-1]["step"] < steps or exported is None:
+        reason = read_divergence(run)
+        return Status(DIVERGED, reason) if reason else None
+    try:
+        load_file(exported)
+    except (SafetensorError, OSError) as error:
+        return Status(FAILED, f"{exported.name}: {error}"[:MAX_REASON_LENGTH])
+    return Status(FINISHED)
+
+
+def read_divergence(run: Path) -> str:
+    """Return why a run was stopped as diverged, or an empty string if it was not."""
+    *_, last = [{}, *read_divergences(run)]
+    return f"{last['not_finite'][0]} is not finite at step {last['step']}" if last.get("then") == STOPPED else ""
+
+
+def save_final_status(folder: GridFolder, cell: Cell, exit_code: int) -> Status:
+    """Return and save the status of a cell whose process ended with this exit code."""
+    status = None
+    if exit_code in (0, EXIT_CODE):
+        status = read_status(folder.run_folder(cell.name), cell.config.train.steps)
+    elif exit_code in INTERRUPTED_CODES:
+        status = Status(INTERRUPTED)
+    if status is None:
+        ending = f"exit code {exit_code}" if exit_code >= 0 else f"killed by signal {-exit_code}"
+        reason = f"{ending}: {_read_last_line(folder.log_file(cell.name))}"
+        status = Status(FAILED, reason[:MAX_REASON_LENGTH])
+    save_status(folder, cell.name, status)
+    return status
+
+
+def save_status(folder: GridFolder, cell: str, status: Status) -> None:
+    """Write the status of a cell to its record. Keep the other entries of the record."""
+    record = read_json(folder.record_file(cell))
+    write_json(folder.record_file(cell), record | {"status": status.state, "reason": status.reason})
+
+
+def _read_last_line(log: Path) -> str:
+    try:
+        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return "no log"
+    return next((line for line in reversed(lines) if line), "no output")

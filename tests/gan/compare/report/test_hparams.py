@@ -1,0 +1,46 @@
+import pytest
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+from tensorboard.plugins.hparams import metadata
+
+from gan.compare.__main__ import main
+from gan.compare.description import Description
+from gan.compare.report.hparams import get_hparams
+from gan.compare.results import read_table
+
+
+@pytest.fixture(autouse=True)
+def keep_signal_handlers(monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)
+
+
+def test_tensorboard_finds_hparams_of_each_cell_and_no_other_run(grid):
+    before = {path: path.read_bytes() for path in grid.rglob("events.*")}
+    assert main(["--report", str(grid)]) == 0
+    assert {path: path.read_bytes() for path in grid.rglob("events.*")} == before
+    events = EventMultiplexer().AddRunsFromDirectory(str(grid)).Reload()
+    found = events.PluginRunToTagToContent(metadata.PLUGIN_NAME)
+    cells = [row["cell"] for row in read_table(grid / "results.csv")]
+    assert set(found) == {".", *(f"cells/{cell}" for cell in cells)}
+    experiment = metadata.parse_experiment_plugin_data(found["."][metadata.EXPERIMENT_TAG])
+    assert [info.name for info in experiment.hparam_infos] == ["arm", "seed", "discriminator.normalization"]
+    tags = {info.name.tag for info in experiment.metric_infos}
+    assert {"metrics/fd_digits70_test", "lipschitz/D/certified"} <= tags
+    for row in read_table(grid / "results.csv"):
+        run = f"cells/{row['cell']}"
+        start = metadata.parse_session_start_info_plugin_data(found[run][metadata.SESSION_START_INFO_TAG])
+        assert start.hparams["arm"].string_value == row["arm"]
+        assert start.hparams["seed"].number_value == row["seed"]
+        assert tags <= set(events.GetAccumulator(run).Tags()["scalars"])  # the tab shows their last values
+
+
+def test_axis_has_numbers_if_all_its_values_are_numbers():
+    cells = {
+        "a": {"arm": "a", "seed": 0, "axes": {"lr": "1e-3", "stride": "2"}},
+        "b": {"arm": "b", "seed": 1, "axes": {"lr": "2e-3", "stride": "paper"}},
+        "c": {"arm": "c", "seed": 2, "axes": {}},
+    }
+    assert get_hparams(Description("c.yaml", {}, "a", cells)) == {
+        "a": {"arm": "a", "seed": 0.0, "lr": 1e-3, "stride": "2"},
+        "b": {"arm": "b", "seed": 1.0, "lr": 2e-3, "stride": "paper"},
+        "c": {"arm": "c", "seed": 2.0},
+    }

@@ -1,0 +1,58 @@
+from gan.compare.experiment_types import GAN
+from gan.compare.report import tables
+from gan.compare.report.wording import get_wording
+
+WORDING = get_wording(GAN)
+
+
+def build_rows(values: dict[str, list[float | str]], tag: str = "metrics/fd_digits10k_test") -> list[dict]:
+    """Rows of results.csv. A number is the metric of a finished cell, a string the status of another cell."""
+    return [
+        {"cell": f"{arm}-seed{seed}", "arm": arm, "seed": float(seed), "step": 9.0}
+        | ({"status": value} if isinstance(value, str) else {"status": "finished", tag: value})
+        for arm, seeds in values.items()
+        for seed, value in enumerate(seeds)
+    ]
+
+
+def get_texts(table) -> list[list[str]]:
+    return [[entry.text for entry in row] for row in table.rows]
+
+
+def test_means_deviations_and_best_arm():
+    rows = build_rows({"a": [1.0, 3.0], "b": [1.0, "diverged"], "c": ["failed", "diverged"]})
+    table = tables.build_metric_table(rows, WORDING)
+    assert table.header == ["arm", "n", "fd_digits10k_test ↓"]
+    assert get_texts(table) == [
+        ["a", "2", "2 ± 1.4"],
+        ["b", "1 of 2", "1"],
+        ["c", "0 of 2", "–"],
+    ]
+    assert [row[2].best for row in table.rows] == [False, True, False]
+
+
+def test_best_arm_if_higher_is_better():
+    table = tables.build_metric_table(build_rows({"a": [1.0], "b": [2.0]}, "metrics/modes10k"), WORDING)
+    assert table.header[2] == "modes10k ↑"
+    assert [row[2].best for row in table.rows] == [False, True]
+
+
+def test_equal_arms_have_no_best():
+    table = tables.build_metric_table(build_rows({"a": [1.0], "b": [1.0]}), WORDING)
+    assert not any(entry.best for row in table.rows for entry in row)
+
+
+def test_only_complete_arms_with_five_seeds_are_tested():
+    low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0, 8.0, 9.0, 10.0]
+    rows = build_rows({"base": low, "worse": high, "few": high[:4], "broken": [*high, "diverged"]})
+    table = tables.build_test_table(rows, "metrics/fd_digits10k_test", "base")
+    assert get_texts(table) == [["worse", "5", "+5", "0.00794", "0.00794"]]
+    assert table.rows[0][-1].best
+
+
+def test_cells_are_counted_by_status():
+    rows = build_rows({"a": [1.0, "diverged"], "b": ["failed", "pending"]})
+    table = tables.build_status_table(rows)
+    assert table.header == ["arm", "finished", "diverged", "failed", "pending"]
+    assert get_texts(table) == [["a", "1", "1", "0", "0"], ["b", "0", "0", "1", "1"]]
+    assert [row[0].text for row in tables.build_problem_table(rows).rows] == ["a-seed1", "b-seed0"]
