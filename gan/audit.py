@@ -17,7 +17,7 @@ from metrics.lipschitz import LipschitzTracker, certified_bound
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.spectrum import feasible_shape
 
-ITERATIONS = 50  # Lanczos iterations per layer; more than in training, because they start from random vectors
+ITERATIONS = 50  # Lanczos iterations per layer; more than in training, because they start from a new vector
 EXPLANATION = """\
 reshaped     norm of the weight reshaped to a matrix: `spectral` divides by it, but it is not the norm of the layer
 tracked      norm of the layer, estimated from below by Lanczos iteration
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after a user error."""
 
     def command() -> None:
-        parser = Parser(prog="python -m gan.audit", description="Audit the networks of a run.")
+        parser = Parser(prog="python -m gan.audit", description="Audit the Lipschitz constants of a run's networks.")
         parser.add_argument("run", type=Path, help="run folder")
         print(audit(parser.parse_args(argv).run))
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 def audit(folder: Path) -> str:
     """Return the tables for the newest checkpoint of a run, measured in double precision on the CPU."""
     restored = restore_experiment(folder, torch.device("cpu"), metrics=())
-    D = restored.D.double()
+    D = restored.D.double()  # in place, because the restored networks are used only here
     restored.ema.network.double()
     tracker = build_tracker(D, restored.sampler.images, restored.num_classes, ITERATIONS)
     experiment = dataclasses.replace(restored, tracker=tracker)

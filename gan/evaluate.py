@@ -115,7 +115,7 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
         values = [entry[str(protocol)][str(seed)] for seed in seeds]
         spread = f"{statistics.stdev(values):.3g}" if len(values) > 1 else ""
         rows.append((str(protocol), f"{statistics.fmean(values):.6g}", spread, str(len(values))))
-    print(f"{folder}, step {experiment.step}, averaged generator, n sets of latents\n")
+    print(f"{folder}, step {experiment.step}, averaged generator; n: number of sets of latents\n")
     print(format_table(rows))
     print(f"\n{path}")
 
