@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from gan.config import Config
 from gan.evaluation.evaluator import Evaluator
@@ -19,7 +20,7 @@ from gan.runtime.command import Parser, exit_code
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
-from gan.training.experiment import Experiment, latents
+from gan.training.inputs import Inputs
 from gan.training.restore import restore_experiment
 from metrics.catalog import parse_protocol
 
@@ -83,7 +84,7 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     """Evaluate a checkpoint with one or more sets of latents, and add the results to the JSON file."""
     folder = options.run
     config = load_config(Config, run_folder.config_path(folder), options.overrides)
-    run_folder.check_same(folder, config)
+    run_folder.check_same_experiment(folder, config)
     try:
         protocols = [parse_protocol(name) for name in options.metrics or config.eval.metrics]
         if options.num_samples is not None:
@@ -92,9 +93,10 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
         raise UserError(f"--metrics: {error}") from None
     names = list(dict.fromkeys(map(str, protocols)))
     experiment = restore_experiment(folder, device, options.overrides, options.checkpoint, metrics=names)
-    for name, reason in experiment.metrics_left_out.items():
+    for name, reason in experiment.unavailable_metrics.items():
         print(f"metric {name} left out: {reason}", file=sys.stderr)
-    if experiment.evaluator is None:
+    evaluator = experiment.evaluator
+    if evaluator is None:
         raise UserError(
             "none of the metrics is available on this machine"
             if names
@@ -106,12 +108,12 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     entry = results.setdefault(f"step_{experiment.step:08d}", {})
     seeds = [config.seed + i for i in range(options.seeds)]
     for seed in seeds:
-        for name, value in evaluate_seed(experiment, experiment.evaluator, seed).items():
+        for name, value in evaluate_seed(experiment.ema.network, experiment.inputs, evaluator, seed).items():
             entry.setdefault(name, {})[str(seed)] = value
     _write(path, results)
 
     rows = [("", "mean", "std", "n")]
-    for protocol in experiment.evaluator.protocols:
+    for protocol in evaluator.protocols:
         values = [entry[str(protocol)][str(seed)] for seed in seeds]
         spread = f"{statistics.stdev(values):.3g}" if len(values) > 1 else ""
         rows.append((str(protocol), f"{statistics.fmean(values):.6g}", spread, str(len(values))))
@@ -120,10 +122,10 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     print(f"\n{path}")
 
 
-def evaluate_seed(experiment: Experiment, evaluator: Evaluator, seed: int) -> dict[str, float]:
-    """Return the metrics of the averaged generator for the latents of a seed."""
-    seeded = dataclasses.replace(experiment, config=dataclasses.replace(experiment.config, seed=seed))
-    return evaluator(experiment.ema.network, lambda count, k: latents(seeded, count, "evaluation", k))
+def evaluate_seed(G: nn.Module, inputs: Inputs, evaluator: Evaluator, seed: int) -> dict[str, float]:
+    """Return the metrics of G for the latents of a seed."""
+    inputs = dataclasses.replace(inputs, seed=seed)
+    return evaluator(G, lambda count, k: inputs.latents(count, "evaluation", k))
 
 
 def _read(path: Path) -> dict:

@@ -16,7 +16,7 @@ from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code, png_path
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
-from gan.training.experiment import draw_latents
+from gan.training.inputs import draw_latents
 from gan.training.restore import TrainedGenerator, restore_generator
 
 BATCH_SIZE = 64

@@ -26,18 +26,18 @@ def build_evaluator(
     protocols = [parse_protocol(name) for name in metrics]
     resolution = splits.train.images.shape[-1]
     extractors: dict[str, FeatureExtractor] = {}
-    left_out: dict[str, str] = {}
+    unavailable: dict[str, str] = {}
     for space in dict.fromkeys(protocol.features for protocol in protocols):
         try:
             with local_rank_zero_first():
                 extractors[space] = EXTRACTORS.get(space)().build(options, resolution, device)
         except Unavailable as reason:
-            left_out |= {str(protocol): str(reason) for protocol in protocols if protocol.features == space}
-    for left_out_by_rank in all_gather_objects(left_out):
-        left_out |= left_out_by_rank
-    available = [protocol for protocol in protocols if str(protocol) not in left_out]
+            unavailable |= {str(protocol): str(reason) for protocol in protocols if protocol.features == space}
+    for unavailable_on_rank in all_gather_objects(unavailable):
+        unavailable |= unavailable_on_rank
+    available = [protocol for protocol in protocols if str(protocol) not in unavailable]
     if not available:
-        return None, left_out
+        return None, unavailable
 
     extractors = {protocol.features: extractors[protocol.features] for protocol in available}
     real: dict[str, ImageData | FeatureStatistics] = {"train": splits.train}
@@ -53,7 +53,7 @@ def build_evaluator(
                     f"metrics.statistics: {options.statistics} has {len(statistics.mean)} features per image,"
                     f" but {protocol} has {dimension}; choose the file of the same feature space"
                 )
-    return Evaluator(available, extractors, real, device), left_out
+    return Evaluator(available, extractors, real, device), unavailable
 
 
 def check_metrics(metrics: Sequence[str], data: DatasetConfig, splits: Splits) -> None:

@@ -74,12 +74,6 @@ class Evaluator:
         """
         return self._compute(lambda extractor, count: extract_image_features(extractor, images[:count], device))
 
-    def is_better(self, value: float, best: float | None) -> bool:
-        """Return whether a value of the first metric, which chooses the best checkpoint, is better than `best`."""
-        if best is None:
-            return True
-        return value > best if self.protocols[0].spec.higher_is_better else value < best
-
     def _compute(self, extract: Callable[[FeatureExtractor, int], Features]) -> dict[str, float]:
         counts = {space: max(p.count for p in self.protocols if p.features == space) for space in self.extractors}
         fakes = {space: extract(self.extractors[space], count) for space, count in counts.items()}

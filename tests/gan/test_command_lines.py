@@ -215,4 +215,4 @@ def test_single_process_commands_reject_torchrun(command, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert importlib.import_module(MODULES.get(command, command)).main([]) == 2
     _, err = capsys.readouterr()
-    assert err == "error: this runs in one process, not in 2; start it without torchrun\n"
+    assert err == "error: this command must run in a single process, not in 2; start it without torchrun\n"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gan.data.datasets.digits import Digits
 from gan.evaluate import main
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 
 CPU = ["--device", "cpu"]
 NAME = "fd_digits70_test"
@@ -30,7 +30,7 @@ def read_results(folder):
 
 def test_first_seed_reproduces_the_logged_metrics(run_folder, capsys):
     evaluate(run_folder)
-    logged = read_lines(run_folder / "metrics.jsonl")[-1]
+    logged = read_metrics(run_folder)[-1]
     entry = read_results(run_folder)["step_00000004"]
     assert {name: values["0"] for name, values in entry.items()} == {
         tag.removeprefix("metrics/"): value for tag, value in logged.items() if tag.startswith("metrics/")
@@ -62,7 +62,7 @@ def test_num_samples_overrides_the_counts_of_the_metrics(run_folder):
 
 def test_best_checkpoint(run_folder):
     best = min(
-        (line for line in read_lines(run_folder / "metrics.jsonl") if f"metrics/{NAME}" in line),
+        (line for line in read_metrics(run_folder) if f"metrics/{NAME}" in line),
         key=lambda line: line[f"metrics/{NAME}"],
     )
     evaluate(run_folder, "--checkpoint", "best", "--metrics", NAME)
@@ -126,8 +126,8 @@ def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monk
         "at least 2 images": [run_folder, "--num-samples", 1],
         "--seeds 0: must be at least 1": [run_folder, "--seeds", 0],
         "cannot add results to .*broken.json": [run_folder, "--metrics", "kl30", "--out", tmp_path / "broken.json"],
-        "differs in seed": [run_folder, "seed=7"],
-        "holds no run": [tmp_path],
+        r"with another config \(different: seed\)": [run_folder, "seed=7"],
+        "contains no run": [tmp_path],
         "needs two folders": ["--images", fake],
         "the weights of Inception are missing": ["--images", fake, real],
         "--images: no images in": ["--images", fake, tmp_path / "empty", "--metrics", "modes"],

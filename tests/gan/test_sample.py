@@ -114,14 +114,14 @@ def test_invalid_options_are_one_line_errors(run_folder, tmp_path, capsys):
     (tmp_path / "taken.png").write_text("mine")
     invalid = {
         "exists already": [run_folder, "--out", "taken.png"],
-        "a.jpg: pictures are written as PNG": [run_folder, "--out", "a.jpg"],
+        "a.jpg: images are written as PNG": [run_folder, "--out", "a.jpg"],
         "not conditional": [run_folder, "--label", "1", "--out", "a.png"],
         "must be from 1 to 10,000,000": [run_folder, "-n", "0", "--out", "a.png"],
         "must be at least 0.1": [run_folder, "--truncation", "0", "--out", "a.png"],
         "use --out instead of --out-dir": [run_folder, "--nearest", "--out-dir", "a"],
         "one of the arguments --out --out-dir is required": [run_folder],
         "did you mean 'digits'": [run_folder, "--nearest", "--features", "digit", "--out", "a.png"],
-        "holds no run": [tmp_path, "--out", "a.png"],
+        "contains no run": [tmp_path, "--out", "a.png"],
     }
     for message, arguments in invalid.items():
         capsys.readouterr()

@@ -19,10 +19,10 @@ def test_classifier_is_trained_once_and_cached(splits, classifier, monkeypatch):
         raise AssertionError("the classifier is trained again")
 
     monkeypatch.setattr("gan.evaluation.extractors.digits.train_digits_classifier", fail)
-    evaluator, left_out = build_evaluator(Config().eval.metrics, MetricsConfig(), splits, CPU)
+    evaluator, unavailable = build_evaluator(Config().eval.metrics, MetricsConfig(), splits, CPU)
     x = splits.held_out.images[:5]
     assert torch.equal(evaluator.extractors["digits"](x).features, DigitsExtractor(classifier)(x).features)
-    assert left_out == {}
+    assert unavailable == {}
 
 
 def test_classifier_generalizes(splits, classifier):
@@ -37,16 +37,16 @@ def test_statistics_file_with_other_features_is_an_error(splits, classifier, tmp
         build_evaluator(["fd_digits70_file"], MetricsConfig(statistics=str(path)), splits, CPU)
 
 
-def test_metrics_without_weights_are_left_out_with_a_reason(splits, classifier, monkeypatch, tmp_path):
+def test_metrics_without_weights_are_unavailable_with_a_reason(splits, classifier, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     names = ("fid10_train", "fd_dinov2-vit-b-14-10_train", "kl10")
-    evaluator, left_out = build_evaluator(names, MetricsConfig(), splits, CPU)
+    evaluator, unavailable = build_evaluator(names, MetricsConfig(), splits, CPU)
     assert list(map(str, evaluator.protocols)) == ["kl10"]
-    assert "metrics.inception_weights" in left_out["fid10_train"]
-    assert "metrics.download=true" in left_out["fd_dinov2-vit-b-14-10_train"]
-    evaluator, left_out = build_evaluator(names[:2], MetricsConfig(), splits, CPU)
+    assert "metrics.inception_weights" in unavailable["fid10_train"]
+    assert "metrics.download=true" in unavailable["fd_dinov2-vit-b-14-10_train"]
+    evaluator, unavailable = build_evaluator(names[:2], MetricsConfig(), splits, CPU)
     assert evaluator is None
-    assert len(left_out) == 2
+    assert len(unavailable) == 2
 
 
 @pytest.mark.parametrize(

@@ -98,14 +98,3 @@ def test_evaluation_needs_no_graph_and_no_global_random_numbers(evaluator):
     evaluator(generate, noise)
     assert torch.equal(torch.get_rng_state(), before)
     assert not any(images.requires_grad for images in generated)
-
-
-@pytest.mark.parametrize(
-    ("names", "better"), [(("fd_digits20_test", "modes20"), 1.0), (("modes20", "fd_digits20_test"), 3.0)]
-)
-def test_first_metric_decides_what_is_better(splits, classifier, names, better):
-    evaluator = digits_evaluator(splits, classifier, *names)
-    assert evaluator.is_better(better, 2.0)
-    assert not evaluator.is_better(2.0, better)
-    assert not evaluator.is_better(2.0, 2.0)
-    assert evaluator.is_better(2.0, None)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from gan.evaluate import main
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 from metrics.extractors.inception import InceptionExtractor
 from metrics.frechet import FeatureStatistics
 
@@ -44,7 +44,7 @@ def test_run_logs_fid_and_extracts_real_features_once(tmp_path, tiny_run, incept
     assert batch_sizes == [10, 12]
     tiny_run(tmp_path / "b", *FEW_IMAGES, weights)
     assert batch_sizes == [10, 12, 12]
-    line = read_lines(folder / "metrics.jsonl")[-1]
+    line = read_metrics(folder)[-1]
     assert line["metrics/fid12_train10"] > 0
     assert line["metrics/is12"] >= 1
 
@@ -55,7 +55,7 @@ def test_run_without_weights_warns_and_trains(tmp_path, tiny_run, monkeypatch, c
     out = capsys.readouterr().out
     notice = "metric fid12_train10 left out: the weights of Inception are missing; set metrics.inception_weights=FILE"
     assert out.index(notice) < out.index("step 1/1")
-    tags = set().union(*read_lines(folder / "metrics.jsonl"))
+    tags = set().union(*read_metrics(folder))
     assert "metrics/kl20" in tags
     assert not any("fid" in tag for tag in tags)
 
@@ -98,5 +98,5 @@ def test_saved_statistics_of_a_folder_are_used_by_a_run(tmp_path, tiny_run, ince
     folder = tiny_run(
         tmp_path / "run", "train.steps=1", "eval.metrics=[fid12_file]", weights, f"metrics.statistics={path}"
     )
-    assert read_lines(folder / "metrics.jsonl")[-1]["metrics/fid12_file"] > 0
+    assert read_metrics(folder)[-1]["metrics/fid12_file"] > 0
     shutil.rmtree(folder)
