@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from classification.experiment import Experiment
-from gan.evaluation.lipschitz import audit_numbers, layer_numbers
+from gan.evaluation.lipschitz import audit_lipschitz, measure_lipschitz
 
 POINTS = 128  # test images, evenly spaced
 TAG = "lipschitz/classifier"
@@ -28,12 +28,12 @@ class LabelledLogit(nn.Module):
 
 def lipschitz_numbers(experiment: Experiment) -> dict[str, float]:
     """Return by tag the norms of the layers, their product, and the input gradients at test images."""
-    return layer_numbers(TAG, experiment.tracker, LabelledLogit(experiment.network), *get_points(experiment))
+    return measure_lipschitz(TAG, experiment.tracker, LabelledLogit(experiment.network), *get_points(experiment))
 
 
 def lipschitz_audit(experiment: Experiment) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Return by tag the certified bound, the steepest slope found and stable ranks; and singular values of layers."""
-    return audit_numbers(TAG, experiment.tracker, LabelledLogit(experiment.network), *get_points(experiment))
+    return audit_lipschitz(TAG, experiment.tracker, LabelledLogit(experiment.network), *get_points(experiment))
 
 
 def get_points(experiment: Experiment) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
-"""Audit a checkpoint: norms of D's layers, estimated and certified, and of the networks: python -m gan.audit RUN."""
+"""Audit the Lipschitz constants of a run's networks, and of each layer of D: python -m gan.audit RUN."""
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -10,21 +11,26 @@ from torch import Tensor, nn
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code
 from gan.training.build import build_tracker
-from gan.training.experiment import Experiment
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.training.restore import restore_experiment
-from metrics.lipschitz import certified_bound
+from metrics.lipschitz import LipschitzTracker, certified_bound
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.spectrum import feasible_shape
 
-ITERATIONS = 50  # of the Lanczos iteration, from scratch
+ITERATIONS = 50  # Lanczos iterations per layer; more than in training, because they start from a new vector
+EXPLANATION = """\
+reshaped     norm of the weight reshaped to a matrix: `spectral` divides by it, but it is not the norm of the layer
+tracked      norm of the layer, estimated from below by Lanczos iteration
+certified    upper bound of the norm of the layer, `none` if no bound is known
+exact        largest singular value of the layer's dense matrix, for small layers
+stable rank  squared Frobenius norm over squared norm; for large layers, on a smaller feature map"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command line; return the exit code: 0, or 2 after a user error."""
 
     def command() -> None:
-        parser = Parser(prog="python -m gan.audit", description="Audit the networks of a run.")
+        parser = Parser(prog="python -m gan.audit", description="Audit the Lipschitz constants of a run's networks.")
         parser.add_argument("run", type=Path, help="run folder")
         print(audit(parser.parse_args(argv).run))
 
@@ -33,30 +39,23 @@ def main(argv: list[str] | None = None) -> int:
 
 def audit(folder: Path) -> str:
     """Return the tables for the newest checkpoint of a run, measured in double precision on the CPU."""
-    run = restore_experiment(folder, torch.device("cpu"), ["eval.metrics=[]"])
-    run.D.double()
-    run.ema.network.double()
-    run.tracker = build_tracker(run.D, run.sampler.images, run.num_classes, ITERATIONS)
-    audited, spectra = lipschitz_audit(run)
-    numbers = lipschitz_numbers(run) | audited
-    layers = layer_table(run, numbers, spectra)
-    return "\n\n".join([f"{folder}, step {run.step}", layers, network_table(numbers), EXPLANATION])
+    restored = restore_experiment(folder, torch.device("cpu"), metrics=())
+    D = restored.D.double()  # in place, because the restored networks are used only here
+    restored.ema.network.double()
+    tracker = build_tracker(D, restored.inputs.sampler.images, restored.image.num_classes, ITERATIONS)
+    experiment = dataclasses.replace(restored, tracker=tracker)
+    audited, spectra = lipschitz_audit(experiment)
+    numbers = lipschitz_numbers(experiment) | audited
+    layers = layer_table(D, tracker, numbers, spectra)
+    return "\n\n".join([f"{folder}, step {restored.step}", layers, network_table(numbers), EXPLANATION])
 
 
-EXPLANATION = """\
-reshaped     norm of the weight as a matrix: what `spectral` normalizes, not the norm of the layer
-tracked      norm of the layer's map by Lanczos iteration, an estimate from below
-certified    upper bound of it, `none` where none is known
-exact        largest singular value of the dense matrix, for layers small enough
-stable rank  squared Frobenius norm over squared norm; of larger layers on a smaller map"""
-
-
-def layer_table(run: Experiment, numbers: dict[str, float], spectra: dict[str, Tensor]) -> str:
-    """Return a row for each layer of D, from what a run logs of it, its own bound and its exact norm."""
+def layer_table(D: nn.Module, tracker: LipschitzTracker, numbers: dict[str, float], spectra: dict[str, Tensor]) -> str:
+    """Return a table with a row for each layer of D: its logged numbers, its certified bound and its exact norm."""
     rows = [("layer", "reshaped", "tracked", "certified", "exact", "stable rank")]
-    with eval_mode(run.D):
-        for path, shape in run.tracker.input_shapes.items():
-            layer = run.D.get_submodule(path)
+    with eval_mode(D):
+        for path, shape in tracker.input_shapes.items():
+            layer = D.get_submodule(path)
             values = spectra.get(f"lipschitz/D/spectra/{path}")
             exact = ""
             if values is not None and feasible_shape(layer, shape) == tuple(shape):
@@ -64,19 +63,19 @@ def layer_table(run: Experiment, numbers: dict[str, float], spectra: dict[str, T
             rows.append(
                 (
                     path,
-                    _reshaped_norm(layer),
-                    _or_none(numbers.get(f"lipschitz/D/layers/{path}", math.nan)),
-                    _or_none(certified_bound(layer, shape)),
+                    _format_reshaped_norm(layer),
+                    _format(numbers.get(f"lipschitz/D/layers/{path}", math.nan)),
+                    _format(certified_bound(layer, shape)),
                     exact,
                     f"{numbers[f'lipschitz/D/stable_rank/{path}']:.2f}" if values is not None else "",
                 )
             )
-    rows += [(path, "", "not affine", "none", "", "") for path in run.tracker.nonlinear]
+    rows += [(path, "", "not affine", "none", "", "") for path in tracker.nonlinear]
     return format_table(rows)
 
 
 def network_table(numbers: dict[str, float]) -> str:
-    """Return the estimates of the whole networks."""
+    """Return a table of the estimates of the whole networks."""
     names = {
         "D: certified upper bound": "lipschitz/D/certified",
         "D: product of tracked norms": "lipschitz/D/product",
@@ -86,19 +85,19 @@ def network_table(numbers: dict[str, float]) -> str:
         "G: largest singular value": "lipschitz/G/jacobian_max",
         "G: log condition number": "lipschitz/G/jacobian_log_cond",
     }
-    return format_table([(name, _or_none(numbers.get(tag, math.inf))) for name, tag in names.items()])
+    return format_table([(name, _format(numbers.get(tag, math.inf))) for name, tag in names.items()])
 
 
-def _reshaped_norm(layer: nn.Module) -> str:
-    """Return the norm of a weight as a matrix with a row an output channel; wrappers have no weight of their own."""
+def _format_reshaped_norm(layer: nn.Module) -> str:
+    """Return the norm of a weight as a matrix (out_channels, ...), or "" if the layer has no weight matrix."""
     weight = getattr(layer, "weight", None)
     if weight is None or weight.dim() < 2:
         return ""
-    rows = weight.detach().transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight.detach()
-    return f"{torch.linalg.matrix_norm(rows.flatten(1), 2).item():.4f}"
+    matrix = weight.detach().transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight.detach()
+    return f"{torch.linalg.matrix_norm(matrix.flatten(1), 2).item():.4f}"
 
 
-def _or_none(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "none"
 
 

@@ -8,17 +8,19 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from gan.config import Config
+from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import compare_folders, save_statistics
-from gan.options.loader import dump_value, load_config
+from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
-from gan.training.experiment import latents
+from gan.training.inputs import Inputs
 from gan.training.restore import restore_experiment
 from metrics.catalog import parse_protocol
 
@@ -26,23 +28,23 @@ RESULTS = "evaluation.json"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command line; return the exit code: 0, or 2 after a user error."""
     return exit_code(lambda: run(parse(argv)))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options; UserError for wrong ones."""
+    """Return the options. Raises UserError if they are invalid."""
     parser = Parser(
         prog="python -m gan.evaluate",
-        description="Evaluate the generator of a run, or compare a folder of generated images with one of real ones.",
+        description="Evaluate the generator of a run, or compare a folder of generated images with real images.",
     )
-    parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder, and config keys to change")
-    parser.add_argument("--images", nargs="+", metavar="DIR", help="folders of generated and of real images")
-    parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run; of folders: fid kid")
-    parser.add_argument("--num-samples", type=int, help="generated images, in place of the metrics' own counts")
-    parser.add_argument("--seeds", type=int, default=1, help="sets of latents to draw, for the spread (default: 1)")
+    parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder, and config keys to override")
+    parser.add_argument("--images", nargs="+", metavar="DIR", help="folders of generated and real images")
+    parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run, or fid and kid for folders")
+    parser.add_argument("--num-samples", type=int, help="number of generated images, for all metrics")
+    parser.add_argument("--seeds", type=int, default=1, help="number of sets of latents to evaluate (default: 1)")
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
-    parser.add_argument("--save-statistics", type=Path, metavar="FILE.npz", help="write those of --images DIR, for FID")
+    parser.add_argument("--save-statistics", type=Path, metavar="FILE.npz", help="write FID statistics of --images DIR")
     parser.add_argument("--out", type=Path, help=f"JSON file to write (default: {RESULTS} in the run folder)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     options = parser.parse_intermixed_args(argv)
@@ -50,21 +52,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.overrides = [word for word in words if "=" in word]
     runs = [Path(word) for word in options.run if "=" not in word]
     if len(runs) + (options.images is not None) != 1:
-        parser.error("name either one run folder or --images DIR_A DIR_B")
+        parser.error("give either one run folder or --images DIR_A DIR_B")
     options.run = runs[0] if runs else None
     if options.metrics is not None:
         options.metrics = [word for word in options.metrics if "=" not in word]
     if options.images is not None:
         options.images = [Path(word) for word in options.images if "=" not in word]
     if options.seeds < 1:
-        parser.error(f"--seeds {options.seeds}: at least 1")
+        parser.error(f"--seeds {options.seeds}: must be at least 1")
     if options.images is not None and len(options.images) != (1 if options.save_statistics else 2):
-        parser.error("--images takes two folders, DIR_A DIR_B, or one with --save-statistics FILE.npz")
+        parser.error("--images needs two folders, DIR_A DIR_B, or one folder with --save-statistics FILE.npz")
     return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, print the table, write the JSON."""
+    """Compute the metrics, print them as a table and write the JSON file."""
     device = select_device(options.device)
     if options.run is not None:
         evaluate_run(options, device)
@@ -79,10 +81,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
-    """Evaluate a checkpoint with one or more sets of latents; results are added to those in the JSON file."""
+    """Evaluate a checkpoint with one or more sets of latents, and add the results to the JSON file."""
     folder = options.run
     config = load_config(Config, run_folder.config_path(folder), options.overrides)
-    run_folder.check_same(folder, config)
+    run_folder.check_same_experiment(folder, config)
     try:
         protocols = [parse_protocol(name) for name in options.metrics or config.eval.metrics]
         if options.num_samples is not None:
@@ -90,14 +92,15 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     except ValueError as error:
         raise UserError(f"--metrics: {error}") from None
     names = list(dict.fromkeys(map(str, protocols)))
-    experiment = restore_experiment(
-        folder, device, [*options.overrides, f"eval.metrics={dump_value(tuple(names))}"], options.checkpoint
-    )
-    for name, reason in experiment.metrics_left_out.items():
+    experiment = restore_experiment(folder, device, options.overrides, options.checkpoint, metrics=names)
+    for name, reason in experiment.unavailable_metrics.items():
         print(f"metric {name} left out: {reason}", file=sys.stderr)
-    if experiment.evaluator is None:
+    evaluator = experiment.evaluator
+    if evaluator is None:
         raise UserError(
-            "no metric to compute; name some with --metrics" if not names else "none of the metrics can be had here"
+            "none of the metrics is available on this machine"
+            if names
+            else "the run has no metrics; choose some with --metrics"
         )
 
     path = options.out or folder / RESULTS
@@ -105,22 +108,24 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     entry = results.setdefault(f"step_{experiment.step:08d}", {})
     seeds = [config.seed + i for i in range(options.seeds)]
     for seed in seeds:
-        experiment.config = dataclasses.replace(experiment.config, seed=seed)
-        scores = experiment.evaluator(
-            experiment.ema.network, lambda count, k: latents(experiment, count, "evaluation", k)
-        )
-        for name, value in scores.items():
+        for name, value in evaluate_seed(experiment.ema.network, experiment.inputs, evaluator, seed).items():
             entry.setdefault(name, {})[str(seed)] = value
     _write(path, results)
 
     rows = [("", "mean", "std", "n")]
-    for protocol in experiment.evaluator.protocols:
+    for protocol in evaluator.protocols:
         values = [entry[str(protocol)][str(seed)] for seed in seeds]
         spread = f"{statistics.stdev(values):.3g}" if len(values) > 1 else ""
         rows.append((str(protocol), f"{statistics.fmean(values):.6g}", spread, str(len(values))))
-    print(f"{folder}, step {experiment.step}, averaged generator; n sets of latents\n")
+    print(f"{folder}, step {experiment.step}, averaged generator; n: number of sets of latents\n")
     print(format_table(rows))
     print(f"\n{path}")
+
+
+def evaluate_seed(G: nn.Module, inputs: Inputs, evaluator: Evaluator, seed: int) -> dict[str, float]:
+    """Return the metrics of G for the latents of a seed."""
+    inputs = dataclasses.replace(inputs, seed=seed)
+    return evaluator(G, lambda count, k: inputs.latents(count, "evaluation", k))
 
 
 def _read(path: Path) -> dict:
@@ -129,9 +134,9 @@ def _read(path: Path) -> dict:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(results, dict):
-            raise ValueError("not a JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot add to {path}: {error}; move it away or choose another --out") from None
+        raise UserError(f"cannot add results to {path}: {error}; move the file or choose another --out") from None
     return results
 
 

@@ -9,57 +9,65 @@ from torch import Tensor
 
 from gan.data import to_uint8
 from gan.data.grids import sample_grid, save_png
-from gan.evaluation.evaluator import RealFeatures, extract_features
-from gan.evaluation.extractors.base import build_extractor
+from gan.evaluation.extractors import build_extractor
+from gan.evaluation.features import extract_image_features
+from gan.evaluation.reference import load_reference
 from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code, png_path
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
-from gan.training.experiment import draw_latents
+from gan.training.inputs import draw_latents
 from gan.training.restore import TrainedGenerator, restore_generator
 
 BATCH_SIZE = 64
 MAX_IMAGES = 10_000_000
-STEPS = 8  # images from one end of an interpolation to the other
-NEIGHBORS = 7  # real images beside a sample
+MIN_TRUNCATION = 0.1  # below this threshold, too many draws would be rejected
+STEPS = 8  # images in an interpolation, including both ends
+NEIGHBORS = 7  # training images next to a sample
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command line; return the exit code: 0, or 2 after a user error."""
     return exit_code(lambda: run(parse(argv)))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options; UserError for wrong ones."""
+    """Return the options. Raises UserError if they are invalid."""
     parser = Parser(prog="python -m gan.sample", description="Draw samples from the averaged generator of a run.")
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("-n", type=int, default=64, help="images (with --interpolate and --nearest: rows; default: 64)")
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--out", type=png_path, help="PNG file for one grid of all")
-    target.add_argument("--out-dir", type=Path, help="new folder for a PNG file of each")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the latents (default: 0)")
-    parser.add_argument("--label", type=int, help="class of all images, of a conditional generator (default: any)")
     parser.add_argument(
-        "--truncation", type=float, metavar="T", help="draw latents again until all lie in [-T, T] (Brock et al., 2019)"
+        "-n", type=int, default=64, help="number of images, or of rows with --interpolate or --nearest (default: 64)"
+    )
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--out", type=png_path, help="PNG file to write: a grid of all images")
+    target.add_argument("--out-dir", type=Path, help="folder to create, with one PNG file per image")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the latents (default: 0)")
+    parser.add_argument(
+        "--label", type=int, help="class of all images, for a conditional generator (default: random classes)"
+    )
+    parser.add_argument(
+        "--truncation", type=float, metavar="T", help="redraw entries of z outside [-T, T] (Brock et al., 2019)"
     )
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--interpolate", action="store_true", help="rows of images between two latents")
-    kind.add_argument("--nearest", action="store_true", help="rows of a sample and the training images nearest to it")
-    parser.add_argument("--features", help="feature space of --nearest (default: digits for digits, else inception)")
+    kind.add_argument("--interpolate", action="store_true", help="draw rows of images between two latents")
+    kind.add_argument("--nearest", action="store_true", help="draw rows of a sample and its nearest training images")
+    parser.add_argument(
+        "--features", help="feature space for --nearest (default: digits for images of digits, otherwise inception)"
+    )
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     options = parser.parse_args(argv)
     if not 1 <= options.n <= MAX_IMAGES:
-        parser.error(f"-n {options.n}: from 1 to {MAX_IMAGES:,}")
-    if options.truncation is not None and not options.truncation >= 0.1:  # nor nan
-        parser.error(f"--truncation {options.truncation}: at least 0.1 (drawing again would take for ever)")
+        parser.error(f"-n {options.n}: must be from 1 to {MAX_IMAGES:,}")
+    if options.truncation is not None and not options.truncation >= MIN_TRUNCATION:  # also true for NaN
+        parser.error(f"--truncation {options.truncation}: must be at least {MIN_TRUNCATION}")
     if options.out_dir is not None and (options.interpolate or options.nearest):
-        parser.error("--interpolate and --nearest make a grid; name its file with --out")
+        parser.error("--interpolate and --nearest write one grid; use --out instead of --out-dir")
     return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw the samples and write them; files that exist are left alone."""
+    """Draw the samples and write them. Raises UserError if the output exists already."""
     target = options.out or options.out_dir
     if target.exists():
         raise UserError(f"{target} exists already; choose another --{'out' if options.out else 'out-dir'}")
@@ -67,15 +75,15 @@ def run(options: argparse.Namespace) -> None:
     generator = restore_generator(options.run, device, options.checkpoint)
     classes = generator.image.num_classes
     if options.label is not None and not 0 <= options.label < (classes or 0):
-        known = "the generator is not conditional" if classes is None else f"classes are 0 to {classes - 1}"
-        raise UserError(f"--label {options.label}: {known}")
+        reason = "the generator is not conditional" if classes is None else f"must be from 0 to {classes - 1}"
+        raise UserError(f"--label {options.label}: {reason}")
 
     z, y = draw(options, generator, device)
     if options.interpolate:
         z, y = interpolate(z, y)
     images = generate(generator, z, y)
     if options.nearest:
-        images = beside_nearest(images, generator, options.features, device)
+        images = add_nearest(images, generator, options.features, device)
     if options.out is not None:
         columns = STEPS if options.interpolate else 1 + NEIGHBORS
         save_png(options.out, sample_grid(images, generator.config.data.stacked, columns))
@@ -89,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
 def draw(
     options: argparse.Namespace, generator: TrainedGenerator, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """Return latents (n, z_dim), twice as many for interpolations, and labels (n,) or None."""
+    """Return z (N, z_dim) and labels (N,), or None without classes. N is n, or 2 n for interpolations."""
     count = 2 * options.n if options.interpolate else options.n
     random = rng.generator(device, options.seed, "sample")
     z, y = draw_latents(count, generator.config.generator.z_dim, generator.image.num_classes, random)
@@ -102,9 +110,17 @@ def draw(
 
 
 def interpolate(z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return the latents (8 n, z_dim) of n rows, each from one of z (2 n, z_dim) to the next along the great circle.
+    """Interpolate between pairs of latents along the great circle (White, 2016).
 
-    Norms are interpolated too, so that all look like draws from N(0, I) (White, 2016). A row keeps its first label.
+    The norms are interpolated too, so that every latent has a typical norm of N(0, I). Each row has the label of its
+    first latent.
+
+    Args:
+        z: Latents (2 n, z_dim). Rows 0 and 1 are the first pair, rows 2 and 3 the second.
+        y: Labels (2 n,), or None.
+
+    Returns:
+        Latents (n STEPS, z_dim) and labels (n STEPS,) or None: STEPS consecutive ones for each pair.
     """
     start, end = z[0::2, None], z[1::2, None]
     t = torch.linspace(0, 1, STEPS, device=z.device)[None, :, None]
@@ -118,21 +134,24 @@ def interpolate(z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 @torch.no_grad()
 def generate(generator: TrainedGenerator, z: Tensor, y: Tensor | None) -> Tensor:
-    """Return uint8 images (N, C, H, W) on the CPU."""
+    """Return the images of z (N, z_dim) and labels (N,) as uint8 (N, C, H, W) on the CPU."""
     labels = [None] * len(z.split(BATCH_SIZE)) if y is None else y.split(BATCH_SIZE)
     batches = zip(z.split(BATCH_SIZE), labels, strict=True)
     return torch.cat([to_uint8(generator.network(*batch)).cpu() for batch in batches])
 
 
-def beside_nearest(images: Tensor, generator: TrainedGenerator, space: str | None, device: torch.device) -> Tensor:
-    """Return rows of a sample and its 7 nearest training images by the distance of their features: memorization?"""
+def add_nearest(images: Tensor, generator: TrainedGenerator, space: str | None, device: torch.device) -> Tensor:
+    """Return each sample of uint8 images (N, C, H, W) followed by its nearest training images.
+
+    The distance is the Euclidean distance of the features. Samples that are nearly equal to their neighbors indicate
+    that the generator has memorized training images.
+    """
     config = generator.config
     train = config.data.load().train
     space = space or ("digits" if config.data.shows_digits else "inception")
     extractor = build_extractor(space, config.metrics, images.shape[-1], device)
-    parts = images.split(250)
-    fake = extract_features(extractor, len(images), lambda k, size: parts[k].to(device)).features
-    real = RealFeatures(extractor, train, None, device).features
+    fake = extract_image_features(extractor, images, device).features
+    real = load_reference(extractor, train, None, device, {"features"}).features
     nearest = torch.cdist(fake.double(), real.double()).topk(min(NEIGHBORS, len(real)), dim=1, largest=False).indices
     rows = [torch.cat([image[None], train.images[index]]) for image, index in zip(images, nearest.cpu(), strict=True)]
     return torch.cat(rows)

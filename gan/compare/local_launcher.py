@@ -72,7 +72,8 @@ def build_arguments(cell: Cell, folder: GridFolder, resources: Resources) -> lis
 def start_process(cell: Cell, folder: GridFolder, resources: Resources, gpu: str | None = None) -> subprocess.Popen:
     """Start the process of a cell. Its output is appended to the cell's log file."""
     script, arguments = get_experiment_type(resources.config).script, build_arguments(cell, folder, resources)
-    threads = {name: str(resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} | {"OMP_WAIT_POLICY": "PASSIVE"}
+    threads = {name: str(resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    threads["OMP_WAIT_POLICY"] = "PASSIVE"  # see train_gan.py
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | threads | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
     environment |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}

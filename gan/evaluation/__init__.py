@@ -1,1 +1,1 @@
-"""Metrics and Lipschitz numbers of networks."""
+"""Evaluation of networks: image quality metrics of generators and Lipschitz estimates of any network."""

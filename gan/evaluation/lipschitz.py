@@ -1,4 +1,22 @@
-"""Lipschitz numbers of any network by tag."""
+"""Lipschitz estimates of any network, by tag.
+
+There are three kinds of estimates. A *tracked* number is an estimate from below, which converges with the iterations.
+An *observed* number is found at given points or by a search from them, and is a lower bound. A *certified* number is an
+upper bound. The tags are those of metrics.jsonl. Each begins with a prefix for the network, such as `lipschitz/D`, and
+ends with:
+
+    layers/PATH        tracked: operator norm of a layer
+    product            tracked: product of these norms, which is neither a lower nor an upper bound of the network
+    gradient_max       observed: largest norm of the input gradient
+    gradient_mean      observed: mean norm of the input gradient
+    slope              observed: steepest slope found by gradient ascent
+    certified          certified: upper bound of the network's Lipschitz constant
+    stable_rank/PATH   squared Frobenius norm of a layer over its squared operator norm
+    spectra/PATH       singular values of a layer; for a large layer, those on a smaller feature map
+
+A number that is not finite is left out. For example, layer norm and attention have no certified bound, and a diverged
+network has no estimates.
+"""
 
 import math
 
@@ -15,15 +33,21 @@ from metrics.lipschitz import (
 )
 from metrics.lipschitz.eval_mode import eval_mode
 
-SLOPE_PAIRS = 16
+SLOPE_POINTS = 16  # points from which gradient ascent starts
 
 
-def layer_numbers(
+def measure_lipschitz(
     tag: str, tracker: LipschitzTracker, function: nn.Module, x: Tensor, y: Tensor | None
 ) -> dict[str, float]:
-    """Return, below `tag`, the norms of the tracked layers and their product, and input gradients at x (B, C, H, W).
+    """Return the estimates that are cheap enough to be logged often: layer norms, their product, input gradients.
 
-    `function` gives one number an input: the tracked network itself, or what is looked at of it.
+    Args:
+        tag: Prefix of the tags.
+        tracker: Tracker of the network's layers.
+        function: Maps images, and labels if there are any, to one number per image (B,): the network itself or an
+            entry of its output.
+        x: Images (B, C, H, W) at which the input gradients are taken. With several processes, their local shard.
+        y: Labels (B,), or None.
     """
     norms = tracker.measure()
     gradients = all_gather(input_gradient_norms(function, x, y))
@@ -37,39 +61,46 @@ def layer_numbers(
     )
 
 
-def audit_numbers(
+def audit_lipschitz(
     tag: str, tracker: LipschitzTracker, function: nn.Module, x: Tensor, y: Tensor | None, label: Tensor | None = None
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Return, below `tag`, the dear numbers of a tracked network, and each layer's singular values by tag.
+    """Return the expensive estimates of a full audit: numbers by tag, and the singular values of each layer by tag.
 
-    The certified bound is that of the network (given `label`, (1,), if it is conditional), the slope that of
-    `function`, from where it is steepest at x (B, C, H, W).
+    Args:
+        tag: Prefix of the tags.
+        tracker: Tracker of the network's layers.
+        function: As in `measure_lipschitz`. Its steepest slope is found; the certified bound is that of the network.
+        x: Images (B, C, H, W); the search for the steepest slope starts at those with the largest input gradients.
+        y: Labels (B,), or None.
+        label: One label (1,) for the certified bound of a conditional network.
     """
     network = tracker.model
-    steepest, y_steepest = _find_steepest(function, x, y)
-    shapes = tracker.input_shapes
-    measured = {path: singular_values(network.get_submodule(path), shape) for path, shape in shapes.items()}
-    spectra = {path: values for path, values in measured.items() if values is not None}
-    with eval_mode(network):  # in evaluation, where batch norm has a bound
+    x_steepest, y_steepest = _find_steepest(function, x, y)
+    spectra = {}
+    for path, shape in tracker.input_shapes.items():
+        values = singular_values(network.get_submodule(path), shape)
+        if values is not None:
+            spectra[path] = values
+    with eval_mode(network):  # batch norm has a bound only in evaluation mode
         certified = certified_bound(network, x.shape[1:], label)
     numbers = {
         f"{tag}/certified": certified,
-        f"{tag}/slope": steepest_slope(function, steepest, y_steepest),
+        f"{tag}/slope": steepest_slope(function, x_steepest, y_steepest),
         **{f"{tag}/stable_rank/{path}": stable_rank(values) for path, values in spectra.items()},
     }
     return finite_values(numbers), {f"{tag}/spectra/{path}": values for path, values in spectra.items()}
 
 
-def _find_steepest(function: nn.Module, points: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return on every process the points of all of them where `function` is steepest, with their labels."""
-    norms = input_gradient_norms(function, points, y)
-    best = norms.topk(min(SLOPE_PAIRS, len(norms))).indices  # of its own, then of all
-    norms, points = all_gather(norms[best]), all_gather(points[best])
-    y = None if y is None else all_gather(y[best])
-    best = norms.topk(min(SLOPE_PAIRS, len(norms))).indices
-    return points[best], None if y is None else y[best]
-
-
 def finite_values(numbers: dict[str, float]) -> dict[str, float]:
     """Return the numbers that are finite."""
     return {tag: value for tag, value in numbers.items() if math.isfinite(value)}
+
+
+def _find_steepest(function: nn.Module, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the images of all processes where the input gradient of `function` is largest, and their labels."""
+    norms = input_gradient_norms(function, x, y)
+    best = norms.topk(min(SLOPE_POINTS, len(norms))).indices  # of the local shard, so that little is communicated
+    norms, x = all_gather(norms[best]), all_gather(x[best])
+    y = None if y is None else all_gather(y[best])
+    best = norms.topk(min(SLOPE_POINTS, len(norms))).indices
+    return x[best], None if y is None else y[best]

@@ -8,11 +8,11 @@ from models.ranges import AT_LEAST_1
 
 @dataclass(frozen=True, kw_only=True)
 class LipschitzConfig:
-    """Lipschitz estimates of the discriminator or classifier; the last step is always measured."""
+    """Lipschitz estimates of the discriminator or classifier. They are always computed at the last step."""
 
     every: Annotated[int, AT_LEAST_1] = 100
-    """Steps between measurements of layer norms and input gradients"""
+    """Steps between measurements of the layer norms and input gradients"""
     audit_every: Annotated[int, AT_LEAST_1] = 1000
-    """Steps between the dear ones: certified bound, steepest slope, spectra, G's Jacobian"""
+    """Steps between full audits: certified bound, steepest slope, spectra of the layers, Jacobian of G"""
     iterations: Annotated[int, AT_LEAST_1] = 10
-    """Lanczos iterations per layer and measurement, each starting from the vector of the one before"""
+    """Lanczos iterations per layer and measurement; each measurement starts from the vector of the previous one"""

@@ -1,29 +1,47 @@
-"""The weights of a network as one safetensors file, with what it takes to build the network again."""
+"""Safetensors files with the weights of a network and the metadata that are needed to build the network again."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from gan.options.loader import dump_config
+from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
 
 
-def export_network(path: Path, network: nn.Module, config: Any, **about: Any) -> None:
-    """Write a network's weights; the file's metadata have the config as YAML and `about` as JSON."""
+def export_network(path: Path, network: nn.Module, config: Any, **metadata: Any) -> None:
+    """Write the weights of a network to a safetensors file. Equal networks produce equal files.
+
+    The metadata of the file are the config as YAML, under `config`, and each value of `metadata` as JSON.
+    """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"config": dump_config(config)} | {name: json.dumps(value) for name, value in about.items()}
-    blob = _in_order(save(tensors, metadata=metadata))
-    write_atomically(path, lambda file: file.write(blob))
+    texts = {"config": dump_config(config)} | {name: json.dumps(value) for name, value in metadata.items()}
+    data = _sort_metadata(save(tensors, metadata=texts))
+    write_atomically(path, lambda file: file.write(data))
 
 
-def _in_order(blob: bytes) -> bytes:
-    """Sort the metadata of a safetensors file, whose order is random otherwise: equal networks give equal files."""
-    end = 8 + int.from_bytes(blob[:8], "little")
-    header = json.loads(blob[8:end])
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file by name, on the CPU, and its metadata.
+
+    Raises UserError if the file cannot be read.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights in {path}: {error}") from None
+
+
+def _sort_metadata(data: bytes) -> bytes:
+    """Sort the metadata in the header of a safetensors file, because the library writes them in random order."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + blob[end:]
+    return len(text).to_bytes(8, "little") + text + data[end:]

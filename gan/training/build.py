@@ -6,20 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from gan.config import AdamConfig, Config
-from gan.data import DATASETS, ImageData, Splits
+from gan.data import Splits
 from gan.data.sampler import build_image_sampler
 from gan.data.subset import subset_rows
-from gan.evaluation.evaluator import Evaluator, check_protocol, load_statistics
-from gan.evaluation.extractors import EXTRACTORS, Unavailable
+from gan.evaluation.build import build_evaluator, check_metrics
 from gan.runtime import rng
-from gan.runtime.distributed import all_gather_objects, local_rank_zero_first, world_size
+from gan.runtime.distributed import world_size
 from gan.runtime.errors import UserError
 from gan.training.ema import EMA
 from gan.training.experiment import Experiment
 from gan.training.inputs import Inputs
-from metrics.catalog import parse_protocol
-from metrics.extractors.base import FeatureExtractor
-from metrics.frechet import FeatureStatistics
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_discriminator, build_generator
 from models.activation_norms.batch import BatchNorm
@@ -34,7 +30,7 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
     torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers use the global random generator
     G = _prepare(config, "generator", build_generator, image, device)
     D = _prepare(config, "discriminator", build_discriminator, image, device)
-    evaluator, unavailable_metrics = build_evaluator(config, splits, device)
+    evaluator, unavailable_metrics = build_evaluator(config.eval.metrics, config.metrics, splits, device)
     return Experiment(
         config=config,
         image=image,
@@ -71,40 +67,6 @@ def build_tracker(D: nn.Module, images: Tensor, num_classes: int | None, iterati
     return LipschitzTracker(D, (weight.new_zeros(1, *images.shape[1:]), labels), iterations)
 
 
-def build_evaluator(config: Config, splits: Splits, device: torch.device) -> tuple[Evaluator | None, dict[str, str]]:
-    """Return the evaluator of the metrics that can be had here (None when there are none), and why others cannot."""
-    protocols = [parse_protocol(name) for name in config.eval.metrics]
-    resolution = splits.train.images.shape[-1]
-    extractors: dict[str, FeatureExtractor] = {}
-    left_out: dict[str, str] = {}
-    for space in dict.fromkeys(protocol.features for protocol in protocols):
-        try:
-            with local_rank_zero_first():
-                extractors[space] = EXTRACTORS.get(space)().build(config.metrics, resolution, device)
-        except Unavailable as reason:
-            left_out |= {str(protocol): str(reason) for protocol in protocols if protocol.features == space}
-    for elsewhere in all_gather_objects(left_out):  # what one process lacks, none can do
-        left_out |= elsewhere
-    possible = [protocol for protocol in protocols if str(protocol) not in left_out]
-    extractors = {protocol.features: extractors[protocol.features] for protocol in possible}
-    if not possible:
-        return None, left_out
-    real: dict[str, ImageData | FeatureStatistics] = {"train": splits.train}
-    if splits.held_out is not None:
-        real["test"] = splits.held_out
-    of_file = [protocol for protocol in possible if protocol.reference == "file"]
-    if of_file:
-        real["file"] = statistics = load_statistics(config.metrics.statistics)
-        for protocol in of_file:
-            dimension = extractors[protocol.features](splits.train.images[:1].to(device)).features.shape[1]
-            if dimension != len(statistics.mean):
-                raise UserError(
-                    f"metrics.statistics: {config.metrics.statistics} is of {len(statistics.mean)} features,"
-                    f" not of the {dimension} that {protocol} has"
-                )
-    return Evaluator(possible, extractors, real, device), left_out
-
-
 def check_choices(config: Config, splits: Splits) -> None:
     """Raise UserError for what each part alone cannot know."""
     if config.train.batch_size > len(splits.train):
@@ -116,23 +78,9 @@ def check_choices(config: Config, splits: Splits) -> None:
         size = getattr(config.train, key) or 0
         if size % world_size() != 0:
             raise UserError(
-                f"train.{key}={size} cannot be divided evenly among {world_size()} processes; use a multiple of that number"
+                f"train.{key}={size} cannot be divided evenly among {world_size()} processes; use a multiple of that"
             )
-    data = DATASETS.get_name(type(config.data))
-    for name in config.eval.metrics:
-        protocol = parse_protocol(name)
-        space = check_protocol(protocol)
-        if space.digits_only and not config.data.shows_digits:
-            raise UserError(f"eval.metrics: {name} is for digits, not for {data}; leave it out")
-        if protocol.reference in ("train", "test"):
-            split = splits.train if protocol.reference == "train" else splits.held_out
-            if split is None:
-                raise UserError(f"eval.metrics: {name}: {data} has no held-out images; compare with _train")
-            if len(split) < (protocol.reference_count or protocol.spec.min_images):
-                raise UserError(
-                    f"eval.metrics: {name}: {data} has {len(split)} images in its {protocol.reference} split;"
-                    " compare with fewer, or leave it out"
-                )
+    check_metrics(config.eval.metrics, config.data, splits)
 
 
 def _prepare(config: Config, section: str, build: Callable, image: ImageShape, device: torch.device) -> nn.Module:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gan.evaluation.lipschitz import audit_numbers, finite_values, layer_numbers
+from gan.evaluation.lipschitz import audit_lipschitz, finite_values, measure_lipschitz
 from gan.runtime.distributed import local_shard
 from gan.training.experiment import Experiment
 from gan.training.inputs import concatenate_labels
@@ -14,7 +14,7 @@ JACOBIAN_POINTS = 4  # latents at which the Jacobian of G is computed
 
 def lipschitz_numbers(experiment: Experiment) -> dict[str, float]:
     """Return by tag the norms of D's layers, their product, and the input gradients of D."""
-    return layer_numbers("lipschitz/D", experiment.tracker, experiment.D, *draw_points(experiment))
+    return measure_lipschitz("lipschitz/D", experiment.tracker, experiment.D, *draw_points(experiment))
 
 
 def lipschitz_audit(experiment: Experiment) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -23,7 +23,7 @@ def lipschitz_audit(experiment: Experiment) -> tuple[dict[str, float], dict[str,
     """
     points, y = draw_points(experiment)
     label = None if y is None else y[:1]
-    numbers, spectra = audit_numbers("lipschitz/D", experiment.tracker, experiment.D, points, y, label)
+    numbers, spectra = audit_lipschitz("lipschitz/D", experiment.tracker, experiment.D, points, y, label)
     z, labels = experiment.inputs.latents(JACOBIAN_POINTS, "jacobian")
     jacobian = jacobian_singular_values(experiment.ema.network, z.to(points.dtype), labels)
     numbers |= finite_values(

@@ -1,5 +1,6 @@
 """The networks of a finished or running training run, as a checkpoint holds them."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,19 @@ def resume(experiment: Experiment, folder: Path) -> None:
 
 
 def restore_experiment(
-    folder: Path, device: torch.device, overrides: Sequence[str] = (), which: Which = "newest"
+    folder: Path,
+    device: torch.device,
+    overrides: Sequence[str] = (),
+    which: Which = "newest",
+    metrics: Sequence[str] | None = None,
 ) -> Experiment:
     """Return the experiment of the run in `folder` at a checkpoint, with its config changed by `overrides`.
 
-    Raises UserError without a checkpoint.
+    `metrics`, if given, replace the metrics of the config. Raises UserError without a checkpoint.
     """
-    config = load_config(Config, run_folder.config_path(folder), overrides)
+    config: Config = load_config(Config, run_folder.config_path(folder), overrides)
+    if metrics is not None:
+        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, metrics=tuple(metrics)))
     state = load_newest_or_best(folder, config, device, which)
     experiment = build_experiment(config, config.data.load(), device)
     experiment.load_state_dict(state)

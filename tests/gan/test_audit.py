@@ -4,7 +4,7 @@ from gan.audit import main
 
 
 @pytest.mark.parametrize("normalization", ["none", "conv_norm", "gradient"])
-def test_a_run_is_audited_layer_by_layer(tmp_path, tiny_run, capsys, normalization):
+def test_audit_prints_every_layer(tmp_path, tiny_run, capsys, normalization):
     folder = tiny_run(tmp_path / "run", f"discriminator.normalization={normalization}")
     capsys.readouterr()
     assert main([str(folder)]) == 0
@@ -21,6 +21,6 @@ def test_a_run_is_audited_layer_by_layer(tmp_path, tiny_run, capsys, normalizati
     assert certified == "none" if normalization == "gradient" else float(certified) >= float(observed)
 
 
-def test_a_folder_without_a_run_is_one_line_and_exit_code_2(tmp_path, capsys):
+def test_folder_without_a_run_is_an_error(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")

@@ -1,4 +1,4 @@
-"""Wrong command lines, of every command: exit code 2 and one line on stderr, never a traceback."""
+"""Invalid command lines of every command: exit code 2 and one line on stderr, never a traceback."""
 
 import importlib
 from pathlib import Path
@@ -9,7 +9,7 @@ import train_gan
 
 MODULES = {"gan.compare": "gan.compare.__main__", "gan.data": "gan.data.__main__"}
 LONG = "x" * 5000
-BYTES = "\udcff"  # how Python hands on an argument that is no UTF-8
+BYTES = "\udcff"  # how Python represents an argument that is not valid UTF-8
 
 ANY = [["--frog"], ["--device", "tpu"], ["--device"], [LONG]]
 RUNS = [
@@ -175,7 +175,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, Path]:
-    """A run without metrics, runs with damages, and other things that no command takes for what it wants."""
+    """Paths by name: a run without metrics, damaged runs, and files and folders that are not runs."""
     root = tmp_path_factory.mktemp("places")
     places = {name: root / name for name in ("run", "damaged", "bare", "empty", "corrupt", "file", "binary", "config")}
     for name in ("damaged", "bare", "empty", "corrupt"):
@@ -195,7 +195,7 @@ def places(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(("command", "line"), CASES)
-def test_a_wrong_command_line_is_one_line_and_exit_code_2(command, line, places, tmp_path, monkeypatch, capsys):
+def test_invalid_command_line_is_a_one_line_error(command, line, places, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in places["run"].rglob("*") if path.is_file()}
     arguments = [argument.format(**places) if "{" in argument else argument for argument in line]
@@ -210,9 +210,9 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(command, line, places,
 
 
 @pytest.mark.parametrize("command", sorted({*LINES} - {"train_gan"}))
-def test_a_command_that_runs_alone_refuses_to_be_one_of_several(command, monkeypatch, capsys):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # as torchrun starts them
+def test_single_process_commands_reject_torchrun(command, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # set by torchrun
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert importlib.import_module(MODULES.get(command, command)).main([]) == 2
     _, err = capsys.readouterr()
-    assert err == "error: this runs in one process, not in 2; start it without torchrun\n"
+    assert err == "error: this command must run in a single process, not in 2; start it without torchrun\n"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gan.data.datasets.digits import Digits
 from gan.evaluate import main
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 
 CPU = ["--device", "cpu"]
 NAME = "fd_digits70_test"
@@ -24,61 +24,61 @@ def evaluate(*arguments):
     assert main([*map(str, arguments), *CPU]) == 0
 
 
-def results(folder):
+def read_results(folder):
     return json.loads((folder / "evaluation.json").read_text())
 
 
-def test_the_first_seed_gives_the_numbers_that_the_run_logged(run_folder, capsys):
+def test_first_seed_reproduces_the_logged_metrics(run_folder, capsys):
     evaluate(run_folder)
-    logged = read_lines(run_folder / "metrics.jsonl")[-1]
-    entry = results(run_folder)["step_00000004"]
+    logged = read_metrics(run_folder)[-1]
+    entry = read_results(run_folder)["step_00000004"]
     assert {name: values["0"] for name, values in entry.items()} == {
         tag.removeprefix("metrics/"): value for tag, value in logged.items() if tag.startswith("metrics/")
     }
     assert re.search(rf"^{NAME} +{entry[NAME]['0']:.6g} +1$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_more_seeds_give_a_mean_and_a_spread(run_folder, capsys):
+def test_several_seeds_have_a_mean_and_a_standard_deviation(run_folder, capsys):
     evaluate(run_folder, "--seeds", 3, "--metrics", NAME)
-    values = [results(run_folder)["step_00000004"][NAME][str(seed)] for seed in range(3)]
+    values = [read_results(run_folder)["step_00000004"][NAME][str(seed)] for seed in range(3)]
     assert len(set(values)) == 3
     mean, std = np.mean(values), np.std(values, ddof=1)
     assert re.search(rf"^{NAME} +{mean:.6g} +{std:.3g} +3$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_results_are_added_and_none_is_lost(run_folder):
+def test_results_are_added_to_the_file(run_folder):
     evaluate(run_folder, "--seeds", 2, "--metrics", "kl30")
-    before = results(run_folder)["step_00000004"]
+    before = read_results(run_folder)["step_00000004"]
     evaluate(run_folder, "--metrics", "kl40")
-    after = results(run_folder)["step_00000004"]
+    after = read_results(run_folder)["step_00000004"]
     assert after["kl30"] == before["kl30"]
     assert list(after) == ["kl30", "kl40"]
 
 
-def test_the_number_of_samples_takes_the_place_of_the_counts(run_folder):
+def test_num_samples_overrides_the_counts_of_the_metrics(run_folder):
     evaluate(run_folder, "--num-samples", 80)
-    assert "fd_digits80_test" in results(run_folder)["step_00000004"]
+    assert "fd_digits80_test" in read_results(run_folder)["step_00000004"]
 
 
-def test_the_best_checkpoint_can_be_chosen(run_folder):
+def test_best_checkpoint(run_folder):
     best = min(
-        (line for line in read_lines(run_folder / "metrics.jsonl") if f"metrics/{NAME}" in line),
+        (line for line in read_metrics(run_folder) if f"metrics/{NAME}" in line),
         key=lambda line: line[f"metrics/{NAME}"],
     )
     evaluate(run_folder, "--checkpoint", "best", "--metrics", NAME)
-    assert results(run_folder) == {f"step_{best['step']:08d}": {NAME: {"0": best[f"metrics/{NAME}"]}}}
+    assert read_results(run_folder) == {f"step_{best['step']:08d}": {NAME: {"0": best[f"metrics/{NAME}"]}}}
 
 
-def test_evaluating_writes_its_file_and_touches_nothing_else(run_folder, tmp_path):
+def test_evaluation_writes_only_its_results(run_folder, tmp_path):
     before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
-    evaluate(run_folder, "--out", tmp_path / "mine.json", "--metrics", "kl30")
+    evaluate(run_folder, "--out", tmp_path / "results.json", "--metrics", "kl30")
     assert {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()} == before
-    assert json.loads((tmp_path / "mine.json").read_text())["step_00000004"]["kl30"]
+    assert json.loads((tmp_path / "results.json").read_text())["step_00000004"]["kl30"]
 
 
 @pytest.fixture
 def folders(tmp_path):
-    """Training and held-out digits as PNG files, some of them in subfolders."""
+    """Training and held-out digits as PNG files in subfolders."""
     splits = Digits(resolution=16).load()
     for name, part in (("fake", splits.train.images[:150]), ("real", splits.held_out.images[:200])):
         for number, image in enumerate(part):
@@ -88,7 +88,7 @@ def folders(tmp_path):
     return tmp_path / "fake", tmp_path / "real"
 
 
-def test_two_folders_of_images_are_compared(folders, classifier, capsys, tmp_path):
+def test_compare_two_folders(folders, classifier, capsys, tmp_path):
     fake, real = folders
     names = ["fd_digits", "kid_digits", "precision_digits", "modes", "is_digits"]
     evaluate("--images", fake, real, "--metrics", *names, "--out", tmp_path / "scores.json")
@@ -99,13 +99,13 @@ def test_two_folders_of_images_are_compared(folders, classifier, capsys, tmp_pat
     assert re.search(rf"^fd_digits150 +{scores['fd_digits150']:.6g}$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_a_folder_compared_with_itself_has_distance_zero(folders, classifier, tmp_path):
+def test_distance_of_equal_folders_is_zero(folders, classifier, tmp_path):
     shutil.copytree(folders[0], tmp_path / "copy")
     evaluate("--images", folders[0], tmp_path / "copy", "--metrics", "fd_digits", "--out", tmp_path / "scores.json")
     assert json.loads((tmp_path / "scores.json").read_text())["metrics"]["fd_digits150"] == pytest.approx(0, abs=1e-6)
 
 
-def test_wrong_options_are_one_line_and_exit_code_2(run_folder, folders, tmp_path, monkeypatch, capsys):
+def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     fake, real = folders
     (tmp_path / "broken.json").write_text("{")
@@ -113,26 +113,26 @@ def test_wrong_options_are_one_line_and_exit_code_2(run_folder, folders, tmp_pat
     wide = tmp_path / "wide"
     shutil.copytree(real, wide)
     Image.new("L", (8, 16)).save(wide / "0" / "0.png")
-    torn = tmp_path / "torn"
-    shutil.copytree(real, torn)
-    (torn / "1" / "1.png").write_bytes(b"no image")
+    corrupt = tmp_path / "corrupt"
+    shutil.copytree(real, corrupt)
+    (corrupt / "1" / "1.png").write_bytes(b"no image")
     (tmp_path / "one").mkdir()
     shutil.copy(real / "0" / "0.png", tmp_path / "one" / "0.png")
-    wrong = {
-        "name either one run folder or --images": [],
+    invalid = {
+        "give either one run folder or --images": [],
         "not a metric protocol": [run_folder, "--metrics", "fid"],
         "unknown feature space 'digit'": [run_folder, "--metrics", "fd_digit10_test"],
-        "none of the metrics can be had here": [run_folder, "--metrics", "fid50_train"],
+        "none of the metrics is available on this machine": [run_folder, "--metrics", "fid50_train"],
         "at least 2 images": [run_folder, "--num-samples", 1],
-        "--seeds 0: at least 1": [run_folder, "--seeds", 0],
-        "cannot add to .*broken.json": [run_folder, "--metrics", "kl30", "--out", tmp_path / "broken.json"],
-        "differs in seed": [run_folder, "seed=7"],
-        "holds no run": [tmp_path],
-        "takes two folders": ["--images", fake],
-        "Inception's weights are not here": ["--images", fake, real],
+        "--seeds 0: must be at least 1": [run_folder, "--seeds", 0],
+        "cannot add results to .*broken.json": [run_folder, "--metrics", "kl30", "--out", tmp_path / "broken.json"],
+        r"with another config \(different: seed\)": [run_folder, "seed=7"],
+        "contains no run": [tmp_path],
+        "needs two folders": ["--images", fake],
+        "the weights of Inception are missing": ["--images", fake, real],
         "--images: no images in": ["--images", fake, tmp_path / "empty", "--metrics", "modes"],
-        "in its size or colors": ["--images", fake, wide, "--metrics", "fd_digits"],
-        "no image that can be read": ["--images", fake, torn, "--metrics", "fd_digits"],
+        "differs from .* in size or channels": ["--images", fake, wide, "--metrics", "fd_digits"],
+        r"cannot read the image .*1\.png": ["--images", fake, corrupt, "--metrics", "fd_digits"],
         "fd_digits150: .*at least 2 features": ["--images", fake, tmp_path / "one", "--metrics", "fd_digits"],
         "unknown metric 'fod'": ["--images", fake, real, "--metrics", "fod"],
         "unknown key": ["--images", fake, real, "data.root=x"],
@@ -145,7 +145,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(run_folder, folders, tmp_pat
             "metrics.inception_weights=gone.pth",
         ],
     }
-    for message, arguments in wrong.items():
+    for message, arguments in invalid.items():
         capsys.readouterr()
         assert main([*map(str, arguments), *CPU]) == 2
         assert re.search(rf"^error: .*{message}.*\n$", capsys.readouterr().err, re.MULTILINE), message

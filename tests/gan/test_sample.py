@@ -32,7 +32,7 @@ def sample(folder, *arguments):
     assert main([str(folder), *CPU, *map(str, arguments)]) == 0
 
 
-def test_a_grid_and_a_folder_hold_the_same_samples(run_folder, tmp_path):
+def test_grid_and_folder_contain_the_same_samples(run_folder, tmp_path):
     sample(run_folder, "-n", 5, "--out-dir", "images")
     sample(run_folder, "-n", 5, "--out", "grid.png")
     files = sorted((tmp_path / "images").iterdir())
@@ -44,14 +44,14 @@ def test_a_grid_and_a_folder_hold_the_same_samples(run_folder, tmp_path):
         assert np.array_equal(grid[scale : scale + 48 : scale, left : left + 48 : scale], pixels(file))
 
 
-def test_the_seed_decides_the_samples(run_folder):
+def test_samples_depend_on_the_seed(run_folder):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         sample(run_folder, "-n", 4, "--seed", seed, "--out", f"{name}.png")
     assert np.array_equal(pixels("a.png"), pixels("b.png"))
     assert not np.array_equal(pixels("a.png"), pixels("c.png"))
 
 
-def test_truncated_latents_lie_within_the_threshold(run_folder, monkeypatch):
+def test_truncated_latents_are_within_the_threshold(run_folder, monkeypatch):
     drawn = []
     monkeypatch.setattr("gan.sample.generate", lambda g, z, y: drawn.append(z) or torch.zeros(len(z), 1, 16, 16).byte())
     sample(run_folder, "-n", 200, "--truncation", 0.7, "--out", "a.png")
@@ -60,7 +60,7 @@ def test_truncated_latents_lie_within_the_threshold(run_folder, monkeypatch):
     assert drawn[0].std() > 0.3
 
 
-def test_an_interpolation_runs_from_one_latent_to_the_next_with_their_norms():
+def test_interpolation_follows_the_great_circle_and_interpolates_norms():
     ends = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
     z, y = interpolate(ends, torch.arange(6))
     rows = z.unflatten(0, (3, STEPS))
@@ -68,17 +68,17 @@ def test_an_interpolation_runs_from_one_latent_to_the_next_with_their_norms():
     torch.testing.assert_close(rows[:, -1], ends[1::2])
     lengths = rows.norm(dim=2)
     steps = (rows[:, 1:] / lengths[:, 1:, None] - rows[:, :-1] / lengths[:, :-1, None]).norm(dim=2)
-    assert (steps.amax(dim=1) / steps.amin(dim=1) - 1).max() < 1e-3  # an even walk along the great circle
+    assert (steps.amax(dim=1) / steps.amin(dim=1) - 1).max() < 1e-3  # equal steps along the great circle
     assert (lengths >= torch.minimum(lengths[:, :1], lengths[:, -1:]) - 1e-4).all()
     assert y.tolist() == [0] * STEPS + [2] * STEPS + [4] * STEPS
 
 
-def test_interpolations_make_rows(run_folder):
+def test_interpolations_are_rows_of_the_grid(run_folder):
     sample(run_folder, "-n", 3, "--interpolate", "--out", "rows.png")
     assert pixels("rows.png").shape == (3 * 51 + 3, STEPS * 51 + 3, 3)
 
 
-def test_nearest_neighbors_of_training_images_are_themselves(run_folder, monkeypatch):
+def test_training_images_are_their_own_nearest_neighbors(run_folder, monkeypatch):
     train = restore_generator(run_folder, torch.device("cpu")).config.data.load().train
     rows = []
     monkeypatch.setattr("gan.sample.generate", lambda g, z, y: train.images[: len(z)])
@@ -91,7 +91,7 @@ def test_nearest_neighbors_of_training_images_are_themselves(run_folder, monkeyp
     assert torch.equal(nearest, first)
 
 
-def test_a_class_can_be_chosen(conditional_folder, monkeypatch):
+def test_label_sets_the_class_of_all_samples(conditional_folder, monkeypatch):
     labels = []
     monkeypatch.setattr(
         "gan.sample.generate", lambda g, z, y: labels.append(y) or torch.zeros(len(z), 1, 16, 16).byte()
@@ -102,28 +102,28 @@ def test_a_class_can_be_chosen(conditional_folder, monkeypatch):
     assert len(set(labels[1].tolist())) > 4
 
 
-def test_sampling_needs_no_data_set(run_folder, monkeypatch):
-    def never(self):
-        raise AssertionError("loaded")
+def test_sampling_does_not_load_the_dataset(run_folder, monkeypatch):
+    def fail(self):
+        raise AssertionError("the dataset is loaded")
 
-    monkeypatch.setattr("gan.data.datasets.digits.Digits.load", never)
+    monkeypatch.setattr("gan.data.datasets.digits.Digits.load", fail)
     sample(run_folder, "-n", 2, "--out", "grid.png")
 
 
-def test_wrong_options_are_one_line_and_exit_code_2(run_folder, tmp_path, capsys):
+def test_invalid_options_are_one_line_errors(run_folder, tmp_path, capsys):
     (tmp_path / "taken.png").write_text("mine")
-    wrong = {
+    invalid = {
         "exists already": [run_folder, "--out", "taken.png"],
-        "a.jpg: pictures are written as PNG": [run_folder, "--out", "a.jpg"],
+        "a.jpg: images are written as PNG": [run_folder, "--out", "a.jpg"],
         "not conditional": [run_folder, "--label", "1", "--out", "a.png"],
-        "from 1 to 10,000,000": [run_folder, "-n", "0", "--out", "a.png"],
-        "at least 0.1": [run_folder, "--truncation", "0", "--out", "a.png"],
-        "name its file with --out": [run_folder, "--nearest", "--out-dir", "a"],
+        "must be from 1 to 10,000,000": [run_folder, "-n", "0", "--out", "a.png"],
+        "must be at least 0.1": [run_folder, "--truncation", "0", "--out", "a.png"],
+        "use --out instead of --out-dir": [run_folder, "--nearest", "--out-dir", "a"],
         "one of the arguments --out --out-dir is required": [run_folder],
         "did you mean 'digits'": [run_folder, "--nearest", "--features", "digit", "--out", "a.png"],
-        "holds no run": [tmp_path, "--out", "a.png"],
+        "contains no run": [tmp_path, "--out", "a.png"],
     }
-    for message, arguments in wrong.items():
+    for message, arguments in invalid.items():
         capsys.readouterr()
         assert main([*map(str, arguments), *CPU]) == 2
         out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Feature spaces by name: where a metric's features come from, and what a run must bring for them."""
+"""Base of the feature spaces: each builds the extractor that computes the features of a metric."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 
 from gan.runtime.errors import UserError
+from metrics.catalog import MetricProtocol
 from metrics.extractors.base import FeatureExtractor
 from models.registry import Registry, UnknownNameError
 
@@ -15,36 +16,53 @@ EXTRACTORS: Registry["FeatureSpace"] = Registry("feature space")
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
-    """Where the networks behind the metrics come from."""
+    """Weights and settings of the networks that compute the features."""
 
     inception_weights: str | None = None
-    """File of Inception's weights (null: the one that torch-fidelity downloads, when it is in torch's hub folder)"""
+    """File with the weights of Inception (null: the file that torch-fidelity downloads to torch's hub folder)"""
     download: bool = False
-    """Download weights that are not there"""
+    """Download missing weights"""
     fid_preprocessing: Literal["torch_fidelity", "pytorch_fid"] = "torch_fidelity"
-    """How images are resized for Inception; the two packages' FIDs differ in this alone"""
+    """How images are resized for Inception; this is the only difference between the FIDs of the two packages"""
     statistics: str | None = None
-    """A pytorch-fid .npz of real statistics, with which `_file` metrics such as fid50k_file compare"""
+    """A pytorch-fid .npz file with statistics of real images, for metrics that end in _file, such as fid50k_file"""
 
 
 class Unavailable(Exception):
-    """The feature space cannot be had here; the message says why, and what would bring it."""
+    """A feature space is not available on this machine. The message gives the reason and the remedy."""
 
 
 class FeatureSpace(ABC):
-    """Builds an extractor when a metric asks for its features. Registered under the space's name, without options."""
+    """Base of all feature spaces. A subclass is registered under its name and has no options."""
 
-    digits_only: ClassVar[bool] = False  # whether it can judge nothing but digits
-    classifies: ClassVar[bool] = True  # whether its extractor gives logits too
+    digits_only: ClassVar[bool] = False  # whether the features are defined only for images of digits
+    classifies: ClassVar[bool] = True  # whether the extractor also returns logits
 
     @abstractmethod
     def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
-        """Return the extractor for images of this resolution; Unavailable when it cannot be had."""
+        """Return the extractor for images of this resolution. Raises Unavailable if it is not available."""
 
 
 def build_extractor(space: str, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
-    """Return the extractor of a feature space for images of this resolution; UserError when it cannot be had."""
+    """Return the extractor of a feature space for images of this resolution.
+
+    Raises UserError if the name is unknown or the feature space is not available.
+    """
     try:
         return EXTRACTORS.get(space)().build(options, resolution, device)
     except (UnknownNameError, Unavailable) as error:
         raise UserError(str(error)) from None
+
+
+def get_feature_space(protocol: MetricProtocol) -> type[FeatureSpace]:
+    """Return the feature space of a metric.
+
+    Raises UserError if the name is unknown, or if the metric needs logits and the feature space has none.
+    """
+    try:
+        space = EXTRACTORS.get(protocol.features)
+    except UnknownNameError as error:
+        raise UserError(f"{protocol}: {error}") from None
+    if protocol.spec.needs_logits and not space.classifies:
+        raise UserError(f"{protocol}: {protocol.metric} needs class logits, which {protocol.features} does not have")
+    return space

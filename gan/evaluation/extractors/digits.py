@@ -1,4 +1,4 @@
-"""The features of a small classifier of the bundled digits: no download."""
+"""The features of a small classifier of the bundled digits. Nothing is downloaded."""
 
 from typing import ClassVar
 
@@ -12,17 +12,17 @@ from metrics.extractors.digits import DigitsClassifier, DigitsExtractor, train_d
 
 @EXTRACTORS.register("digits")
 class DigitsSpace(FeatureSpace):
-    """64 features for each plane of the images, 10 classes for each."""
+    """64 features and 10 classes for each channel of an image of digits."""
 
     digits_only: ClassVar[bool] = True
 
     def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> DigitsExtractor:
-        """Return the extractor; the classifier is trained at its first use and kept in the cache."""
+        """Return the extractor. Its classifier is trained at the first use and then read from the cache."""
         return DigitsExtractor(digits_classifier(resolution).to(device))
 
 
 def digits_classifier(resolution: int) -> DigitsClassifier:
-    """Return the classifier of gray digits of this resolution, trained on the training scans alone."""
+    """Return the classifier of gray digits of this resolution, trained on the training images of the digits dataset."""
     scans = Digits(resolution=resolution).load().train
     key = hash_values(scans.images, scans.labels, DigitsClassifier.VERSION)
     state = cached(f"digits_classifier-{key}", lambda: train_digits_classifier(scans.images, scans.labels).state_dict())

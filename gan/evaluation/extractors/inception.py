@@ -1,4 +1,4 @@
-"""Inception-v3 as in the original FID: torch-fidelity's network, 2048 features and 1008 logits."""
+"""Inception-v3 of the original FID, as implemented by torch-fidelity: 2048 features and 1008 logits."""
 
 from pathlib import Path
 
@@ -18,23 +18,31 @@ from metrics.extractors.inception import (
 
 @EXTRACTORS.register("inception")
 class InceptionSpace(FeatureSpace):
-    """Features of every FID, KID and Inception score."""
+    """The features of FID and KID, and the logits of the Inception score."""
 
     def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
-        """Return the extractor; Unavailable without weights, UserError when they are no Inception's."""
-        path = weights_path(options)
+        """Return the extractor.
+
+        Raises Unavailable if there are no weights, and UserError if a file does not hold the weights of Inception.
+        """
+        path = get_weights_path(options)
         try:
             state, sha256 = load_inception_weights(path)
         except ValueError as error:
             raise UserError(f"metrics.inception_weights: {error}") from None
-        published = sha256.startswith(PUBLISHED_SHA256_PREFIX)
-        known = "the published file" if published else "not the published file: compare with no published figure"
-        print(f"Inception weights: {path}, sha256 {sha256[:16]}... ({known})")
+        if sha256.startswith(PUBLISHED_SHA256_PREFIX):
+            remark = "the published file"
+        else:
+            remark = "not the published file: the results are not comparable with published ones"
+        print(f"Inception weights: {path}, sha256 {sha256[:16]}... ({remark})")
         return InceptionExtractor(state, preprocessing=options.fid_preprocessing, device=device)
 
 
-def weights_path(options: MetricsConfig) -> Path:
-    """Return the file of weights that the options name, or the one in torch's hub folder; Unavailable without one."""
+def get_weights_path(options: MetricsConfig) -> Path:
+    """Return the weights file that the options name, or the file in torch's hub folder.
+
+    Raises Unavailable if there is no file, or if its download fails.
+    """
     if options.inception_weights is not None:
         return Path(options.inception_weights)
     path = published_weights_path()
@@ -45,6 +53,6 @@ def weights_path(options: MetricsConfig) -> Path:
             raise Unavailable(str(error)) from None
     if path is None:
         raise Unavailable(
-            "Inception's weights are not here; set metrics.inception_weights=FILE, or metrics.download=true"
+            "the weights of Inception are missing; set metrics.inception_weights=FILE or metrics.download=true"
         )
     return path

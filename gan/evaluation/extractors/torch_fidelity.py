@@ -1,4 +1,4 @@
-"""torch-fidelity's other feature spaces: DINOv2 (for FD-DINOv2: Stein et al., NeurIPS 2023) and CLIP."""
+"""Other feature spaces of torch-fidelity: DINOv2 (for FD-DINOv2, Stein et al., NeurIPS 2023) and CLIP."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConf
 from metrics.extractors.base import FeatureExtractor
 from metrics.extractors.torch_fidelity import TorchFidelityExtractor
 
-# Name of the space -> pattern of the weights' file in torch's hub folder.
+# Name of the feature space -> regular expression for the name of the weights file in torch's hub folder.
 DINOV2 = {f"dinov2-vit-{size}-14": f"dinov2_vit{size}14_pretrain.pth" for size in "sblg"}
 CLIP = {
     name: f"{name}-[0-9a-f]{{64}}\\.pt"
@@ -22,19 +22,22 @@ CLIP = {
 
 
 class FidelitySpace(FeatureSpace):
-    """Base of the spaces that torch-fidelity brings under the same name."""
+    """Base of the feature spaces that torch-fidelity implements under the same name."""
 
     classifies: ClassVar[bool] = False
     space: ClassVar[str]
     weights: ClassVar[str]
 
     def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
-        """Return the extractor; Unavailable when its weights are not in torch's hub folder and may not be fetched."""
+        """Return the extractor.
+
+        Raises Unavailable if the weights are not in torch's hub folder and cannot be downloaded.
+        """
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        here = folder.is_dir() and any(re.fullmatch(self.weights, file.name) for file in folder.iterdir())
-        if not here and not options.download:
+        exists = folder.is_dir() and any(re.fullmatch(self.weights, file.name) for file in folder.iterdir())
+        if not exists and not options.download:
             raise Unavailable(
-                f"the weights of {self.space} are not in {folder}; set metrics.download=true to fetch them"
+                f"the weights of {self.space} are not in {folder}; set metrics.download=true to download them"
             )
         try:
             return TorchFidelityExtractor(self.space, device)

@@ -15,33 +15,33 @@ def empty_hub(tmp_path, monkeypatch):
     return tmp_path / "hub" / "checkpoints"
 
 
-def test_every_other_space_of_torch_fidelity_has_its_name():
+def test_feature_spaces_of_torch_fidelity_have_its_names():
     registry = pytest.importorskip("torch_fidelity.registry").FEATURE_EXTRACTORS_REGISTRY
-    theirs = {name for name in registry if name.startswith(("dinov2", "clip"))}
-    assert theirs == (DINOV2 | CLIP).keys() <= set(EXTRACTORS)
+    expected = {name for name in registry if name.startswith(("dinov2", "clip"))}
+    assert expected == (DINOV2 | CLIP).keys() <= set(EXTRACTORS)
 
 
 @pytest.mark.parametrize("name", ["inception", "dinov2-vit-b-14", "clip-vit-l-14"])
-def test_a_space_without_weights_says_how_to_get_them_and_fetches_nothing(empty_hub, name, monkeypatch):
-    def never(*arguments, **keywords):
-        raise AssertionError("asked the network")
+def test_missing_weights_are_not_downloaded_without_permission(empty_hub, name, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise AssertionError("something is downloaded")
 
-    monkeypatch.setattr("urllib.request.urlopen", never)
+    monkeypatch.setattr("urllib.request.urlopen", fail)
     with pytest.raises(UserError, match=r"metrics\.download=true"):
         build_extractor(name, MetricsConfig(), 32, CPU)
     assert not empty_hub.exists()
 
 
-def test_the_weights_of_a_longer_name_are_not_taken_for_those_of_a_shorter(empty_hub):
+def test_weights_of_a_longer_name_do_not_match_a_shorter_name(empty_hub):
     empty_hub.mkdir(parents=True)
     (empty_hub / f"clip-vit-l-14-336px-{'0' * 64}.pt").touch()
     with pytest.raises(UserError, match="weights of clip-vit-l-14 are not in"):
         build_extractor("clip-vit-l-14", MetricsConfig(), 32, CPU)
 
 
-def test_a_file_that_holds_no_inception_is_an_error(tmp_path):
+def test_file_without_inception_weights_is_an_error(tmp_path):
     path = tmp_path / "weights.pth"
-    for content in (b"no weights", None):
+    for content in (b"text", None):
         if content is None:
             torch.save({"fc.weight": torch.zeros(3)}, path)
         else:

@@ -1,4 +1,4 @@
-"""Runs and commands on Inception's features, with random weights in the published format."""
+"""Runs and commands that use Inception, with random weights in the published format."""
 
 import json
 import re
@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from gan.evaluate import main
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 from metrics.extractors.inception import InceptionExtractor
 from metrics.frechet import FeatureStatistics
 
-FEW = ["train.steps=1", "eval.metrics=[fid12_train10, is12]"]  # a forward pass is dear
+FEW_IMAGES = ["train.steps=1", "eval.metrics=[fid12_train10, is12]"]  # Inception is slow on a CPU
 
 
 @pytest.fixture(scope="module")
@@ -32,37 +32,35 @@ def folders(tmp_path_factory):
     return paths
 
 
-def test_a_run_logs_fid_under_its_protocol_and_extracts_the_real_features_once(
-    tmp_path, tiny_run, inception_file, monkeypatch, capsys
-):
-    seen = []
+def test_run_logs_fid_and_extracts_real_features_once(tmp_path, tiny_run, inception_file, monkeypatch, capsys):
+    batch_sizes = []
     extract = InceptionExtractor.__call__
     monkeypatch.setattr(
-        InceptionExtractor, "__call__", lambda self, images: seen.append(len(images)) or extract(self, images)
+        InceptionExtractor, "__call__", lambda self, images: batch_sizes.append(len(images)) or extract(self, images)
     )
     weights = f"metrics.inception_weights={inception_file}"
-    folder = tiny_run(tmp_path / "a", *FEW, weights)
+    folder = tiny_run(tmp_path / "a", *FEW_IMAGES, weights)
     assert "not the published file" in capsys.readouterr().out
-    assert seen == [10, 12]
-    tiny_run(tmp_path / "b", *FEW, weights)
-    assert seen == [10, 12, 12]
-    line = read_lines(folder / "metrics.jsonl")[-1]
+    assert batch_sizes == [10, 12]
+    tiny_run(tmp_path / "b", *FEW_IMAGES, weights)
+    assert batch_sizes == [10, 12, 12]
+    line = read_metrics(folder)[-1]
     assert line["metrics/fid12_train10"] > 0
     assert line["metrics/is12"] >= 1
 
 
-def test_without_weights_a_run_says_so_at_its_start_and_trains_on(tmp_path, tiny_run, monkeypatch, capsys):
+def test_run_without_weights_warns_and_trains(tmp_path, tiny_run, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     folder = tiny_run(tmp_path / "run", "train.steps=1", "eval.metrics=[fid12_train10, kl20]")
     out = capsys.readouterr().out
-    notice = "metric fid12_train10 left out: Inception's weights are not here; set metrics.inception_weights=FILE"
+    notice = "metric fid12_train10 left out: the weights of Inception are missing; set metrics.inception_weights=FILE"
     assert out.index(notice) < out.index("step 1/1")
-    tags = set().union(*read_lines(folder / "metrics.jsonl"))
+    tags = set().union(*read_metrics(folder))
     assert "metrics/kl20" in tags
     assert not any("fid" in tag for tag in tags)
 
 
-def test_two_folders_have_the_fid_and_kid_that_torch_fidelity_finds(tmp_path, inception_file, folders, capsys):
+def test_fid_and_kid_of_folders_equal_torch_fidelity(tmp_path, inception_file, folders, capsys):
     torch_fidelity = pytest.importorskip("torch_fidelity")
     expected = torch_fidelity.calculate_metrics(
         input1=str(folders[0]),
@@ -80,14 +78,14 @@ def test_two_folders_have_the_fid_and_kid_that_torch_fidelity_finds(tmp_path, in
     weights = f"metrics.inception_weights={inception_file}"
     assert main(["--images", *map(str, folders), weights, "--out", str(out), "--device", "cpu"]) == 0
     scores = json.loads(out.read_text())["metrics"]
-    # Of 10 images in 2048 dimensions torch-fidelity's matrix root, unlike ours, is good to some digits only.
+    # For 10 images in 2048 dimensions, the matrix square root of torch-fidelity is accurate to a few digits only.
     assert scores["fid10"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
-    # A difference of kernels near 1, which torch-fidelity takes in single precision.
+    # KID is a difference of kernel values near 1, which torch-fidelity computes in single precision.
     assert scores["kid10"] == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-6)
     assert re.search(rf"^fid10 +{scores['fid10']:.6g}$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_statistics_of_a_folder_are_saved_and_serve_a_run(tmp_path, tiny_run, inception_file, folders, capsys):
+def test_saved_statistics_of_a_folder_are_used_by_a_run(tmp_path, tiny_run, inception_file, folders, capsys):
     weights = f"metrics.inception_weights={inception_file}"
     path = tmp_path / "real.npz"
     arguments = ["--images", str(folders[1]), "--save-statistics", str(path), weights, "--device", "cpu"]
@@ -100,5 +98,5 @@ def test_statistics_of_a_folder_are_saved_and_serve_a_run(tmp_path, tiny_run, in
     folder = tiny_run(
         tmp_path / "run", "train.steps=1", "eval.metrics=[fid12_file]", weights, f"metrics.statistics={path}"
     )
-    assert read_lines(folder / "metrics.jsonl")[-1]["metrics/fid12_file"] > 0
+    assert read_metrics(folder)[-1]["metrics/fid12_file"] > 0
     shutil.rmtree(folder)

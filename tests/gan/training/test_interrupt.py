@@ -32,7 +32,7 @@ def ctrl_c_works():
 def two_batches():
     """An evaluation of the tiny config's 70 images takes two batches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gan.evaluation.evaluator.BATCH_SIZE", 35)
+        patch.setattr("gan.evaluation.features.BATCH_SIZE", 35)
         yield
 
 

@@ -1,0 +1,77 @@
+"""Builds the evaluator of a run from its options, and checks these options."""
+
+from collections.abc import Sequence
+
+import torch
+
+from gan.data import DATASETS, DatasetConfig, ImageData, Splits
+from gan.evaluation.evaluator import Evaluator
+from gan.evaluation.extractors import EXTRACTORS, MetricsConfig, Unavailable, get_feature_space
+from gan.evaluation.reference import load_statistics
+from gan.runtime.distributed import all_gather_objects, local_rank_zero_first
+from gan.runtime.errors import UserError
+from metrics.catalog import parse_protocol
+from metrics.extractors.base import FeatureExtractor
+from metrics.frechet import FeatureStatistics
+
+
+def build_evaluator(
+    metrics: Sequence[str], options: MetricsConfig, splits: Splits, device: torch.device
+) -> tuple[Evaluator | None, dict[str, str]]:
+    """Return the evaluator of the available metrics, and the reason why each other metric is not available.
+
+    The evaluator is None if no metric is available. With several processes, a metric is available if it is available
+    on all of them. Raises UserError if the statistics file of a metric is missing or has other features.
+    """
+    protocols = [parse_protocol(name) for name in metrics]
+    resolution = splits.train.images.shape[-1]
+    extractors: dict[str, FeatureExtractor] = {}
+    unavailable: dict[str, str] = {}
+    for space in dict.fromkeys(protocol.features for protocol in protocols):
+        try:
+            with local_rank_zero_first():
+                extractors[space] = EXTRACTORS.get(space)().build(options, resolution, device)
+        except Unavailable as reason:
+            unavailable |= {str(protocol): str(reason) for protocol in protocols if protocol.features == space}
+    for unavailable_on_rank in all_gather_objects(unavailable):
+        unavailable |= unavailable_on_rank
+    available = [protocol for protocol in protocols if str(protocol) not in unavailable]
+    if not available:
+        return None, unavailable
+
+    extractors = {protocol.features: extractors[protocol.features] for protocol in available}
+    real: dict[str, ImageData | FeatureStatistics] = {"train": splits.train}
+    if splits.held_out is not None:
+        real["test"] = splits.held_out
+    file_protocols = [protocol for protocol in available if protocol.reference == "file"]
+    if file_protocols:
+        real["file"] = statistics = load_statistics(options.statistics)
+        for protocol in file_protocols:
+            dimension = extractors[protocol.features](splits.train.images[:1].to(device)).features.shape[1]
+            if dimension != len(statistics.mean):
+                raise UserError(
+                    f"metrics.statistics: {options.statistics} has {len(statistics.mean)} features per image,"
+                    f" but {protocol} has {dimension}; choose the file of the same feature space"
+                )
+    return Evaluator(available, extractors, real, device), unavailable
+
+
+def check_metrics(metrics: Sequence[str], data: DatasetConfig, splits: Splits) -> None:
+    """Raise UserError if a metric cannot be computed for this dataset."""
+    dataset = DATASETS.get_name(type(data))
+    for name in metrics:
+        protocol = parse_protocol(name)
+        space = get_feature_space(protocol)
+        if space.digits_only and not data.shows_digits:
+            raise UserError(f"eval.metrics: {name} works only for images of digits, not for {dataset}; remove it")
+        if protocol.reference in ("train", "test"):
+            split = splits.train if protocol.reference == "train" else splits.held_out
+            if split is None:
+                raise UserError(
+                    f"eval.metrics: {name}: {dataset} has no held-out images; choose a metric that ends in _train"
+                )
+            if len(split) < (protocol.reference_count or protocol.spec.min_images):
+                raise UserError(
+                    f"eval.metrics: {name}: {dataset} has {len(split)} images in its {protocol.reference} split;"
+                    " choose a smaller number of real images, or remove the metric"
+                )

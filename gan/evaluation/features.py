@@ -1,0 +1,42 @@
+"""Feature extraction in batches that are distributed over the processes."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gan.runtime.distributed import gather_shards, rank, world_size
+from metrics.extractors.base import FeatureExtractor, Features
+
+BATCH_SIZE = 250
+
+
+def extract_features(extractor: FeatureExtractor, count: int, get_batch: Callable[[int, int], Tensor]) -> Features:
+    """Return the features of `count` images on every process. Each process extracts some of the batches.
+
+    `get_batch(k, size)` returns the k-th batch as uint8 images (size, C, H, W).
+    """
+    sizes = [min(BATCH_SIZE, count - start) for start in range(0, count, BATCH_SIZE)]
+    local_batches = range(rank(), len(sizes), world_size())
+    # A process without a batch extracts the first one, because `gather_shards` needs the shape of the features.
+    parts = [extractor(get_batch(k, sizes[k])) for k in local_batches] or [extractor(get_batch(0, sizes[0]))]
+    local = Features.concatenate(parts)
+    indices = torch.arange(count).split(BATCH_SIZE)
+    rows = [torch.cat([*indices[r :: world_size()], torch.empty(0, dtype=torch.long)]) for r in range(world_size())]
+    return local.map(lambda part: gather_shards(part[: len(rows[rank()])], rows, count))
+
+
+def extract_image_features(
+    extractor: FeatureExtractor, images: Tensor, device: torch.device, index: Tensor | None = None
+) -> Features:
+    """Return the features of uint8 images (N, C, H, W) on every process.
+
+    With `index` (M,), only the images at these positions are used, in this order. One batch at a time is copied to
+    `device`, so `images` may be larger than its memory.
+    """
+    parts = images.split(BATCH_SIZE) if index is None else index.split(BATCH_SIZE)
+
+    def get_batch(k: int, size: int) -> Tensor:
+        return (parts[k] if index is None else images[parts[k]]).to(device)
+
+    return extract_features(extractor, len(images) if index is None else len(index), get_batch)

@@ -1,0 +1,90 @@
+"""The real images that metrics compare with: features and statistics of a dataset split, a file or a folder."""
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from gan.data import ImageData
+from gan.evaluation.features import extract_image_features
+from gan.runtime import cache, rng
+from gan.runtime.cache import hash_values
+from gan.runtime.distributed import broadcast_object, rank
+from gan.runtime.errors import UserError
+from metrics.extractors.base import FeatureExtractor
+from metrics.frechet import FeatureStatistics
+
+
+class Reference:
+    """Features (M, d) of real images and their statistics, as defined by `metrics.catalog.Reference`.
+
+    Statistics that are not given are computed from the features when they are first used.
+    """
+
+    def __init__(self, features: Tensor | None = None, statistics: FeatureStatistics | None = None):
+        self._features = features
+        self._statistics = statistics
+
+    @property
+    def features(self) -> Tensor:
+        """Features (M, d). Raises ValueError if there are only statistics."""
+        if self._features is None:
+            raise ValueError("the features of the real images are not available, only their statistics")
+        return self._features
+
+    @property
+    def statistics(self) -> FeatureStatistics:
+        """Mean and covariance of the features."""
+        if self._statistics is None:
+            self._statistics = FeatureStatistics.from_features(self.features)
+        return self._statistics
+
+
+def load_reference(
+    extractor: FeatureExtractor, data: ImageData, count: int | None, device: torch.device, needs: Collection[str]
+) -> Reference:
+    """Return the reference of `count` images of a dataset split, or of all images if `count` is None.
+
+    `needs` names what the metrics read: "features", "statistics" or both. Nothing else is loaded. What is not in the
+    cache is computed and stored there. The cache key is a hash of the images, their number and the extractor with its
+    weights. With several processes, all of them must call this function together; only the cache of rank 0 is used.
+    """
+    index = None
+    if count is not None and count < len(data):  # the same images for every seed of a run
+        index = torch.randperm(len(data), generator=rng.generator("cpu", 0, "reference"))[:count]
+    key = hash_values(data.fingerprint, len(data) if count is None else count, extractor.fingerprint, "version 1")
+
+    def extract() -> Tensor:
+        return extract_image_features(extractor, data.images, device, index).features
+
+    features = statistics = None
+    if "features" in needs:
+        features = _load_or_compute(f"features-{key}", lambda: {"features": extract().cpu()})["features"].to(device)
+    if "statistics" in needs:
+        tensors = _load_or_compute(
+            f"statistics-{key}",
+            lambda: FeatureStatistics.from_features(extract() if features is None else features).to_dict(),
+        )
+        statistics = FeatureStatistics.from_dict(tensors)
+    return Reference(features, statistics)
+
+
+def load_statistics(path: str | None) -> FeatureStatistics:
+    """Return the statistics in a pytorch-fid .npz file. Raises UserError if there is no such file."""
+    if path is None:
+        raise UserError("eval.metrics: a metric that ends in _file needs metrics.statistics=FILE.npz")
+    try:
+        return FeatureStatistics.load(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"metrics.statistics: cannot read {path}: {error}") from None
+
+
+def _load_or_compute(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the CPU tensors that rank 0 has in its cache, or compute them on all processes and store them."""
+    cached = broadcast_object(cache.read(name) if rank() == 0 else None)
+    if cached is not None:
+        return cached
+    tensors = compute()
+    if rank() == 0:
+        cache.keep(name, tensors)
+    return tensors

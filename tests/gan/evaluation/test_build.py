@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from gan.config import Config
+from gan.data import Splits
+from gan.data.datasets.cifar import CIFAR10Config
+from gan.data.datasets.digits import Digits
+from gan.evaluation.build import build_evaluator, check_metrics
+from gan.evaluation.extractors import MetricsConfig
+from gan.runtime.errors import UserError
+from metrics.extractors.digits import DigitsExtractor
+from metrics.frechet import FeatureStatistics
+
+CPU = torch.device("cpu")
+
+
+def test_classifier_is_trained_once_and_cached(splits, classifier, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("the classifier is trained again")
+
+    monkeypatch.setattr("gan.evaluation.extractors.digits.train_digits_classifier", fail)
+    evaluator, unavailable = build_evaluator(Config().eval.metrics, MetricsConfig(), splits, CPU)
+    x = splits.held_out.images[:5]
+    assert torch.equal(evaluator.extractors["digits"](x).features, DigitsExtractor(classifier)(x).features)
+    assert unavailable == {}
+
+
+def test_classifier_generalizes(splits, classifier):
+    logits = DigitsExtractor(classifier)(splits.held_out.images).logits
+    assert (logits.argmax(dim=1) == splits.held_out.labels).double().mean() > 0.95
+
+
+def test_statistics_file_with_other_features_is_an_error(splits, classifier, tmp_path):
+    path = tmp_path / "statistics.npz"
+    FeatureStatistics.from_features(torch.rand(9, 7)).save(path)
+    with pytest.raises(UserError, match="has 7 features per image, but fd_digits70_file has 64"):
+        build_evaluator(["fd_digits70_file"], MetricsConfig(statistics=str(path)), splits, CPU)
+
+
+def test_metrics_without_weights_are_unavailable_with_a_reason(splits, classifier, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    names = ("fid10_train", "fd_dinov2-vit-b-14-10_train", "kl10")
+    evaluator, unavailable = build_evaluator(names, MetricsConfig(), splits, CPU)
+    assert list(map(str, evaluator.protocols)) == ["kl10"]
+    assert "metrics.inception_weights" in unavailable["fid10_train"]
+    assert "metrics.download=true" in unavailable["fd_dinov2-vit-b-14-10_train"]
+    evaluator, unavailable = build_evaluator(names[:2], MetricsConfig(), splits, CPU)
+    assert evaluator is None
+    assert len(unavailable) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fd_digits10_test361", "digits has 360 images in its test split"),
+        ("fd_digit10_test", "unknown feature space 'digit'"),
+        ("is_dinov2-vit-b-14-10", "is needs class logits, which dinov2-vit-b-14 does not have"),
+    ],
+)
+def test_metrics_that_do_not_fit_the_data_are_errors(splits, name, message):
+    with pytest.raises(UserError, match=message):
+        check_metrics(["modes10", name], Digits(resolution=16), splits)
+
+
+def test_held_out_metrics_need_held_out_images(splits):
+    with pytest.raises(UserError, match="digits has no held-out images; choose a metric that ends in _train"):
+        check_metrics(["fd_digits10_test"], Digits(resolution=16), Splits(splits.train, None))
+
+
+def test_digits_metrics_need_images_of_digits(splits):
+    with pytest.raises(UserError, match="modes10 works only for images of digits, not for cifar10"):
+        check_metrics(["fid10_train", "modes10"], CIFAR10Config(), splits)

@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from gan.evaluation.reference import Reference, load_reference, load_statistics
+from gan.runtime import cache
+from gan.runtime.errors import UserError
+from metrics.frechet import FeatureStatistics, frechet_distance
+from tests.gan.evaluation.pixels import PixelExtractor, random_data
+
+CPU = torch.device("cpu")
+BOTH = {"features", "statistics"}
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_features_and_statistics_are_extracted_once_and_cached():
+    data = random_data(30)
+    first, second = PixelExtractor(), PixelExtractor()
+    expected = load_reference(first, data, None, CPU, BOTH)
+    reference = load_reference(second, data, None, CPU, BOTH)
+    assert (first.num_images, second.num_images) == (30, 0)
+    assert torch.equal(reference.statistics.mean, expected.statistics.mean)
+    assert frechet_distance(reference.statistics, expected.statistics) == pytest.approx(0, abs=1e-6)
+    assert torch.equal(reference.features, data.images.flatten(1).float())
+
+
+@pytest.mark.parametrize("needs", ["features", "statistics"])
+def test_only_what_is_needed_is_cached(needs):
+    load_reference(PixelExtractor(), random_data(30), None, CPU, {needs})
+    (path,) = cache.cache_dir().glob("*.pt")
+    assert path.name.startswith(f"{needs}-")
+
+
+@pytest.mark.parametrize("needs", ["features", "statistics"])
+@pytest.mark.parametrize("change", ["data", "weights", "count"])
+def test_cache_depends_on_data_weights_and_count(needs, change):
+    load_reference(PixelExtractor(), random_data(30), 20, CPU, {needs})
+    extractor = PixelExtractor("other weights" if change == "weights" else "pixels")
+    data = random_data(30)
+    if change == "data":
+        data.images[17, 0, 1, 1] ^= 1
+    count = 21 if change == "count" else 20
+    load_reference(extractor, data, count, CPU, {needs})
+    assert extractor.num_images == count
+
+
+def test_cache_files_keep_their_names():
+    """With a new key, all features in the caches of users would be extracted again."""
+    load_reference(PixelExtractor(), random_data(30), 20, CPU, BOTH)
+    key = "d2e959a3ad92d713b63e23f10216652d"
+    assert {path.name for path in cache.cache_dir().glob("*.pt")} == {f"features-{key}.pt", f"statistics-{key}.pt"}
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 100])
+def test_damaged_cache_file_is_rebuilt(damage):
+    data = random_data(30)
+    expected = load_reference(PixelExtractor(), data, None, CPU, {"statistics"}).statistics
+    (path,) = cache.cache_dir().glob("statistics-*.pt")
+    path.write_bytes(damage(path.read_bytes()))
+    extractor = PixelExtractor()
+    reference = load_reference(extractor, data, None, CPU, {"statistics"})
+    assert torch.equal(reference.statistics.mean, expected.mean)
+    assert extractor.num_images == 30
+    assert torch.load(path, weights_only=True)
+
+
+def test_features_are_on_the_device_and_statistics_on_the_cpu():
+    data = random_data(30)
+    load_reference(PixelExtractor(), data, None, CPU, BOTH)  # fills the cache
+    reference = load_reference(PixelExtractor(), data, None, torch.device("meta"), BOTH)
+    assert reference.features.device.type == "meta"
+    assert reference.statistics.mean.device == CPU
+
+
+def test_subset_of_images_is_random_and_fixed():
+    data = random_data(200)
+    first, second = (load_reference(PixelExtractor(), data, 50, CPU, {"features"}).features for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, data.images[:50].flatten(1).float())
+    rows = {row.numpy().tobytes() for row in data.images.flatten(1).float()}
+    assert all(row.numpy().tobytes() in rows for row in first)
+
+
+def test_statistics_are_computed_from_given_features():
+    features = torch.rand(9, 3)
+    expected = FeatureStatistics.from_features(features)
+    assert torch.equal(Reference(features).statistics.covariance, expected.covariance)
+
+
+def test_statistics_alone_have_no_features():
+    reference = Reference(statistics=FeatureStatistics.from_features(torch.rand(9, 3)))
+    with pytest.raises(ValueError, match="features of the real images are not available"):
+        _ = reference.features
+
+
+def test_statistics_file_errors(tmp_path):
+    (tmp_path / "text.npz").write_text("text")
+    with pytest.raises(UserError, match=r"needs metrics\.statistics=FILE\.npz"):
+        load_statistics(None)
+    for name in ("text.npz", "missing.npz"):
+        with pytest.raises(UserError, match=rf"^metrics\.statistics: cannot read .*{name}"):
+            load_statistics(str(tmp_path / name))
