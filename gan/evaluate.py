@@ -19,7 +19,7 @@ from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically
+from gan.runtime.files import write_text
 from gan.training.inputs import Inputs
 from gan.training.restore import restore_experiment
 from metrics.catalog import parse_protocol
@@ -141,9 +141,8 @@ def _read(path: Path) -> dict:
 
 
 def _write(path: Path, results: dict) -> None:
-    text = json.dumps(results, indent=2) + "\n"
     try:
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_text(path, json.dumps(results, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to --out {path}: {error.strerror}") from None
 

@@ -120,9 +120,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the file. Raises UserError if it exists already."""
+    """Write the file. Raises UserError if it already exists."""
     if options.out.exists():
-        raise UserError(f"{options.out} exists already; choose another --out")
+        raise UserError(f"{options.out} already exists; choose another --out")
     generator = restore_generator(options.run, torch.device("cpu"), options.checkpoint)
     FORMATS[options.out.suffix](options.out, generator)
     print(options.out)

@@ -67,10 +67,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw the samples and write them. Raises UserError if the output exists already."""
+    """Draw the samples and write them. Raises UserError if the output already exists."""
     target = options.out or options.out_dir
     if target.exists():
-        raise UserError(f"{target} exists already; choose another --{'out' if options.out else 'out-dir'}")
+        raise UserError(f"{target} already exists; choose another --{'out' if options.out else 'out-dir'}")
     device = select_device(options.device)
     generator = restore_generator(options.run, device, options.checkpoint)
     classes = generator.image.num_classes

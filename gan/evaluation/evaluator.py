@@ -36,10 +36,10 @@ class Evaluator:
         self.protocols = protocols
         self.extractors = extractors
         self._references: dict[tuple, Reference] = {}
-        needs: dict[tuple, set[str]] = {}
+        required: dict[tuple, set[str]] = {}
         for protocol in protocols:
-            needs.setdefault(_reference_key(protocol), set()).add(protocol.spec.required_reference)
-        for key in needs:
+            required.setdefault(_reference_key(protocol), set()).add(protocol.spec.required_reference)
+        for key in required:
             space, split, count = key
             if split is None:
                 continue
@@ -47,7 +47,7 @@ class Evaluator:
             if isinstance(source, FeatureStatistics):
                 self._references[key] = Reference(statistics=source)
             else:
-                self._references[key] = load_reference(extractors[space], source, count, device, needs[key])
+                self._references[key] = load_reference(extractors[space], source, count, device, required[key])
 
     def __call__(
         self,

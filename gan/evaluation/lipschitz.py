@@ -69,7 +69,7 @@ def audit_lipschitz(
     Args:
         tag: Prefix of the tags.
         tracker: Tracker of the network's layers.
-        function: As in `measure_lipschitz`. Its steepest slope is found; the certified bound is that of the network.
+        function: As in `measure_lipschitz`. The slope belongs to it, the certified bound to the tracked network.
         x: Images (B, C, H, W); the search for the steepest slope starts at those with the largest input gradients.
         y: Labels (B,), or None.
         label: One label (1,) for the certified bound of a conditional network.

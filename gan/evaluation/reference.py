@@ -41,11 +41,11 @@ class Reference:
 
 
 def load_reference(
-    extractor: FeatureExtractor, data: ImageData, count: int | None, device: torch.device, needs: Collection[str]
+    extractor: FeatureExtractor, data: ImageData, count: int | None, device: torch.device, required: Collection[str]
 ) -> Reference:
     """Return the reference of `count` images of a dataset split, or of all images if `count` is None.
 
-    `needs` names what the metrics read: "features", "statistics" or both. Nothing else is loaded. What is not in the
+    `required` names what the metrics read: "features", "statistics" or both. Nothing else is loaded. What is not in the
     cache is computed and stored there. The cache key is a hash of the images, their number and the extractor with its
     weights. With several processes, all of them must call this function together; only the cache of rank 0 is used.
     """
@@ -58,9 +58,9 @@ def load_reference(
         return extract_image_features(extractor, data.images, device, index).features
 
     features = statistics = None
-    if "features" in needs:
+    if "features" in required:
         features = _load_or_compute(f"features-{key}", lambda: {"features": extract().cpu()})["features"].to(device)
-    if "statistics" in needs:
+    if "statistics" in required:
         tensors = _load_or_compute(
             f"statistics-{key}",
             lambda: FeatureStatistics.from_features(extract() if features is None else features).to_dict(),

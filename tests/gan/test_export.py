@@ -76,7 +76,7 @@ def test_invalid_options_are_one_line_errors(tmp_path, tiny_run, capsys, monkeyp
     (tmp_path / "text").touch()
     for out, message in (
         ("g.pt", "the name must end in .safetensors or .onnx (see --help)"),
-        ("mine.onnx", "exists already; choose another --out"),
+        ("mine.onnx", "already exists; choose another --out"),
         ("g.onnx", "onnx is not installed: pip install 'convnorm-gan[onnx]'"),
         ("text/g.safetensors", "g.safetensors: File exists"),
     ):

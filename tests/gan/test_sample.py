@@ -113,7 +113,7 @@ def test_sampling_does_not_load_the_dataset(run_folder, monkeypatch):
 def test_invalid_options_are_one_line_errors(run_folder, tmp_path, capsys):
     (tmp_path / "taken.png").write_text("mine")
     invalid = {
-        "exists already": [run_folder, "--out", "taken.png"],
+        "already exists": [run_folder, "--out", "taken.png"],
         "a.jpg: images are written as PNG": [run_folder, "--out", "a.jpg"],
         "not conditional": [run_folder, "--label", "1", "--out", "a.png"],
         "must be from 1 to 10,000,000": [run_folder, "-n", "0", "--out", "a.png"],

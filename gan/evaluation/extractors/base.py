@@ -29,7 +29,7 @@ class MetricsConfig:
 
 
 class Unavailable(Exception):
-    """A feature space is not available on this machine. The message gives the reason and the remedy."""
+    """A feature space is not available on this machine. The message says why, and what to do."""
 
 
 class FeatureSpace(ABC):

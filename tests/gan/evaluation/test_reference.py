@@ -27,23 +27,23 @@ def test_features_and_statistics_are_extracted_once_and_cached():
     assert torch.equal(reference.features, data.images.flatten(1).float())
 
 
-@pytest.mark.parametrize("needs", ["features", "statistics"])
-def test_only_what_is_needed_is_cached(needs):
-    load_reference(PixelExtractor(), random_data(30), None, CPU, {needs})
+@pytest.mark.parametrize("required", ["features", "statistics"])
+def test_only_what_is_required_is_cached(required):
+    load_reference(PixelExtractor(), random_data(30), None, CPU, {required})
     (path,) = cache.cache_dir().glob("*.pt")
-    assert path.name.startswith(f"{needs}-")
+    assert path.name.startswith(f"{required}-")
 
 
-@pytest.mark.parametrize("needs", ["features", "statistics"])
+@pytest.mark.parametrize("required", ["features", "statistics"])
 @pytest.mark.parametrize("change", ["data", "weights", "count"])
-def test_cache_depends_on_data_weights_and_count(needs, change):
-    load_reference(PixelExtractor(), random_data(30), 20, CPU, {needs})
+def test_cache_depends_on_data_weights_and_count(required, change):
+    load_reference(PixelExtractor(), random_data(30), 20, CPU, {required})
     extractor = PixelExtractor("other weights" if change == "weights" else "pixels")
     data = random_data(30)
     if change == "data":
         data.images[17, 0, 1, 1] ^= 1
     count = 21 if change == "count" else 20
-    load_reference(extractor, data, count, CPU, {needs})
+    load_reference(extractor, data, count, CPU, {required})
     assert extractor.num_images == count
 
 
