@@ -66,7 +66,10 @@ def test_what_comes_in_by_a_shift_is_black(build):
 
 def test_free_adversarial_training_is_algorithm_1(build):
     """Shafahi et al.: the gradients of weights and perturbation are those of one pass, at the weights before it."""
-    run, reference = (build(train=FREE, optimizer=SGDConfig(lr=0.1, momentum=0.0, weight_decay=0.0, schedule="step")) for _ in range(2))
+    run, reference = (
+        build(train=FREE, optimizer=SGDConfig(lr=0.1, momentum=0.0, weight_decay=0.0, schedule="step"))
+        for _ in range(2)
+    )
     run.network.train()
     reference.network.train()
     delta = torch.zeros_like(run.delta)
