@@ -1,5 +1,6 @@
 """The live objects of a classifier's training run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from gan.data import Sampler
 from gan.objectives.regularizers.weight import WeightPenalty
 from gan.run.divergence import Networks
 from metrics.lipschitz import LipschitzTracker
+from models.protocols import GetBound
 
 
 class Standardize(nn.Module):
@@ -30,7 +32,7 @@ class Standardize(nn.Module):
         """Map (B, C, H, W) to the same shape."""
         return (x - self.mean) / self.std
 
-    def lipschitz_bound(self, input_shape, get_bound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
         """Return the largest factor."""
         return (1 / self.std).max().item()
 

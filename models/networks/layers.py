@@ -1,8 +1,12 @@
 """Functions and modules shared by several network families."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.protocols import GetBound
 
 
 def split_resolution(resolution: int, base_size: int | None = None) -> tuple[int, int]:
@@ -56,7 +60,7 @@ class ProjectionHead(nn.Module):
         logits = self.linear(features).squeeze(1)
         return logits if self.embedding is None else logits + (self.embedding(y) * features).sum(1)
 
-    def lipschitz_bound(self, input_shape, get_bound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
         """Return the maximum of ||w + e_y|| over the classes. For fixed labels the head is linear in the features."""
         rows = self.linear.weight if self.embedding is None else self.linear.weight + self.embedding.weight
         return rows.norm(dim=1).max().item()

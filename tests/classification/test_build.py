@@ -42,8 +42,6 @@ def test_any_normalization_wraps_the_layers(build):
 def test_parts_of_discriminators_are_refused(build):
     with pytest.raises(UserError, match="`gradient` needs a network with a single logit"):
         build(classifier=ResNet10Config(normalization=GradientNorm()))
-    with pytest.raises(
-        UserError, match="r1 is for discriminators; a classifier supports ocnn, orthogonal"
-    ):
+    with pytest.raises(UserError, match="r1 is for discriminators; a classifier supports ocnn, orthogonal"):
         build(regularizers={"r1": R1()})
     assert build(regularizers={"ocnn": OrthogonalConvolution()}).regularizers
