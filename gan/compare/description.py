@@ -76,7 +76,7 @@ def extend_description(
     description = load_description(folder) or Description(
         str(path), to_plain(base), baseline="none" if "none" in arms else arms[0]
     )
-    if keys := run_folder.differences(to_plain(description.base_config), to_plain(base)):
+    if keys := run_folder.differing_keys(to_plain(description.base_config), to_plain(base)):
         raise UserError(
             f"--out {folder.root} contains a comparison with another base config (different keys: {', '.join(keys)}); "
             "choose another --out"

@@ -13,7 +13,7 @@ from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder
 from gan.compare.status import DIVERGED, FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, Status
 from gan.compare.tags import get_primary_metric
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 
 STYLES = {RUNNING: "cyan", FINISHED: "green", DIVERGED: "magenta", FAILED: "red", INTERRUPTED: "yellow", PENDING: "dim"}
 ORDER = [RUNNING, FAILED, DIVERGED, INTERRUPTED, PENDING, FINISHED]  # a small terminal cuts off the last rows
@@ -82,7 +82,7 @@ class ProgressTable:
         state = self._statuses[cell.name].state
         if cell.name in self._progress:
             return self._progress[cell.name]
-        lines = [] if state == PENDING else read_lines(self._folder.run_folder(cell.name) / "metrics.jsonl")
+        lines = [] if state == PENDING else read_metrics(self._folder.run_folder(cell.name))
         tag = get_primary_metric(lines)
         values = [line[tag] for line in lines if tag in line]
         metric = "" if tag is None or values[-1] is None else f"{tag.removeprefix('metrics/')} {values[-1]:.4g}"

@@ -12,7 +12,7 @@ from gan.compare.folder import GridFolder, read_json
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.run.divergence import EXIT_CODE, STOPPED, read_divergences
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_json
 
@@ -39,7 +39,7 @@ def check_config(folder: GridFolder, cell: Cell) -> None:
     if not (run / run_folder.CONFIG).exists():
         return
     existing = to_plain(load_config(type(cell.config), run / run_folder.CONFIG))
-    changed = [key for key in run_folder.differences(existing, to_plain(cell.config)) if key not in MAY_DIFFER]
+    changed = [key for key in run_folder.differing_keys(existing, to_plain(cell.config)) if key not in MAY_DIFFER]
     if changed:
         raise UserError(
             f"{run} contains a run with another config (different keys: {', '.join(changed)}); choose another --out"
@@ -48,7 +48,7 @@ def check_config(folder: GridFolder, cell: Cell) -> None:
 
 def read_status(run: Path, steps: int) -> Status | None:
     """Return how a run of `steps` steps ended, or None if it is not complete."""
-    lines = read_lines(run / "metrics.jsonl")
+    lines = read_metrics(run)
     exported = next(run.glob("*.safetensors"), None)  # the last file that a run writes
     if not lines or lines[-1]["step"] < steps or exported is None:
         reason = read_divergence(run)

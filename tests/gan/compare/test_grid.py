@@ -17,7 +17,7 @@ from gan.compare.local_launcher import Resources, get_gpu, run_cells, start_proc
 from gan.compare.results import find_completed, read_table
 from gan.compare.status import save_final_status
 from gan.run.lock import locked
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 from train_gan import main as train
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +40,7 @@ def get_results(out: Path) -> list[dict]:
 
 def get_logged_values(run: Path) -> list[dict]:
     """The values that a run has logged, except its speed."""
-    lines = read_lines(run / "metrics.jsonl")
+    lines = read_metrics(run)
     return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
 
 
@@ -77,7 +77,7 @@ def test_results_are_the_last_values_of_the_runs(grid):
     for row in rows:
         run = grid / "cells" / row["cell"]
         assert {path.name for path in run.iterdir()} >= {"config.yaml", "metrics.jsonl", "generator.safetensors"}
-        last = read_lines(run / "metrics.jsonl")[-1]
+        last = read_metrics(run)[-1]
         assert last["step"] == row["step"] == 30
         assert {tag: value for tag, value in row.items() if tag.startswith(("metrics/", "lipschitz/"))} == {
             tag: pytest.approx(value, rel=1e-5)

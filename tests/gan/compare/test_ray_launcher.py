@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gan.compare.results import read_table
-from gan.run.logging import read_lines
+from gan.run.logging import read_metrics
 from train_gan import main as train
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +40,7 @@ def compare(cluster, *arguments: object) -> subprocess.Popen:
 
 
 def get_logged_values(run: Path) -> list[dict]:
-    lines = read_lines(run / "metrics.jsonl")
+    lines = read_metrics(run)
     return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
 
 
