@@ -21,7 +21,7 @@ from gan.compare.status import COMPLETED, DIVERGED, INTERRUPTED, PENDING, Status
 from gan.data.grids import COLUMNS
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
-from gan.run.logging import read_metrics
+from gan.run.logging import METRICS, read_metrics
 from gan.runtime.files import write_atomically, write_text
 
 TEXT_COLUMNS = ("cell", "arm", "status", "reason", "hardware")
@@ -41,7 +41,7 @@ def save_results(folder: GridFolder, description: Description) -> None:
     rows = []
     for name, cell in description.cells.items():
         run = folder.run_folder(name)
-        if not (run / "metrics.jsonl").exists() and name in saved:
+        if not (run / METRICS).exists() and name in saved:
             rows.append(saved[name])
             continue
         identity = {"cell": name, "arm": cell["arm"]} | {key: cell["axes"].get(key) for key in axes}

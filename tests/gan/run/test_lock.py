@@ -47,7 +47,7 @@ def test_new_run_is_refused_if_another_started_after_its_check(tmp_path, tiny_co
 
     monkeypatch.setattr("gan.run.cli.run_folder.check_free", train_another)
     assert main(["--config", str(tiny_config), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
-    assert "holds a run already; add --resume" in capsys.readouterr().err
+    assert "already contains a run; add --resume" in capsys.readouterr().err
 
 
 KILLED = """\
