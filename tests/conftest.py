@@ -22,10 +22,21 @@ lipschitz: {every: 2, audit_every: 2, iterations: 3}
 checkpoint: {every: 2, keep: 1}
 """
 
+# Fixtures that take seconds and serve several tests.
+SHARED_FIXTURES = ("grid", "killed_grid", "trained", "whole_run", "processes", "deep", "shallow_features")
+
+
+def pytest_collection_modifyitems(items):
+    """Run the tests of a shared fixture on one worker of pytest-xdist, so that the fixture is built once."""
+    for item in items:
+        name = next((name for name in SHARED_FIXTURES if name in getattr(item, "fixturenames", ())), None)
+        if name is not None:
+            item.add_marker(pytest.mark.xdist_group(name))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """The cache of the session: a temporary folder, one for all workers of pytest-xdist."""
+    """Use a temporary folder as the cache; all workers of pytest-xdist share it."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     with pytest.MonkeyPatch.context() as patch:
@@ -35,7 +46,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Tiny tensors gain nothing from threads, and parallel workers lose by them."""
+    """Use one thread: tiny tensors gain nothing from threads, and they slow down parallel workers."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -44,7 +55,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def classifier(cache):
-    """The digits classifier of resolution 16, trained once for all workers."""
+    """Return the digits classifier for resolution 16, trained once for all workers."""
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "classifier.lock"):
         return digits_classifier(16)
@@ -52,7 +63,7 @@ def classifier(cache):
 
 @pytest.fixture(scope="session")
 def inception_state_dict() -> dict[str, torch.Tensor]:
-    """Weights named and shaped as the published ones, drawn so that activations keep their variance."""
+    """Return random weights with the published names and shapes, scaled so that activations keep their variance."""
     with torch.device("meta"):
         shapes = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
     random = torch.Generator().manual_seed(0)
@@ -64,7 +75,8 @@ def inception_state_dict() -> dict[str, torch.Tensor]:
             weight = torch.randn(shape, generator=random) * (2.2 / shape[1:].numel()) ** 0.5
             if name.startswith("Conv2d_1a"):
                 return weight
-            return weight - weight.mean(dim=(1, 2, 3), keepdim=True)  # else the mean activation kills half the units
+            # Otherwise the mean of the activations would turn off half of the units.
+            return weight - weight.mean(dim=(1, 2, 3), keepdim=True)
         if name == "fc.weight":
             return torch.randn(shape, generator=random) * 0.5
         if name.endswith(("running_var", "bn.weight")):
@@ -76,7 +88,7 @@ def inception_state_dict() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def inception_file(inception_state_dict, tmp_path_factory) -> Path:
-    """A weights file in the published format, as torch-fidelity and pytorch-fid load it."""
+    """Return a file of these weights in the published format, which torch-fidelity and pytorch-fid load."""
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(inception_state_dict, path)
     return path
@@ -84,13 +96,13 @@ def inception_file(inception_state_dict, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def event_files_in_order(monkeypatch):
-    """Let several writers of one process take names in their order, as those of several processes do."""
+    """Number the event files of this process from 0, so that their names sort in the order of their creation."""
     monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(0))
 
 
 @pytest.fixture
 def tiny_config(tmp_path) -> Path:
-    """A YAML file whose run takes a fraction of a second."""
+    """Return a YAML file whose run takes a fraction of a second."""
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
@@ -98,7 +110,7 @@ def tiny_config(tmp_path) -> Path:
 
 @pytest.fixture
 def tiny_run(tiny_config, classifier):
-    """Train the tiny config into a folder, with more arguments of the command line; return the folder."""
+    """Return a function that trains the tiny config into a folder, with further arguments, and returns the folder."""
 
     def run(out: Path, *arguments: str) -> Path:
         assert main(["--config", str(tiny_config), "--out", str(out), "--device", "cpu", *arguments]) == 0

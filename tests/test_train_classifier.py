@@ -13,16 +13,13 @@ from classification import evaluate
 from classification.build import build_experiment
 from classification.config import Config
 from gan.compare.__main__ import main as compare
-from gan.compare.experiment_types import CLASSIFIER, get_experiment_type
 from gan.compare.results import read_table
-from gan.data import ImageData, Splits
 from gan.options.loader import load_config
 from gan.run.checkpoint import load
 from gan.run.logging import read_metrics
 from train_classifier import main
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if get_experiment_type(path) is CLASSIFIER]
 TINY = """\
 data: {name: digits, resolution: 8}
 labels: {noise: 0.2}
@@ -219,29 +216,6 @@ def test_a_norm_without_operator_norm_and_a_diverged_run_end_in_a_table(tmp_path
     assert "(not affine)" in capsys.readouterr().out
     run(tmp_path / "diverged", "classifier.activation_norm=none", "optimizer.lr=1000", "train.steps=6")
     assert "classifier: largest input gradient" in capsys.readouterr().out
-
-
-def made_up_images(dataset) -> Splits:
-    side, classes = getattr(dataset, "resolution", 32), getattr(dataset, "num_classes", 10)
-    side = min(side, 32)
-    random = torch.Generator().manual_seed(0)
-    parts = (torch.randint(256, (40, 3, side, side), generator=random, dtype=torch.uint8) for _ in range(2))
-    return Splits(*(ImageData(images, torch.arange(40) % 10, classes) for images in parts))
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_config_trains_two_steps(path, tmp_path, monkeypatch):
-    config = load_config(Config, path)
-    if not config.data.shows_digits:
-        monkeypatch.setattr(type(config.data), "load", made_up_images)
-    small = ["train.steps=2", "train.batch_size=4", "classifier.width=4", "validation=0.3", "eval.attack.iterations=1"]
-    small += ["lipschitz.iterations=2", "eval.corruptions=[]"]
-    monkeypatch.setattr("classification.loop.lipschitz_audit", lambda run: ({}, {}))  # dear at full size
-    out = tmp_path / "run"
-    assert main(["--config", str(path), "--out", str(out), "--device", "cpu", *small]) == 0
-    last = read_metrics(out)[-1]
-    assert last["step"] == 2
-    assert "metrics/accuracy_test" in last
 
 
 def test_the_command_works_from_a_shell_in_any_folder(tmp_path, config):

@@ -1,0 +1,134 @@
+"""Every shipped config, at tiny size: two training steps, an audit, an evaluation, samples, and a bit-equal resume."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_classifier
+import train_gan
+from gan import sample
+from gan.compare.experiment_types import CLASSIFIER, GAN, get_experiment_type
+from gan.data import ImageData, Splits
+from gan.evaluation.extractors import EXTRACTORS
+from gan.options.loader import load_config
+from gan.run.logging import read_metrics
+from metrics.catalog import parse_protocol
+from metrics.extractors.base import Features
+from metrics.extractors.digits import DigitsClassifier, DigitsExtractor
+from metrics.lipschitz import singular_values, steepest_slope
+
+FOLDER = Path(__file__).parent.parent / "configs"
+EXPERIMENT_TYPES = {path: get_experiment_type(path) for path in sorted(FOLDER.rglob("*.yaml"))}
+NUM_IMAGES = 20  # in each split, and generated for each metric
+SHARED = [
+    *("train.steps=2", "train.batch_size=4", "log.every=1", "eval.every=2", "checkpoint.every=1", "checkpoint.keep=2"),
+    *("lipschitz.every=2", "lipschitz.audit_every=2", "lipschitz.iterations=1"),
+]
+GAN_ONLY = ["train.generator_batch_size=4", "train.compile=false", "generator.z_dim=4"]
+CLASSIFIER_ONLY = [
+    "classifier.width=4",
+    "validation=0.3",
+    "eval.attack.iterations=1",
+    "eval.corruptions=[gaussian_blur]",
+]
+
+
+def parametrize_configs(experiment_type):
+    paths = [path for path, found in EXPERIMENT_TYPES.items() if found is experiment_type]
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(FOLDER).with_suffix("")))
+
+
+class TinyExtractor:
+    """Stands in for Inception, whose weights are a download: coarse pixels as features and as logits."""
+
+    fingerprint = "tiny"
+
+    def __call__(self, images: torch.Tensor) -> Features:
+        pixels = torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
+        return Features(pixels, pixels[:, :10] / 255)
+
+
+@pytest.fixture(autouse=True)
+def cheap_measurements(monkeypatch):
+    """Make audits short, and extract features without training or a download."""
+    monkeypatch.setattr("gan.evaluation.lipschitz.singular_values", partial(singular_values, largest=2**14))
+    monkeypatch.setattr("gan.evaluation.lipschitz.steepest_slope", partial(steepest_slope, steps=1))
+    digits = DigitsExtractor(DigitsClassifier().eval().requires_grad_(False))
+    monkeypatch.setattr(EXTRACTORS.get("digits"), "build", lambda *arguments: digits)
+    monkeypatch.setattr(EXTRACTORS.get("inception"), "build", lambda *arguments: TinyExtractor())
+
+
+@pytest.fixture
+def replace_data(monkeypatch):
+    """Return a function that replaces the images of a dataset class by random ones.
+
+    They have the dataset's resolution, but at most 48 x 48 pixels: ImageNet's would take too long.
+    """
+
+    def load(dataset) -> Splits:
+        side = min(getattr(dataset, "resolution", 32), 48)
+        random = torch.Generator().manual_seed(0)
+        shape = (NUM_IMAGES, 3, side, side)
+        splits = (torch.randint(256, shape, generator=random, dtype=torch.uint8) for _ in range(2))
+        labels = torch.arange(NUM_IMAGES) % 5
+        return Splits(*(ImageData(images, labels, getattr(dataset, "num_classes", 10)) for images in splits))
+
+    return lambda cls: monkeypatch.setattr(cls, "load", load)
+
+
+def read_numbers(run: Path) -> dict[tuple[int, str], float]:
+    """Return the logged numbers by step and tag, without the speed."""
+    return {
+        (line["step"], tag): value
+        for line in read_metrics(run)
+        for tag, value in line.items()
+        if not tag.startswith("speed/")
+    }
+
+
+def check_resume(main, run: Path, numbers: dict[tuple[int, str], float]):
+    """Repeat the second step from the checkpoint of the first one; its numbers must be the same."""
+    (run / "checkpoints" / "step_00000002.pt").unlink()
+    assert main(["--out", str(run), "--resume", "--device", "cpu"]) == 0
+    assert (run / "checkpoints" / "step_00000002.pt").exists()
+    assert read_numbers(run) == numbers
+
+
+@pytest.mark.usefixtures("event_files_in_order")
+@parametrize_configs(GAN)
+def test_gan_config(path, tmp_path, replace_data):
+    config = load_config(GAN.schema, path)
+    metrics = [str(parse_protocol(name).with_count(NUM_IMAGES)) for name in config.eval.metrics]
+    small = [*SHARED, *GAN_ONLY, f"eval.metrics=[{', '.join(metrics)}]"]
+    small += [f"{name}.width=8" for name in ("generator", "discriminator") if hasattr(getattr(config, name), "width")]
+    if config.data.stacked:
+        small += ["data.size=50", "data.held_out_size=20"]
+    if not config.data.shows_digits:
+        replace_data(type(config.data))
+    run = tmp_path / "run"
+    assert train_gan.main(["--config", str(path), "--out", str(run), "--device", "cpu", *small]) == 0
+    numbers = read_numbers(run)
+    assert {(1, "loss/D"), (2, "loss/D"), (2, "lipschitz/D/slope"), (2, "lipschitz/G/jacobian_max")} <= numbers.keys()
+    assert {(2, f"metrics/{name}") for name in metrics} <= numbers.keys()
+
+    grid = tmp_path / "grid.png"
+    assert sample.main([str(run), "-n", "2", "--out", str(grid), "--device", "cpu"]) == 0
+    assert grid.exists()
+    check_resume(train_gan.main, run, numbers)
+
+
+@pytest.mark.usefixtures("event_files_in_order")
+@parametrize_configs(CLASSIFIER)
+def test_classifier_config(path, tmp_path, replace_data):
+    config = load_config(CLASSIFIER.schema, path)
+    if not config.data.shows_digits:
+        replace_data(type(config.data))
+    run = tmp_path / "run"
+    small = [*SHARED, *CLASSIFIER_ONLY]
+    assert train_classifier.main(["--config", str(path), "--out", str(run), "--device", "cpu", *small]) == 0
+    numbers = read_numbers(run)
+    tags = ("loss/train", "lipschitz/classifier/slope", "metrics/accuracy_validation", "metrics/accuracy_test")
+    assert {(2, tag) for tag in tags} <= numbers.keys()
+    check_resume(train_classifier.main, run, numbers)
