@@ -1,13 +1,13 @@
 """MkDocs hook: adds the config reference, files from outside docs/, and the studies' reports to the site."""
 
+import contextlib
 import hashlib
 import os
 import posixpath
 import re
+import runpy
 import shutil
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from classification.config import Config as ClassifierConfig  # noqa: E402
+from gan.compare.__main__ import run as run_compare  # noqa: E402
 from gan.config import Config  # noqa: E402
 from gan.options.help import reference  # noqa: E402
 
@@ -39,11 +40,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     added = {page: ROOT / source for source, page in PAGES.items()}
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         added[path.relative_to(ROOT).as_posix()] = path
-    studies = sorted(path.parent for path in STUDIES.glob("*/grid.json"))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for study, report in zip(studies, pool.map(build_report, studies), strict=True):
-            for path in _glob(report, REPORT_OUTPUTS):
-                added[f"studies/{study.name}/{path.relative_to(report).as_posix()}"] = path
+    for study in sorted(path.parent for path in STUDIES.glob("*/grid.json")):
+        report = build_report(study)
+        for path in _glob(report, REPORT_OUTPUTS):
+            added[f"studies/{study.name}/{path.relative_to(report).as_posix()}"] = path
     for uri, path in added.items():
         if (in_docs := files.get_file_from_path(uri)) is not None:
             files.remove(in_docs)  # a figure kept in git, or a report written in place: the generated file is newer
@@ -59,7 +59,7 @@ def build_report(study: Path) -> Path:
     report = REPORTS / study.name
     inputs = _glob(study, REPORT_INPUTS)
     key = hashlib.sha256(version("matplotlib").encode())
-    for path in [*inputs, *sorted((ROOT / "gan" / "compare").rglob("*.py"))]:
+    for path in [*inputs, *_glob(ROOT / "gan" / "compare", ("**/*.py", "**/*.j2"))]:
         key.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     stamp = report / "inputs.sha256"  # written last, so that an interrupted build is repeated
     if stamp.exists() and stamp.read_text() == key.hexdigest():
@@ -70,20 +70,13 @@ def build_report(study: Path) -> Path:
         copy = report / path.relative_to(study)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    _run("-m", "gan.compare", "--report", str(report))
-    if (tables := study / "tables.py").exists():
-        (report / "tables.md").write_text(_run(str(tables), str(report)), encoding="utf-8")
+    with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
+        run_compare(["--report", str(report)])
+    if (report / "tables.py").exists():
+        module = runpy.run_path(str(report / "tables.py"))
+        (report / "tables.md").write_text(module["format_tables"](report), encoding="utf-8")
     stamp.write_text(key.hexdigest())
     return report
-
-
-def _run(*arguments: str) -> str:
-    """Run Python with the packages of this checkout and return its output."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, encoding="utf-8"
-    ).stdout
 
 
 def _glob(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

@@ -40,16 +40,17 @@ QUANTITIES = {
 }
 
 
-def main(folder: Path) -> None:
-    """Print one table per quantity, and the cells in which PGD is weaker than FGSM."""
+def format_tables(folder: Path) -> str:
+    """Return one table per quantity, and the cells in which PGD is weaker than FGSM, as Markdown."""
     rows = [row for row in read_table(folder / "results.csv") if row["status"] == FINISHED]
-    print("Mean ± sample standard deviation over seeds after the last step.")
-    for caption, value in QUANTITIES.items():
-        print(f"\n{caption}\n\n{to_table(rows, value)}")
     masked = [row["cell"] for row in rows if masks_gradients(row[FGSM], row[PGD], TEST_IMAGES)]
-    print(
-        "\nCells in which the accuracy under PGD exceeds the accuracy under FGSM by more than two standard errors: "
-        f"{', '.join(masked) or 'none'}."
+    return "\n\n".join(
+        [
+            "Mean ± sample standard deviation over seeds after the last step.",
+            *(f"{caption}\n\n{to_table(rows, get)}" for caption, get in QUANTITIES.items()),
+            "Cells in which the accuracy under PGD exceeds the accuracy under FGSM by more than two standard errors: "
+            f"{', '.join(masked) or 'none'}.\n",
+        ]
     )
 
 
@@ -73,4 +74,4 @@ def get_value(value, row: Row) -> float | None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    print(format_tables(Path(sys.argv[1])), end="")
