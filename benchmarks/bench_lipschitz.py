@@ -16,7 +16,7 @@ from gan.options.loader import load_config
 from gan.runtime.device import select_device
 from gan.training.build import build_experiment
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
-from gan.training.loop import discriminator_step, generator_step
+from gan.training.step import training_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet.yaml"
 
@@ -32,19 +32,17 @@ def main() -> None:
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (512, 3, 32, 32), generator=random, dtype=torch.uint8)
     data = ImageData(images, torch.zeros(512, dtype=torch.int64), 10)
-    run = build_experiment(config, Splits(data, data), Path("unused"), select_device("auto"))
-
-    def step() -> None:
-        for k in range(config.train.n_critic):
-            discriminator_step(run, run.G, run.D, run.d_steps + k)
-        generator_step(run, run.G, run.D)
-        run.step += 1
+    experiment = build_experiment(config, Splits(data, data), select_device("auto"))
 
     numbers = f"layer norms and gradients, every {config.lipschitz.every} steps"
     audit = f"audit, every {config.lipschitz.audit_every} steps"
-    calls = {"training step": step, numbers: partial(lipschitz_numbers, run), audit: partial(lipschitz_audit, run)}
-    print(set_up(str(run.device), options.threads))
-    contestants = {name: partial(measure_seconds, call, run.device) for name, call in calls.items()}
+    calls = {
+        "training step": partial(training_step, experiment, experiment.G, experiment.D),
+        numbers: partial(lipschitz_numbers, experiment),
+        audit: partial(lipschitz_audit, experiment),
+    }
+    print(set_up(str(experiment.device), options.threads))
+    contestants = {name: partial(measure_seconds, call, experiment.device) for name, call in calls.items()}
     times = take_turns(contestants, options.steps)
     print(f"training step: {format_times(times['training step'])}")
     total = 0.0

@@ -27,7 +27,8 @@ from gan.data import ImageData, Splits
 from gan.options.loader import load_config
 from gan.runtime.allocator import keep_freed_memory
 from gan.training.build import build_experiment
-from gan.training.loop import compiled_networks, discriminator_step, generator_step
+from gan.training.loop import compile_networks
+from gan.training.step import training_step
 from models.kernels import plain_kernels
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet_mimicry.yaml"
@@ -145,18 +146,14 @@ def our_step(
     config = load_config(Config, CONFIG, [*given, *overrides])
     images = torch.randint(256, (2048, 3, 32, 32), dtype=torch.uint8)
     data = ImageData(images, torch.zeros(len(images), dtype=torch.int64), 10)
-    run = build_experiment(config, Splits(data, data), Path("unused"), device)
-    run.G.train()
-    run.D.train()
-    G, D = compiled_networks(run)
+    experiment = build_experiment(config, Splits(data, data), device)
+    experiment.G.train()
+    experiment.D.train()
+    G, D = compile_networks(experiment)
 
     def step() -> None:
         with plain_kernels() if plain else nullcontext():
-            for k in range(options.n_critic):
-                discriminator_step(run, G, D, run.d_steps + k)
-            generator_step(run, G, D)
-        run.ema.update(run.G, options.batch)
-        run.step += 1
+            training_step(experiment, G, D)
 
     return step
 
