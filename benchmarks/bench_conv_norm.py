@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timing import layer_seconds, ratios, show, take_turns, title
+from timing import format_ratio, layer_seconds, ratios, set_up, take_turns
 from torch import Tensor, nn
 
 from models.normalizations import build_normalization
@@ -74,13 +74,13 @@ def compare(channels: int, options: argparse.Namespace) -> None:
     for label, (stride, _, _, bar) in CONTESTANTS.items():
         base = times[f"bare s={stride}"]
         met = "" if bar is None else f"  bar {bar}x: {'met' if ratios(times[label], base)[1] <= bar else 'MISSED'}"
-        print(f"    {label:36s} {show(times[label], base)} of the bare one{met}", flush=True)
+        print(f"    {label:36s} {format_ratio(times[label], base)} of the bare one{met}", flush=True)
     for stride, ours in OURS.items():
         written, base = times[f"as written s={stride}"], times[f"bare s={stride}"]
-        print(f"    {f'the paper as written (s={stride})':36s} {show(written, base)} of the bare one")
+        print(f"    {f'the paper as written (s={stride})':36s} {format_ratio(written, base)} of the bare one")
         for label in ours:
             met = "met" if ratios(written, times[label])[1] >= FASTER else "MISSED"
-            print(f"    {label} is {show(written, times[label])} faster than that; bar {FASTER}x: {met}")
+            print(f"    {label} is {format_ratio(written, times[label])} faster than that; bar {FASTER}x: {met}")
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--default-allocator", action="store_true", help="glibc's, in place of a run's setting of it")
     options = parser.parse_args()
     torch.manual_seed(0)
-    about = title(options.device, options.threads, keep_memory=not options.default_allocator)
+    about = set_up(options.device, options.threads, keep_memory=not options.default_allocator)
     print(f"{about}, batch {options.batch}, 32x32")
     for channels in options.channels:
         compare(channels, options)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from timing import seconds_of, show, take_turns, title
+from timing import format_ratio, measure_seconds, set_up, take_turns
 from torch import Tensor, nn
 
 from models import ImageShape
@@ -41,10 +41,11 @@ def compare(label: str, function: Callable[[], Tensor], options: argparse.Namesp
             fast()
 
     device = torch.device(options.device)
-    contestants = {"plain": lambda: seconds_of(plain, device), "fast": lambda: seconds_of(fast, device)}
+    contestants = {"plain": lambda: measure_seconds(plain, device), "fast": lambda: measure_seconds(fast, device)}
     times = take_turns(contestants, options.repeats)
     plain_ms, fast_ms = (1000 * median(times[name]) for name in ("plain", "fast"))
-    print(f"{label:34s} {show(times['plain'], times['fast'])}  {plain_ms:7.1f} -> {fast_ms:7.1f} ms", flush=True)
+    ratio = format_ratio(times["plain"], times["fast"])
+    print(f"{label:34s} {ratio}  {plain_ms:7.1f} -> {fast_ms:7.1f} ms", flush=True)
 
 
 def compare_layer(kind: str, channels: int, side: int, options: argparse.Namespace) -> None:
@@ -82,7 +83,7 @@ def main() -> None:
     options.memory_format = torch.contiguous_format if options.contiguous else torch.channels_last
     torch.manual_seed(0)
     form = f"{'bf16' if options.bf16 else 'fp32'}, {'contiguous' if options.contiguous else 'channels_last'}"
-    print(f"{title(options.device, options.threads)}, batch {options.batch}, {form}")
+    print(f"{set_up(options.device, options.threads)}, batch {options.batch}, {form}")
     for kind, shapes in LAYERS.items():
         for channels, side in shapes if kind in options.only else []:
             compare_layer(kind, channels, side, options)

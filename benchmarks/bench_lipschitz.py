@@ -1,4 +1,4 @@
-"""Share of the training time that Lipschitz tracking takes with its default intervals: SNGAN-ResNet 32, made-up images.
+"""Measure the fraction of training time that Lipschitz tracking takes: SNGAN-ResNet 32 on random images.
 
 python benchmarks/bench_lipschitz.py [--steps 3] [--threads 2] [--config FILE] [key.sub=value ...]
 """
@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from timing import ratios, seconds_of, take_turns, title
+from timing import measure_seconds, ratios, set_up, take_turns
 
 from gan.config import Config
 from gan.data import ImageData, Splits
@@ -16,7 +16,7 @@ from gan.options.loader import load_config
 from gan.runtime.device import select_device
 from gan.training.build import build_experiment
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
-from gan.training.loop import discriminator_step, generator_step
+from gan.training.step import training_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet.yaml"
 
@@ -24,7 +24,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet.yaml"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=CONFIG)
-    parser.add_argument("--steps", type=int, default=3, help="training steps to time, after one to warm up")
+    parser.add_argument("--steps", type=int, default=3, help="number of training steps to time, after one warm-up step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
     options = parser.parse_intermixed_args()
@@ -32,31 +32,29 @@ def main() -> None:
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (512, 3, 32, 32), generator=random, dtype=torch.uint8)
     data = ImageData(images, torch.zeros(512, dtype=torch.int64), 10)
-    run = build_experiment(config, Splits(data, data), Path("unused"), select_device("auto"))
-
-    def step() -> None:
-        for k in range(config.train.n_critic):
-            discriminator_step(run, run.G, run.D, run.d_steps + k)
-        generator_step(run, run.G, run.D)
-        run.step += 1
+    experiment = build_experiment(config, Splits(data, data), select_device("auto"))
 
     numbers = f"layer norms and gradients, every {config.lipschitz.every} steps"
     audit = f"audit, every {config.lipschitz.audit_every} steps"
-    calls = {"training step": step, numbers: partial(lipschitz_numbers, run), audit: partial(lipschitz_audit, run)}
-    print(title(str(run.device), options.threads))
-    contestants = {name: partial(seconds_of, call, run.device) for name, call in calls.items()}
+    calls = {
+        "training step": partial(training_step, experiment, experiment.G, experiment.D),
+        numbers: partial(lipschitz_numbers, experiment),
+        audit: partial(lipschitz_audit, experiment),
+    }
+    print(set_up(str(experiment.device), options.threads))
+    contestants = {name: partial(measure_seconds, call, experiment.device) for name, call in calls.items()}
     times = take_turns(contestants, options.steps)
-    print(f"training step: {show(times['training step'])}")
+    print(f"training step: {format_times(times['training step'])}")
     total = 0.0
     for name, every in ((numbers, config.lipschitz.every), (audit, config.lipschitz.audit_every)):
-        share = ratios(times[name], times["training step"])[1] / every
-        total += share
-        print(f"{name}: {show(times[name])}, {100 * share:.2f} % of training")
+        fraction = ratios(times[name], times["training step"])[1] / every
+        total += fraction
+        print(f"{name}: {format_times(times[name])}, {100 * fraction:.2f} % of training")
     print(f"together: {100 * total:.2f} %")
 
 
-def show(seconds: list[float]) -> str:
-    """Return the median with the range of all."""
+def format_times(seconds: list[float]) -> str:
+    """Return the median and the range of the times as text."""
     return f"{torch.tensor(seconds).median():.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
 
 

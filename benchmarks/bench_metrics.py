@@ -1,11 +1,11 @@
-"""Time and error of the metrics beside those of pytorch-fid and torch-fidelity, in one process.
+"""Compare time and error of the metrics with pytorch-fid and torch-fidelity, in one process.
 
-    python benchmarks/bench_metrics.py                       # everything, some minutes on 2 cores
+    python benchmarks/bench_metrics.py                       # all benchmarks, a few minutes on 2 cores
     python benchmarks/bench_metrics.py --only frechet --repeats 3
 
-The contestants take turns within each repeat, so that a change of the machine's load hits all of them; each ratio is
-of times of the same repeat. Printed: the median ratio and the range of the middle half of them. Features and images
-are made up, and so are the weights of Inception, which change neither the time nor what rounding does.
+The contestants alternate within each repeat, so that a change of the machine's load affects all of them. Each ratio
+compares times from the same repeat. Prints the median ratio and the interquartile range. Features, images, and the
+weights of Inception are random; their values change neither the time nor the rounding errors.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torchvision
 from pytorch_fid.fid_score import calculate_frechet_distance
-from timing import ratios, seconds_of, show, take_turns, title
+from timing import format_ratio, measure_seconds, ratios, set_up, take_turns
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch_fidelity.metric_kid import kid_features_to_metric
@@ -31,33 +31,33 @@ from metrics.frechet import FeatureStatistics, frechet_distance
 from metrics.kid import kid
 from metrics.manifold import precision_recall
 
-DIMENSION = 2048  # of Inception's last layer
+DIMENSION = 2048  # of the last layer of Inception
 BATCH_SIZE = 64  # torch-fidelity's default
 
 
 def race(reference: Callable, contestants: dict[str, tuple[Callable, float | None]], repeats: int) -> dict[str, object]:
-    """Time the contestants (function, wanted ratio) against the reference; print a line each, return the results."""
+    """Time each contestant (function, target ratio) and the reference, print one line each, and return the results."""
     results: dict[str, object] = {}
 
-    def time_of(name: str, run: Callable) -> float:
-        def keep() -> None:
+    def measure(name: str, run: Callable) -> float:
+        def run_and_store() -> None:
             results[name] = run()
 
-        return seconds_of(keep, torch.device("cpu"))
+        return measure_seconds(run_and_store, torch.device("cpu"))
 
     runs = {"reference": reference} | {name: run for name, (run, _) in contestants.items()}
-    times = take_turns({name: partial(time_of, name, run) for name, run in runs.items()}, repeats)
+    times = take_turns({name: partial(measure, name, run) for name, run in runs.items()}, repeats)
     median = torch.tensor(times["reference"]).median()
-    for name, (_, bar) in contestants.items():
+    for name, (_, target) in contestants.items():
         faster = ratios(times["reference"], times[name])[1]
-        verdict = "" if bar is None else f"  bar {bar}x: {'met' if faster >= bar else 'MISSED'}"
-        ratio = show(times["reference"], times[name])
-        print(f"{name:46s} {ratio} as fast, reference {median:.2f} s{verdict}", flush=True)
+        verdict = "" if target is None else f"  target {target}x: {'met' if faster >= target else 'MISSED'}"
+        ratio = format_ratio(times["reference"], times[name])
+        print(f"{name:46s} {ratio} faster, reference {median:.2f} s{verdict}", flush=True)
     return results
 
 
 def random_features(count: int, seed: int, shift: float = 0.0) -> Tensor:
-    """Return features (count, 2048) like Inception's: positive, correlated, with a falling spectrum."""
+    """Return random features (count, 2048) like Inception's: positive, correlated, with a decaying spectrum."""
     mix = torch.randn(DIMENSION, DIMENSION, generator=torch.Generator().manual_seed(0))
     mix *= torch.logspace(0, -2, DIMENSION)[:, None]
     noise = torch.randn(count, DIMENSION, generator=torch.Generator().manual_seed(seed))
@@ -69,15 +69,18 @@ def bench_frechet(options: argparse.Namespace) -> None:
     arrays = [x.numpy() for x in (a.mean, a.covariance, b.mean, b.covariance)]
     _ = a.factor
 
-    def fresh(statistics: FeatureStatistics) -> FeatureStatistics:
+    def without_cache(statistics: FeatureStatistics) -> FeatureStatistics:
         return FeatureStatistics(statistics.mean, statistics.covariance, statistics.count)
 
-    with warnings.catch_warnings(action="ignore"):  # scipy's, about `disp`
+    with warnings.catch_warnings(action="ignore"):  # scipy warns about `disp`
         results = race(
             lambda: calculate_frechet_distance(*arrays),
             {
-                "Fréchet distance, reference's factor kept": (lambda: frechet_distance(a, fresh(b)), 8.0),
-                "Fréchet distance, nothing kept": (lambda: frechet_distance(fresh(a), fresh(b)), 4.0),
+                "Fréchet distance, factor of the reference cached": (
+                    lambda: frechet_distance(a, without_cache(b)),
+                    8.0,
+                ),
+                "Fréchet distance, nothing cached": (lambda: frechet_distance(without_cache(a), without_cache(b)), 4.0),
             },
             options.repeats,
         )
@@ -88,12 +91,12 @@ def bench_frechet(options: argparse.Namespace) -> None:
         + b.covariance.trace()
         - 2 * torch.linalg.svdvals(a.factor.T @ b.factor).sum()
     ).item()
-    print(f"  d = {DIMENSION}, relative error to singular values: {max(abs(x / exact - 1) for x in ours):.1e} ours,")
+    print(f"  d = {DIMENSION}, error relative to singular values: {max(abs(x / exact - 1) for x in ours):.1e} ours,")
     print(f"  {abs(theirs / exact - 1):.1e} pytorch-fid's")
 
 
 class Images(Dataset):
-    """Images as torch-fidelity's loop takes them."""
+    """Images in the form that torch-fidelity's loop expects."""
 
     def __init__(self, images: Tensor):
         self.images = images
@@ -106,7 +109,7 @@ class Images(Dataset):
 
 
 def write_weights(path: Path) -> None:
-    """Write a file in the published format, its weights drawn so that activations keep their variance."""
+    """Write random weights in the published file format, scaled so that activations keep their variance."""
     state_dict = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
     for name, tensor in state_dict.items():
         if name.endswith("conv.weight"):
@@ -136,7 +139,7 @@ def bench_extraction(options: argparse.Namespace) -> None:
     )
     theirs, ours = results.values()
     error = (ours - theirs).abs().max() / theirs.abs().max()
-    print(f"  {len(images)} images, largest error over the largest feature: {error:.1e}")
+    print(f"  {len(images)} images, largest error relative to the largest feature: {error:.1e}")
 
 
 def bench_subsets_and_neighbors(options: argparse.Namespace) -> None:
@@ -170,10 +173,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--features", type=int, default=4000, help="of each set, for KID and precision and recall")
+    parser.add_argument("--features", type=int, default=4000, help="size of each set for KID, precision, and recall")
     options = parser.parse_args()
     torch.manual_seed(0)
-    print(title("cpu", options.threads))
+    print(set_up("cpu", options.threads))
     for name, bench in BENCHMARKS.items():
         if options.only in (None, name):
             bench(options)

@@ -1,12 +1,12 @@
-"""Speed and memory of a training iteration (n_critic D steps, one G step) against torch-mimicry's own train_step.
+"""Compare speed and memory of a training iteration (n_critic D steps, one G step) with torch-mimicry's train_step.
 
     python benchmarks/bench_step.py                           # SNGAN-ResNet 32, batch 64, n_critic 5
     python benchmarks/bench_step.py --nets resnet dcgan normalizations --repeats 3
 
-Needs torch-mimicry's source, which is no dependency: pip install --no-deps torch-mimicry. Each contestant is a process
-of its own, since the allocator's setting is a process's; they take turns, one iteration each, so that a change of the
-machine's load hits all of them, and each ratio is of times of the same turn. Printed: the median ratio and the range of
-the middle half of them, the median time, and the peak resident memory (on a GPU: PyTorch's peak there).
+Needs the source of torch-mimicry, which is not a dependency: pip install --no-deps torch-mimicry. Each contestant runs
+in its own process, because the allocator is configured per process. The contestants alternate, one iteration each, so
+that a change of the machine's load affects all of them. Each ratio compares times from the same turn. Prints the median
+ratio with the interquartile range, the median time, and the peak resident memory (on a GPU: PyTorch's peak memory).
 """
 
 import argparse
@@ -20,23 +20,24 @@ from pathlib import Path
 
 import torch
 from peer import mimicry_step
-from timing import show, synchronize, title
+from timing import format_ratio, set_up, synchronize
 
 from gan.config import Config
 from gan.data import ImageData, Splits
 from gan.options.loader import load_config
 from gan.runtime.allocator import keep_freed_memory
 from gan.training.build import build_experiment
-from gan.training.loop import compiled_networks, discriminator_step, generator_step
+from gan.training.loop import compile_networks
+from gan.training.step import training_step
 from models.kernels import plain_kernels
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet_mimicry.yaml"
 NEAREST, BF16 = "generator.upsample=nearest", "train.amp=bf16"
-DCGAN = ["discriminator.normalization=none", "loss=nonsaturating"]  # mimicry's DCGAN has SNGAN's nets
-NOT_REWRITTEN = "not rewritten"  # in a label: with plain kernels
+DCGAN = ["discriminator.normalization=none", "loss=nonsaturating"]  # mimicry's DCGAN uses the networks of SNGAN
+NO_REWRITES = "no rewrites"  # contestants with this in their label use plain kernels
 CONV_NORM = "discriminator.normalization={name: conv_norm, stride: %s, affine: %s}"
 
-# For each table, by label: the name of a net of mimicry's, or overrides of CONFIG. Ratios are to the first.
+# For each table, by label: the name of a network of mimicry, or overrides of CONFIG. Ratios are relative to the first.
 TABLES: dict[str, dict[str, str | list[str]]] = {
     "resnet": {
         "torch-mimicry": "sngan",
@@ -44,21 +45,21 @@ TABLES: dict[str, dict[str, str | list[str]]] = {
         "bilinear, bf16": [BF16],
         "nearest, fp32": [NEAREST],
         "nearest, bf16": [NEAREST, BF16],
-        "nearest, fp32, not rewritten": [NEAREST],
+        "nearest, fp32, no rewrites": [NEAREST],
         "nearest, fp32, channels first": [NEAREST, "train.channels_last=false"],
         "nearest, fp32, compiled": [NEAREST, "train.compile=true"],
     },
     "dcgan": {"torch-mimicry": "dcgan", "bilinear, fp32": DCGAN, "bilinear, bf16": [*DCGAN, BF16]},
     "normalizations": {
-        "spectral, not rewritten": [NEAREST],
+        "spectral, no rewrites": [NEAREST],
         "spectral": [NEAREST],
         "none": [NEAREST, "discriminator.normalization=none"],
         "spectral_conv": [NEAREST, "discriminator.normalization=spectral_conv"],
         "conv_norm paper": [NEAREST, CONV_NORM % ("paper", "true")],
         "conv_norm strided": [NEAREST, CONV_NORM % ("strided", "true")],
         "conv_norm strided, no affine": [NEAREST, CONV_NORM % ("strided", "false")],
-        "conv_norm paper, not rewritten": [NEAREST, CONV_NORM % ("paper", "true")],
-        "conv_norm strided, no affine, not rewritten": [NEAREST, CONV_NORM % ("strided", "false")],
+        "conv_norm paper, no rewrites": [NEAREST, CONV_NORM % ("paper", "true")],
+        "conv_norm strided, no affine, no rewrites": [NEAREST, CONV_NORM % ("strided", "false")],
     },
 }
 
@@ -66,7 +67,9 @@ TABLES: dict[str, dict[str, str | list[str]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", choices=tuple(TABLES), default=["resnet"], metavar="TABLE")
-    parser.add_argument("--only", nargs="+", help="labels of the contestants besides the first (default: all)")
+    parser.add_argument(
+        "--only", nargs="+", help="labels of the contestants to run in addition to the first (default: all)"
+    )
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--n-critic", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
@@ -78,13 +81,13 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         serve(*options.worker, options)
         return
-    print(f"{title(options.device, options.threads)}, batch {options.batch}, n_critic {options.n_critic}")
+    print(f"{set_up(options.device, options.threads)}, batch {options.batch}, n_critic {options.n_critic}")
     for table in options.nets:
         compare(table, options)
 
 
 def compare(table: str, options: argparse.Namespace) -> None:
-    """Let the contestants of a table take turns, and print one line for each."""
+    """Run the contestants of a table in turns, and print one line for each."""
     first, *others = TABLES[table]
     labels = [first, *(options.only or others)]
     workers = {label: start(table, label, options) for label in labels}
@@ -95,16 +98,16 @@ def compare(table: str, options: argparse.Namespace) -> None:
             worker.stdin.flush()
             seconds = worker.stdout.readline()
             if not seconds:
-                raise SystemExit(f"{label}: its process ended")
-            if turn > 0:  # the first warms up
+                raise SystemExit(f"{label}: the process ended unexpectedly")
+            if turn > 0:  # the first turn is a warm-up
                 times[label].append(float(seconds))
-    peaks = {label: float(worker.communicate()[0]) for label, worker in workers.items()}  # closes the input
+    peaks = {label: float(worker.communicate()[0]) for label, worker in workers.items()}  # also closes the input
     images = options.batch * options.n_critic
     print(f"\n{table}: speed and peak memory relative to {first}")
     for label in labels:
         seconds = torch.tensor(times[label]).median().item()
         print(
-            f"{label:40s} {show(times[first], times[label])} {seconds:7.2f} s {images / seconds:8.1f} images/s"
+            f"{label:40s} {format_ratio(times[first], times[label])} {seconds:7.2f} s {images / seconds:8.1f} images/s"
             f"  memory {peaks[label] / peaks[first]:.2f}x ({peaks[label]:.0f} MiB)",
             flush=True,
         )
@@ -118,12 +121,12 @@ def start(table: str, label: str, options: argparse.Namespace) -> subprocess.Pop
 
 
 def serve(table: str, label: str, options: argparse.Namespace) -> None:
-    """Do one iteration for each line of the standard input and print its seconds; at the end the peak memory in MiB."""
-    what, device = TABLES[table][label], torch.device(options.device)
-    if isinstance(what, str):
-        step = mimicry_step(what, options.batch, options.n_critic, device)
+    """Run one iteration per line of standard input and print its seconds; at the end, print the peak memory in MiB."""
+    contestant, device = TABLES[table][label], torch.device(options.device)
+    if isinstance(contestant, str):
+        step = mimicry_step(contestant, options.batch, options.n_critic, device)
     else:
-        step = our_step(what, NOT_REWRITTEN in label, options, device)
+        step = our_step(contestant, NO_REWRITES in label, options, device)
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
@@ -137,24 +140,20 @@ def serve(table: str, label: str, options: argparse.Namespace) -> None:
 def our_step(
     overrides: list[str], plain: bool, options: argparse.Namespace, device: torch.device
 ) -> Callable[[], None]:
-    """Return a function that does one iteration of the loop."""
+    """Return a function that runs one iteration of the training loop."""
     keep_freed_memory()
     given = [f"train.batch_size={options.batch}", f"train.n_critic={options.n_critic}", "eval.metrics=[]"]
     config = load_config(Config, CONFIG, [*given, *overrides])
     images = torch.randint(256, (2048, 3, 32, 32), dtype=torch.uint8)
     data = ImageData(images, torch.zeros(len(images), dtype=torch.int64), 10)
-    run = build_experiment(config, Splits(data, data), Path("unused"), device)
-    run.G.train()
-    run.D.train()
-    G, D = compiled_networks(run)
+    experiment = build_experiment(config, Splits(data, data), device)
+    experiment.G.train()
+    experiment.D.train()
+    G, D = compile_networks(experiment)
 
     def step() -> None:
         with plain_kernels() if plain else nullcontext():
-            for k in range(options.n_critic):
-                discriminator_step(run, G, D, run.d_steps + k)
-            generator_step(run, G, D)
-        run.ema.update(run.G, options.batch)
-        run.step += 1
+            training_step(experiment, G, D)
 
     return step
 

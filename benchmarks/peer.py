@@ -1,4 +1,4 @@
-"""torch-mimicry's nets and training step, from its source alone: its __init__ would import TensorFlow."""
+"""Networks and training step of torch-mimicry, loaded from source files, because its __init__ imports TensorFlow."""
 
 import importlib
 import importlib.util
@@ -9,17 +9,18 @@ from pathlib import Path
 
 import torch
 
-NEEDS = "torch-mimicry is not there; get its source: pip install --no-deps torch-mimicry"
+MISSING = "torch-mimicry is not installed; run: pip install --no-deps torch-mimicry"
 
 
 def mimicry_step(net: str, batch: int, n_critic: int, device: torch.device) -> Callable[[], None]:
-    """Return a function that does one iteration as torch-mimicry's Trainer does, on made-up images of side 32.
+    """Return a function that runs one iteration like torch-mimicry's Trainer, on random 32x32 images.
 
-    `net` is sngan or dcgan. Adam as there: 2e-4, betas (0, 0.9); one G step after n_critic D steps.
+    `net` is sngan or dcgan. As in torch-mimicry, Adam has learning rate 2e-4 and betas (0, 0.9), and one G step follows
+    n_critic D steps.
     """
     spec = importlib.util.find_spec("torch_mimicry")
     if spec is None:
-        raise SystemExit(NEEDS)
+        raise SystemExit(MISSING)
     folder = Path(spec.origin).parent
     for name in ("torch_mimicry", "torch_mimicry.nets", f"torch_mimicry.nets.{net}"):
         package = types.ModuleType(name)

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from statistics import median
 
 import torch
-from timing import title
+from timing import set_up
 from torch import Tensor, nn
 
 from models import ImageShape
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    print(f"{title('cpu', options.threads)}, batch {options.batch}")
+    print(f"{set_up('cpu', options.threads)}, batch {options.batch}")
     image = ImageShape(3, 32)
     generator, discriminator = ResNetGeneratorConfig().build(image), ResNetDiscriminatorConfig().build(image)
     pair = nn.Sequential(generator, discriminator).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Contestants that take turns, and ratios of times of the same turn, so that a change of load hits all of them."""
+"""Timing of contestants that alternate, so that a change of the machine's load affects all of them."""
 
 import os
 import time
@@ -11,8 +11,8 @@ from gan.runtime.allocator import keep_freed_memory
 from gan.runtime.provenance import hardware
 
 
-def title(device: str, threads: int, keep_memory: bool = True) -> str:
-    """Return versions and hardware on one line; set the number of threads, and the allocator as a run does."""
+def set_up(device: str, threads: int, keep_memory: bool = True) -> str:
+    """Set the number of threads and configure the allocator as in a run; return versions and hardware as one line."""
     torch.set_num_threads(threads)
     if keep_memory:
         keep_freed_memory()
@@ -21,7 +21,7 @@ def title(device: str, threads: int, keep_memory: bool = True) -> str:
 
 
 def take_turns(contestants: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Call each contestant once in each of `repeats` turns, after one to warm up; return the seconds that they say."""
+    """Call each contestant once per turn, for one warm-up turn and `repeats` turns; return the seconds they report."""
     times: dict[str, list[float]] = {label: [] for label in contestants}
     for turn in range(repeats + 1):
         for label, contestant in contestants.items():
@@ -31,32 +31,33 @@ def take_turns(contestants: dict[str, Callable[[], float]], repeats: int) -> dic
     return times
 
 
-def ratios(times: Sequence[float], of: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median of times / of, turn by turn, and the range of the middle half: (low, median, high)."""
-    low, median, high = (torch.tensor(times) / torch.tensor(of)).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+def ratios(times: Sequence[float], reference: Sequence[float]) -> tuple[float, float, float]:
+    """Return the lower quartile, median, and upper quartile of times / reference, computed turn by turn."""
+    quartiles = torch.tensor([0.25, 0.5, 0.75])
+    low, median, high = (torch.tensor(times) / torch.tensor(reference)).quantile(quartiles).tolist()
     return low, median, high
 
 
-def show(times: Sequence[float], of: Sequence[float]) -> str:
-    """Return the ratio with its range."""
-    low, median, high = ratios(times, of)
+def format_ratio(times: Sequence[float], reference: Sequence[float]) -> str:
+    """Return the median of times / reference and its interquartile range as text."""
+    low, median, high = ratios(times, reference)
     return f"{median:5.2f}x [{low:.2f}, {high:.2f}]"
 
 
 def layer_seconds(layer: nn.Module, x: torch.Tensor) -> float:
-    """Return the seconds of a layer's forward and backward pass, gradients of input and parameters included."""
+    """Return the seconds of a forward and backward pass of a layer, including the gradients of input and parameters."""
     layer.zero_grad()
     x = x.detach().requires_grad_(True)
 
-    def passes() -> None:
+    def run_passes() -> None:
         y = layer(x)
         y.backward(torch.ones_like(y))
 
-    return seconds_of(passes, x.device)
+    return measure_seconds(run_passes, x.device)
 
 
-def seconds_of(function: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of a call and of what it asked of the device."""
+def measure_seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of a call, including the work that it queues on the device."""
     synchronize(device)
     start = time.perf_counter()
     function()
@@ -65,6 +66,6 @@ def seconds_of(function: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was asked for."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

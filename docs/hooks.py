@@ -1,8 +1,14 @@
-"""What the site has beyond the files in docs/: the config reference, the contributors' pages, the shipped configs."""
+"""MkDocs hook: adds the config reference, files from outside docs/, and the studies' reports to the site."""
 
+import contextlib
+import hashlib
+import os
 import posixpath
 import re
+import runpy
+import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -13,41 +19,98 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from classification.config import Config as ClassifierConfig  # noqa: E402
+from gan.compare.__main__ import run as run_compare  # noqa: E402
 from gan.config import Config  # noqa: E402
 from gan.options.help import reference  # noqa: E402
 
 REFERENCE_MARK = "<!-- the keys -->"
 SCHEMAS = {"config.md": Config, "config_classifier.md": ClassifierConfig}
-PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # in the repository -> on the site
+PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # path in the repository -> on the site
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
+
+STUDIES = ROOT / "docs" / "studies"
+REPORTS = ROOT / "build" / "studies"  # outside docs/, so that a build does not change the source tree
+REPORT_INPUTS = ("grid.json", "results.csv", "curves/*", "samples/*", "tables.py")
+REPORT_OUTPUTS = ("report.md", "report.html", "tables.md", "plots/*.png")
+REPORT_LINKS = {"report.md": "tables and plots", "report.html": "one HTML file", "tables.md": "arms by settings"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages and the configs that lie outside docs/."""
-    for source, page in PAGES.items():
-        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    """Add the pages and configs that lie outside docs/, and the generated reports of the studies."""
+    added = {page: ROOT / source for source, page in PAGES.items()}
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
-        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+        added[path.relative_to(ROOT).as_posix()] = path
+    for study in sorted(path.parent for path in STUDIES.glob("*/grid.json")):
+        report = build_report(study)
+        for path in _glob(report, REPORT_OUTPUTS):
+            added[f"studies/{study.name}/{path.relative_to(report).as_posix()}"] = path
+    for uri, path in added.items():
+        if (in_docs := files.get_file_from_path(uri)) is not None:
+            files.remove(in_docs)  # a figure kept in git, or a report written in place: the generated file is newer
+        files.append(File.generated(config, uri, abs_src_path=str(path)))
     return files
 
 
+def build_report(study: Path) -> Path:
+    """Write the report of a study below build/ and return its folder.
+
+    The report is written again only if the study's data, the code of the report, or matplotlib has changed.
+    """
+    report = REPORTS / study.name
+    inputs = _glob(study, REPORT_INPUTS)
+    key = hashlib.sha256(version("matplotlib").encode())
+    for path in [*inputs, *_glob(ROOT / "gan" / "compare", ("**/*.py", "**/*.j2"))]:
+        key.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    stamp = report / "inputs.sha256"  # written last, so that an interrupted build is repeated
+    if stamp.exists() and stamp.read_text() == key.hexdigest():
+        return report
+
+    shutil.rmtree(report, ignore_errors=True)
+    for path in inputs:
+        copy = report / path.relative_to(study)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
+        run_compare(["--report", str(report)])
+    if (report / "tables.py").exists():
+        module = runpy.run_path(str(report / "tables.py"))
+        (report / "tables.md").write_text(module["format_tables"](report), encoding="utf-8")
+    stamp.write_text(key.hexdigest())
+    return report
+
+
+def _glob(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """Return the files in a folder that match any of the patterns, in a fixed order."""
+    return sorted(path for pattern in patterns for path in folder.glob(pattern))
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill in the config reference, and let links that are right in the repository be right on the site."""
-    if page.file.src_uri in SCHEMAS:
-        markdown = markdown.replace(REFERENCE_MARK, reference(SCHEMAS[page.file.src_uri]))
+    """Insert the config reference and the links to a study's report; adapt relative links to the site."""
+    uri = page.file.src_uri
+    if uri in SCHEMAS:
+        markdown = markdown.replace(REFERENCE_MARK, reference(SCHEMAS[uri]))
+    folder, name = posixpath.split(uri)
+    if posixpath.dirname(folder) == "studies" and name == "README.md":
+        links = [
+            f"[{text}]({file})" for file, text in REPORT_LINKS.items() if files.get_file_from_path(f"{folder}/{file}")
+        ]
+        title, _, body = markdown.partition("\n")
+        markdown = f"{title}\n\nFull report: {' · '.join(links)}\n{body}"
     sources = {page: source for source, page in PAGES.items()}
-    here = posixpath.dirname(sources.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
+    return LINK.sub(lambda link: _adapt_link(link, sources.get(uri, f"docs/{uri}"), uri, files), markdown)
 
-    def on_site(match: re.Match) -> str:
-        target = posixpath.normpath(posixpath.join(here, match["target"]))
-        if (ROOT / target).is_dir():
-            target = f"{target}/README.md"
-            if not (ROOT / target).exists():
-                return match["text"]  # a folder without a page: the site has no list of its files
-        site = PAGES.get(target, target.removeprefix("docs/"))
-        if files.get_file_from_path(site) is None and (ROOT / target).exists():
-            return match["text"]  # source code, say, which the site does not have
-        link = posixpath.relpath(site, posixpath.dirname(page.file.src_uri) or ".")
-        return f"[{match['text']}]({link}{match['anchor'] or ''})"
 
-    return LINK.sub(on_site, markdown)
+def _adapt_link(link: re.Match, source: str, uri: str, files: Files) -> str:
+    """Return a link of the file `source` in the repository as its page `uri` needs it, or its text alone if the site
+    does not have the target.
+    """
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link["target"]))
+    if (ROOT / target).is_dir():
+        target = f"{target}/README.md"
+        if not (ROOT / target).exists():
+            return link["text"]  # a folder without a page
+    site = PAGES.get(target, target.removeprefix("docs/"))
+    if files.get_file_from_path(site) is None and (ROOT / target).exists():
+        return link["text"]  # for example source code
+    path = posixpath.relpath(site, posixpath.dirname(uri) or ".")
+    return f"[{link['text']}]({path}{link['anchor'] or ''})"

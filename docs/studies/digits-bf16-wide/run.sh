@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does bfloat16 cost quality where Winograd's algorithm convolves? Goes on where it stopped.
+# Does bfloat16 reduce quality in layers that use Winograd's algorithm? An interrupted study continues where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does bfloat16 cost quality? Goes on where it stopped.
+# Does bfloat16 reduce quality? An interrupted study continues where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 

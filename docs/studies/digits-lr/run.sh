@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does a normalizer widen the range of learning rates that train? Goes on where it stopped.
+# Does normalization widen the range of usable learning rates? An interrupted study continues where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Normalizers of a small SNGAN-ResNet discriminator; goes on where it stopped.
+# Normalizations of a small SNGAN-ResNet discriminator. An interrupted study continues where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 

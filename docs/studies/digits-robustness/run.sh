@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# The study of normalizers of a classifier of digits, in half an hour on two cores; goes on where it stopped. More options
-# go to the comparison, such as --seeds 0.
+# Normalizations of a digits classifier: about half an hour on two cores. An interrupted study continues where it stopped.
+# All options, such as --seeds 0, are passed to python -m gan.compare.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 out=${OUT:-docs/studies/digits-robustness}
 
 arms=()
-add() { # an arm of that name at each noise of the labels, and at each share of the data
+add() { # add an arm for each level of label noise and for each fraction of the data
     local changes=$2
     for noise in 0 0.2 0.4 0.6; do
         arms+=(--arm "$1,noise=$noise:$changes,labels.noise=$noise")
     done
-    for share in 0.1 0.3; do
-        arms+=(--arm "$1,data=$share:$changes,data.subset=$share")
+    for fraction in 0.1 0.3; do
+        arms+=(--arm "$1,data=$fraction:$changes,data.subset=$fraction")
     done
 }
 add none classifier.activation_norm=none
 add batch classifier.activation_norm=batch
-for name in spectral conv_norm oni; do # all with batch norm, as in the paper
+for name in spectral conv_norm oni; do # with batch norm, as in the paper
     add "$name" "classifier.normalization=$name"
 done
 add conv_norm,paper "classifier.normalization={name: conv_norm, stride: paper}"

@@ -1,4 +1,4 @@
-"""Print the study's results.csv as tables of arms by settings: python tables.py FOLDER."""
+"""Print results.csv of the study as Markdown tables, arms by settings: python tables.py FOLDER."""
 
 import sys
 from pathlib import Path
@@ -40,31 +40,33 @@ QUANTITIES = {
 }
 
 
-def main(folder: Path) -> None:
-    """Print a table for each quantity, and the cells where PGD is weaker than FGSM."""
+def format_tables(folder: Path) -> str:
+    """Return one table per quantity, and the cells in which PGD is weaker than FGSM, as Markdown."""
     rows = [row for row in read_table(folder / "results.csv") if row["status"] == FINISHED]
-    print("Mean ± sample standard deviation over seeds after the last step.")
-    for caption, value in QUANTITIES.items():
-        print(f"\n{caption}\n\n{table(rows, value)}")
     masked = [row["cell"] for row in rows if masks_gradients(row[FGSM], row[PGD], TEST_IMAGES)]
-    print(
-        f"\nCells in which PGD leaves more images right than FGSM by more than chance: {', '.join(masked) or 'none'}."
+    return "\n\n".join(
+        [
+            "Mean ± sample standard deviation over seeds after the last step.",
+            *(f"{caption}\n\n{to_table(rows, get)}" for caption, get in QUANTITIES.items()),
+            "Cells in which the accuracy under PGD exceeds the accuracy under FGSM by more than two standard errors: "
+            f"{', '.join(masked) or 'none'}.\n",
+        ]
     )
 
 
-def table(rows: list[Row], value) -> str:
-    """Return a Markdown table of a quantity: a row for each arm, a column for each setting."""
+def to_table(rows: list[Row], value) -> str:
+    """Return a Markdown table of one quantity, with a row per arm and a column per setting."""
     arms = dict.fromkeys(row["arm"].rpartition(",")[0] for row in rows)
     lines = [["arm", *SETTINGS.values()], ["---", *["--:"] * len(SETTINGS)]]
     for arm in arms:
         cells = [[row for row in rows if row["arm"] == f"{arm},{setting}"] for setting in SETTINGS]
-        spreads = [compute_spread([seen for row in cell if (seen := known(value, row)) is not None]) for cell in cells]
+        spreads = [compute_spread([x for row in cell if (x := get_value(value, row)) is not None]) for cell in cells]
         lines.append([arm, *(format_spread(s, len(cell)) for s, cell in zip(spreads, cells, strict=True))])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def known(value, row: Row) -> float | None:
-    """Return the quantity of a cell, or None where it is not known."""
+def get_value(value, row: Row) -> float | None:
+    """Return the quantity for one cell, or None if the cell has no such value."""
     try:
         return value(row)
     except KeyError:
@@ -72,4 +74,4 @@ def known(value, row: Row) -> float | None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    print(format_tables(Path(sys.argv[1])), end="")

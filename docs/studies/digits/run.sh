@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The study of normalizers on stacked digits; goes on where it stopped.
+# Normalizations of the discriminator on stacked digits. An interrupted study continues where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 
 arms=()
-add() { # an arm of that name without R1, and one with it
+add() { # add an arm without R1 and an arm with R1
     arms+=(--arm "$1:$2" --arm "$1,r1:$2,regularizers.r1.weight=0.5")
 }
 for name in none spectral spectral_conv bidirectional_spectral stable_rank weight conv_norm oni gradient; do
