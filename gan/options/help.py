@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
-from gan.options.loader import dump_value, is_family
+from gan.options.loader import dump_value
+from gan.options.schema import is_family
 
 
 def field_docs(cls: type) -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 
 from gan.config import Config
 from gan.options.help import describe, field_docs, reference, sections
-from gan.options.loader import is_family
+from gan.options.schema import is_family
 from models.registry import Registry
 
 

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from gan.config import Config
 from gan.data.datasets.digits import Digits
-from gan.options.loader import ConfigError, dump_config, is_family, load_config
+from gan.options.help import describe
+from gan.options.loader import dump_config, load_config, parse_config
+from gan.options.nodes import ConfigError
+from gan.options.schema import is_family
 from models.ranges import Range
 from models.registry import Registry
 
@@ -101,7 +104,7 @@ def test_without_a_file_all_is_default():
         ("regularizers:\n  r11: {}", "did you mean 'r1'?"),
         (
             "regularizers:",
-            "test.yaml:1: regularizers: must be a mapping of names to options, not null; NAME: null takes one out",
+            "test.yaml:1: regularizers: must be a mapping of names to options, not null; use NAME: null to remove one",
         ),
         ("regularizers: r1", "test.yaml:1: regularizers: must be a mapping of names to options, not the string 'r1'"),
         ("regularizers: {r1: {weight: -1}}", "test.yaml:1: regularizers.r1.weight: must be at least 0, not -1"),
@@ -269,3 +272,112 @@ def test_the_order_of_overrides_does_not_decide_which_options_count(tmp_path, fl
     config = load_config(Config, None, overrides[::-1] if flip else overrides)
     assert config.discriminator.normalization.gain == 2
     assert config.generator.width == 4
+
+
+# Old names of fields and classes
+
+
+class RenamedRegistry(Registry["Block"]):
+    """A registry whose class `linear` is still found by its old name `dense`."""
+
+    def get(self, name: str) -> type["Block"]:
+        return super().get({"dense": "linear"}.get(name, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    registry: ClassVar[Registry["Block"]] = RenamedRegistry("block")
+    size: int = field(default=1, metadata={"alias": "width"})
+    """Size"""
+
+
+@Block.registry.register("linear")
+@dataclass(frozen=True, kw_only=True)
+class LinearBlock(Block):
+    rank: int = 1
+    """Rank"""
+
+
+@Block.registry.register("sparse")
+@dataclass(frozen=True, kw_only=True)
+class SparseBlock(Block):
+    density: float = field(default=0.5, metadata={"alias": "fraction"})
+    """Density"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    depth: int = field(default=2, metadata={"alias": "layers"})
+    """Depth"""
+    block: Block = field(default_factory=LinearBlock)
+    """Block"""
+    heads: dict[str, Block] = field(default_factory=dict)
+    """Heads"""
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        ("layers: 5", []),
+        ("depth: 3", ["layers=5"]),
+        ("layers: 3", ["depth=5"]),
+        ("layers: 3", ["layers=4", "depth=5"]),
+    ],
+)
+def test_renamed_field_has_one_value_by_either_name(tmp_path, text, overrides):
+    config = load(tmp_path, text, *overrides, schema=Model)
+    assert config == Model(depth=5)
+    assert dump_config(config).startswith("depth: 5\n")
+
+
+def test_renamed_field_in_base_file(tmp_path):
+    (tmp_path / "base.yaml").write_text("layers: 3\nblock: {name: sparse, width: 7, fraction: 0.1}")
+    config = load(tmp_path, "base: base.yaml\ndepth: 5\nblock: {density: 0.2}", schema=Model)
+    assert config == Model(depth=5, block=SparseBlock(size=7, density=0.2))
+
+
+def test_renamed_field_is_kept_when_another_class_has_it_too(tmp_path):
+    config = load(tmp_path, "block: {name: sparse, width: 7, fraction: 0.1}", "block.name=linear", schema=Model)
+    assert config == Model(block=LinearBlock(size=7))
+
+
+def test_renamed_field_in_old_config_text():
+    config = parse_config(Model, "layers: 5\nblock: {name: sparse, fraction: 0.1}", "config.yaml")
+    assert config == Model(depth=5, block=SparseBlock(density=0.1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("layers: 1\ndepth: 1", "2: layers: this is the old name of 'depth', which is also set; remove one"),
+        ("depth: 1\nlayers: 1", "2: layers: this is the old name of 'depth', which is also set; remove one"),
+        ("block: {size: 1,\n  width: 2}", "2: block.width: this is the old name of 'size', which is also set"),
+        ("heads: {dense: {},\n  linear: {}}", "2: heads.dense: this is the old name of 'linear', which is also set"),
+        ("block: {width: x}", "1: block.size: must be a whole number, not the string 'x'"),
+    ],
+)
+def test_error_in_renamed_field(tmp_path, text, message):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, schema=Model)
+    assert f"test.yaml:{message}" in str(caught.value)
+
+
+def test_help_shows_the_new_name_only():
+    text = describe(Model)
+    assert "  depth  (default: 2)\n" in text
+    assert "layers" not in text
+
+
+@pytest.mark.parametrize(("base", "child"), [("dense", "linear"), ("linear", "dense"), ("dense", "dense")])
+def test_old_and_new_name_of_a_class_are_the_same_choice(tmp_path, base, child):
+    (tmp_path / "base.yaml").write_text(f"block: {{name: {base}, rank: 3}}")
+    config = load(tmp_path, f"base: base.yaml\nblock: {{name: {child}, size: 2}}", schema=Model)
+    assert config == Model(block=LinearBlock(rank=3, size=2))
+    assert "name: linear" in dump_config(config)
+    heads = load(tmp_path, f"heads: {{{base}: {{rank: 3}}}}", f"heads.{child}.width=2", schema=Model).heads
+    assert heads == {"linear": LinearBlock(rank=3, size=2)}
+    assert load(tmp_path, f"heads: {{{base}: {{rank: 3}}}}", f"heads.{child}=null", schema=Model).heads == {}
+
+
+def test_old_name_of_the_default_class_keeps_its_options(tmp_path):
+    assert load(tmp_path, "block: {rank: 3}", "block.name=dense", schema=Model) == Model(block=LinearBlock(rank=3))
