@@ -1,8 +1,6 @@
 """What a dataset is: uint8 arrays with labels, in two parts, chosen and described by a config."""
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,27 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gan.runtime.cache import ContentHash
 from models.ranges import AT_LEAST_0, Range
 from models.registry import Registry
 
 DATASETS: Registry["DatasetConfig"] = Registry("dataset")
-
-
-class Fingerprint:
-    """The hash of images and labels, taken piece by piece: how the images were cut into pieces does not matter."""
-
-    def __init__(self):
-        self._digest = hashlib.blake2b(digest_size=16)
-
-    def update(self, images: np.ndarray) -> None:
-        """Add the next images (n, C, H, W) uint8."""
-        self._digest.update(np.ascontiguousarray(images).reshape(-1).data)
-
-    def finish(self, shape: Sequence[int], labels: np.ndarray) -> str:
-        """Return the hash of all images, their shape (N, C, H, W) and their labels (N,) int64."""
-        self._digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
-        self._digest.update(repr(tuple(map(int, shape))).encode())
-        return self._digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -66,10 +48,17 @@ class ImageData:
         """The hash of images, labels and shape: equal for equal content, wherever it comes from."""
         if self.preparation is not None:
             return self.preparation.fingerprint
-        fingerprint = Fingerprint()
+        content = ContentHash()
         for part in self.images.split(1024):
-            fingerprint.update(part.cpu().numpy())
-        return fingerprint.finish(self.images.shape, self.labels.cpu().numpy())
+            content.add_array(part.cpu().numpy())
+        return finish_fingerprint(content, self.labels.cpu().numpy(), tuple(self.images.shape))
+
+
+def finish_fingerprint(content: ContentHash, labels: np.ndarray, shape: tuple[int, ...]) -> str:
+    """Return the fingerprint of images of shape (N, C, H, W), which `content` already has, and their labels (N,)."""
+    content.add_array(labels.astype("<i8"))
+    content.add_value(shape)
+    return content.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -81,8 +70,22 @@ class Splits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig(ABC):
-    """Base of all datasets. The fields of a subclass are its YAML options."""
+class SamplerOptions:
+    """How training batches are made from the images of a dataset."""
+
+    horizontal_flip: bool = False
+    """Mirror each training image with probability 0.5"""
+    dequantize: bool = False
+    """Add noise from U(0, 1) of a gray level to training images, as in Miyato's code"""
+    device_budget_gb: Annotated[float, AT_LEAST_0] = 4.0
+    """Keep the training images on the device if they need at most this many gigabytes (1e9 bytes), else stream them"""
+    workers: Annotated[int, Range(min=1, max=1000)] = 2
+    """Threads that prepare the next batches of streamed images"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig(SamplerOptions, ABC):
+    """Base class of all datasets. The fields of a subclass are its YAML options."""
 
     registry: ClassVar[Registry["DatasetConfig"]] = DATASETS
     shows_digits: ClassVar[bool] = False  # whether the digits classifier can judge such images
@@ -92,16 +95,8 @@ class DatasetConfig(ABC):
     """Folder of downloaded data sets (unused by those that need no download)"""
     conditional: bool = False
     """Give the labels to both networks: a class-conditional GAN"""
-    horizontal_flip: bool = False
-    """Mirror every second training image at random"""
-    dequantize: bool = False
-    """Add noise from U(0, 1) of a gray level to training images, as in Miyato's code"""
     subset: Annotated[float, Range(min=0.001, max=1)] = 1.0
     """Share of the training images, of each class, that is trained on; a smaller share is part of a larger one"""
-    device_budget_gb: Annotated[float, AT_LEAST_0] = 4.0
-    """Training images of up to so many gigabytes (1e9 bytes) lie on the device; more are streamed from the disk"""
-    workers: Annotated[int, Range(min=1, max=1000)] = 2
-    """Threads that gather the next batches while images are streamed"""
 
     @abstractmethod
     def load(self) -> Splits:

@@ -4,7 +4,6 @@ Each set has a folder in `gan.runtime.cache.cache_dir()/datasets`, named after a
 choices on which its pixels depend: `images.npy`, `labels.npy` and, written last, `info.json`.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +16,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gan.data.base import Fingerprint, ImageData, Preparation
-from gan.runtime.cache import cache_dir, warn_unwritable
+from gan.data.base import ImageData, Preparation, finish_fingerprint
+from gan.runtime.cache import ContentHash, cache_dir, hash_values, warn_unwritable
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically
+from gan.runtime.files import write_atomically, write_json
 
 FORMAT = 1  # part of every key: to be raised when the same choices come to mean other pixels
 
@@ -52,14 +51,12 @@ class Source:
 
     def key(self) -> str:
         """Return a hash of the names, sizes and times of the files, and of the options; UserError when one is gone."""
-        digest = hashlib.blake2b(repr((FORMAT, self.shape, self.num_classes, self.options)).encode(), digest_size=12)
+        files = []
         with reading(self.root):
             for name in self.files:
                 stat = os.stat(os.path.join(self.root, name))
-                digest.update(
-                    os.fsencode(name) + b"\0" + repr((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode()
-                )
-        return digest.hexdigest()
+                files.append((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+        return hash_values(FORMAT, self.shape, self.num_classes, self.options, *files)
 
 
 @contextmanager
@@ -146,7 +143,7 @@ def _write(source: Source, folder: Path) -> None:
         "skipped": content.skipped,
         "class_names": content.class_names(),
     }
-    write_atomically(folder / "info.json", lambda file: file.write(json.dumps(info, indent=1).encode()))
+    write_json(folder / "info.json", info)
 
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> None:
@@ -176,7 +173,7 @@ class _Content:
         self.skipped: list[str] = []
         self._source = source
         self._labels: list[np.ndarray] = []
-        self._fingerprint = Fingerprint()
+        self._content = ContentHash()
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Yield the images (n, C, H, W); UserError when there are none or the files change meanwhile."""
@@ -186,7 +183,7 @@ class _Content:
         with bar, reading(source.root):
             for images, labels, skipped in source.decode():
                 images = np.ascontiguousarray(images)
-                self._fingerprint.update(images)
+                self._content.add_array(images)
                 self._labels.append(labels)
                 self.skipped += skipped
                 self.count += len(images)
@@ -208,4 +205,4 @@ class _Content:
 
     def fingerprint(self) -> str:
         """Return the hash of all that was decoded."""
-        return self._fingerprint.finish((self.count, *self._source.shape), self.labels())
+        return finish_fingerprint(self._content, self.labels(), (self.count, *self._source.shape))

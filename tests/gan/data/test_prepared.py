@@ -176,7 +176,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_the_images_are_kept_in_memor
     else:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.warns(UserWarning, match=r"cache.*cannot be written \(.*\); going on without it"):
+    with pytest.warns(UserWarning, match=r"cache.*cannot be written \(.*\); continuing without it"):
         data = prepare(source(root))
     assert data.preparation.folder is None
     assert_same(data, expected)

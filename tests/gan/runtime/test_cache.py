@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from gan.runtime.cache import cache_dir, cached, hash_values
+from gan.runtime.cache import ContentHash, cache_dir, cached, hash_values
 
 
 @pytest.fixture
@@ -78,3 +80,20 @@ def test_the_hash_is_of_the_values_and_not_of_their_memory_layout():
     x = torch.arange(6.0).view(2, 3)
     assert hash_values(x) == hash_values(x.T.contiguous().T)
     assert hash_values("ab", "c") != hash_values("a", "bc")
+
+
+@pytest.mark.parametrize("tensor", [torch.tensor(3.0), torch.zeros(0, 2), torch.ones(2, dtype=torch.bfloat16)])
+def test_hash_of_scalars_empty_tensors_and_bfloat16(tensor):
+    assert re.fullmatch("[0-9a-f]{32}", hash_values(tensor))
+    assert hash_values(tensor) == hash_values(tensor.clone())
+
+
+def test_content_hash_does_not_depend_on_parts():
+    array = np.arange(24, dtype=np.int64).reshape(6, 4)
+    whole, parts = ContentHash(), ContentHash()
+    whole.add_array(array)
+    for part in (array[:1], array[1:1], np.asfortranarray(array[1:])):
+        parts.add_array(part)
+    assert whole.hexdigest() == parts.hexdigest()
+    parts.add_value((6, 4))
+    assert whole.hexdigest() != parts.hexdigest()
