@@ -2,7 +2,7 @@
 
 import sys
 
-from gan.data import DATASETS
+from gan.data.base import DATASETS
 from models.registry import import_submodules
 
 __all__ = ["DATASETS"]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan.data import DATASETS, DatasetConfig, ImageData, Splits
+from gan.data.base import DATASETS, DatasetConfig, ImageData, Splits
 from gan.runtime import rng
 from models.ranges import Range
 

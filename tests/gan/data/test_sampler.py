@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from gan.data import ImageData, Sampler, to_uint8
+from gan.data import ImageData, Sampler, SamplerOptions, to_uint8
 from gan.data import stream as stream_module
+
+CPU = torch.device("cpu")
 
 
 def numbered(count: int) -> ImageData:
@@ -18,7 +20,7 @@ def numbered(count: int) -> ImageData:
 
 
 def sampler(count: int = 10, seed: int = 0, **options: bool) -> Sampler:
-    return Sampler(numbered(count), seed, torch.device("cpu"), **options)
+    return Sampler(numbered(count), SamplerOptions(**options), seed, CPU)
 
 
 def drawn(sampler: Sampler, position: int, size: int) -> list[int]:
@@ -92,7 +94,7 @@ def pair(count: int = 1000, **options) -> tuple[Sampler, Sampler]:
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, 3, 4, 4), generator=random, dtype=torch.uint8)
     data = ImageData(images, torch.randint(10, (count,), generator=random), 10)
-    kept, streamed = (Sampler(data, 5, torch.device("cpu"), **options, device_budget_gb=gb) for gb in (1.0, 0.0))
+    kept, streamed = (Sampler(data, SamplerOptions(**options, device_budget_gb=gb), 5, CPU) for gb in (1.0, 0.0))
     assert not kept.streams
     assert streamed.streams
     return kept, streamed
@@ -136,13 +138,13 @@ def test_a_stream_that_goes_on_in_the_middle_equals_one_that_never_stopped():
 @pytest.fixture
 def gathered(monkeypatch) -> list[tuple[str, int]]:
     """The threads that gathered batches, and the sizes of these."""
-    calls, gather = [], stream_module._gather
+    calls, gather = [], stream_module.gather
 
     def recorded(images, labels, index, pin):
         calls.append((threading.current_thread().name, len(index)))
         return gather(images, labels, index, pin)
 
-    monkeypatch.setattr(stream_module, "_gather", recorded)
+    monkeypatch.setattr(stream_module, "gather", recorded)
     return calls
 
 
@@ -203,10 +205,13 @@ def test_no_thread_is_left_when_a_sampler_is_closed_or_forgotten():
 
 def test_images_within_the_budget_are_used_in_place_on_the_cpu():
     data = numbered(10)
-    kept = Sampler(data, 0, torch.device("cpu"), device_budget_gb=(data.images.nbytes + 0.5) / 1e9)
+    kept, streamed = (
+        Sampler(data, SamplerOptions(device_budget_gb=(data.images.nbytes + extra) / 1e9), 0, CPU)
+        for extra in (0.5, -0.5)
+    )
     assert kept.images.data_ptr() == data.images.data_ptr()
     assert not kept.streams
-    assert Sampler(data, 0, torch.device("cpu"), device_budget_gb=(data.images.nbytes - 0.5) / 1e9).streams
+    assert streamed.streams
 
 
 @pytest.mark.gpu
@@ -214,7 +219,9 @@ def test_images_within_the_budget_are_used_in_place_on_the_cpu():
 def test_streamed_batches_equal_those_on_a_cuda_device(size):
     random = torch.Generator().manual_seed(0)
     data = ImageData(torch.randint(256, (1000, 3, 8, 8), generator=random, dtype=torch.uint8), torch.arange(1000), 1000)
-    kept, streamed = (Sampler(data, 5, torch.device("cuda"), **OPTIONS, device_budget_gb=gb) for gb in (1.0, 0.0))
+    kept, streamed = (
+        Sampler(data, SamplerOptions(**OPTIONS, device_budget_gb=gb), 5, torch.device("cuda")) for gb in (1.0, 0.0)
+    )
     assert (kept.images.device.type, streamed.images.device.type) == ("cuda", "cpu")
     for k in range(50):
         for a, b in zip(kept.batch(k * size, size), streamed.batch(k * size, size), strict=True):

@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan.config import Config
-from gan.data import ImageData, Sampler
+from gan.data import ImageData, Sampler, SamplerOptions
 from gan.data.datasets.digits import Digits
 from gan.data.subset import stratified, subset_rows
-from gan.training.build import build_sampler
+from gan.training.build import build_inputs
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,8 @@ def test_a_smaller_share_is_part_of_a_larger_one_and_the_seed_decides():
 def test_a_sampler_of_some_rows_draws_each_of_them_once_an_epoch(budget):
     images = torch.arange(50, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2).contiguous()
     rows = torch.tensor([3, 10, 11, 12, 40, 49, 7])
-    sampler = Sampler(ImageData(images, torch.arange(50), 50), 0, CPU, device_budget_gb=budget, rows=rows)
+    options = SamplerOptions(device_budget_gb=budget)
+    sampler = Sampler(ImageData(images, torch.arange(50), 50), options, 0, CPU, rows)
     seen = torch.cat([sampler.batch(position, 2)[1] for position in range(0, 14, 2)])
     assert sorted(seen[:7].tolist()) == sorted(seen[7:].tolist()) == sorted(rows.tolist())
     sampler.close()
@@ -46,7 +47,7 @@ def test_a_sampler_of_some_rows_draws_each_of_them_once_an_epoch(budget):
 def test_a_gan_is_trained_on_the_subset_that_its_config_names():
     config = Config(data=Digits(resolution=8, subset=0.1))
     splits = config.data.load()
-    sampler = build_sampler(config, splits, CPU)
+    sampler = build_inputs(config, splits, None, CPU).sampler
     rows = subset_rows(splits.train.labels, 0.1, config.seed)
     seen = sampler.batch(0, len(rows))[1]
     assert torch.equal(torch.bincount(seen), torch.bincount(splits.train.labels[rows]))
