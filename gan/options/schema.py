@@ -1,4 +1,4 @@
-"""What a config schema is: dataclasses, families of registered dataclasses, and the old names that are still accepted.
+"""The types of a config schema, and the old names of fields and classes that are still accepted.
 
 A field may have the type bool, int, float, str, Literal, tuple, `X | None`, a dataclass, a *family* or
 `dict[str, family]`. A family is a base class with a `registry`: the YAML chooses one of its classes by name, as `hinge`
