@@ -7,7 +7,7 @@ import pytest
 from gan.runtime.files import write_atomically, write_json, write_text
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_failed_write_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, lambda file: file.write(b"old"))
 
@@ -21,7 +21,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_written_file_is_as_readable_as_any_other(tmp_path):
+def test_file_mode_follows_umask(tmp_path):
     before = os.umask(0o027)
     try:
         write_atomically(tmp_path / "file", lambda file: file.write(b"x"))
