@@ -163,7 +163,7 @@ WRONG = {
         "metrics.statistics: cannot read tiny.yaml",
     ),
     "impossible resolution": (["data.resolution=17"], "generator: no network for 17 x 17 images"),
-    "missing data": (["data=cifar10", "eval.metrics=[]"], "data.root: no whole cifar10 in 'data'"),
+    "missing data": (["data=cifar10", "eval.metrics=[]"], "data.root: cifar10 is missing or incomplete in 'data'"),
     "nothing to resume": (["--resume"], r"contains no run \(config.yaml is missing\)"),
 }
 

@@ -1,4 +1,4 @@
-"""What a dataset is: uint8 arrays with labels, in two parts, chosen and described by a config."""
+"""Datasets: uint8 images with labels, split into training and held-out images, and the base class of their configs."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -19,25 +19,25 @@ DATASETS: Registry["DatasetConfig"] = Registry("dataset")
 
 @dataclass(frozen=True)
 class Preparation:
-    """How images read from files came about."""
+    """How images were read from files."""
 
-    source: Path  # the folder that they were read from
-    folder: Path | None  # the folder that caches them, or None when it cannot be written
+    source: Path  # the folder with the files
+    folder: Path | None  # the folder in the cache, or None if the cache cannot be written
     fingerprint: str
-    skipped: tuple[str, ...] = ()  # "path: reason" of each file that was left out
+    skipped: tuple[str, ...] = ()  # "path: reason" for each file that was skipped
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images (N, C, H, W) uint8 with labels (N,) int64 in [0, num_classes): one class where there are no labels.
+    """Images (N, C, H, W) uint8 with labels (N,) int64 in [0, num_classes). Unlabeled images have one class.
 
-    Prepared images are mapped from a file, so that they need no memory before they are looked at.
+    Images from the cache are memory-mapped, so that they use memory only when they are accessed.
     """
 
     images: Tensor
     labels: Tensor
     num_classes: int
-    class_names: tuple[str, ...] = ()  # by label, where they are known
+    class_names: tuple[str, ...] = ()  # indexed by label; empty if unknown
     preparation: Preparation | None = None
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class ImageData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The hash of images, labels and shape: equal for equal content, wherever it comes from."""
+        """A hash of the images, their labels and their shape."""
         if self.preparation is not None:
             return self.preparation.fingerprint
         content = ContentHash()
@@ -55,7 +55,7 @@ class ImageData:
 
 
 def finish_fingerprint(content: ContentHash, labels: np.ndarray, shape: tuple[int, ...]) -> str:
-    """Return the fingerprint of images of shape (N, C, H, W), which `content` already has, and their labels (N,)."""
+    """Return the fingerprint of images, after they were added to `content`: add their labels (N,) and (N, C, H, W)."""
     content.add_array(labels.astype("<i8"))
     content.add_value(shape)
     return content.hexdigest()
@@ -63,7 +63,7 @@ def finish_fingerprint(content: ContentHash, labels: np.ndarray, shape: tuple[in
 
 @dataclass(frozen=True)
 class Splits:
-    """A dataset in its two parts; training never sees `held_out`, which may be None."""
+    """Training and held-out images of a dataset. `held_out` is None if there are none."""
 
     train: ImageData
     held_out: ImageData | None
@@ -88,15 +88,15 @@ class DatasetConfig(SamplerOptions, ABC):
     """Base class of all datasets. The fields of a subclass are its YAML options."""
 
     registry: ClassVar[Registry["DatasetConfig"]] = DATASETS
-    shows_digits: ClassVar[bool] = False  # whether the digits classifier can judge such images
-    stacked: ClassVar[bool] = False  # whether the color planes are gray images of their own
+    shows_digits: ClassVar[bool] = False  # whether the digits classifier applies to the images
+    stacked: ClassVar[bool] = False  # whether the color channels are separate gray images
 
     root: str = "data"
-    """Folder of downloaded data sets (unused by those that need no download)"""
+    """Folder of downloaded datasets (unused by datasets without a download)"""
     conditional: bool = False
-    """Give the labels to both networks: a class-conditional GAN"""
+    """Give the labels to both networks (class-conditional GAN)"""
     subset: Annotated[float, Range(min=0.001, max=1)] = 1.0
-    """Share of the training images, of each class, that is trained on; a smaller share is part of a larger one"""
+    """Fraction of the training images of each class to use; a smaller fraction is a subset of a larger one"""
 
     @abstractmethod
     def load(self) -> Splits:
@@ -109,5 +109,5 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Map floats in [-1, 1] to uint8, rounded as a saved PNG would be."""
+    """Map floats in [-1, 1] to uint8 with rounding."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

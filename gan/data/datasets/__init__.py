@@ -1,4 +1,4 @@
-"""Datasets by name. A new file that registers its datasets is found by itself."""
+"""All datasets, by name. All modules of this package are imported automatically."""
 
 import sys
 
