@@ -62,7 +62,7 @@ def check(content: bytes, folder: Path, capsys) -> str:
     (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert len(line) < 3000
-    is_config = line.endswith("no-run holds no run (config.yaml is missing); name the folder of one")
+    is_config = line.endswith("no-run contains no run (config.yaml is missing); give the folder of a run")
     if is_config:  # a valid config can be dumped and loaded again
         config = load_config(Config, path)
         path.write_bytes(dump_config(config).encode())
@@ -147,7 +147,7 @@ def test_mutated_config(content, folder, capsys):
 
 def test_valid_config_passes_the_check(folder, capsys):
     assert check(TREES[0].encode(), folder, capsys).endswith(
-        "holds no run (config.yaml is missing); name the folder of one"
+        "contains no run (config.yaml is missing); give the folder of a run"
     )
 
 
@@ -213,7 +213,7 @@ def test_long_message_is_shortened():
         (["train.batch_size=1" + "0" * 30], "is larger than the training set"),
         (["data.workers=1000000"], "data.workers: must be from 1 to 1000"),
         (["data=stacked_digits", "data.size=1" + "0" * 30], "data.size: must be from 2 to 1e+08"),
-        (["discriminator.width=65536"], "out of memory; take smaller networks, batches or images"),
+        (["discriminator.width=65536"], "out of memory; use smaller networks, batches or images"),
     ],
 )
 def test_excessive_size_is_a_one_line_error(overrides, message, tmp_path, capsys):
