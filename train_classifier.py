@@ -24,7 +24,7 @@ from gan.runtime.allocator import keep_freed_memory
 from gan.runtime.command import exit_code
 from gan.runtime.device import select_device
 from gan.runtime.interrupt import Interrupt
-from gan.runtime.rng import be_deterministic
+from gan.runtime.rng import set_deterministic
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "classification" / "digits.yaml"
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     folder, config = open_run(options, Config, DEFAULT_CONFIG)
     device = select_device(options.device)
     keep_freed_memory()
-    be_deterministic(config.train.deterministic)
+    set_deterministic(config.train.deterministic)
     experiment = build_experiment(config, config.data.load(), device)
     with run_folder.opened(folder, is_new=not options.resume):
         state = Checkpoints(folder, config).load_newest(device) if options.resume else None

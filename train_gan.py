@@ -22,7 +22,7 @@ from gan.runtime.command import exit_code
 from gan.runtime.device import select_device
 from gan.runtime.distributed import call_on_rank_zero, local_rank_zero_first, process_group, rank
 from gan.runtime.interrupt import Interrupt
-from gan.runtime.rng import be_deterministic
+from gan.runtime.rng import set_deterministic
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
 from gan.training.loop import train
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     with process_group(device):
         folder, config = call_on_rank_zero(lambda: open_run(options, Config, DEFAULT_CONFIG))
         keep_freed_memory()
-        be_deterministic(config.train.deterministic)
+        set_deterministic(config.train.deterministic)
         with local_rank_zero_first():
             splits = config.data.load()
         experiment = build_experiment(config, splits, device)

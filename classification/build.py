@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from classification.config import Config
 from classification.data import LabelledSets, build_sets
 from classification.experiment import Experiment, Standardize
-from gan.data import Splits
-from gan.data.sampler import build_image_sampler
+from gan.data import Sampler, Splits
 from gan.objectives.regularizers import REGULARIZERS
 from gan.objectives.regularizers.weight import WeightPenalty
 from gan.runtime import rng
@@ -40,7 +39,7 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
         network=network,
         optimizer=optimizer,
         sets=sets,
-        sampler=build_image_sampler(config, sets.train, sets.rows, device),
+        sampler=Sampler(sets.train, config.data, config.seed, device, sets.rows),
         regularizers=regularizers,
         tracker=LipschitzTracker(network, image, config.lipschitz.iterations),
         delta=image.repeat(config.train.batch_size, 1, 1, 1),

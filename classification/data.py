@@ -8,7 +8,7 @@ from torch import Tensor
 
 from classification.config import Config
 from gan.data import DATASETS, ImageData, Splits
-from gan.data.subset import stratified
+from gan.data.subset import stratified_split
 from gan.runtime import rng
 from gan.runtime.errors import UserError
 
@@ -40,9 +40,9 @@ def build_sets(config: Config, splits: Splits) -> LabelledSets:
             f"data: the held-out images of {name} have other classes than the training images; use the same class names"
         )
     all_rows = torch.arange(len(train))
-    validation_rows, rows = stratified(train.labels, all_rows, config.validation, config.seed, "validation")
+    validation_rows, rows = stratified_split(train.labels, all_rows, config.validation, config.seed, "validation")
     if config.data.subset < 1:
-        rows, _ = stratified(train.labels, rows, config.data.subset, config.seed, "subset")
+        rows, _ = stratified_split(train.labels, rows, config.data.subset, config.seed, "subset")
     if config.train.batch_size > len(rows):
         raise UserError(
             f"train.batch_size={config.train.batch_size} is larger than the training set ({len(rows)} images);"

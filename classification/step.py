@@ -48,7 +48,7 @@ def training_step(experiment: Experiment, x: Tensor, y: Tensor) -> dict[str, Ten
     total = loss
     random = rng.generator(experiment.device, config.seed, "penalty", experiment.step)
     for regularizer in experiment.regularizers.values():
-        if regularizer.due(experiment.step):
+        if regularizer.is_due(experiment.step):
             # A lazy penalty also counts for the steps in which it is skipped.
             factor = regularizer.weight * regularizer.every
             total = total + factor * regularizer.weight_penalty(experiment.network, random)

@@ -172,7 +172,7 @@ WRONG = {
     "a discriminator's penalty": (["regularizers.r1.weight=1"], "regularizers: r1 is for discriminators"),
     "a discriminator's norm": (["classifier.normalization=gradient"], "`gradient` needs a network with a single logit"),
     "batch larger than data": (["data.subset=0.01"], r"is larger than the training set \(\d+ images\)"),
-    "missing data": (["data=cifar10"], "data.root: no whole cifar10 in 'data'"),
+    "missing data": (["data=cifar10"], "data.root: cifar10 is missing or incomplete in 'data'"),
     "nothing to resume": (["--resume", "--out", "none"], r"contains no run \(config.yaml is missing\)"),
     "a GAN's config": (["--config", str(ROOT / "configs/digits/dcgan.yaml")], "generator: unknown key"),
 }

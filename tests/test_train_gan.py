@@ -132,11 +132,11 @@ WRONG = {
     "wrong type": (["train.steps=many"], "train.steps: must be a whole number, not the string 'many'"),
     "wrong choice": (["loss=hinj"], "loss: unknown loss 'hinj' .*did you mean 'hinge'"),
     "out of range": (["train.steps=0"], "train.steps: must be at least 1, not 0"),
-    "no override": (["faster"], "faster: an override is written key.sub=value"),
+    "no override": (["faster"], "faster: an override must have the form key.sub=value"),
     "unknown option": (["--fast"], "unrecognized arguments: --fast"),
     "unknown device": (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
     "missing config": (["--config", "gone.yaml"], "cannot read the config file .*gone.yaml: No such file"),
-    "a folder as config": (["--config", "."], "cannot read the config file .*: it is no file"),
+    "a folder as config": (["--config", "."], "cannot read the config file .*: not a regular file"),
     "batch larger than data": (
         ["train.batch_size=1438"],
         r"train.batch_size=1438 is larger than the training set \(1437 images\)",
@@ -158,7 +158,7 @@ WRONG = {
         "metrics.statistics: cannot read tiny.yaml",
     ),
     "impossible resolution": (["data.resolution=17"], "generator: no network for 17 x 17 images"),
-    "missing data": (["data=cifar10", "eval.metrics=[]"], "data.root: no whole cifar10 in 'data'"),
+    "missing data": (["data=cifar10", "eval.metrics=[]"], "data.root: cifar10 is missing or incomplete in 'data'"),
     "nothing to resume": (["--resume"], r"contains no run \(config.yaml is missing\)"),
 }
 

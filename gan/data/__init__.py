@@ -1,6 +1,15 @@
-"""What a dataset is, how its images are prepared once and kept, and the sampler that makes batches of them."""
+"""Datasets, their decoding and caching, and the sampler that draws training batches."""
 
-from gan.data.base import DATASETS, DatasetConfig, ImageData, Preparation, Splits, to_float, to_uint8
+from gan.data.base import (
+    DATASETS,
+    DatasetConfig,
+    ImageData,
+    Preparation,
+    SamplerOptions,
+    Splits,
+    to_float,
+    to_uint8,
+)
 from gan.data.sampler import Sampler
 
 __all__ = [
@@ -9,6 +18,7 @@ __all__ = [
     "ImageData",
     "Preparation",
     "Sampler",
+    "SamplerOptions",
     "Splits",
     "to_float",
     "to_uint8",

@@ -1,4 +1,4 @@
-"""Prepare a data set and show what is in it: python -m gan.data NAME [key=value ...] [--out grid.png]."""
+"""Prepare a dataset and show its contents: python -m gan.data NAME [key=value ...] [--out grid.png]."""
 
 import sys
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import gan.data.datasets  # noqa: F401 (registers them)
+import gan.data.datasets  # noqa: F401 (registers the datasets)
 from gan.data.base import DATASETS, ImageData
 from gan.data.grids import sample_grid, save_png
 from gan.options.help import describe
@@ -16,54 +16,54 @@ from gan.runtime.command import Parser, exit_code, png_path
 from gan.runtime.errors import UserError
 from models.registry import UnknownNameError
 
-SHOWN_CLASSES = 20
+MAX_SHOWN_CLASSES = 20
 GRID_IMAGES = 64
-CHUNK = 4096  # images whose pixels are counted at a time
+CHUNK = 4096  # images per histogram
 
 
 class DatasetParser(Parser):
-    """Shows the keys of every data set in `--help`."""
+    """A parser whose `--help` includes the keys of all datasets."""
 
     def format_help(self) -> str:
-        """Return the options and the keys."""
+        """Return the help text."""
         keys = "\n".join(f"\n'{name}'\n{describe(DATASETS.get(name))}" for name in DATASETS)
-        return f"{super().format_help()}\nKeys of the data sets, written key=value:\n{keys}\n"
+        return f"{super().format_help()}\nKeys of the datasets, written as key=value:\n{keys}\n"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 for an error that the user can mend."""
+    """Run the command and return its exit code: 0, or 2 for a user error."""
     return exit_code(lambda: run(argv))
 
 
 def run(argv: list[str] | None) -> None:
-    """Read the options and show the data set; UserError for what is wrong."""
-    parser = DatasetParser(prog="python -m gan.data", description="Prepare a data set and show what is in it.")
+    """Parse the command line and show the dataset. Raises UserError."""
+    parser = DatasetParser(prog="python -m gan.data", description="Prepare a dataset and show its contents.")
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
-    parser.add_argument("--out", type=png_path, help="PNG file for a grid of training images, not there yet")
-    parser.add_argument("keys", nargs="*", metavar="key=value", help="keys of the data set, such as download=true")
+    parser.add_argument("--out", type=png_path, help="new PNG file for a grid of training images")
+    parser.add_argument("keys", nargs="*", metavar="key=value", help="keys of the dataset, such as download=true")
     options = parser.parse_intermixed_args(argv)
     show(options.name, options.keys, options.out)
 
 
 def show(name: str, keys: list[str], out: Path | None) -> None:
-    """Print what a data set holds, and write a grid of its training images to `out`; UserError when that is there."""
+    """Print a description of a dataset and write a grid of training images to the new file `out`. Raises UserError."""
     try:
         dataset = DATASETS.get(name)
     except UnknownNameError as error:
         raise UserError(str(error)) from None
     config = load_config(dataset, None, keys)
     if out is not None and out.exists():
-        raise UserError(f"--out {out} is there already; choose another name")
+        raise UserError(f"--out {out} already exists; choose another name")
     splits = config.load()
     for title, data in (("training", splits.train), ("held out", splits.held_out)):
-        print("\n".join(description(f"{name}, {title}", data)), end="\n\n")
+        print("\n".join(describe_data(f"{name}, {title}", data)), end="\n\n")
     if out is not None:
         write_grid(out, splits.train.images, config.stacked)
         print(f"grid of training images: {out}")
 
 
 def write_grid(out: Path, images: Tensor, stacked: bool) -> None:
-    """Write a grid of some of the images (N, C, H, W) uint8; UserError when that cannot be done."""
+    """Write a grid of up to 64 of the images (N, C, H, W) uint8. Raises UserError if the file cannot be written."""
     picks = torch.linspace(0, len(images) - 1, min(GRID_IMAGES, len(images))).long()
     try:
         save_png(out, sample_grid(images[picks], stacked))
@@ -71,48 +71,48 @@ def write_grid(out: Path, images: Tensor, stacked: bool) -> None:
         raise UserError(f"cannot write --out {out}: {error.strerror or error}") from None
 
 
-def description(title: str, data: ImageData | None) -> Iterator[str]:
-    """Yield lines that say what images there are, where they come from and what their pixels and labels are."""
+def describe_data(title: str, data: ImageData | None) -> Iterator[str]:
+    """Yield the lines of a description: number, source, pixel statistics and classes of the images."""
     yield title
     if data is None:
         yield "  none"
         return
-    made = data.preparation
+    preparation = data.preparation
     mean, std = pixel_statistics(data.images)
-    if made is not None:
-        yield f"  from         {made.source}"
-        yield f"  cached in    {made.folder or 'memory alone'}"
+    if preparation is not None:
+        yield f"  from         {preparation.source}"
+        yield f"  cached in    {preparation.folder or 'none (memory only)'}"
     yield f"  images       {len(data):,} of {' x '.join(map(str, data.images.shape[1:]))}"
-    yield f"  classes      {class_counts(data)}"
+    yield f"  classes      {describe_classes(data)}"
     yield f"  mean         {'  '.join(f'{value:.3f}' for value in mean.tolist())}  (of 0..255, per channel)"
     yield f"  std          {'  '.join(f'{value:.3f}' for value in std.tolist())}"
     yield f"  fingerprint  {data.fingerprint}"
-    if made is not None and made.skipped:
-        yield f"  left out     {len(made.skipped)} that cannot be read"
-        yield from (f"    {failure}" for failure in made.skipped)
+    if preparation is not None and preparation.skipped:
+        yield f"  skipped      {len(preparation.skipped)} unreadable files"
+        yield from (f"    {failure}" for failure in preparation.skipped)
 
 
-def class_counts(data: ImageData) -> str:
-    """Return the number of images of each class, or the smallest and the largest where there are many classes."""
+def describe_classes(data: ImageData) -> str:
+    """Return a description of the class sizes: all of them, or only the smallest and largest if there are many."""
     if data.num_classes == 1 and not data.class_names:
         return "no labels"
     counts = data.labels.bincount(minlength=data.num_classes).tolist()
-    if data.num_classes > SHOWN_CLASSES:
-        return f"{data.num_classes} of {min(counts):,} to {max(counts):,} images"
+    if data.num_classes > MAX_SHOWN_CLASSES:
+        return f"{data.num_classes} with {min(counts):,} to {max(counts):,} images each"
     names = data.class_names or range(data.num_classes)
     return f"{data.num_classes}: " + ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
 
 
 def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the standard deviation (C,) float64 of the pixels of images (N, C, H, W) uint8, exactly."""
+    """Return the exact mean and standard deviation (C,) float64 of the pixels of images (N, C, H, W) uint8."""
     values = torch.arange(256, dtype=torch.float64)
     counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
     for part in images.split(CHUNK):
         for channel in range(images.shape[1]):
             counts[channel] += part[:, channel].flatten().bincount(minlength=256)
-    shares = counts / counts.sum(dim=1, keepdim=True)
-    mean = shares @ values
-    variance = (shares * (values - mean[:, None]).square()).sum(dim=1)
+    frequencies = counts / counts.sum(dim=1, keepdim=True)
+    mean = frequencies @ values
+    variance = (frequencies * (values - mean[:, None]).square()).sum(dim=1)
     return mean, variance.sqrt()
 
 

@@ -1,4 +1,4 @@
-"""Image files -> uint8 arrays of one size, with Pillow."""
+"""Decodes image files to uint8 arrays of one size, with Pillow."""
 
 import io
 import os
@@ -16,8 +16,8 @@ Filter = Literal["bilinear", "bicubic"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_PIXELS = 89_478_485  # Pillow's own limit: a larger image takes 256 MiB in colors, and may be an attack
-MAX_BYTES = 8 * MAX_PIXELS  # of a file: no format takes more for so many pixels
+MAX_PIXELS = 89_478_485  # Pillow's own limit; a larger RGB image needs more than 256 MiB and may be an attack
+MAX_BYTES = 8 * MAX_PIXELS  # of a file; no format needs more for this number of pixels
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm"),
     *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
@@ -27,11 +27,11 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 
 class CorruptImageError(Exception):
-    """Bytes that are no image that can be read; the message is the reason in a few words."""
+    """An image that cannot be decoded. The message is a short reason."""
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of an image file; CorruptImageError when they are too many for one, OSError as ever."""
+    """Return the contents of an image file. Raises CorruptImageError if it is too large, and OSError."""
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise CorruptImageError(f"{size:,} bytes, more than {MAX_BYTES:,}")
@@ -39,11 +39,12 @@ def read_file(path: Path) -> bytes:
 
 
 def read_image(data: bytes, channels: int | None, resolution: int | None, filter: Filter = "bilinear") -> np.ndarray:
-    """Return the first image in the bytes of a file as (channels, H, W) uint8.
+    """Decode the first image in the contents of a file and return it as (channels, H, W) uint8.
 
-    It is turned as its EXIF orientation says, brought to 8 bits (of 16 the upper ones) and to gray or RGB (CMYK
-    and palettes too), transparent parts over white. With a resolution it is cropped to the square in its middle and
-    resized; None keeps its size, as `channels` None keeps gray images gray. CorruptImageError when that cannot be done.
+    The image is rotated as its EXIF orientation requires and converted to gray (`channels=1`) or RGB (`channels=3`).
+    Of 16-bit values the upper 8 bits are kept. Transparent pixels are blended with white. If `channels` is None, gray
+    images stay gray and all others become RGB. With a `resolution`, the central square is cropped and resized; None
+    keeps the size. Raises CorruptImageError if the image cannot be decoded.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -53,21 +54,21 @@ def read_image(data: bytes, channels: int | None, resolution: int | None, filter
             upright = ImageOps.exif_transpose(image)
             if channels is None:
                 channels = 1 if upright.mode[0] in "1LI" and "A" not in upright.mode.upper() else 3
-        image = _to_mode(upright, image.format, "RGB" if channels == 3 else "L")
+        image = _convert_mode(upright, image.format, "RGB" if channels == 3 else "L")
         return to_array(image if resolution is None else resize(image, resolution, filter))
     except (CorruptImageError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise CorruptImageError(f"more than {2 * MAX_PIXELS:,} pixels") from None
-    except Exception as error:  # Pillow's plugins raise many kinds
+    except Exception as error:  # Pillow's plugins raise many types of errors
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise CorruptImageError(reason or type(error).__name__) from None
 
 
 def resize(image: Image.Image, side: int, filter: Filter) -> Image.Image:
-    """Return the square in the middle of an image, resized to side x side with an antialiased filter.
+    """Crop the central square of an image and resize it to side x side with an antialiased filter.
 
-    These are the pixels that torchvision's CenterCrop and Resize make of a Pillow image.
+    The result equals that of torchvision's CenterCrop and Resize for a Pillow image.
     """
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2
@@ -81,12 +82,12 @@ def to_array(image: Image.Image) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield function(item) of each item in order, computed by a pool of threads, a few items ahead."""
+def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield `function(item)` for each item in order. A thread pool computes a few results in advance."""
     threads = os.cpu_count() or 1
     pending: deque = deque()
     with ThreadPoolExecutor(threads) as pool, warnings.catch_warnings():
-        # Pillow warns of what it can live with, a thumbnail cut short, say; large images are an error above.
+        # Pillow warns about images that it can decode, and about large images, which are errors here.
         warnings.filterwarnings("ignore", module="PIL")
         try:
             for item in items:
@@ -100,12 +101,12 @@ def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                 future.cancel()
 
 
-def _to_mode(image: Image.Image, format: str | None, mode: str) -> Image.Image:
+def _convert_mode(image: Image.Image, format: str | None, mode: str) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and format in ("PNG", "PPM")):
-        # Pillow would clip 16 bits at 255; of 16-bit colors it keeps the upper byte, as here.
+        # Pillow would clip 16-bit gray values to 255. It keeps the upper byte of 16-bit colors, and so does this.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise CorruptImageError("its 32-bit pixels have no known range")
+        raise CorruptImageError("32-bit pixels, whose range is unknown")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

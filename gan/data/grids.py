@@ -1,4 +1,4 @@
-"""Grids of images that a person can read."""
+"""Grids of images, for samples and previews."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from torchvision.utils import make_grid
 from gan.runtime.files import write_atomically
 
 COLUMNS = 8
-SMALLEST_SIDE = 48  # pixels of an image in a grid; smaller ones are enlarged by whole pixels
+MIN_SIDE = 48  # in pixels; smaller images are enlarged by an integer factor
 
 
 def sample_grid(images: Tensor, stacked: bool, columns: int = COLUMNS) -> Tensor:
-    """Return one image (3, H, W) of uint8 images (N, C, h, w), `columns` of them in a row.
+    """Return a grid (3, H, W) of uint8 images (N, C, h, w) with `columns` images per row.
 
-    With `stacked` the three color planes stand once more to the right of their image, as gray triples in the same
-    rows: the blend of three digits is unreadable.
+    If `stacked` is True, the grid also shows the three color channels of each image separately, as gray images to the
+    right in the same row, because a color image of three digits is hard to read.
     """
-    scale = max(1, -(-SMALLEST_SIDE // images.shape[-1]))
+    scale = max(1, -(-MIN_SIDE // images.shape[-1]))
     images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     grid = make_grid(images, nrow=columns, padding=scale, pad_value=96)
     if not stacked:
@@ -29,7 +29,7 @@ def sample_grid(images: Tensor, stacked: bool, columns: int = COLUMNS) -> Tensor
 
 
 def save_png(path: Path, image: Tensor) -> None:
-    """Write a uint8 image (3, H, W), or a gray one (1, H, W); WriteError when that cannot be done."""
+    """Write a uint8 image, (3, H, W) or gray (1, H, W), as a PNG file. Raises WriteError."""
     pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
-    picture = Image.fromarray(pixels.contiguous().cpu().numpy())
-    write_atomically(path, lambda file: picture.save(file, "PNG"))
+    png = Image.fromarray(pixels.contiguous().cpu().numpy())
+    write_atomically(path, lambda file: png.save(file, "PNG"))

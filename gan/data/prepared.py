@@ -1,10 +1,10 @@
-"""Images that are decoded once and kept as one array, which every later run maps into its memory.
+"""A cache of decoded images. A dataset is decoded once and memory-mapped by every later run.
 
-Each set has a folder in `gan.runtime.cache.cache_dir()/datasets`, named after a hash of its source files and of all
-choices on which its pixels depend: `images.npy`, `labels.npy` and, written last, `info.json`.
+Each set of images has a folder in `gan.runtime.cache.cache_dir()/datasets`. Its name contains a hash of the source
+files and of all options that affect the pixels. It has the files `images.npy`, `labels.npy` and `info.json`, which is
+written last.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gan.data.base import Fingerprint, ImageData, Preparation
-from gan.runtime.cache import cache_dir, warn_unwritable
+from gan.data.base import ImageData, Preparation, finish_fingerprint
+from gan.runtime.cache import ContentHash, cache_dir, hash_values, warn_unwritable
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically
+from gan.runtime.files import write_atomically, write_json
 
-FORMAT = 1  # part of every key: to be raised when the same choices come to mean other pixels
+FORMAT = 1  # part of every key; increase it if the same options produce other pixels
 
 
 class Chunk(NamedTuple):
-    """The next images (n, C, H, W) uint8 with their labels (n,), and the files left out on the way to them."""
+    """Consecutive images (n, C, H, W) uint8 with their labels (n,), and the files that were skipped before them."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -35,10 +35,10 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a set of images is made from.
+    """The files of a set of images and how to decode them.
 
-    `files` are named from `root` on. `options` hold every other choice on which the result depends. `decode()` yields
-    the images in a fixed order; `read_class_names()` is called after it. An OSError of either is the user's to mend.
+    `files` are paths relative to `root`. `options` are all other values that affect the result. `decode()` yields the
+    images in a fixed order, and `read_class_names()` is called after it. An OSError that they raise is a user error.
     """
 
     name: str
@@ -51,20 +51,21 @@ class Source:
     read_class_names: Callable[[], Sequence[str]] = tuple
 
     def key(self) -> str:
-        """Return a hash of the names, sizes and times of the files, and of the options; UserError when one is gone."""
-        digest = hashlib.blake2b(repr((FORMAT, self.shape, self.num_classes, self.options)).encode(), digest_size=12)
-        with reading(self.root):
+        """Return a hash of the options and of the names, sizes and times of the files.
+
+        Raises UserError if a file is missing.
+        """
+        files = []
+        with user_errors(self.root):
             for name in self.files:
                 stat = os.stat(os.path.join(self.root, name))
-                digest.update(
-                    os.fsencode(name) + b"\0" + repr((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode()
-                )
-        return digest.hexdigest()
+                files.append((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+        return hash_values(FORMAT, self.shape, self.num_classes, self.options, *files)
 
 
 @contextmanager
-def reading(root: Path, key: str = "data.root") -> Iterator[None]:
-    """Turn an OSError into a UserError that begins with the `key` that chose `root`, and names the file or `root`."""
+def user_errors(root: Path, key: str = "data.root") -> Iterator[None]:
+    """Raise a UserError instead of an OSError. Its message names the config key of `root`, and the file or `root`."""
     try:
         yield
     except OSError as error:
@@ -72,23 +73,24 @@ def reading(root: Path, key: str = "data.root") -> Iterator[None]:
         raise UserError(f"{key}: cannot read '{name}': {error.strerror or error}") from None
 
 
-def user_path(text: str, key: str = "data.root") -> Path:
-    """Return the path that a config key holds, `~` expanded; UserError when that is nobody's home."""
+def expand_path(text: str, key: str = "data.root") -> Path:
+    """Return the path in a config key with `~` expanded. Raises UserError if there is no such home folder."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise UserError(f"{key}: cannot tell whose home '{text}' begins with; write the path out") from None
+        raise UserError(f"{key}: the home folder in '{text}' is unknown; write the full path") from None
 
 
 def printable(name: object) -> str:
-    """Return a file name as text that can be printed, whatever its bytes are."""
+    """Return a file name as text that can be printed, with escapes for bytes that are not UTF-8."""
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def prepare(source: Source) -> ImageData:
-    """Return the images of a source, from the cache or decoded now.
+    """Return the images of a source, from the cache if possible.
 
-    A cache that is damaged is made anew; one that cannot be written costs memory, time and a warning, no more.
+    Images that are missing or damaged in the cache are decoded again. If the cache cannot be written, this warns and
+    returns the images in memory.
     """
     try:
         folder = cache_dir() / "datasets" / f"{source.name}-{source.key()}"
@@ -98,17 +100,17 @@ def prepare(source: Source) -> ImageData:
             data = _load(source, folder)
         if data is not None:
             return data
-        raise OSError(None, "what was written does not read back")
+        raise OSError(None, "the written files cannot be read")
     except OSError as error:
         warn_unwritable(error)
-    return _in_memory(source)
+    return _decode_in_memory(source)
 
 
 def _load(source: Source, folder: Path) -> ImageData | None:
-    """Return what a folder of the cache holds, or None when it is not there or not whole."""
+    """Return the images in a folder of the cache, or None if it is missing or damaged."""
     try:
         info = json.loads((folder / "info.json").read_bytes())
-        # Copy on write: what is written to the tensor stays in this process.
+        # Copy-on-write: changes of the tensor do not change the file.
         images = np.load(folder / "images.npy", mmap_mode="c")
         labels = np.load(folder / "labels.npy")
         shape = (info["count"], *source.shape)
@@ -122,90 +124,90 @@ def _load(source: Source, folder: Path) -> ImageData | None:
 
 
 def _write(source: Source, folder: Path) -> None:
-    """Decode a source into a folder of the cache, never holding more than a chunk; OSError when it cannot be written.
+    """Decode a source to a folder of the cache, one chunk at a time. Raises OSError if it cannot be written.
 
-    Processes that do so at once write the same bytes, and each file is whole whoever comes last.
+    Several processes may do this at the same time: they write equal files, and each file is replaced atomically.
     """
-    content = _Content(source)
+    decoder = _Decoder(source)
 
     def write_images(file: Any) -> None:
         _write_header(file, (0, *source.shape))
         start = file.tell()
-        for images in content.chunks():
+        for images in decoder.chunks():
             file.write(images.reshape(-1))
         file.seek(0)
-        _write_header(file, (content.count, *source.shape))
+        _write_header(file, (decoder.count, *source.shape))
         if file.tell() != start:
-            raise OSError(None, "the header of the array changed its length")
+            raise OSError(None, "the length of the array's header has changed")
 
     write_atomically(folder / "images.npy", write_images)
-    write_atomically(folder / "labels.npy", lambda file: np.save(file, content.labels()))
+    write_atomically(folder / "labels.npy", lambda file: np.save(file, decoder.labels()))
     info = {
-        "count": content.count,
-        "fingerprint": content.fingerprint(),
-        "skipped": content.skipped,
-        "class_names": content.class_names(),
+        "count": decoder.count,
+        "fingerprint": decoder.fingerprint(),
+        "skipped": decoder.skipped,
+        "class_names": decoder.class_names(),
     }
-    write_atomically(folder / "info.json", lambda file: file.write(json.dumps(info, indent=1).encode()))
+    write_json(folder / "info.json", info)
 
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> None:
-    # NumPy leaves room in the header for the first axis to grow.
+    # NumPy reserves space in the header, so that its length is the same for every number of images.
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _in_memory(source: Source) -> ImageData:
-    content = _Content(source)
-    images = np.concatenate(list(content.chunks()))
-    preparation = Preparation(source.root, None, content.fingerprint(), tuple(content.skipped))
+def _decode_in_memory(source: Source) -> ImageData:
+    decoder = _Decoder(source)
+    images = np.concatenate(list(decoder.chunks()))
+    preparation = Preparation(source.root, None, decoder.fingerprint(), tuple(decoder.skipped))
     return ImageData(
         torch.from_numpy(images),
-        torch.from_numpy(content.labels()),
+        torch.from_numpy(decoder.labels()),
         source.num_classes,
-        tuple(content.class_names()),
+        tuple(decoder.class_names()),
         preparation,
     )
 
 
-class _Content:
-    """Decodes a source once, and knows afterwards what it held."""
+class _Decoder:
+    """Decodes a source once. All other attributes and methods are valid after `chunks` is exhausted."""
 
     def __init__(self, source: Source):
         self.count = 0
         self.skipped: list[str] = []
         self._source = source
         self._labels: list[np.ndarray] = []
-        self._fingerprint = Fingerprint()
+        self._content = ContentHash()
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Yield the images (n, C, H, W); UserError when there are none or the files change meanwhile."""
+        """Yield the images (n, C, H, W). Raises UserError if there are none or if the files change meanwhile."""
         source = self._source
         key = source.key()
         bar = tqdm(desc=f"preparing {source.name}", unit=" images", disable=None, leave=False)
-        with bar, reading(source.root):
+        with bar, user_errors(source.root):
             for images, labels, skipped in source.decode():
                 images = np.ascontiguousarray(images)
-                self._fingerprint.update(images)
+                self._content.add_array(images)
                 self._labels.append(labels)
                 self.skipped += skipped
                 self.count += len(images)
                 bar.update(len(images))
                 yield images
         if self.count == 0:
-            raise UserError(f"data: no image in '{source.root}' can be read ({'; '.join(self.skipped[:1])})")
+            raise UserError(f"data: no readable images in '{source.root}' ({'; '.join(self.skipped[:1])})")
         if source.key() != key:
-            raise UserError(f"data: files in '{source.root}' changed while they were read; run this again")
+            raise UserError(f"data: files in '{source.root}' changed while they were read; run the command again")
 
     def labels(self) -> np.ndarray:
         """Return the labels (N,) int64."""
         return np.concatenate(self._labels).astype(np.int64)
 
     def class_names(self) -> list[str]:
-        """Return the names of the labels, if they have any."""
-        with reading(self._source.root):
+        """Return the names of the classes, or an empty list if they have none."""
+        with user_errors(self._source.root):
             return list(self._source.read_class_names())
 
     def fingerprint(self) -> str:
-        """Return the hash of all that was decoded."""
-        return self._fingerprint.finish((self.count, *self._source.shape), self.labels())
+        """Return the fingerprint of the decoded images."""
+        return finish_fingerprint(self._content, self.labels(), (self.count, *self._source.shape))

@@ -1,4 +1,4 @@
-"""A share of a training set, of each class alike."""
+"""Stratified subsets of the training images."""
 
 import torch
 from torch import Tensor
@@ -6,32 +6,33 @@ from torch import Tensor
 from gan.runtime import rng
 
 
-def stratified(labels: Tensor, rows: Tensor, share: float, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
-    """Return a share of the rows (n,), and the others; both in order.
+def stratified_split(labels: Tensor, rows: Tensor, fraction: float, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
+    """Return a random fraction of the rows (n,) and the remaining rows, both sorted.
 
-    Of each class (`labels[rows]`) that share, rounded, is drawn from the seed for the purpose, but at least one row
-    unless the share is 0. A smaller share is part of a larger one of the same rows.
+    The fraction is taken of each class in `labels[rows]` and rounded, but to at least one row if it is positive. The
+    result is a function of the arguments. With the same seed and purpose, a smaller fraction is a subset of a larger
+    one.
     """
     order = rows[torch.randperm(len(rows), generator=rng.generator("cpu", seed, purpose))]
-    place = _place_in_class(labels[order])
+    position = _position_in_class(labels[order])
     counts = torch.bincount(labels[order])
-    quotas = (counts * share).round().clamp(min=1 if share > 0 else 0).long()
-    chosen = place < quotas[labels[order]]
+    quotas = (counts * fraction).round().clamp(min=1 if fraction > 0 else 0).long()
+    chosen = position < quotas[labels[order]]
     return order[chosen].sort().values, order[~chosen].sort().values
 
 
-def subset_rows(labels: Tensor, share: float, seed: int) -> Tensor | None:
-    """Return the rows of the training images that `data.subset` leaves, or None for all of them."""
-    if share == 1:
+def subset_rows(labels: Tensor, fraction: float, seed: int) -> Tensor | None:
+    """Return the rows of the training images that `data.subset` selects, or None if it selects all of them."""
+    if fraction == 1:
         return None
-    return stratified(labels, torch.arange(len(labels)), share, seed, "subset")[0]
+    return stratified_split(labels, torch.arange(len(labels)), fraction, seed, "subset")[0]
 
 
-def _place_in_class(labels: Tensor) -> Tensor:
-    """Return, for each entry, how many before it have the same label."""
+def _position_in_class(labels: Tensor) -> Tensor:
+    """Return for each entry the number of earlier entries with the same label."""
     by_class = labels.argsort(stable=True)
     counts = torch.bincount(labels)
     starts = counts.cumsum(0) - counts
-    place = torch.empty_like(by_class)
-    place[by_class] = torch.arange(len(labels)) - starts[labels[by_class]]
-    return place
+    position = torch.empty_like(by_class)
+    position[by_class] = torch.arange(len(labels)) - starts[labels[by_class]]
+    return position

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gan.data.datasets.folder import image_names
-from gan.data.decoding import CorruptImageError, in_order, read_file, read_image
+from gan.data.datasets.folder import find_images
+from gan.data.decoding import CorruptImageError, parallel_map, read_file, read_image
 from gan.evaluation.extractors import MetricsConfig, build_extractor, get_feature_space
 from gan.evaluation.features import BATCH_SIZE, extract_features
 from gan.evaluation.reference import Reference
@@ -30,7 +30,7 @@ class ImageFolder:
     """The images of a folder in their original size. All images must have the same size and the same channels."""
 
     def __init__(self, folder: Path):
-        self.paths = [folder / name for name in image_names(folder, "--images")]
+        self.paths = [folder / name for name in find_images(folder, "--images")]
         self.shape = _read(self.paths[0]).shape
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class ImageFolder:
         return extract_features(extractor, len(self), lambda k, size: self._read_batch(parts[k]).to(device))
 
     def _read_batch(self, paths: Sequence[Path]) -> Tensor:
-        images = list(in_order(_read, paths))
+        images = list(parallel_map(_read, paths))
         for path, image in zip(paths, images, strict=True):
             if image.shape != self.shape:
                 raise UserError(

@@ -1,1 +1,1 @@
-"""What the networks are trained on: losses, penalties, augmentation."""
+"""Training objectives: losses, regularizers and differentiable augmentation."""

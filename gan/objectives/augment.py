@@ -12,9 +12,10 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def augment(x: Tensor, names: Sequence[str], random: torch.Generator) -> Tensor:
-    """Return images (B, C, H, W) in [-1, 1] after the named augmentations, drawn from `random`, each image its own.
+    """Return images (B, C, H, W) in [-1, 1] after the named augmentations, which are random for each image.
 
-    The images are this process's rows of a batch: it draws for all of them and takes what is for its own.
+    The images are this process's shard of a batch. Each process draws the random numbers of the whole batch and uses
+    those of its shard, so that the result does not depend on the number of processes.
     """
     for name in names:
         for step in AUGMENTATIONS[name]:
@@ -23,35 +24,35 @@ def augment(x: Tensor, names: Sequence[str], random: torch.Generator) -> Tensor:
 
 
 def brightness(x: Tensor, random: torch.Generator) -> Tensor:
-    """Add a number from U(-0.5, 0.5)."""
+    """Add a number from U(-0.5, 0.5) to each image."""
     return x + (_uniform(x, random) - 0.5)
 
 
 def saturation(x: Tensor, random: torch.Generator) -> Tensor:
-    """Scale the distance of each pixel from its mean over channels by a factor from U(0, 2)."""
+    """Scale the difference of each pixel from its mean over the channels by a factor from U(0, 2)."""
     mean = x.mean(dim=1, keepdim=True)
     return (x - mean) * (2 * _uniform(x, random)) + mean
 
 
 def contrast(x: Tensor, random: torch.Generator) -> Tensor:
-    """Scale the distance of each image from its mean by a factor from U(0.5, 1.5)."""
+    """Scale the difference of each image from its mean by a factor from U(0.5, 1.5)."""
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     return (x - mean) * (_uniform(x, random) + 0.5) + mean
 
 
 def translation(x: Tensor, random: torch.Generator) -> Tensor:
-    """Shift by up to an eighth of the side along each axis; zeros come in."""
+    """Shift by up to 1/8 of the side along each axis, with zero padding."""
     height, width = x.shape[2:]
-    most_h, most_w = int(height / 8 + 0.5), int(width / 8 + 0.5)
-    rows = torch.arange(height, device=x.device) + _integers(x, random, 2 * most_h + 1)
-    cols = torch.arange(width, device=x.device) + _integers(x, random, 2 * most_w + 1)
-    padded = F.pad(x, (most_w, most_w, most_h, most_h))
+    max_h, max_w = int(height / 8 + 0.5), int(width / 8 + 0.5)
+    rows = torch.arange(height, device=x.device) + _integers(x, random, 2 * max_h + 1)
+    cols = torch.arange(width, device=x.device) + _integers(x, random, 2 * max_w + 1)
+    padded = F.pad(x, (max_w, max_w, max_h, max_h))
     batch = torch.arange(len(x), device=x.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
 
 def cutout(x: Tensor, random: torch.Generator) -> Tensor:
-    """Set a square of half the side at a random place to zero; it may reach over the edge."""
+    """Set a square with half the side length at a random position to zero; it may extend beyond the edges."""
     height, width = x.shape[2:]
     side_h, side_w = int(height / 2 + 0.5), int(width / 2 + 0.5)
     top = _integers(x, random, height + 1 - side_h % 2) - side_h // 2

@@ -1,4 +1,4 @@
-"""Adversarial losses: small callables of logits (B,), one for each player."""
+"""Adversarial losses of the discriminator and the generator, computed from logits (B,)."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,18 +14,21 @@ LOSSES: Registry["Loss"] = Registry("loss")
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(ABC):
-    """Base of all losses. Logits are unbounded, high for real; both methods return a scalar to be minimized."""
+    """Base class of all losses. A high logit means real. Both methods return a scalar to be minimized."""
 
     registry: ClassVar[Registry["Loss"]] = LOSSES
-    generator_sees_real: ClassVar[bool] = False  # whether G's loss compares with logits of real images
+    generator_sees_real: ClassVar[bool] = False  # whether the loss of G needs the logits of real images
 
     @abstractmethod
     def discriminator(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-        """Return D's loss on logits (B,) of real and fake images."""
+        """Return the loss of D for the logits (B,) of real and fake images."""
 
     @abstractmethod
     def generator(self, logits_fake: Tensor, logits_real: Tensor | None = None) -> Tensor:
-        """Return G's loss on the logits (B,) of its images; `logits_real` (B,) come if `generator_sees_real`."""
+        """Return the loss of G for the logits (B,) of its images.
+
+        `logits_real` (B,) is given if `generator_sees_real` is True.
+        """
 
 
 @LOSSES.register("hinge")
@@ -45,7 +48,7 @@ class Hinge(Loss):
 @LOSSES.register("nonsaturating")
 @dataclass(frozen=True, kw_only=True)
 class NonSaturating(Loss):
-    """The original GAN's cross-entropy with the non-saturating generator loss (Goodfellow et al. 2014, section 3)."""
+    """Cross-entropy loss of the original GAN, non-saturating for the generator (Goodfellow et al. 2014, section 3)."""
 
     def discriminator(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
         """-E[log σ(D(x))] - E[log(1 - σ(D(G(z))))]."""
@@ -59,7 +62,10 @@ class NonSaturating(Loss):
 @LOSSES.register("wasserstein")
 @dataclass(frozen=True, kw_only=True)
 class Wasserstein(Loss):
-    """Wasserstein loss (Arjovsky et al., ICML 2017, eq. 2); D must be kept Lipschitz by a norm or a penalty."""
+    """Wasserstein loss (Arjovsky et al., ICML 2017, eq. 2).
+
+    It requires a normalization or a penalty that limits the Lipschitz constant of D.
+    """
 
     def discriminator(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
         """E[D(G(z))] - E[D(x)]."""
@@ -96,5 +102,5 @@ class Relativistic(Loss):
         return F.softplus(logits_fake - logits_real).mean()
 
     def generator(self, logits_fake: Tensor, logits_real: Tensor | None = None) -> Tensor:
-        """E[softplus(-(D(G(z)) - D(x)))], with as many real logits as fake ones."""
-        return F.softplus(cast(Tensor, logits_real) - logits_fake).mean()  # given: `generator_sees_real`
+        """E[softplus(-(D(G(z)) - D(x)))]; the numbers of real and fake logits must be equal."""
+        return F.softplus(cast(Tensor, logits_real) - logits_fake).mean()  # given, because of `generator_sees_real`

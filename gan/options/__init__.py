@@ -1,1 +1,1 @@
-"""Strict, typed YAML. Knows dataclasses, not GANs."""
+"""Strict, typed YAML configs. This package knows dataclasses and registries, but nothing about GANs."""

@@ -1,4 +1,4 @@
-"""The config reference, made from the dataclasses and the docstring line under each field."""
+"""The reference of a config's keys, generated from the dataclasses and the docstring line under each field."""
 
 import ast
 import dataclasses
@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
-from gan.options.loader import dump_value, is_family
+from gan.options.loader import dump_value
+from gan.options.schema import is_family
 
 
-def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring line under each field of a dataclass, inherited fields included."""
+def get_field_docs(cls: type) -> dict[str, str]:
+    """Return the docstring line under each field of a dataclass, including inherited fields."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):
@@ -27,7 +28,7 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 class Entry(NamedTuple):
-    """A key of the config."""
+    """A key of a config."""
 
     key: str
     default: str
@@ -35,7 +36,7 @@ class Entry(NamedTuple):
 
 
 class Section(NamedTuple):
-    """The keys of the config itself (no title), or the options of one choice such as `conv_norm`."""
+    """The keys of the config itself (`kind` and `name` are empty), or the options of one choice such as `conv_norm`."""
 
     kind: str
     name: str
@@ -44,9 +45,9 @@ class Section(NamedTuple):
 
 
 def describe(schema: type) -> str:
-    """Return every key of a config with its meaning and default, then the options of every choice."""
+    """Return all keys of a config with their meanings and defaults, then the options of all choices, as plain text."""
     lines = []
-    for kind, name, doc, entries in sections(schema):
+    for kind, name, doc, entries in list_sections(schema):
         indent = "    " if kind else "  "
         lines += [f"\n  {kind} '{name}': {doc}"] if kind else []
         lines += [f"{indent}{key}  (default: {default})\n      {text}" for key, default, text in entries]
@@ -54,49 +55,51 @@ def describe(schema: type) -> str:
 
 
 def reference(schema: type) -> str:
-    """Return the same as Markdown: a table of the keys, then a heading for each kind of choice and its tables."""
+    """Return the same reference as Markdown: one table of the keys, then one section for each kind of choice."""
     lines: list[str] = []
     last = ""
-    for kind, name, doc, entries in sections(schema):
+    for kind, name, doc, entries in list_sections(schema):
         lines += [f"## {kind.capitalize()}", ""] if kind and kind != last else []
-        lines += [f"### {kind} `{name}`", "", _escaped(doc), ""] if kind else []
+        lines += [f"### {kind} `{name}`", "", _escape_markdown(doc), ""] if kind else []
         last = kind
         if entries:
             lines += ["| key | default | meaning |", "|---|---|---|"]
-            lines += [f"| `{key}` | `{default}` | {_escaped(text)} |" for key, default, text in entries] + [""]
+            lines += [f"| `{key}` | `{default}` | {_escape_markdown(text)} |" for key, default, text in entries] + [""]
     return "\n".join(lines)
 
 
-def sections(schema: type) -> Iterator[Section]:
-    """Yield the keys of a config, then the options of every choice, each family of choices once."""
+def list_sections(schema: type) -> Iterator[Section]:
+    """Yield the keys of a config, then the options of each choice. Each family of choices is described once."""
     families: list[type] = []
-    yield Section("", "", "", list(_keys(schema, "", families)))
+    yield Section("", "", "", list(_list_keys(schema, "", families)))
     for family in families:
-        yield from _choices(family, families)
+        yield from _list_choices(family, families)
 
 
-def _keys(cls: type, prefix: str, families: list[type]) -> Iterator[Entry]:
-    """Yield the keys of a dataclass; families met on the way are added to `families`, to be described once."""
-    docs, types = field_docs(cls), get_type_hints(cls)
+def _list_keys(cls: type, prefix: str, families: list[type]) -> Iterator[Entry]:
+    """Yield the keys of a dataclass, and add the families of its fields to `families`."""
+    docs, types = get_field_docs(cls), get_type_hints(cls)
     for field in dataclasses.fields(cls):
         key, tp = f"{prefix}{field.name}", types[field.name]
         if isinstance(tp, type) and dataclasses.is_dataclass(tp) and not is_family(tp):
-            yield from _keys(tp, f"{key}.", families)
+            yield from _list_keys(tp, f"{key}.", families)
         else:
-            yield _entry(key, docs[field.name], field, tp, families)
+            yield _describe_field(key, docs[field.name], field, tp, families)
 
 
-def _choices(family: type, families: list[type]) -> Iterator[Section]:
-    """Yield the options of each class of a family, those of a family within it as one more family."""
+def _list_choices(family: type, families: list[type]) -> Iterator[Section]:
+    """Yield the options of each class of a family, and add the families of these options to `families`."""
     for name in family.registry:
         cls = family.registry.get(name)
-        docs, types = field_docs(cls), get_type_hints(cls)
+        docs, types = get_field_docs(cls), get_type_hints(cls)
         fields = dataclasses.fields(cls)
-        entries = [_entry(f".{field.name}", docs[field.name], field, types[field.name], families) for field in fields]
+        entries = [
+            _describe_field(f".{field.name}", docs[field.name], field, types[field.name], families) for field in fields
+        ]
         yield Section(family.registry.kind, name, (inspect.getdoc(cls) or "").partition("\n")[0], entries)
 
 
-def _entry(key: str, doc: str, field: dataclasses.Field, tp: Any, families: list[type]) -> Entry:
+def _describe_field(key: str, doc: str, field: dataclasses.Field, tp: Any, families: list[type]) -> Entry:
     default = field.default_factory() if callable(field.default_factory) else field.default
     family = get_args(tp)[1] if get_origin(tp) is dict else tp
     if is_family(family):
@@ -106,6 +109,6 @@ def _entry(key: str, doc: str, field: dataclasses.Field, tp: Any, families: list
     return Entry(key, family.registry.get_name(type(default)) if is_family(tp) else dump_value(default), doc)
 
 
-def _escaped(text: str) -> str:
-    """Return text that Markdown shows as it is, but for code between backticks."""
+def _escape_markdown(text: str) -> str:
+    """Return text with Markdown's special characters escaped, except in code between backticks."""
     return re.sub(r"`[^`]*`|[\\*_|<>\[\]]", lambda m: m[0] if m[0][0] == "`" else f"\\{m[0]}", text)

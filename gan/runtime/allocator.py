@@ -1,25 +1,25 @@
-"""Memory that stays with the process: glibc's allocator gives every block above 32 MiB back to the system at once.
+"""Settings of glibc's allocator, which by default returns each freed block above 32 MiB to the operating system.
 
-A training step frees and takes the same maps again and again, and each time the system hands out pages that have to be
-zeroed and mapped: about a third of a CPU's time in SNGAN-ResNet 32.
+A training step allocates and frees the same feature maps again and again. If their pages are returned, the operating
+system must map and clear them each time. This takes about a third of the CPU time of SNGAN-ResNet at 32x32.
 """
 
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
-KEPT = 2**31 - 1  # bytes at the heap's end that are not given back, the most that mallopt takes
-GROWTH = 64 * 2**20  # bytes by which the heap grows at least
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # parameters of mallopt(3)
+KEPT_BYTES = 2**31 - 1  # free memory at the end of the heap that is kept; the largest value that mallopt accepts
+GROWTH_BYTES = 64 * 2**20  # the heap grows by at least this much
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc keep what it has freed for the next step; return whether that could be had (glibc on Linux)."""
+    """Let malloc keep freed memory for later allocations. Return whether this is supported (glibc on Linux)."""
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):  # musl and others have a mallopt that does nothing, or none
+    if not hasattr(libc, "gnu_get_libc_version"):  # other C libraries have no mallopt, or one without effect
         return False
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEPT), (M_TOP_PAD, GROWTH))
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_TOP_PAD, GROWTH_BYTES))
     for parameter, value in settings:
         libc.mallopt(parameter, value)
     return True

@@ -1,4 +1,4 @@
-"""Files computed once and kept between runs, in `$XDG_CACHE_HOME/convnorm-gan` (default `~/.cache/convnorm-gan`)."""
+"""A cache of tensors in `$XDG_CACHE_HOME/convnorm-gan` (default `~/.cache/convnorm-gan`), and hashes for its keys."""
 
 import errno
 import hashlib
@@ -8,14 +8,49 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gan.runtime.files import write_atomically
 
 
+class ContentHash:
+    """The 128-bit BLAKE2b hash of a stream of arrays and plain values."""
+
+    def __init__(self):
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def add_array(self, array: np.ndarray) -> None:
+        """Add the values of an array in C order, without its shape and type.
+
+        An array gives the same hash whether it is added as a whole or in parts along its first axis.
+        """
+        self._digest.update(np.ascontiguousarray(array).reshape(-1).data)
+
+    def add_value(self, value: object) -> None:
+        """Add a value by its `repr`: a number, a string, or a tuple of such values."""
+        self._digest.update(repr(value).encode())
+
+    def hexdigest(self) -> str:
+        """Return the hash of everything that was added, as 32 hexadecimal digits."""
+        return self._digest.hexdigest()
+
+
+def hash_values(*parts: Tensor | str | int | tuple) -> str:
+    """Return a hash of tensors (values, shape and type) and plain values."""
+    content = ContentHash()
+    for part in parts:
+        if isinstance(part, Tensor):
+            content.add_value((part.shape, part.dtype))
+            content.add_array(part.detach().cpu().flatten().view(torch.uint8).numpy())
+        else:
+            content.add_value(part)
+    return content.hexdigest()
+
+
 def cache_dir() -> Path:
-    """Return the folder of the cache; it need not exist. OSError when there is no home to put it in."""
+    """Return the folder of the cache, which may not exist yet. Raises OSError if the user has no home folder."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "convnorm-gan"
@@ -24,29 +59,17 @@ def cache_dir() -> Path:
 
 
 def warn_unwritable(error: OSError) -> None:
-    """Warn that the cache cannot be written. Text and place are always the same, so that Python shows it once."""
+    """Warn that the cache cannot be written. The text is the same for every file, so that Python shows it once."""
     try:
         where = f" {cache_dir()}"
     except OSError:
         where = ""
     reason = error.strerror or error
-    warnings.warn(f"the cache{where} cannot be written ({reason}); going on without it", stacklevel=1)
-
-
-def hash_values(*parts: Tensor | str | int) -> str:
-    """Return a hash of tensors (their bytes, shape and type), strings and numbers."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, Tensor):
-            digest.update(repr((part.shape, part.dtype)).encode())
-            digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(repr(part).encode())
-    return digest.hexdigest()
+    warnings.warn(f"the cache{where} cannot be written ({reason}); continuing without it", stacklevel=1)
 
 
 def cached(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the tensors kept under `name`, or compute and keep them."""
+    """Return the tensors in the cache under `name`; compute and store them if they are not there."""
     value = read(name)
     if value is None:
         value = compute()
@@ -55,20 +78,20 @@ def cached(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def read(name: str) -> dict[str, Any] | None:
-    """Return the tensors kept under `name`; None when there are none, or their file cannot be read."""
+    """Return the tensors in the cache under `name`, or None if there are none or their file cannot be read."""
     try:
-        return torch.load(_path(name), weights_only=True)
-    except Exception:  # absent, cut short, of another version: torch.load raises many kinds
+        return torch.load(_get_path(name), weights_only=True)
+    except Exception:  # torch.load raises many types of errors for missing, truncated and incompatible files
         return None
 
 
 def keep(name: str, value: dict[str, Any]) -> None:
-    """Keep the tensors under `name`; a cache that cannot be written costs time and a warning, no more."""
+    """Store tensors in the cache under `name`; warn if the cache cannot be written."""
     try:
-        write_atomically(_path(name), lambda file: torch.save(value, file))
+        write_atomically(_get_path(name), lambda file: torch.save(value, file))
     except OSError as error:
         warn_unwritable(error)
 
 
-def _path(name: str) -> Path:
+def _get_path(name: str) -> Path:
     return cache_dir() / f"{name}.pt"

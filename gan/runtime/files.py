@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Writes files so that each of them is complete or unchanged, even after a crash."""
 
 import json
 import os
@@ -10,32 +10,32 @@ from typing import Any
 
 
 class WriteError(OSError):
-    """A file that cannot be written: `filename`, `strerror` and, as text, one line of both."""
+    """A file cannot be written. The attributes are `filename` and `strerror`, the message is one line with both."""
 
     def __str__(self) -> str:
         return f"cannot write {self.filename}: {self.strerror}"
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError, which names no file when a disk is full, into a WriteError that names `path`."""
+def name_in_errors(path: Path) -> Iterator[None]:
+    """Raise a WriteError that names `path` instead of an OSError, which has no file name when the disk is full."""
     try:
         yield
     except Exception as error:
         cause: BaseException | None = error
         while isinstance(cause, RuntimeError):
-            cause = cause.__context__  # torch.save raises an error of its own after the file's
+            cause = cause.__context__  # torch.save raises a RuntimeError while it handles the OSError
         if not isinstance(cause, OSError):
             raise
         raise WriteError(cause.errno, cause.strerror or str(cause), str(path)) from error
 
 
 def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    """Call `write(binary file)` so that `path` is either the old file or the whole new one, whatever happens.
+    """Call `write(file)` with a binary file and move the result to `path`, which is complete or unchanged.
 
-    WriteError when it cannot be written.
+    Missing parent folders are created. Raises WriteError if the file cannot be written.
     """
-    with writing(path):
+    with name_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
@@ -43,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, 0o666 & ~_get_umask())
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -51,29 +51,31 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, as UTF-8. Raises WriteError if it cannot be written."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Write a UTF-8 text file atomically; raises WriteError if it cannot be written."""
+    # A file name in the text may contain bytes that are not UTF-8. Their escapes are valid in JSON.
+    content = text.encode("utf-8", "backslashreplace")
+    write_atomically(path, lambda file: file.write(content))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value atomically as indented JSON. Raises WriteError if it cannot be written."""
+    """Write a value as JSON atomically; raises WriteError if the file cannot be written."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def append(path: Path, data: bytes) -> None:
-    """Write `data` at the end of a file, all of it or nothing; WriteError when it cannot be written."""
-    with writing(path), path.open("ab", buffering=0) as file:
+    """Append all of `data` to a file, or raise WriteError and leave the file unchanged."""
+    with name_in_errors(path), path.open("ab", buffering=0) as file:
         length = os.fstat(file.fileno()).st_size
         rest = memoryview(data)
         try:
-            while rest:  # a disk that is nearly full takes a part
+            while rest:  # a disk that is almost full may accept only a part
                 rest = rest[file.write(rest) :]
         except BaseException:
             file.truncate(length)
             raise
 
 
-def _umask() -> int:
+def _get_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, purpose, step): a resumed run draws what an uninterrupted one draws."""
+"""Random numbers as a function of (seed, purpose, step), so that a resumed run draws the same numbers."""
 
 import hashlib
 import os
@@ -7,22 +7,23 @@ import torch
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Return a 63-bit seed for `purpose`, such as `derive_seed(seed, "noise", step)`."""
+    """Return a 63-bit seed for a purpose, for example `derive_seed(seed, "noise", step)`."""
     digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(device: torch.device | str, seed: int, *purpose: str | int) -> torch.Generator:
-    """Return a random generator on `device` for `purpose`."""
+    """Return a random generator on `device` for a purpose."""
     return torch.Generator(device).manual_seed(derive_seed(seed, *purpose))
 
 
-def be_deterministic(wanted: bool) -> None:
-    """Let PyTorch choose only algorithms that give the same bits each time, in all that follows; or what is fastest.
+def set_deterministic(enabled: bool) -> None:
+    """Use only deterministic algorithms in PyTorch (slower), or the fastest ones.
 
-    On CUDA it must come before the first computation. An operation that has no such algorithm raises RuntimeError.
+    On CUDA this must be called before the first computation. Operations without a deterministic algorithm then raise
+    RuntimeError.
     """
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when it starts
-    torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.deterministic = wanted
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is initialized
+    torch.use_deterministic_algorithms(enabled)
+    torch.backends.cudnn.deterministic = enabled

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.config import AdamConfig, Config
-from gan.data import Splits
-from gan.data.sampler import build_image_sampler
+from gan.data import Sampler, Splits
 from gan.data.subset import subset_rows
 from gan.evaluation.build import build_evaluator, check_metrics
 from gan.runtime import rng
@@ -51,7 +50,7 @@ def build_inputs(config: Config, splits: Splits, num_classes: int | None, device
     """Return the source of real images and latents; images are kept on the device if they fit."""
     rows = subset_rows(splits.train.labels, config.data.subset, config.seed)
     return Inputs(
-        sampler=build_image_sampler(config, splits.train, rows, device),
+        sampler=Sampler(splits.train, config.data, config.seed, device, rows),
         z_dim=config.generator.z_dim,
         num_classes=num_classes,
         seed=config.seed,

@@ -51,7 +51,7 @@ def update_discriminator(experiment: Experiment, G: nn.Module, D: nn.Module, d_s
         loss = config.loss.discriminator(logits_real.float(), logits_fake.float())
         total = loss
         for regularizer in config.regularizers.values():
-            if regularizer.due(d_step):
+            if regularizer.is_due(d_step):
                 # A lazy penalty also counts for the steps in which it is skipped. Penalties use the uncompiled D,
                 # because compiled graphs have no double backward.
                 factor = regularizer.weight * regularizer.every

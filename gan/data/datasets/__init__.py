@@ -1,8 +1,8 @@
-"""Datasets by name. A new file that registers its datasets is found by itself."""
+"""All datasets, by name. All modules of this package are imported automatically."""
 
 import sys
 
-from gan.data import DATASETS
+from gan.data.base import DATASETS
 from models.registry import import_submodules
 
 __all__ = ["DATASETS"]

@@ -17,7 +17,10 @@ from gan.data.prepared import Chunk, Source
 
 @dataclass(frozen=True, kw_only=True)
 class CIFARConfig(DownloadedConfig):
-    """Base of both: a pickled dict a file, with rows of 1024 red, 1024 green and 1024 blue values and their labels."""
+    """Base class of both datasets.
+
+    Each file is a pickled dict with labels and rows of 1024 red, 1024 green and 1024 blue values.
+    """
 
     archive: ClassVar[type[datasets.CIFAR10]]
     labels_key: ClassVar[str]
@@ -35,7 +38,7 @@ class CIFARConfig(DownloadedConfig):
         meta = self.archive.meta
 
         def decode() -> Iterator[Chunk]:
-            # Checked first: unpickling runs what a file says.
+            # Unpickling can run code from the file, so its checksum is verified first.
             self.verify([*batches, meta["filename"]])
             for name in batches:
                 batch = _unpickle(self.folder / name)
@@ -75,5 +78,5 @@ class CIFAR100Config(CIFARConfig):
 
 def _unpickle(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy 2.4.0 minds how Python 2 pickled a dtype
+        warnings.simplefilter("ignore")  # NumPy 2.4.0 warns about dtypes that were pickled by Python 2
         return pickle.load(file, encoding="latin1")

@@ -1,4 +1,4 @@
-"""Handwritten digits that need no download: the scans bundled with scikit-learn, single or stacked."""
+"""The handwritten digits that are bundled with scikit-learn, single or stacked. They need no download."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, cast
@@ -8,26 +8,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan.data import DATASETS, DatasetConfig, ImageData, Splits
+from gan.data.base import DATASETS, DatasetConfig, ImageData, Splits
 from gan.runtime import rng
 from models.ranges import Range
 
-SPLIT_SEED = 0  # the split into training and held-out scans is the same in every run, so that runs can be compared
+SPLIT_SEED = 0  # all runs have the same training and held-out scans, so that they can be compared
 
 
 @DATASETS.register("digits")
 @dataclass(frozen=True, kw_only=True)
 class Digits(DatasetConfig):
-    """One gray handwritten digit an image, 10 classes: the 1,797 scans of 8x8 pixels bundled with scikit-learn.
+    """Gray handwritten digits in 10 classes: the 1,797 scans of 8x8 pixels that are bundled with scikit-learn.
 
-    Four fifths are for training, the rest (stratified by class) is held out; pixels 0..16 become 0..255, enlarged
-    by bilinear interpolation.
+    80% of them are for training, the others are held out (stratified by class). Pixel values are scaled from 0..16 to
+    0..255, and the images are enlarged by bilinear interpolation.
     """
 
     shows_digits: ClassVar[bool] = True
 
     resolution: Annotated[int, Range(min=8, max=1024)] = 16
-    """Side of the images in pixels"""
+    """Height and width of the images in pixels"""
 
     def load(self) -> Splits:
         """Return 1,437 training and 360 held-out digits, (N, 1, H, W)."""
@@ -38,9 +38,9 @@ class Digits(DatasetConfig):
 @DATASETS.register("stacked_digits")
 @dataclass(frozen=True, kw_only=True)
 class StackedDigits(DatasetConfig):
-    """Three random digits as the R, G and B planes of an image: 1000 modes, class 100 r + 10 g + b.
+    """Three random digits as the color channels of an image: 1000 modes, class 100 r + 10 g + b.
 
-    The small relative of stacked MNIST (Metz et al., ICLR 2017; VEEGAN, NeurIPS 2017). Training and held-out images
+    A smaller version of stacked MNIST (Metz et al., ICLR 2017; VEEGAN, NeurIPS 2017). Training and held-out images
     are fixed random triples of the training and held-out scans.
     """
 
@@ -48,7 +48,7 @@ class StackedDigits(DatasetConfig):
     stacked: ClassVar[bool] = True
 
     resolution: Annotated[int, Range(min=8, max=1024)] = 16
-    """Side of the images in pixels"""
+    """Height and width of the images in pixels"""
     size: Annotated[int, Range(min=2, max=10**8)] = 50_000
     """Number of training triples"""
     held_out_size: Annotated[int, Range(min=2, max=10**8)] = 10_000
@@ -66,7 +66,7 @@ def _scans(resolution: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor
     from sklearn.model_selection import train_test_split
     from sklearn.utils import Bunch
 
-    scans = cast(Bunch, load_digits())  # a tuple only where asked for
+    scans = cast(Bunch, load_digits())  # a tuple only with return_X_y=True
     train, held_out = train_test_split(
         np.arange(len(scans.target)), test_size=360, random_state=SPLIT_SEED, stratify=scans.target
     )

@@ -1,6 +1,6 @@
-"""Data sets with a published archive, in torchvision's words: its address, file names and checksums.
+"""Datasets in published archives, with the addresses, file names and checksums of torchvision's classes.
 
-Nothing is downloaded unless `data.download=true` asks for it.
+Nothing is downloaded without `data.download=true`.
 """
 
 import http.client
@@ -18,12 +18,12 @@ from typing import ClassVar, Protocol
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from gan.data.base import DATASETS, DatasetConfig, Splits
-from gan.data.prepared import Source, prepare, reading, user_path
+from gan.data.prepared import Source, expand_path, prepare, user_errors
 from gan.runtime.errors import UserError
 
 
 class Archive(Protocol):
-    """What torchvision's class of a data set says of its archive, and of each file in it: name and checksum."""
+    """The attributes of torchvision's dataset classes: the archive, and name and checksum of each file in it."""
 
     url: str
     filename: str
@@ -35,95 +35,96 @@ class Archive(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadedConfig(DatasetConfig):
-    """Base of the data sets that are read from an unpacked archive in `root`."""
+    """Base class of datasets that are read from an unpacked archive in `root`."""
 
     archive: ClassVar[Archive]
 
     download: bool = False
-    """Download the data set to `root` if it is not there"""
+    """Download the dataset to `root` if it is missing"""
 
     def load(self) -> Splits:
-        """Return the training and the test images; UserError when they are not in `root` or damaged."""
+        """Return the training and test images. Raises UserError if files are missing in `root` or damaged."""
         self._require_files()
         return Splits(prepare(self.training_source()), prepare(self.test_source()))
 
     @abstractmethod
     def training_source(self) -> Source:
-        """Return what the training images are made from."""
+        """Return the source of the training images."""
 
     @abstractmethod
     def test_source(self) -> Source:
-        """Return what the test images are made from."""
+        """Return the source of the test images."""
 
     @property
     def name(self) -> str:
-        """The name by which the data set is chosen."""
+        """The registered name of the dataset."""
         return DATASETS.get_name(type(self))
 
     @property
     def folder(self) -> Path:
-        """Where the unpacked archive is."""
-        return user_path(self.root) / self.archive.base_folder
+        """The folder of the unpacked archive."""
+        return expand_path(self.root) / self.archive.base_folder
 
     def verify(self, names: Iterable[str]) -> None:
-        """Raise UserError when a file is not the published one, by its checksum."""
-        md5 = checksums(self.archive)
+        """Raise UserError if the checksum of a file differs from that of the published file."""
+        md5 = get_checksums(self.archive)
         for name in names:
             if not check_integrity(self.folder / name, md5[name]):
                 raise UserError(
-                    f"data.root: '{self.folder / name}' is damaged, it is not the published file of {self.name};"
-                    " remove it and add data.download=true"
+                    f"data.root: '{self.folder / name}' is damaged: its checksum differs from that of the published"
+                    f" {self.name}; remove it and add data.download=true"
                 )
 
     def _require_files(self) -> None:
         missing = self._missing()
         if missing and self.download:
-            fetch(self.archive, user_path(self.root))
+            fetch(self.archive, expand_path(self.root))
             missing = self._missing()
         if missing:
             raise UserError(
-                f"data.root: no whole {self.name} in '{self.root}' ({self.archive.base_folder}/{missing[0]} is"
-                f" missing); run `python -m gan.data {self.name} root={shlex.quote(self.root)} download=true`,"
-                " add data.download=true, or set data.root to where it is"
+                f"data.root: {self.name} is missing or incomplete in '{self.root}' (there is no"
+                f" {self.archive.base_folder}/{missing[0]}); run"
+                f" `python -m gan.data {self.name} root={shlex.quote(self.root)} download=true`,"
+                " add data.download=true, or set data.root to its folder"
             )
 
     def _missing(self) -> list[str]:
-        with reading(self.folder):  # a name that is too long, say
-            return [name for name in checksums(self.archive) if not (self.folder / name).is_file()]
+        with user_errors(self.folder):  # for example, a name that is too long
+            return [name for name in get_checksums(self.archive) if not (self.folder / name).is_file()]
 
 
-def checksums(archive: Archive) -> dict[str, str]:
-    """Return the MD5 sum of every file that a data set needs, by name."""
+def get_checksums(archive: Archive) -> dict[str, str]:
+    """Return the MD5 checksum of each file of a dataset, by name."""
     meta = getattr(archive, "meta", None)
     files = dict([*archive.train_list, *archive.test_list])
     return files | ({meta["filename"]: meta["md5"]} if meta else {})
 
 
 def fetch(archive: Archive, root: Path) -> None:
-    """Download and unpack an archive below `root`; UserError when that fails, and then nothing is left of it.
+    """Download an archive and unpack it in `root`. Raises UserError if this fails, and then leaves no files.
 
-    It is unpacked in a hidden folder first and moved into place when it is whole.
+    The archive is unpacked in a hidden folder, which is moved to its place when it is complete.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=f".{archive.base_folder}-") as staging:
             download_and_extract_archive(archive.url, staging, filename=archive.filename, md5=archive.tgz_md5)
-            _place(Path(staging) / archive.base_folder, root / archive.base_folder)
+            _move(Path(staging) / archive.base_folder, root / archive.base_folder)
     except (OSError, RuntimeError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
         raise UserError(
-            f"data.download: cannot download {archive.url} to '{root}': {error}; try again, or unpack it there yourself"
+            f"data.download: cannot download {archive.url} to '{root}': {error}; try again or unpack it there yourself"
         ) from None
 
 
-def _place(staged: Path, folder: Path) -> None:
+def _move(staged: Path, folder: Path) -> None:
     if not folder.exists():
         try:
             os.replace(staged, folder)
             return
-        except OSError:  # another process was faster
+        except OSError:  # another process was first
             if not folder.exists():
                 raise
     folder.mkdir(exist_ok=True)
-    for path in sorted(staged.iterdir()):  # what is there already stays as it is
+    for path in sorted(staged.iterdir()):  # existing files are kept
         if not (folder / path.name).exists():
             os.replace(path, folder / path.name)

@@ -12,16 +12,16 @@ from torchvision import datasets
 
 from gan.data.base import DATASETS, Splits
 from gan.data.datasets.downloaded import DownloadedConfig
-from gan.data.decoding import Filter, in_order, resize, to_array
+from gan.data.decoding import Filter, parallel_map, resize, to_array
 from gan.data.prepared import Chunk, Source
 from gan.runtime.errors import UserError
 from models.ranges import Range
 
-NATIVE = 96  # side of the images in pixels
+NATIVE = 96  # height and width of the images in pixels
 IMAGE_BYTES = 3 * NATIVE * NATIVE
-CHUNK = 256  # images that a thread reads at a time
+CHUNK = 256  # images per read
 
-# The files of each split, images and labels. The format: 96 columns of 96 red values, then green, then blue.
+# Files of the images and labels of each split. An image is 96 columns of 96 red values, then green, then blue ones.
 FILES: dict[str, list[tuple[str, str | None]]] = {
     "unlabeled": [("unlabeled_X.bin", None)],
     "train": [("train_X.bin", "train_y.bin")],
@@ -33,24 +33,24 @@ FILES: dict[str, list[tuple[str, str | None]]] = {
 @DATASETS.register("stl10")
 @dataclass(frozen=True, kw_only=True)
 class STL10Config(DownloadedConfig):
-    """STL-10: 100,000 unlabeled training images of 96x96 pixels, 5,000 labeled ones, 8,000 test images, 10 classes.
+    """STL-10: 96x96 pixels, 10 classes, 100,000 unlabeled and 5,000 labeled training images, 8,000 test images.
 
-    The default, the unlabeled images resized to 48x48, is Miyato et al.'s (ICLR 2018).
+    The default is that of Miyato et al. (ICLR 2018): the unlabeled images, resized to 48x48.
     """
 
     archive: ClassVar[type[datasets.STL10]] = datasets.STL10
 
     split: Literal["unlabeled", "train", "train+unlabeled"] = "unlabeled"
-    """Images to train on; a conditional GAN needs `train`"""
+    """Training images; a conditional GAN requires `train`"""
     resolution: Annotated[int, Range(min=8, max=NATIVE)] = 48
-    """Side in pixels (native: 96)"""
+    """Height and width in pixels (native: 96)"""
     filter: Filter = "bilinear"
-    """Filter of the resizing, antialiased as Pillow's"""
+    """Filter of the resizing, antialiased as in Pillow"""
 
     def load(self) -> Splits:
-        """Return the images of the split and the 8,000 test images; UserError as for every downloaded data set."""
+        """Return the images of the split and the test images. Raises UserError if files are missing or damaged."""
         if self.conditional and self.split != "train":
-            raise UserError(f"data.split={self.split}: unlabeled images cannot make a conditional GAN; use split=train")
+            raise UserError(f"data.split={self.split}: data.conditional=true requires labels; use data.split=train")
         return super().load()
 
     def training_source(self) -> Source:
@@ -70,9 +70,9 @@ class STL10Config(DownloadedConfig):
                 path = self.folder / images_file
                 starts = range(0, path.stat().st_size // IMAGE_BYTES, CHUNK)
                 labels = None if labels_file is None else np.fromfile(self.folder / labels_file, np.uint8) - 1
-                for start, images in zip(starts, in_order(partial(self._read, path), starts), strict=True):
-                    some = np.zeros(len(images)) if labels is None else labels[start : start + CHUNK]
-                    yield Chunk(images, some.astype(np.int64))
+                for start, images in zip(starts, parallel_map(partial(self._read, path), starts), strict=True):
+                    y = np.zeros(len(images)) if labels is None else labels[start : start + CHUNK]
+                    yield Chunk(images, y.astype(np.int64))
 
         labeled = all(labels_file for _, labels_file in FILES[split])
         return Source(
@@ -87,13 +87,13 @@ class STL10Config(DownloadedConfig):
         )
 
     def _read(self, path: Path, start: int) -> np.ndarray:
-        """Return up to CHUNK images from number `start` on, (n, 3, resolution, resolution)."""
+        """Return at most CHUNK images that start at index `start`, (n, 3, resolution, resolution)."""
         columns = np.fromfile(path, np.uint8, CHUNK * IMAGE_BYTES, offset=start * IMAGE_BYTES)
         images = columns.reshape(-1, 3, NATIVE, NATIVE).transpose(0, 1, 3, 2)
         if self.resolution == NATIVE:
             return images
-        pictures = (Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))) for pixels in images)
-        return np.stack([to_array(resize(picture, self.resolution, self.filter)) for picture in pictures])
+        pil_images = (Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))) for pixels in images)
+        return np.stack([to_array(resize(image, self.resolution, self.filter)) for image in pil_images])
 
     def _class_names(self) -> list[str]:
         try:

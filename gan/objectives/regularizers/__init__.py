@@ -1,4 +1,4 @@
-"""Penalties added to the discriminator's loss. A new file that registers its penalties is found by itself."""
+"""Penalties that are added to the discriminator's loss. All modules of this package are imported automatically."""
 
 import sys
 

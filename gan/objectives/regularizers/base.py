@@ -1,4 +1,4 @@
-"""The contract of a penalty on the discriminator: a small callable, applied every `every`-th step."""
+"""The base class of penalties on the discriminator."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ REGULARIZERS: Registry["Regularizer"] = Registry("regularizer")
 
 
 class Batch(NamedTuple):
-    """What D is shown in a step: images (B, C, H, W) and their labels (B,), or None without labels."""
+    """The inputs of D in one step: images (B, C, H, W) and their labels (B,), or None if there are no labels."""
 
     x_real: Tensor
     y_real: Tensor | None
@@ -24,7 +24,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Regularizer(ABC):
-    """Base of all penalties on D. With `every` = k the penalty is applied at every k-th D step, k times as strong."""
+    """Base class of all penalties on D.
+
+    With `every` = k the training loop applies the penalty at every k-th D step and multiplies it by k.
+    """
 
     registry: ClassVar[Registry["Regularizer"]] = REGULARIZERS
 
@@ -33,14 +36,15 @@ class Regularizer(ABC):
     every: Annotated[int, AT_LEAST_1] = 1
     """Apply at every k-th D step, with k times the weight (lazy regularization, Karras et al. 2020)"""
 
-    def due(self, d_step: int) -> bool:
-        """Tell whether the penalty is applied at this D step."""
+    def is_due(self, d_step: int) -> bool:
+        """Return whether the penalty is applied at this D step."""
         return self.weight > 0 and d_step % self.every == 0
 
     @abstractmethod
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
-        """Return the unweighted penalty, a scalar with a graph to D's parameters.
+        """Return the unweighted penalty, a scalar that is differentiable with respect to the parameters of D.
 
-        The batch is this process's share of a larger one, while `random` is the same on every process: numbers for
-        each image are drawn for all and cut by `gan.runtime.distributed.local_shard`.
+        `batch` is this process's shard of the global batch, but `random` has the same state on all processes. Random
+        numbers for each image are therefore drawn for the global batch and then reduced to the shard with
+        `gan.runtime.distributed.local_shard`.
         """

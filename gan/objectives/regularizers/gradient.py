@@ -17,7 +17,7 @@ class R1(Regularizer):
     """½ E[||∇ₓ D(x)||²] on real images (Mescheder et al., ICML 2018, eq. 9); `weight` is the paper's γ."""
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
-        """Return half the mean squared gradient norm at the real images."""
+        """Return half of the mean squared gradient norm at the real images."""
         return 0.5 * gradient_norms(D, batch.x_real, batch.y_real).square().mean()
 
 
@@ -27,7 +27,7 @@ class R2(Regularizer):
     """½ E[||∇ₓ D(G(z))||²] on generated images (Mescheder et al., ICML 2018, eq. 10)."""
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
-        """Return half the mean squared gradient norm at the fake images."""
+        """Return half of the mean squared gradient norm at the fake images."""
         return 0.5 * gradient_norms(D, batch.x_fake, batch.y_fake).square().mean()
 
 
@@ -36,14 +36,14 @@ class R2(Regularizer):
 class GradientPenalty(Regularizer):
     """E[(||∇ₓ D(x̂)|| - 1)²] between real and fake images (WGAN-GP: Gulrajani et al., NeurIPS 2017, eq. 3).
 
-    A conditional D is asked with the real image's label.
+    A conditional D receives the labels of the real images.
     """
 
     weight: Annotated[float, AT_LEAST_0] = 10.0
     """Factor of the penalty in D's loss"""
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
-        """Return the mean squared distance of the gradient norm from 1 at random points between the pairs."""
+        """Return the mean of (gradient norm - 1)² at random points between real and fake images."""
         mixed = torch.lerp(batch.x_real, batch.x_fake, _uniform(batch.x_real, random))
         return (gradient_norms(D, mixed, batch.y_real) - 1).square().mean()
 
@@ -57,21 +57,21 @@ class DRAGAN(Regularizer):
     """Factor of the penalty in D's loss"""
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
-        """Return the mean squared distance of the gradient norm from 1 at disturbed real images."""
+        """Return the mean of (gradient norm - 1)² at perturbed real images."""
         x = batch.x_real
-        disturbance = _uniform(x, random, *x.shape[1:])
-        disturbed = x + _uniform(x, random) * (0.5 * std(x) * disturbance)
-        return (gradient_norms(D, disturbed, batch.y_real) - 1).square().mean()
+        perturbation = _uniform(x, random, *x.shape[1:])
+        perturbed = x + _uniform(x, random) * (0.5 * std(x) * perturbation)
+        return (gradient_norms(D, perturbed, batch.y_real) - 1).square().mean()
 
 
 def gradient_norms(D: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
-    """Return ||∇ₓ D(x)|| for each image, (B,), with a graph to D's parameters."""
+    """Return ||∇ₓ D(x)|| for each image, (B,), differentiable with respect to the parameters of D."""
     x = x.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(D(x, y).sum(), x, create_graph=True)
     return gradient.float().flatten(1).norm(dim=1)
 
 
 def _uniform(x: Tensor, random: torch.Generator, *shape: int) -> Tensor:
-    """Return numbers from U(0, 1) of a shape, (1, 1, 1) if not given, for each of this process's images."""
+    """Return numbers from U(0, 1) of the given shape, by default (1, 1, 1), for each image of this process's shard."""
     shape = (len(x) * world_size(), *(shape or (1, 1, 1)))
     return local_shard(torch.rand(shape, generator=random, device=x.device, dtype=x.dtype))

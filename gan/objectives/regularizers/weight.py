@@ -1,7 +1,8 @@
-"""Penalties on the weights of a network's layers: toward orthogonality, or toward small singular values.
+"""Penalties on the weights of a network's layers, for orthogonality or for small singular values.
 
-They act on `layer.weight` of every convolution, transposed convolution and linear layer: the final weight of a
-reparametrized layer, but the raw kernel within a wrapper such as ConvNorm, which normalizes it afterwards.
+They apply to `layer.weight` of all convolutions, transposed convolutions and linear layers. For a reparametrized layer
+this is the normalized weight. For a layer in a wrapper such as ConvNorm, which normalizes the output, it is the
+original kernel.
 """
 
 from abc import abstractmethod
@@ -22,7 +23,7 @@ Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPenalty(Regularizer):
-    """Base of the penalties that look at weights alone, and so serve any network."""
+    """Base class of penalties that depend on the weights only, and therefore apply to any network."""
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
         """Return the penalty on the weights of D."""
@@ -30,21 +31,24 @@ class WeightPenalty(Regularizer):
 
     @abstractmethod
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
-        """Return the unweighted penalty, a scalar with a graph to the network's parameters."""
+        """Return the unweighted penalty, a scalar that is differentiable with respect to the network's parameters."""
 
 
 @REGULARIZERS.register("orthogonal")
 @dataclass(frozen=True, kw_only=True)
 class Orthogonal(WeightPenalty):
-    """Σ ||W Wᵀ ⊙ (1 - I)||²_F over the reshaped weights (Brock et al., ICLR 2019, eq. 4): rows of any length."""
+    """Σ ||W Wᵀ ⊙ (1 - I)||²_F over the weight matrices (Brock et al., ICLR 2019, eq. 4).
+
+    The norms of the rows are not constrained.
+    """
 
     weight: Annotated[float, AT_LEAST_0] = 1e-4
     """Factor of the penalty in D's loss"""
 
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
-        """Return the sum of squared products of different rows."""
-        grams = (matrix @ matrix.T for matrix in _matrices(network))
-        return _total(gram.square().sum() - gram.diagonal().square().sum() for gram in grams)
+        """Return the sum of squared inner products of different rows."""
+        grams = (matrix @ matrix.T for matrix in _list_matrices(network))
+        return _sum(gram.square().sum() - gram.diagonal().square().sum() for gram in grams)
 
 
 @REGULARIZERS.register("ocnn")
@@ -52,23 +56,23 @@ class Orthogonal(WeightPenalty):
 class OrthogonalConvolution(WeightPenalty):
     """Σ ||Conv(W, W) - I₀||²_F: orthogonality of the strided convolution itself (OCNN: Wang et al., CVPR 2020, eq. 7).
 
-    The kernel is correlated with itself at every shift of its stride; I₀ is the identity at shift 0. A linear layer
-    has one shift.
+    Conv(W, W) is the correlation of the kernel with itself at all multiples of the stride, and I₀ is the identity at
+    shift 0. A linear layer has only the shift 0.
     """
 
     weight: Annotated[float, AT_LEAST_0] = 0.01
     """Factor of the penalty in D's loss"""
 
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
-        """Return the sum over layers."""
-        return _total(self._layer_penalty(layer) for layer in _layers(network))
+        """Return the sum over all layers."""
+        return _sum(self._layer_penalty(layer) for layer in _list_layers(network))
 
     def _layer_penalty(self, layer: Layer) -> Tensor:
         if isinstance(layer, nn.Linear):
             kernel, stride, groups = layer.weight[:, :, None, None], (1, 1), 1
         else:
             kernel, stride, groups = layer.weight, layer.stride, layer.groups
-        # A shift by s input pixels is one output pixel; a dilated kernel meets itself at multiples of its dilation.
+        # Shifts are multiples of the stride. Dilation needs no special case: it scales all offsets in the kernel.
         padding = [(k - 1) // s * s for k, s in zip(kernel.shape[2:], stride, strict=True)]
         penalty = kernel.new_zeros(())
         for part in kernel.chunk(groups):
@@ -87,14 +91,14 @@ class SRIP(WeightPenalty):
     weight: Annotated[float, AT_LEAST_0] = 1e-2
     """Factor of the penalty in D's loss"""
     iterations: Annotated[int, AT_LEAST_1] = 2
-    """Power iterations, from a new random vector each time as in the paper"""
+    """Number of power iterations; each step starts from a new random vector, as in the paper"""
 
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
-        """Return the sum over layers."""
-        return _total(self._matrix_penalty(matrix, random) for matrix in _matrices(network))
+        """Return the sum over all layers."""
+        return _sum(self._matrix_penalty(matrix, random) for matrix in _list_matrices(network))
 
     def _matrix_penalty(self, matrix: Tensor, random: torch.Generator) -> Tensor:
-        if len(matrix) > matrix.shape[1]:  # the smaller Gram matrix can be the identity, the larger one cannot
+        if len(matrix) > matrix.shape[1]:  # only the smaller Gram matrix can be the identity
             matrix = matrix.T
         deviation = matrix @ matrix.T - torch.eye(len(matrix), device=matrix.device, dtype=matrix.dtype)
         return _largest_singular_value(deviation, self.iterations, random).square()
@@ -103,35 +107,35 @@ class SRIP(WeightPenalty):
 @REGULARIZERS.register("spectral_reg")
 @dataclass(frozen=True, kw_only=True)
 class SpectralRegularization(WeightPenalty):
-    """½ Σ σ(W)² over the reshaped weights (Yoshida & Miyato 2017, eq. 2), by power iteration."""
+    """½ Σ σ(W)² over the weight matrices (Yoshida & Miyato 2017, eq. 2), by power iteration."""
 
     weight: Annotated[float, AT_LEAST_0] = 1e-2
     """Factor of the penalty in D's loss"""
     iterations: Annotated[int, AT_LEAST_1] = 10
-    """Power iterations, from a new random vector each time"""
+    """Number of power iterations; each step starts from a new random vector"""
 
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
-        """Return half the sum of the squared norms."""
-        norms = (_largest_singular_value(matrix, self.iterations, random) for matrix in _matrices(network))
-        return 0.5 * _total(norm.square() for norm in norms)
+        """Return half of the sum of the squared norms."""
+        norms = (_largest_singular_value(matrix, self.iterations, random) for matrix in _list_matrices(network))
+        return 0.5 * _sum(norm.square() for norm in norms)
 
 
-def _layers(network: nn.Module) -> Iterator[Layer]:
+def _list_layers(network: nn.Module) -> Iterator[Layer]:
     return (m for m in network.modules() if isinstance(m, Layer))
 
 
-def _matrices(network: nn.Module) -> Iterator[Tensor]:
-    """Return the weight of each layer, and of each group of a grouped one, as a matrix, a row an output channel."""
-    for layer in _layers(network):
+def _list_matrices(network: nn.Module) -> Iterator[Tensor]:
+    """Yield the weight matrices of all layers, one for each group of a grouped layer. A row is an output channel."""
+    for layer in _list_layers(network):
         yield from Layout.from_layer(layer).rows(layer.weight)
 
 
-def _total(terms: Iterator[Tensor]) -> Tensor:
+def _sum(terms: Iterator[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum()
 
 
 def _largest_singular_value(matrix: Tensor, iterations: int, random: torch.Generator) -> Tensor:
-    """Return uᵀ A v with vectors from a power iteration, held fixed for the gradient."""
+    """Return uᵀ A v with u and v from a power iteration. The gradient treats u and v as constants."""
     v = torch.randn(matrix.shape[1], generator=random, device=matrix.device, dtype=matrix.dtype)
     with torch.no_grad():
         for _ in range(iterations):

@@ -9,19 +9,19 @@ import torch
 from PIL import Image
 
 from gan.data import ImageData
-from gan.data.__main__ import class_counts, main, pixel_statistics
+from gan.data.__main__ import describe_classes, main, pixel_statistics
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    """Two classes of gray levels that are known."""
+    """Return a folder with images of known gray levels in two classes."""
     for name, level in (("cat/1", 0), ("cat/2", 100), ("dog/1", 200)):
         path = tmp_path / "images" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def images(tmp_path) -> Path:
     return tmp_path / "images"
 
 
-def test_it_says_what_is_there_and_writes_a_grid(images, capsys):
+def test_description_and_grid(images, capsys):
     assert main(["folder", f"root={images}", "resolution=8", "--out", "grid.png"]) == 0
     out = capsys.readouterr().out
     assert f"  from         {images}\n  cached in    {images.parent}/cache/convnorm-gan/datasets/folder-train-" in out
@@ -38,16 +38,16 @@ def test_it_says_what_is_there_and_writes_a_grid(images, capsys):
     assert "  std          81.650  81.650  81.650\n" in out
     assert re.search(r"^  fingerprint  [0-9a-f]{32}$", out, re.MULTILINE)
     assert "folder, held out\n  none\n" in out
-    assert "left out" not in out
+    assert "skipped" not in out
     with Image.open("grid.png") as grid:
         assert set(np.asarray(grid).flatten().tolist()) == {0, 100, 200, 96}
 
 
-def test_it_names_what_was_left_out(images, capsys):
+def test_skipped_files_are_listed(images, capsys):
     (images / "cat" / "0.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match="left out 1 of 4"):
+    with pytest.warns(UserWarning, match="skipped 1 of 4"):
         assert main(["folder", f"root={images}", "skip_corrupt=true"]) == 0
-    assert "  left out     1 that cannot be read\n    cat/0.png: not an image\n" in capsys.readouterr().out
+    assert "  skipped      1 unreadable files\n    cat/0.png: not an image\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_it_names_what_was_left_out(images, capsys):
         (["folder", "channels=2"], "channels: must be one of 3, 1"),
         (["folder", "root=gone"], "cannot read 'gone': No such file"),
         (["cifar10"], "python -m gan.data cifar10 root=data download=true"),
-        (["digits", "--out", "taken.png"], "--out taken.png is there already; choose another name"),
-        (["digits", "--out", "x.jpg"], "x.jpg: pictures are written as PNG; end the name in .png"),
+        (["digits", "--out", "taken.png"], "--out taken.png already exists; choose another name"),
+        (["digits", "--out", "x.jpg"], "x.jpg: images are written as PNG; the name must end in .png"),
         (["digits", "--out", "taken.png/below.png"], "cannot write --out taken.png/below.png: "),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys):
+def test_user_error_is_one_line_with_exit_code_2(arguments, message, capsys):
     Path("taken.png").write_bytes(b"mine")
     assert main(arguments) == 2
     err = capsys.readouterr().err
@@ -71,7 +71,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys):
     assert Path("taken.png").read_bytes() == b"mine"
 
 
-def test_nothing_is_written_unless_it_is_asked_for(tmp_path, monkeypatch, capsys):
+def test_no_file_is_written_by_default(tmp_path, monkeypatch, capsys):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert main(["digits", "resolution=8"]) == 0
@@ -88,7 +88,7 @@ def test_help_lists_the_keys_of_every_dataset(capsys):
         assert text in out
 
 
-def test_statistics_are_those_of_all_pixels(monkeypatch):
+def test_pixel_statistics(monkeypatch):
     monkeypatch.setattr("gan.data.__main__.CHUNK", 7)
     images = torch.randint(256, (30, 3, 5, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     mean, std = pixel_statistics(images)
@@ -97,15 +97,15 @@ def test_statistics_are_those_of_all_pixels(monkeypatch):
     assert torch.allclose(std, flat.std(dim=1, correction=0), rtol=1e-12)
 
 
-def test_many_classes_are_summed_up():
+def test_describe_classes():
     labels = torch.arange(250) % 100
     images = torch.zeros(250, 1, 1, 1, dtype=torch.uint8)
-    assert class_counts(ImageData(images, labels, 100)) == "100 of 2 to 3 images"
-    assert class_counts(ImageData(images, labels * 0, 1)) == "no labels"
-    assert class_counts(ImageData(images, labels % 2, 2)) == "2: 0 125, 1 125"
+    assert describe_classes(ImageData(images, labels, 100)) == "100 with 2 to 3 images each"
+    assert describe_classes(ImageData(images, labels * 0, 1)) == "no labels"
+    assert describe_classes(ImageData(images, labels % 2, 2)) == "2: 0 125, 1 125"
 
 
-def test_the_command_works_from_a_shell(tmp_path):
+def test_command_in_a_subprocess(tmp_path):
     command = [sys.executable, "-m", "gan.data", "digits", "resolution=8", "--out", "digits.png"]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -18,8 +18,8 @@ from gan.runtime.errors import UserError
 SHAPE = (3, 4, 5)
 
 
-def source(root: Path, count: int = 10, **changes) -> Source:
-    """Images made from the bytes of the files of a folder, in uneven chunks."""
+def make_source(root: Path, count: int = 10, **changes) -> Source:
+    """Return a source whose images are made from the bytes of two files, in chunks of different sizes."""
 
     def decode() -> Iterator[Chunk]:
         seed = b"".join((root / name).read_bytes() for name in ("a", "b"))
@@ -29,7 +29,7 @@ def source(root: Path, count: int = 10, **changes) -> Source:
         yield Chunk(images[1:1], labels[1:1], ("c: broken",))
         yield Chunk(images[1:], labels[1:])
 
-    whole = Source(
+    source = Source(
         name="test",
         root=root,
         files=["a", "b"],
@@ -39,10 +39,10 @@ def source(root: Path, count: int = 10, **changes) -> Source:
         decode=decode,
         read_class_names=lambda: ["one", "two", "three"],
     )
-    return replace(whole, **changes)
+    return replace(source, **changes)
 
 
-def never() -> Iterator[Chunk]:
+def fail() -> Iterator[Chunk]:
     raise AssertionError("decoded again")
     yield
 
@@ -55,7 +55,7 @@ def root(tmp_path) -> Path:
     return tmp_path / "source"
 
 
-def assert_same(a: ImageData, b: ImageData):
+def assert_equal(a: ImageData, b: ImageData):
     assert torch.equal(a.images, b.images)
     assert torch.equal(a.labels, b.labels)
     assert (a.num_classes, a.class_names, a.fingerprint) == (b.num_classes, b.class_names, b.fingerprint)
@@ -63,31 +63,31 @@ def assert_same(a: ImageData, b: ImageData):
 
 
 def test_images_are_decoded_once(root):
-    first = prepare(source(root))
-    expected = np.concatenate([chunk.images for chunk in source(root).decode()])
+    first = prepare(make_source(root))
+    expected = np.concatenate([chunk.images for chunk in make_source(root).decode()])
     assert torch.equal(first.images, torch.from_numpy(expected))
     assert first.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
     assert first.class_names == ("one", "two", "three")
-    assert_same(prepare(source(root, decode=never)), first)
+    assert_equal(prepare(make_source(root, decode=fail)), first)
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
-def test_the_array_is_an_ordinary_npy_file(root, count):
-    data = prepare(source(root, count))
+def test_array_is_a_valid_npy_file(root, count):
+    data = prepare(make_source(root, count))
     assert np.array_equal(np.load(data.preparation.folder / "images.npy"), data.images.numpy())
     assert data.images.shape == (count, *SHAPE)
 
 
-def test_the_fingerprint_is_that_of_the_content(root):
-    data = prepare(source(root))
+def test_fingerprint_equals_that_of_the_images(root):
+    data = prepare(make_source(root))
     assert replace(data, preparation=None).fingerprint == data.fingerprint
 
 
-def test_images_are_mapped_and_writing_to_them_changes_no_file(root):
-    data = prepare(source(root))
+def test_changes_of_mapped_images_are_not_written(root):
+    data = prepare(make_source(root))
     before = data.images.clone()
     data.images.zero_()
-    assert torch.equal(prepare(source(root, decode=never)).images, before)
+    assert torch.equal(prepare(make_source(root, decode=fail)).images, before)
 
 
 @pytest.mark.parametrize(
@@ -95,78 +95,78 @@ def test_images_are_mapped_and_writing_to_them_changes_no_file(root):
     [{"options": ("x", 2)}, {"name": "other"}, {"num_classes": 4}, {"files": ["b", "a"]}],
     ids=["options", "name", "classes", "order"],
 )
-def test_every_choice_has_a_cache_of_its_own(root, changes):
-    folder = prepare(source(root)).preparation.folder
-    assert prepare(source(root, **changes)).preparation.folder != folder
+def test_every_option_changes_the_key(root, changes):
+    folder = prepare(make_source(root)).preparation.folder
+    assert prepare(make_source(root, **changes)).preparation.folder != folder
 
 
 @pytest.mark.parametrize("change", ["content", "time", "replaced"])
-def test_a_source_file_that_changed_is_decoded_anew(root, change):
-    path, old = root / "b", prepare(source(root))
+def test_changed_source_file_is_decoded_again(root, change):
+    path, old = root / "b", prepare(make_source(root))
     status = path.stat()
     if change == "content":
         path.write_bytes(b"longer")
     elif change == "time":
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    else:  # another file of the same size and time: only its ctime gives it away
+    else:  # another file with the same size and mtime but another ctime
         (root / "new").write_bytes(b"c")
         os.utime(root / "new", ns=(status.st_atime_ns, status.st_mtime_ns))
         os.replace(root / "new", path)
         assert path.stat().st_mtime_ns == status.st_mtime_ns
-    new = prepare(source(root))
+    new = prepare(make_source(root))
     assert new.preparation.folder != old.preparation.folder
     assert torch.equal(new.images, old.images) == (change == "time")
 
 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "info.json"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "short", "other"])
-def test_a_damaged_cache_is_noticed_and_made_anew(root, name, damage):
-    data = prepare(source(root))
-    path, first = data.preparation.folder / name, replace(data, images=data.images.clone())
-    whole = path.read_bytes()
+def test_damaged_cache_is_replaced(root, name, damage):
+    data = prepare(make_source(root))
+    path, original = data.preparation.folder / name, replace(data, images=data.images.clone())
+    content = path.read_bytes()
     path.unlink()
     if damage == "other":
-        other = prepare(source(root, 7, name="other")).preparation.folder / name
+        other = prepare(make_source(root, 7, name="other")).preparation.folder / name
         path.write_bytes(other.read_bytes())
     elif damage != "gone":
-        path.write_bytes(whole[: len(whole) // 2] if damage == "short" else b"")
-    assert_same(prepare(source(root)), first)
-    assert path.read_bytes() == whole
+        path.write_bytes(content[: len(content) // 2] if damage == "short" else b"")
+    assert_equal(prepare(make_source(root)), original)
+    assert path.read_bytes() == content
 
 
-def test_a_decoding_that_is_broken_off_leaves_nothing_that_counts(root):
-    def broken() -> Iterator[Chunk]:
-        yield from source(root).decode()
+def test_interrupted_decoding_leaves_no_valid_cache(root):
+    def interrupted() -> Iterator[Chunk]:
+        yield from make_source(root).decode()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(source(root, decode=broken))
-    assert len(prepare(source(root))) == 10
+        prepare(make_source(root, decode=interrupted))
+    assert len(prepare(make_source(root))) == 10
 
 
-def test_files_that_change_while_they_are_read_are_an_error(root):
+def test_source_that_changes_during_decoding_is_an_error(root):
     def changing() -> Iterator[Chunk]:
-        yield from source(root).decode()
+        yield from make_source(root).decode()
         (root / "a").write_bytes(b"changed")
 
-    with pytest.raises(UserError, match="changed while they were read; run this again"):
-        prepare(source(root, decode=changing))
+    with pytest.raises(UserError, match="changed while they were read; run the command again"):
+        prepare(make_source(root, decode=changing))
 
 
-def test_a_source_without_images_and_one_that_is_gone_are_errors(root):
-    def nothing() -> Iterator[Chunk]:
+def test_source_without_images_or_files_is_an_error(root):
+    def decode_nothing() -> Iterator[Chunk]:
         yield Chunk(np.empty((0, *SHAPE), np.uint8), np.empty(0, np.int64), ("a: broken",))
 
-    with pytest.raises(UserError, match=r"no image in .* can be read \(a: broken\)"):
-        prepare(source(root, decode=nothing))
+    with pytest.raises(UserError, match=r"no readable images in .* \(a: broken\)"):
+        prepare(make_source(root, decode=decode_nothing))
     (root / "a").unlink()
     with pytest.raises(UserError, match=r"cannot read .*a': No such file"):
-        prepare(source(root))
+        prepare(make_source(root))
 
 
 @pytest.mark.parametrize("case", ["a file in the way", "no home", "full"])
-def test_a_cache_that_cannot_be_written_is_said_and_the_images_are_kept_in_memory(root, tmp_path, monkeypatch, case):
-    expected = prepare(source(root))
+def test_unwritable_cache_is_a_warning(root, tmp_path, monkeypatch, case):
+    expected = prepare(make_source(root))
     if case == "a file in the way":
         (tmp_path / "file").touch()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -176,27 +176,27 @@ def test_a_cache_that_cannot_be_written_is_said_and_the_images_are_kept_in_memor
     else:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.warns(UserWarning, match=r"cache.*cannot be written \(.*\); going on without it"):
-        data = prepare(source(root))
+    with pytest.warns(UserWarning, match=r"cache.*cannot be written \(.*\); continuing without it"):
+        data = prepare(make_source(root))
     assert data.preparation.folder is None
-    assert_same(data, expected)
+    assert_equal(data, expected)
 
 
-def test_two_splits_that_cannot_be_cached_are_said_once(root, tmp_path, monkeypatch):
+def test_unwritable_cache_is_one_warning_for_both_splits(root, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("default")
         for name in ("train", "test"):
-            prepare(source(root, name=name))
+            prepare(make_source(root, name=name))
     assert len(shown) == 1
 
 
 def slow_source(root: Path) -> Source:
-    """Images that take a while to decode, from when two processes have come this far."""
-    fast = source(root, 2000)
+    """Return a source that waits until two processes decode it, and then decodes slowly."""
+    fast = make_source(root, 2000)
 
-    def slowly() -> Iterator[Chunk]:
+    def decode() -> Iterator[Chunk]:
         (root / f"ready{os.getpid()}").touch()
         while len(list(root.glob("ready*"))) < 2:
             time.sleep(0.002)
@@ -205,7 +205,7 @@ def slow_source(root: Path) -> Source:
                 yield Chunk(images[start : start + 100], labels[start : start + 100], skipped)
                 time.sleep(0.005)
 
-    return replace(fast, decode=slowly)
+    return replace(fast, decode=decode)
 
 
 CHILD = """\
@@ -217,14 +217,14 @@ print(prepare(slow_source(Path(sys.argv[3]))).fingerprint)
 """
 
 
-def test_two_processes_at_once_both_end_well(root):
-    places = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
-    command = [sys.executable, "-W", "error::UserWarning", "-c", CHILD, *places, str(root)]
+def test_two_processes_prepare_the_same_source(root):
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
+    command = [sys.executable, "-W", "error::UserWarning", "-c", CHILD, *paths, str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        mine = prepare(slow_source(root))
+        ours = prepare(slow_source(root))
         out, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (0, "")
-    data = prepare(source(root, 2000, decode=never))
-    assert out.strip() == mine.fingerprint == data.fingerprint == replace(data, preparation=None).fingerprint
-    assert torch.equal(mine.images, data.images)
+    data = prepare(make_source(root, 2000, decode=fail))
+    assert out.strip() == ours.fingerprint == data.fingerprint == replace(data, preparation=None).fingerprint
+    assert torch.equal(ours.images, data.images)
     assert sorted(os.listdir(data.preparation.folder)) == ["images.npy", "info.json", "labels.npy"]

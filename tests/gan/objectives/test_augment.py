@@ -15,7 +15,7 @@ def images():
 
 
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
-def test_is_a_function_of_its_generator_and_treats_each_image_alone(images, name):
+def test_augmentation_depends_on_generator_and_differs_between_images(images, name):
     first, second = (augment(images, [name], generator(0)) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, augment(images, [name], generator(1)))
@@ -24,42 +24,42 @@ def test_is_a_function_of_its_generator_and_treats_each_image_alone(images, name
 
 
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
-def test_gradients_pass_to_every_image(images, name):
+def test_gradients_reach_every_image(images, name):
     x = images.clone().requires_grad_(True)
     augment(x, [name], generator()).square().sum().backward()
     assert (x.grad.flatten(1).norm(dim=1) > 0).all()
 
 
-def test_no_names_leave_the_images_alone(images):
+def test_no_augmentations_return_the_same_images(images):
     assert augment(images, [], generator()) is images
 
 
-def test_brightness_adds_one_number_to_an_image(images):
+def test_brightness_adds_one_number_per_image(images):
     difference = (brightness(images, generator()) - images).flatten(1)
     assert difference.std(dim=1).max() < 1e-6
     assert -0.5 <= difference.min() < -0.3
     assert 0.3 < difference.max() <= 0.5
 
 
-def test_saturation_and_contrast_keep_their_means(images):
+def test_saturation_and_contrast_keep_the_mean(images):
     torch.testing.assert_close(saturation(images, generator()).mean(1), images.mean(1))
     torch.testing.assert_close(contrast(images, generator()).mean((1, 2, 3)), images.mean((1, 2, 3)))
     gray = images[:, :1].expand(-1, 3, -1, -1)
     torch.testing.assert_close(saturation(gray, generator()), gray)
 
 
-def test_translation_shifts_by_up_to_an_eighth(images):
+def test_translation_is_at_most_an_eighth_of_the_side(images):
     shifted = translation(images, generator())
     offsets = set()
-    for before, after in zip(images, shifted, strict=True):
-        padded = F.pad(before, (2, 2, 2, 2))
-        matches = [(y, x) for y in range(5) for x in range(5) if torch.equal(padded[:, y : y + 16, x : x + 16], after)]
+    for original, result in zip(images, shifted, strict=True):
+        padded = F.pad(original, (2, 2, 2, 2))
+        matches = [(y, x) for y in range(5) for x in range(5) if torch.equal(padded[:, y : y + 16, x : x + 16], result)]
         assert len(matches) == 1
         offsets.add(matches[0])
     assert {y for y, _ in offsets} == {x for _, x in offsets} == set(range(5))
 
 
-def test_cutout_removes_a_square_of_half_the_side(images):
+def test_cutout_removes_a_square_with_half_the_side(images):
     x = images.sign() + 3  # nowhere zero
     removed = (cutout(x, generator()) == 0).all(dim=1)
     rows, cols = removed.any(dim=2).sum(dim=1), removed.any(dim=1).sum(dim=1)

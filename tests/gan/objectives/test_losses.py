@@ -33,7 +33,7 @@ CLOSED_FORMS = {
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
-def test_losses_have_their_closed_forms(name):
+def test_loss_equals_closed_form(name):
     loss = LOSSES.get(name)()
     d_loss, g_loss = CLOSED_FORMS[name]
     real = REAL if loss.generator_sees_real else None
@@ -42,7 +42,7 @@ def test_losses_have_their_closed_forms(name):
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
-def test_the_players_want_opposite_things(name):
+def test_gradients_of_generator_and_discriminator_have_opposite_signs(name):
     loss = LOSSES.get(name)()
     real, fake = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
     d_real, d_fake = torch.autograd.grad(loss.discriminator(real, fake), (real, fake))

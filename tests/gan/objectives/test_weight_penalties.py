@@ -19,13 +19,13 @@ def linear(matrix):
     return layer
 
 
-def test_orthogonal_punishes_products_of_different_rows_alone():
+def test_orthogonal_penalizes_products_of_different_rows_only():
     assert penalty("orthogonal", linear(torch.diag(torch.tensor([1.0, 5.0, 2.0])))).item() == 0
     rows = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert penalty("orthogonal", linear(rows)).item() == pytest.approx(2 * 11**2)
 
 
-def test_spectral_reg_is_half_the_squared_norm():
+def test_spectral_reg_is_half_of_the_squared_norm():
     network = nn.Sequential(linear(torch.diag(torch.tensor([3.0, 1.0]))), linear(torch.diag(torch.tensor([2.0, 0.5]))))
     assert penalty("spectral_reg", network, iterations=30).item() == pytest.approx((9 + 4) / 2, rel=1e-5)
 
@@ -37,8 +37,8 @@ def test_srip_is_the_squared_norm_of_the_deviation_from_isometry():
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (4, 2), (3, 3), (2, 1)])
-def test_ocnn_is_the_distance_of_the_convolution_from_orthogonal_rows(kernel, stride):
-    """On a large circle, the squared distance of A Aᵀ from I, per output position, is the penalty."""
+def test_ocnn_equals_deviation_of_convolution_matrix_from_orthogonality(kernel, stride):
+    """The penalty is ||A Aᵀ - I||²_F per output position of the matrix A of a large circular convolution."""
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 3, kernel, stride=stride, bias=False, dtype=torch.float64)
     side = 12
@@ -50,7 +50,7 @@ def test_ocnn_is_the_distance_of_the_convolution_from_orthogonal_rows(kernel, st
     assert penalty("ocnn", layer).item() == pytest.approx(expected.item(), rel=1e-10)
 
 
-def test_ocnn_of_an_orthogonal_convolution_is_zero_also_in_groups():
+def test_ocnn_of_orthogonal_grouped_convolution_is_zero():
     layer = nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False)
     with torch.no_grad():
         layer.weight.zero_()
@@ -59,7 +59,7 @@ def test_ocnn_of_an_orthogonal_convolution_is_zero_also_in_groups():
 
 
 @pytest.mark.parametrize(("name", "expected"), [("orthogonal", 0), ("srip", 0), ("spectral_reg", 0.5 * 2)])
-def test_groups_are_matrices_of_their_own(name, expected):
+def test_each_group_is_a_separate_matrix(name, expected):
     layer = nn.Conv2d(4, 4, 1, groups=2, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.eye(2).repeat(2, 1)[:, :, None, None])
@@ -67,7 +67,7 @@ def test_groups_are_matrices_of_their_own(name, expected):
 
 
 @pytest.mark.parametrize("name", ["orthogonal", "ocnn", "srip", "spectral_reg"])
-def test_descent_lowers_the_penalty(name):
+def test_gradient_descent_lowers_the_penalty(name):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 2, 4, 2), nn.Linear(3, 2))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)

@@ -1,4 +1,4 @@
-"""Whatever the bytes of a config are, it is a config or one line that says what is wrong."""
+"""Fuzzing of config files: arbitrary bytes are read as a config or refused with a one-line error."""
 
 import copy
 import os
@@ -33,37 +33,37 @@ def folder(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def within(seconds: int) -> Iterator[None]:
-    """Fail where something hangs, even in a system call."""
+def time_limit(seconds: int) -> Iterator[None]:
+    """Fail if the body takes longer, even if it hangs in a system call."""
 
     def fail(*_: object) -> None:
         raise AssertionError(f"took more than {seconds} s")
 
-    usual = signal.signal(signal.SIGALRM, fail)
+    previous = signal.signal(signal.SIGALRM, fail)
     signal.alarm(seconds)
     try:
         yield
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, usual)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def check(content: bytes, folder: Path, capsys) -> str:
-    """Give the bytes to the command as a config; return the line that it said.
+    """Run the training command with the bytes as a config, and return its one-line message.
 
-    It is to resume a run that is not there, so that no config, however good, starts a training.
+    The command is asked to resume a run that does not exist, so that even a valid config starts no training.
     """
     path = folder / "fuzzed.yaml"
     path.write_bytes(content)
-    with within(60):
+    with time_limit(60):
         code = main(["--config", str(path), "--resume", "--out", str(folder / "no-run"), "--device", "cpu"])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert len(line) < 3000
-    is_config = line.endswith("no-run holds no run (config.yaml is missing); name the folder of one")
-    if is_config:  # and then it can be written down and read again
+    is_config = line.endswith("no-run contains no run (config.yaml is missing); give the folder of a run")
+    if is_config:  # a valid config can be dumped and loaded again
         config = load_config(Config, path)
         path.write_bytes(dump_config(config).encode())
         assert load_config(Config, path) == config
@@ -72,7 +72,7 @@ def check(content: bytes, folder: Path, capsys) -> str:
 
 @fuzzed
 @given(content=st.binary(max_size=200))
-def test_any_bytes(content, folder, capsys):
+def test_arbitrary_bytes(content, folder, capsys):
     check(content, folder, capsys)
 
 
@@ -85,11 +85,11 @@ words = st.sampled_from([*TOKENS.split(" "), *"?:-{}[],'\"|>%#", " ", "\n", "\n 
     text=st.lists(st.one_of(words, st.text(max_size=3)), max_size=30).map("".join),
     encoding=st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32"]),
 )
-def test_any_text_in_any_encoding(text, encoding, folder, capsys):
+def test_arbitrary_text_in_any_encoding(text, encoding, folder, capsys):
     check(text.encode(encoding, "surrogatepass"), folder, capsys)
 
 
-# Good configs with a few wounds: a value changed, a key renamed, taken out or put somewhere else, a byte flipped
+# Valid configs with a few mutations: a value, a key or a byte is changed, or an entry is removed or copied
 
 scalars = st.one_of(
     st.none(),
@@ -106,17 +106,17 @@ scalars = st.one_of(
 )
 
 
-def places(tree: object) -> list[tuple[dict | list, object]]:
-    """Return every (collection, key or index) in a tree of plain values."""
+def find_entries(tree: object) -> list[tuple[dict | list, object]]:
+    """Return (collection, key or index) of all entries in a tree of plain values."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return [place for key, child in items for place in ((tree, key), *places(child))]
+    return [entry for key, child in items for entry in ((tree, key), *find_entries(child))]
 
 
 @st.composite
-def wounded(draw) -> bytes:
+def mutated_configs(draw) -> bytes:
     tree = yaml.safe_load(draw(st.sampled_from(TREES)))
     for _ in range(draw(st.integers(1, 4))):
-        found = places(tree)
+        found = find_entries(tree)
         if not found:
             break
         collection, key = found[draw(st.integers(0, len(found) - 1))]
@@ -140,18 +140,18 @@ TREES = [dump_config(load_config(Config, path)) for path in CONFIGS[:: max(1, le
 
 
 @settings(fuzzed, max_examples=120)
-@given(content=wounded())
-def test_a_good_config_with_wounds(content, folder, capsys):
+@given(content=mutated_configs())
+def test_mutated_config(content, folder, capsys):
     check(content, folder, capsys)
 
 
-def test_the_harness_lets_a_good_config_through(folder, capsys):
+def test_valid_config_passes_the_check(folder, capsys):
     assert check(TREES[0].encode(), folder, capsys).endswith(
-        "holds no run (config.yaml is missing); name the folder of one"
+        "contains no run (config.yaml is missing); give the folder of a run"
     )
 
 
-# What fuzzing hardly finds
+# Inputs that fuzzing is unlikely to find
 
 LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30))
 
@@ -162,11 +162,11 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10
         pytest.param(LAUGHS.encode(), "more than 100000 values", id="billion laughs"),
         pytest.param(b"a: " + b"[" * 100_000, "nested too deeply", id="deep flow"),
         pytest.param("\n".join(" " * i + "a:" for i in range(1200)).encode(), "nested too deeply", id="deep block"),
-        pytest.param(b"a: &a [*a]", "an alias that contains itself", id="circle"),
+        pytest.param(b"a: &a [*a]", "an alias contains itself", id="circle"),
         pytest.param(b"seed: " + b"9" * 900_000, "more than 1000 digits", id="digits"),
         pytest.param(b"seed: 0x" + b"f" * 900_000, "more than 1000 digits", id="hexadecimal digits"),
         pytest.param(b"# " + b"x" * 30_000_000, "more than 1,000,000 bytes", id="30 MB"),
-        pytest.param(b"x" * 900_000, "a config is a mapping", id="a long word"),
+        pytest.param(b"x" * 900_000, "a config must be a mapping", id="a long word"),
         pytest.param(b"seed: !" + b"x" * 900_000, "is not allowed here", id="a long tag"),
         pytest.param(b"seed: 1\0", "#x0000", id="NUL"),
         pytest.param(b'data: {root: "a\\0b"}', ":1: a string with the character U+0000", id="NUL by escape"),
@@ -175,29 +175,29 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10
         pytest.param("seed: 1".encode("utf-16-le"), "not valid YAML", id="UTF-16 without a mark"),
         pytest.param("seed: é".encode("latin-1"), "not UTF-8 text (byte 6)", id="Latin-1"),
         pytest.param(b"base: /dev/zero", ":1: base: cannot read the config file /dev/zero", id="device"),
-        pytest.param(b"base: pipe", "pipe: it is no file", id="pipe"),
+        pytest.param(b"base: pipe", "pipe: not a regular file", id="pipe"),
         pytest.param(b"base: loop", ":1: base: ", id="loop of links"),
         pytest.param(b"base: " + b"x" * 5000, "File name too long", id="long name"),
-        pytest.param(b"base: .", "it is no file", id="folder"),
+        pytest.param(b"base: .", "not a regular file", id="folder"),
     ],
 )
-def test_hostile_files_are_refused_in_bounded_time_and_memory(content, message, folder, capsys):
+def test_hostile_file_is_refused_in_bounded_time_and_memory(content, message, folder, capsys):
     if not (folder / "pipe").exists():
         os.mkfifo(folder / "pipe")
         (folder / "loop").symlink_to("loop")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    said = check(content, folder, capsys)
-    assert message in said
+    line = check(content, folder, capsys)
+    assert message in line
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
 
 
-def test_a_mark_of_the_byte_order_does_no_harm(folder):
+def test_byte_order_mark_is_ignored(folder):
     path = folder / "marked.yaml"
     path.write_bytes("seed: 7".encode("utf-8-sig"))
     assert load_config(Config, path).seed == 7
 
 
-def test_a_message_quotes_no_more_than_a_line_can_hold():
+def test_long_message_is_shortened():
     with pytest.raises(ConfigError) as caught:
         load_config(Config, None, ["seed=" + "x" * 100_000])
     assert re.fullmatch(r"command line: seed=x{900,} \.\.\. x{900,}'", str(caught.value))
@@ -213,10 +213,10 @@ def test_a_message_quotes_no_more_than_a_line_can_hold():
         (["train.batch_size=1" + "0" * 30], "is larger than the training set"),
         (["data.workers=1000000"], "data.workers: must be from 1 to 1000"),
         (["data=stacked_digits", "data.size=1" + "0" * 30], "data.size: must be from 2 to 1e+08"),
-        (["discriminator.width=65536"], "out of memory; take smaller networks, batches or images"),
+        (["discriminator.width=65536"], "out of memory; use smaller networks, batches or images"),
     ],
 )
-def test_sizes_beyond_all_machines_are_refused_in_one_line(overrides, message, tmp_path, capsys):
+def test_excessive_size_is_a_one_line_error(overrides, message, tmp_path, capsys):
     assert main(["--device", "cpu", "--out", str(tmp_path / "run"), *overrides]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

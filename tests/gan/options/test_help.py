@@ -5,8 +5,8 @@ from typing import ClassVar, get_args, get_origin, get_type_hints
 import pytest
 
 from gan.config import Config
-from gan.options.help import describe, field_docs, reference, sections
-from gan.options.loader import is_family
+from gan.options.help import describe, get_field_docs, list_sections, reference
+from gan.options.schema import is_family
 from models.registry import Registry
 
 
@@ -68,7 +68,7 @@ EXPECTED = """\
       How many seeds"""
 
 
-def test_a_schema_is_described_key_by_key_then_choice_by_choice():
+def test_description_lists_keys_then_choices():
     assert describe(Outer) == EXPECTED
 
 
@@ -93,11 +93,11 @@ An apple.
 """
 
 
-def test_the_reference_is_the_same_in_markdown():
+def test_reference_in_markdown():
     assert reference(Outer) == REFERENCE
 
 
-def test_what_markdown_would_read_is_escaped_but_in_code():
+def test_markdown_is_escaped_except_in_code():
     @dataclass(frozen=True)
     class Marked:
         x: int = 0
@@ -106,42 +106,43 @@ def test_what_markdown_would_read_is_escaped_but_in_code():
     assert reference(Marked).splitlines()[-1] == r"| `x` | `0` | \|x\|\_2 of `a_b` |"
 
 
-def test_every_key_and_every_option_is_in_the_reference():
+def test_reference_has_every_key_and_option():
     rows = reference(Config).splitlines()
-    for section in sections(Config):
+    for section in list_sections(Config):
         assert not section.kind or f"### {section.kind} `{section.name}`" in rows
         for entry in section.entries:
             assert any(row.startswith(f"| `{entry.key}` | `{entry.default}` |") for row in rows)
 
 
-def leaves(cls: type, prefix: str = ""):
+def list_keys(cls: type, prefix: str = ""):
     hints = get_type_hints(cls)
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[f.name]) and not is_family(hints[f.name]):
-            yield from leaves(hints[f.name], f"{prefix}{f.name}.")
+            yield from list_keys(hints[f.name], f"{prefix}{f.name}.")
         else:
             yield f"{prefix}{f.name}"
 
 
-def test_every_key_is_in_the_help():
+def test_description_has_every_key():
     described = [line.split()[0] for line in describe(Config).splitlines() if "(default: " in line]
-    assert [key for key in described if not key.startswith(".")] == list(leaves(Config))
+    assert [key for key in described if not key.startswith(".")] == list(list_keys(Config))
 
 
-def choices(cls: type, found: dict[type, None]) -> list[type]:
+def find_choices(cls: type, found: dict[type, None]) -> list[type]:
+    """Return all dataclasses that a schema can contain."""
     for tp in get_type_hints(cls).values():
         tp = get_args(tp)[1] if get_origin(tp) is dict else tp
         members = [tp.registry.get(name) for name in tp.registry] if is_family(tp) else [tp]
         for member in members:
             if dataclasses.is_dataclass(member) and member not in found:
                 found[member] = None
-                choices(member, found)
+                find_choices(member, found)
     return list(found)
 
 
-@pytest.mark.parametrize("cls", choices(Config, {}), ids=lambda cls: cls.__name__)
-def test_every_option_of_every_choice_is_documented_on_one_line(cls):
-    hints, docs = get_type_hints(cls), field_docs(cls)
+@pytest.mark.parametrize("cls", find_choices(Config, {}), ids=lambda cls: cls.__name__)
+def test_every_option_has_a_one_line_docstring(cls):
+    hints, docs = get_type_hints(cls), get_field_docs(cls)
     for f in dataclasses.fields(cls):
         if not dataclasses.is_dataclass(hints[f.name]) or is_family(hints[f.name]):
             assert docs[f.name]

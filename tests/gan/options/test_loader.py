@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from gan.config import Config
 from gan.data.datasets.digits import Digits
-from gan.options.loader import ConfigError, dump_config, is_family, load_config
+from gan.options.help import describe
+from gan.options.loader import dump_config, load_config, parse_config
+from gan.options.nodes import ConfigError
+from gan.options.schema import is_family
 from models.ranges import Range
 from models.registry import Registry
 
@@ -21,13 +24,13 @@ def load(tmp_path: Path, text: str, *overrides: str, schema: type = Config) -> A
     return load_config(schema, path, overrides)
 
 
-def error(tmp_path: Path, text: str, *overrides: str) -> str:
+def load_error(tmp_path: Path, text: str, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text, *overrides)
     return str(caught.value).removeprefix(f"{tmp_path}/")
 
 
-# A small schema whose classes share and do not share options
+# A small schema whose classes have common options and options of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ class Picture:
     layers: dict[str, Shape] = field(default_factory=dict)
 
 
-def test_without_a_file_all_is_default():
+def test_config_without_file_has_all_defaults():
     assert load_config(Config, None) == Config()
 
 
@@ -101,7 +104,7 @@ def test_without_a_file_all_is_default():
         ("regularizers:\n  r11: {}", "did you mean 'r1'?"),
         (
             "regularizers:",
-            "test.yaml:1: regularizers: must be a mapping of names to options, not null; NAME: null takes one out",
+            "test.yaml:1: regularizers: must be a mapping of names to options, not null; use NAME: null to remove one",
         ),
         ("regularizers: r1", "test.yaml:1: regularizers: must be a mapping of names to options, not the string 'r1'"),
         ("regularizers: {r1: {weight: -1}}", "test.yaml:1: regularizers.r1.weight: must be at least 0, not -1"),
@@ -109,43 +112,43 @@ def test_without_a_file_all_is_default():
         ('"two\\nlines": 1', "two lines: unknown key"),
     ],
 )
-def test_wrong_input_is_an_error_with_file_line_and_key(tmp_path, text, message):
-    said = error(tmp_path, text)
-    assert message in said
-    assert "\n" not in said
+def test_error_names_file_line_and_key(tmp_path, text, message):
+    text = load_error(tmp_path, text)
+    assert message in text
+    assert "\n" not in text
 
 
-def test_an_error_in_a_base_names_the_base(tmp_path):
+def test_error_in_base_file_names_the_base_file(tmp_path):
     (tmp_path / "base.yaml").write_text("seed: 1\ntrain: {stepz: 3}")
-    assert error(tmp_path, "base: base.yaml").startswith("base.yaml:2: train.stepz: unknown key")
+    assert load_error(tmp_path, "base: base.yaml").startswith("base.yaml:2: train.stepz: unknown key")
 
 
-def test_an_error_on_the_command_line_repeats_the_argument(tmp_path):
-    assert error(tmp_path, "", "train.stepz=3").startswith("command line: train.stepz=3: train.stepz: unknown key")
+def test_error_in_override_repeats_the_override(tmp_path):
+    assert load_error(tmp_path, "", "train.stepz=3").startswith("command line: train.stepz=3: train.stepz: unknown key")
 
 
-def test_later_layers_change_only_what_they_name(tmp_path):
+def test_later_layer_changes_only_its_own_keys(tmp_path):
     (tmp_path / "base.yaml").write_text("seed: 7\ntrain: {steps: 10, batch_size: 4}\ndata: {resolution: 32}")
     config = load(tmp_path, "base: base.yaml\ntrain: {steps: 20}", "train.batch_size=5", "train.batch_size=6")
     assert (config.seed, config.data.resolution) == (7, 32)
     assert (config.train.steps, config.train.batch_size) == (20, 6)
 
 
-def test_an_integer_is_good_for_a_number_and_stays_none_where_null_is_allowed(tmp_path):
+def test_integer_is_accepted_as_float_and_null_as_none(tmp_path):
     config = load(tmp_path, "train: {ema_halflife_kimg: 3, generator_batch_size: null}")
     assert type(config.train.ema_halflife_kimg) is float
     assert config.train.generator_batch_size is None
 
 
-def test_a_choice_may_be_a_word_or_a_mapping(tmp_path):
+def test_choice_is_a_name_or_a_mapping(tmp_path):
     assert load(tmp_path, "loss: nonsaturating") == load(tmp_path, "loss: {name: nonsaturating}")
 
 
-def test_options_without_a_name_are_those_of_the_default_choice(tmp_path):
+def test_options_without_name_belong_to_the_default_choice(tmp_path):
     assert load(tmp_path, "shape: {radius: 2}", schema=Picture).shape == Circle(radius=2)
 
 
-def test_naming_the_same_choice_again_keeps_its_options(tmp_path):
+def test_same_choice_keeps_its_options(tmp_path):
     text = "shape: {name: square, side: 2}"
     assert load(tmp_path, text, "shape.name=square", "shape.color=blue", schema=Picture).shape == Square(
         side=2, color="blue"
@@ -154,55 +157,55 @@ def test_naming_the_same_choice_again_keeps_its_options(tmp_path):
 
 @pytest.mark.parametrize("change", ["shape.name=square", "shape=square", "shape={name: square}"])
 @pytest.mark.parametrize("before", ["{name: circle, radius: 2, color: blue}", "{radius: 2, color: blue}"])
-def test_another_choice_drops_the_options_of_the_old_and_keeps_the_common_ones(tmp_path, before, change):
+def test_other_choice_keeps_only_common_options(tmp_path, before, change):
     assert load(tmp_path, f"shape: {before}", change, schema=Picture).shape == Square(color="blue")
 
 
-def test_options_of_the_old_choice_are_unknown_after_the_change(tmp_path):
+def test_option_of_old_choice_is_unknown_after_change(tmp_path):
     with pytest.raises(ConfigError, match=r"shape.radius: unknown key \(known here: color, side\)"):
         load(tmp_path, "shape: circle", "shape={name: square, radius: 2}", schema=Picture)
 
 
-def test_a_dataclass_that_checks_itself_gives_an_error_with_its_line(tmp_path):
+def test_error_raised_by_dataclass_has_its_line(tmp_path):
     with pytest.raises(ConfigError, match=r"test.yaml:2: shape: a side of 13 brings bad luck"):
         load(tmp_path, "layers: {}\nshape: {name: square, side: 13}", schema=Picture)
 
 
-def test_null_takes_an_inherited_regularizer_out_and_a_mapping_puts_it_back(tmp_path):
+def test_null_removes_an_inherited_regularizer(tmp_path):
     text = "regularizers: {r1: {weight: 0.3, every: 2}}"
     assert load(tmp_path, text).regularizers["r1"].every == 2
     assert load(tmp_path, text, "regularizers.r1=null").regularizers == {}
     assert load(tmp_path, text, "regularizers.r1=null", "regularizers.r1.weight=0.5").regularizers["r1"].every == 1
 
 
-def test_an_override_reaches_into_a_named_option(tmp_path):
+def test_override_of_one_option_of_a_regularizer(tmp_path):
     config = load(tmp_path, "regularizers: {r1: {every: 2}}", "regularizers.r1.weight=0.3")
     assert (config.regularizers["r1"].weight, config.regularizers["r1"].every) == (0.3, 2)
 
 
-# Every config the schema allows
+# Random configs of the schema
 
 
-def get_values(tp: Any) -> st.SearchStrategy:
+def values(tp: Any) -> st.SearchStrategy:
     bounds = next((extra for extra in getattr(tp, "__metadata__", ()) if isinstance(extra, Range)), Range())
     if get_origin(tp) is Annotated:
         tp = get_args(tp)[0]
     origin, args = get_origin(tp), get_args(tp)
     if origin in (Union, UnionType):
-        return st.one_of(st.none() if arg is NoneType else get_values(arg) for arg in args)
+        return st.one_of(st.none() if arg is NoneType else values(arg) for arg in args)
     if origin is Literal:
         return st.sampled_from(args)
     if origin is tuple and args[-1] is Ellipsis:
-        return st.lists(get_values(args[0]), max_size=3).map(tuple)
+        return st.lists(values(args[0]), max_size=3).map(tuple)
     if origin is tuple:
-        return st.tuples(*map(get_values, args))
+        return st.tuples(*map(values, args))
     if origin is dict:
         family = args[1].registry
-        return st.fixed_dictionaries({}, optional={name: get_values(family.get(name)) for name in family})
+        return st.fixed_dictionaries({}, optional={name: values(family.get(name)) for name in family})
     if is_family(tp):
-        return st.one_of([get_values(tp.registry.get(name)) for name in tp.registry])
+        return st.one_of([values(tp.registry.get(name)) for name in tp.registry])
     if dataclasses.is_dataclass(tp):
-        return instances_of(tp)
+        return dataclass_instances(tp)
     low, high = (None if abs(b) == float("inf") else b for b in (bounds.min, bounds.max))
     if tp is float:
         return st.floats(low, high, allow_nan=False, allow_infinity=False)
@@ -212,18 +215,18 @@ def get_values(tp: Any) -> st.SearchStrategy:
 
 
 @st.composite
-def instances_of(draw, cls):
+def dataclass_instances(draw, cls):
     hints = get_type_hints(cls, include_extras=True)
-    values = {field.name: draw(get_values(hints[field.name])) for field in dataclasses.fields(cls)}
+    fields = {field.name: draw(values(hints[field.name])) for field in dataclasses.fields(cls)}
     try:
-        return cls(**values)
-    except ValueError:  # a dataclass that checks itself
+        return cls(**fields)
+    except ValueError:  # raised by the dataclass's own checks
         return cls()
 
 
 @settings(max_examples=60, deadline=None)
-@given(config=get_values(Config))
-def test_dump_and_load_give_the_same_config(config, tmp_path_factory):
+@given(config=values(Config))
+def test_dump_and_load_round_trip(config, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     path.write_bytes(dump_config(config).encode())
     assert load_config(Config, path) == config
@@ -232,16 +235,16 @@ def test_dump_and_load_give_the_same_config(config, tmp_path_factory):
 @pytest.mark.parametrize(
     "text", ["", "no", "null", "1e-4", "0x1F", " a ", "a: b", "#", "é", "a\nb", "\t", "\x85", "\u2028", "🙂"]
 )
-def test_strings_survive_dump_and_load(tmp_path, text):
+def test_string_round_trip(tmp_path, text):
     config = Config(data=Digits(root=text))
     assert load(tmp_path, dump_config(config)) == config
 
 
 PIECES = """train loss data name steps hinge r1 base 1e-4 0x null \\U *a &a : - { } [ ] , !!int !x ' " | > % << #"""
-WORDS = st.sampled_from([*PIECES.split(" "), " ", "\n", "\n  "])
+words = st.sampled_from([*PIECES.split(" "), " ", "\n", "\n  "])
 
 
-def is_config_or_error_of_one_line(path: Path | None, overrides: list[str]) -> bool:
+def gives_config_or_one_line_error(path: Path | None, overrides: list[str]) -> bool:
     try:
         return isinstance(load_config(Config, path, overrides), Config)
     except ConfigError as error:
@@ -249,23 +252,132 @@ def is_config_or_error_of_one_line(path: Path | None, overrides: list[str]) -> b
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=st.one_of(st.text(), st.lists(st.one_of(WORDS, st.text(max_size=3)), max_size=25).map("".join)))
-def test_any_text_is_a_config_or_a_config_error_of_one_line(text, tmp_path_factory):
+@given(text=st.one_of(st.text(), st.lists(st.one_of(words, st.text(max_size=3)), max_size=25).map("".join)))
+def test_arbitrary_text_gives_config_or_one_line_error(text, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
-    assert is_config_or_error_of_one_line(path, [])
+    assert gives_config_or_one_line_error(path, [])
 
 
 @settings(max_examples=100, deadline=None)
 @given(key=st.sampled_from(["seed", "train", "train.steps", "loss", "regularizers.r1", "x"]), text=st.text())
-def test_any_override_is_a_config_or_a_config_error_of_one_line(key, text):
-    assert is_config_or_error_of_one_line(None, [f"{key}={text}"])
+def test_arbitrary_override_gives_config_or_one_line_error(key, text):
+    assert gives_config_or_one_line_error(None, [f"{key}={text}"])
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_order_of_overrides_does_not_decide_which_options_count(tmp_path, flip):
+def test_order_of_overrides_does_not_matter(tmp_path, flip):
     overrides = ["discriminator.normalization=spectral_conv", "discriminator.normalization.gain=2"]
     overrides += ["generator.name=sndcgan", "generator.width=4"]
     config = load_config(Config, None, overrides[::-1] if flip else overrides)
     assert config.discriminator.normalization.gain == 2
     assert config.generator.width == 4
+
+
+# Old names of fields and classes
+
+
+class RenamedRegistry(Registry["Block"]):
+    """A registry whose class `linear` is still found by its old name `dense`."""
+
+    def get(self, name: str) -> type["Block"]:
+        return super().get({"dense": "linear"}.get(name, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    registry: ClassVar[Registry["Block"]] = RenamedRegistry("block")
+    size: int = field(default=1, metadata={"alias": "width"})
+    """Size"""
+
+
+@Block.registry.register("linear")
+@dataclass(frozen=True, kw_only=True)
+class LinearBlock(Block):
+    rank: int = 1
+    """Rank"""
+
+
+@Block.registry.register("sparse")
+@dataclass(frozen=True, kw_only=True)
+class SparseBlock(Block):
+    density: float = field(default=0.5, metadata={"alias": "fraction"})
+    """Density"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    depth: int = field(default=2, metadata={"alias": "layers"})
+    """Depth"""
+    block: Block = field(default_factory=LinearBlock)
+    """Block"""
+    heads: dict[str, Block] = field(default_factory=dict)
+    """Heads"""
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        ("layers: 5", []),
+        ("depth: 3", ["layers=5"]),
+        ("layers: 3", ["depth=5"]),
+        ("layers: 3", ["layers=4", "depth=5"]),
+    ],
+)
+def test_renamed_field_has_one_value_by_either_name(tmp_path, text, overrides):
+    config = load(tmp_path, text, *overrides, schema=Model)
+    assert config == Model(depth=5)
+    assert dump_config(config).startswith("depth: 5\n")
+
+
+def test_renamed_field_in_base_file(tmp_path):
+    (tmp_path / "base.yaml").write_text("layers: 3\nblock: {name: sparse, width: 7, fraction: 0.1}")
+    config = load(tmp_path, "base: base.yaml\ndepth: 5\nblock: {density: 0.2}", schema=Model)
+    assert config == Model(depth=5, block=SparseBlock(size=7, density=0.2))
+
+
+def test_renamed_field_is_kept_when_another_class_has_it_too(tmp_path):
+    config = load(tmp_path, "block: {name: sparse, width: 7, fraction: 0.1}", "block.name=linear", schema=Model)
+    assert config == Model(block=LinearBlock(size=7))
+
+
+def test_renamed_field_in_old_config_text():
+    config = parse_config(Model, "layers: 5\nblock: {name: sparse, fraction: 0.1}", "config.yaml")
+    assert config == Model(depth=5, block=SparseBlock(density=0.1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("layers: 1\ndepth: 1", "2: layers: this is the old name of 'depth', which is also set; remove one"),
+        ("depth: 1\nlayers: 1", "2: layers: this is the old name of 'depth', which is also set; remove one"),
+        ("block: {size: 1,\n  width: 2}", "2: block.width: this is the old name of 'size', which is also set"),
+        ("heads: {dense: {},\n  linear: {}}", "2: heads.dense: this is the old name of 'linear', which is also set"),
+        ("block: {width: x}", "1: block.size: must be a whole number, not the string 'x'"),
+    ],
+)
+def test_error_in_renamed_field(tmp_path, text, message):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, schema=Model)
+    assert f"test.yaml:{message}" in str(caught.value)
+
+
+def test_help_shows_the_new_name_only():
+    text = describe(Model)
+    assert "  depth  (default: 2)\n" in text
+    assert "layers" not in text
+
+
+@pytest.mark.parametrize(("base", "child"), [("dense", "linear"), ("linear", "dense"), ("dense", "dense")])
+def test_old_and_new_name_of_a_class_are_the_same_choice(tmp_path, base, child):
+    (tmp_path / "base.yaml").write_text(f"block: {{name: {base}, rank: 3}}")
+    config = load(tmp_path, f"base: base.yaml\nblock: {{name: {child}, size: 2}}", schema=Model)
+    assert config == Model(block=LinearBlock(rank=3, size=2))
+    assert "name: linear" in dump_config(config)
+    heads = load(tmp_path, f"heads: {{{base}: {{rank: 3}}}}", f"heads.{child}.width=2", schema=Model).heads
+    assert heads == {"linear": LinearBlock(rank=3, size=2)}
+    assert load(tmp_path, f"heads: {{{base}: {{rank: 3}}}}", f"heads.{child}=null", schema=Model).heads == {}
+
+
+def test_old_name_of_the_default_class_keeps_its_options(tmp_path):
+    assert load(tmp_path, "block: {rank: 3}", "block.name=dense", schema=Model) == Model(block=LinearBlock(rank=3))

@@ -92,4 +92,4 @@ def test_a_cache_that_cannot_be_written_is_said_once(tiny_config, tmp_path, case
             subprocess.run(["umount", str(tmp_path / "disk")], check=True)
     (line,) = lines
     assert line.startswith("warning: the cache")
-    assert line.endswith("; going on without it")
+    assert line.endswith("; continuing without it")

@@ -10,17 +10,17 @@ kept = {keep} and keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4):
-        maps = [torch.ones(2**20 * k) for k in range(10, 14)]  # 40 MiB and more: no default keeps them
-        del maps
+        tensors = [torch.ones(2**20 * k) for k in range(10, 14)]  # at least 40 MiB: not kept by default
+        del tensors
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 for _ in range(8):
-    faults()  # the heap settles
+    faults()  # warm up
 print(int(kept), faults())
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
-def test_freed_blocks_are_used_again_without_page_faults():
+def test_freed_memory_is_reused_without_page_faults():
     kept, faults = {}, {}
     for keep in (False, True):
         done = subprocess.run(

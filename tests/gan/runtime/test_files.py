@@ -1,12 +1,13 @@
+import json
 import os
 import stat
 
 import pytest
 
-from gan.runtime.files import write_atomically
+from gan.runtime.files import write_atomically, write_json, write_text
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_failed_write_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, lambda file: file.write(b"old"))
 
@@ -20,7 +21,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_written_file_is_as_readable_as_any_other(tmp_path):
+def test_file_mode_follows_umask(tmp_path):
     before = os.umask(0o027)
     try:
         write_atomically(tmp_path / "file", lambda file: file.write(b"x"))
@@ -28,3 +29,22 @@ def test_a_written_file_is_as_readable_as_any_other(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_json_file_is_readable_and_ends_with_newline(tmp_path):
+    value = {"ä": [1, None], "b": {"c": 0.5}}
+    write_json(tmp_path / "new folder" / "file.json", value)
+    content = (tmp_path / "new folder" / "file.json").read_bytes()
+    assert content == '{\n "ä": [\n  1,\n  null\n ],\n "b": {\n  "c": 0.5\n }\n}\n'.encode()
+    assert json.loads(content) == value
+
+
+def test_json_file_keeps_file_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    write_json(tmp_path / "file.json", [name])
+    assert json.loads((tmp_path / "file.json").read_text("utf-8")) == [name]
+
+
+def test_text_file_is_utf8(tmp_path):
+    write_text(tmp_path / "file.txt", "é\n")
+    assert (tmp_path / "file.txt").read_bytes() == b"\xc3\xa9\n"

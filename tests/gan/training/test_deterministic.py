@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan.runtime.rng import be_deterministic
+from gan.runtime.rng import set_deterministic
 from tests.gan.runs import assert_same_runs
 
 ROOT = Path(__file__).parents[3]
@@ -21,7 +21,7 @@ ALL_THAT_IS_RANDOM = [
 @pytest.fixture(autouse=True)
 def as_before():
     yield
-    be_deterministic(False)
+    set_deterministic(False)
 
 
 def is_deterministic() -> bool:

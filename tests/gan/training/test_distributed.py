@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from gan.config import Config
-from gan.data import ImageData, Sampler
+from gan.data import ImageData, Sampler, SamplerOptions
 from gan.data import stream as stream_module
 from gan.objectives.augment import augment
 from gan.run.recorder import open_recorder
@@ -237,11 +238,12 @@ def pixels(count: int) -> ImageData:
 
 @pytest.mark.parametrize("budget", [1.0, 0.0])
 def test_the_rows_of_all_processes_are_one_batch(process, budget):
-    whole = Sampler(pixels(100), 0, torch.device("cpu"), True, True).batch(90, 12)
+    options = SamplerOptions(horizontal_flip=True, dequantize=True)
+    whole = Sampler(pixels(100), options, 0, torch.device("cpu")).batch(90, 12)
     parts = []
     for rank in range(3):
         with process(rank, 3):
-            sampler = Sampler(pixels(100), 0, torch.device("cpu"), True, True, device_budget_gb=budget)
+            sampler = Sampler(pixels(100), replace(options, device_budget_gb=budget), 0, torch.device("cpu"))
             parts.append(sampler.batch(90, 12))
             sampler.close()
     for k in range(2):
@@ -249,10 +251,10 @@ def test_the_rows_of_all_processes_are_one_batch(process, budget):
 
 
 def test_a_process_has_its_next_rows_gathered_ahead(process, monkeypatch):
-    gather, gathered = stream_module._gather, []
-    monkeypatch.setattr(stream_module, "_gather", lambda *a: gathered.append(a[2]) or gather(*a))
+    gather, gathered = stream_module.gather, []
+    monkeypatch.setattr(stream_module, "gather", lambda *a: gathered.append(a[2]) or gather(*a))
     with process(1, 2):
-        sampler = Sampler(pixels(1000), 0, torch.device("cpu"), device_budget_gb=0.0)
+        sampler = Sampler(pixels(1000), SamplerOptions(device_budget_gb=0.0), 0, torch.device("cpu"))
         for k in range(10):
             sampler.batch(10 * k, 10)
         sampler.close()

@@ -1,4 +1,4 @@
-"""Archives in the true binary formats with a handful of images, published by a server on this machine."""
+"""Archives in the original binary formats with a few images, served by a local HTTP server."""
 
 import hashlib
 import io
@@ -18,20 +18,20 @@ from torchvision import datasets
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch) -> Path:
-    """A cache that no other test has filled."""
+def empty_cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache for each test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 class Handler(SimpleHTTPRequestHandler):
     def log_message(self, *_):
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serve the files of a folder; return the folder and its address."""
+    """Serve the files of a folder. Yield the folder and its URL."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "server"
     folder.mkdir()
@@ -44,7 +44,7 @@ def server(tmp_path, monkeypatch):
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes what Python 2 wrote, as in CIFAR's files: byte strings for all text, and numbers for truth values."""
+    """Writes pickles like Python 2, as in the files of CIFAR: text as byte strings and bools as integers."""
 
     dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 
@@ -72,7 +72,7 @@ def python2_pickle(value: Any) -> bytes:
 
 @dataclass
 class Published:
-    """A published data set: its archive, and the images and labels of each file."""
+    """A published dataset: its archive, and the images and labels of each file."""
 
     archive: Path
     folder: str
@@ -85,7 +85,7 @@ class Published:
 
 
 def publish(cls, files: dict[str, bytes], content: dict, server: tuple[Path, str], monkeypatch) -> Published:
-    """Make the archive and let torchvision's class expect it."""
+    """Make the archive, and set its URL and checksums in torchvision's class."""
     folder, address = server
     path = folder / cls.filename
     with tarfile.open(path, "w:gz") as tar:
@@ -117,8 +117,8 @@ def cifar10(server, monkeypatch) -> Published:
         names = [f"image_{i}.png" for i in range(3)]
         files[name] = python2_pickle({"batch_label": name, "labels": labels, "data": pixels, "filenames": names})
         content[name] = pixels, labels
-    words = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    files["batches.meta"] = python2_pickle({"num_cases_per_batch": 3, "label_names": words, "num_vis": 3072})
+    class_names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    files["batches.meta"] = python2_pickle({"num_cases_per_batch": 3, "label_names": class_names, "num_vis": 3072})
     files["readme.html"] = b"<html></html>"
     return publish(datasets.CIFAR10, files, content, server, monkeypatch)
 
@@ -143,7 +143,7 @@ def cifar100(server, monkeypatch) -> Published:
 
 @pytest.fixture
 def stl10(server, monkeypatch) -> Published:
-    """Four images a file: 96 columns of 96 values for each color, labels from 1 on."""
+    """Files of four images with 96 columns of 96 values for each color. Labels start at 1."""
     random = np.random.default_rng(2)
     files, content = {}, {}
     for name in ("train", "test", "unlabeled"):

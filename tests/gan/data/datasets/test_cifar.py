@@ -1,4 +1,4 @@
-"""Round trips through archives in the true format: decoded, and again from the cache."""
+"""Reads archives in the original format, by decoding and from the cache."""
 
 import pickle
 import warnings
@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from gan.data import DATASETS
-from gan.data.datasets import cifar
 from gan.data.datasets.downloaded import DownloadedConfig
 from gan.runtime.errors import UserError
 
@@ -16,20 +15,20 @@ TRAINING = [f"data_batch_{i}" for i in range(1, 6)]
 
 
 @pytest.fixture
-def sealed(monkeypatch):
-    """Return a function after which no source file may be opened."""
+def forbid_reading(monkeypatch):
+    """Return a function after whose call no source file may be read."""
 
-    def never(*_):
-        raise AssertionError("a source was read again")
+    def fail(*_, **__):
+        raise AssertionError("a source file was read again")
 
-    def seal():
-        monkeypatch.setattr(cifar, "_unpickle", never)
-        monkeypatch.setattr(DownloadedConfig, "verify", never)
+    def forbid():
+        monkeypatch.setattr(pickle, "load", fail)
+        monkeypatch.setattr(DownloadedConfig, "verify", fail)
 
-    return seal
+    return forbid
 
 
-def test_the_files_are_as_python_2_wrote_them(tmp_path, cifar10):
+def test_archive_has_python_2_pickles(tmp_path, cifar10):
     raw = (cifar10.unpack(tmp_path) / "data_batch_1").read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -40,10 +39,10 @@ def test_the_files_are_as_python_2_wrote_them(tmp_path, cifar10):
     assert b"numpy.core.multiarray" in raw
 
 
-def test_cifar10_keeps_labels_channels_orientation_and_order(tmp_path, cifar10, sealed):
+def test_cifar10_images_and_labels(tmp_path, cifar10, forbid_reading):
     cifar10.unpack(tmp_path / "data")
     config = DATASETS.get("cifar10")(root=str(tmp_path / "data"))
-    for _ in range(2):  # decoded, then from the cache
+    for _ in range(2):  # decoded, then read from the cache
         splits = config.load()
         for data, names in (
             (splits.train, [f"data_batch_{i}" for i in range(1, 6)]),
@@ -54,10 +53,10 @@ def test_cifar10_keeps_labels_channels_orientation_and_order(tmp_path, cifar10, 
             assert torch.equal(data.images, torch.from_numpy(pixels))
             assert data.labels.tolist() == [label for name in names for label in cifar10.content[name][1]]
             assert (data.num_classes, data.class_names[3]) == (10, "cat")
-        sealed()
+        forbid_reading()
 
 
-def test_cifar100_has_fine_labels(tmp_path, cifar100, sealed):
+def test_cifar100_has_fine_labels(tmp_path, cifar100, forbid_reading):
     cifar100.unpack(tmp_path / "data")
     config = DATASETS.get("cifar100")(root=str(tmp_path / "data"))
     for _ in range(2):
@@ -67,10 +66,10 @@ def test_cifar100_has_fine_labels(tmp_path, cifar100, sealed):
             assert torch.equal(data.images, torch.from_numpy(pixels.reshape(4, 3, 32, 32)))
             assert data.labels.tolist() == fine
             assert (data.num_classes, data.class_names[99]) == (100, "fine 99")
-        sealed()
+        forbid_reading()
 
 
-def test_a_damaged_file_is_named_and_not_unpickled(tmp_path, cifar10):
+def test_damaged_file_is_an_error_and_not_unpickled(tmp_path, cifar10):
     folder = cifar10.unpack(tmp_path / "data")
     (folder / "data_batch_3").write_bytes(pickle.dumps(pytest.fail))
     with pytest.raises(UserError, match=r"data_batch_3' is damaged.*remove it and add data\.download=true"):

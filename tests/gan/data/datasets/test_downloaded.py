@@ -19,7 +19,7 @@ def visible(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_missing_dataset_is_one_line_that_says_what_to_run(tmp_path, name):
+def test_missing_dataset_is_a_one_line_error_with_the_command(tmp_path, name):
     with pytest.raises(
         UserError, match=rf"python -m gan\.data {name} root=.* download=true.*data\.download=true"
     ) as error:
@@ -29,32 +29,32 @@ def test_a_missing_dataset_is_one_line_that_says_what_to_run(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_dataset_is_downloaded_on_request_and_only_then(tmp_path, name, request):
+def test_dataset_is_downloaded_only_on_request(tmp_path, name, request):
     published = request.getfixturevalue(name)
     root = tmp_path / "data"
-    with pytest.raises(UserError, match=f"no whole {name}"):
+    with pytest.raises(UserError, match=f"{name} is missing or incomplete"):
         DATASETS.get(name)(root=str(root)).load()
     splits = DATASETS.get(name)(root=str(root), download=True).load()
     assert visible(root) == [published.folder]
     assert sorted(os.listdir(root / published.folder)) == sorted(os.listdir(published.unpack(tmp_path / "by_hand")))
-    published.archive.unlink()  # nothing is downloaded twice
+    published.archive.unlink()  # so that a second download would fail
     again = DATASETS.get(name)(root=str(root), download=True).load()
     assert torch.equal(again.train.images, splits.train.images)
 
 
-def test_an_archive_that_was_cut_short_leaves_nothing_and_a_rerun_works(tmp_path, cifar10):
-    whole = cifar10.archive.read_bytes()
+def test_truncated_archive_leaves_no_files_and_can_be_downloaded_again(tmp_path, cifar10):
+    content = cifar10.archive.read_bytes()
     config = CIFAR10(root=str(tmp_path / "data"), download=True)
-    cifar10.archive.write_bytes(whole[: len(whole) // 2])
+    cifar10.archive.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"data\.download: cannot download http:.*; try again"):
         config.load()
     assert visible(tmp_path / "data") == []
-    cifar10.archive.write_bytes(whole)
+    cifar10.archive.write_bytes(content)
     assert len(config.load().train) == 15
 
 
-def test_an_archive_cut_short_at_its_source_leaves_nothing(tmp_path, cifar10, monkeypatch):
-    """One with the right checksum, so that unpacking stops in the middle."""
+def test_truncated_archive_with_correct_checksum_leaves_no_files(tmp_path, cifar10, monkeypatch):
+    """The checksum is not verified, so that unpacking fails in the middle."""
     cifar10.archive.write_bytes(cifar10.archive.read_bytes()[:-2000])
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", None)
     with pytest.raises(UserError, match=r"data\.download: cannot download"):
@@ -62,14 +62,14 @@ def test_an_archive_cut_short_at_its_source_leaves_nothing(tmp_path, cifar10, mo
     assert visible(tmp_path / "data") == []
 
 
-def test_an_address_that_does_not_answer_is_a_users_error(tmp_path, cifar10):
+def test_unavailable_archive_is_a_user_error(tmp_path, cifar10):
     cifar10.archive.unlink()
     with pytest.raises(UserError, match="404"):
         CIFAR10(root=str(tmp_path / "data"), download=True).load()
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_an_interrupted_download_leaves_nothing(tmp_path, cifar10, monkeypatch, stop):
+def test_interrupted_download_leaves_no_files(tmp_path, cifar10, monkeypatch, stop):
     fetch = downloaded.download_and_extract_archive
 
     def interrupted(*arguments, **options):
@@ -83,29 +83,29 @@ def test_an_interrupted_download_leaves_nothing(tmp_path, cifar10, monkeypatch, 
     assert visible(tmp_path / "data") == []
 
 
-def test_what_a_killed_download_left_is_hidden_and_in_nobodys_way(tmp_path, cifar10):
+def test_hidden_folder_of_a_killed_download_is_ignored(tmp_path, cifar10):
     root = tmp_path / "data"
     left = root / ".cifar-10-batches-py-killed" / "cifar-10-batches-py"
     left.mkdir(parents=True)
     (left / "data_batch_1").write_bytes(b"half")
-    with pytest.raises(UserError, match="no whole cifar10"):
+    with pytest.raises(UserError, match="cifar10 is missing or incomplete"):
         CIFAR10(root=str(root)).load()
     assert len(CIFAR10(root=str(root), download=True).load().train) == 15
 
 
-def test_a_half_unpacked_dataset_is_completed_and_its_files_are_left_alone(tmp_path, cifar10):
+def test_incomplete_dataset_is_completed_and_existing_files_are_kept(tmp_path, cifar10):
     folder = cifar10.unpack(tmp_path / "data")
     (folder / "test_batch").unlink()
     (folder / "notes.txt").write_text("mine")
     inode = (folder / "data_batch_1").stat().st_ino
-    with pytest.raises(UserError, match=r"cifar-10-batches-py/test_batch is missing"):
+    with pytest.raises(UserError, match=r"there is no cifar-10-batches-py/test_batch"):
         CIFAR10(root=str(tmp_path / "data")).load()
     assert len(CIFAR10(root=str(tmp_path / "data"), download=True).load().held_out) == 3
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "data_batch_1").stat().st_ino == inode
 
 
-def test_a_root_that_cannot_be_written_is_a_users_error(tmp_path, cifar10):
+def test_unwritable_root_is_a_user_error(tmp_path, cifar10):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=re.escape(f"to '{tmp_path / 'file' / 'below'}'")):
         CIFAR10(root=str(tmp_path / "file" / "below"), download=True).load()

@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 
 from gan.data import DATASETS
-from gan.data.datasets.folder import FolderConfig, image_names
+from gan.data.datasets.folder import FolderConfig, find_images
 from gan.data.decoding import read_image
 from gan.runtime.errors import UserError
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Return a function that writes random images below the folder `images`, each another one."""
+    """Return a function that writes different random images to the folder `images`."""
 
     def write(*names: str, size: tuple[int, int] = (20, 16)) -> Path:
         for name in names:
@@ -36,18 +36,18 @@ def expected(root: Path, names: list[str]) -> torch.Tensor:
 
 
 def forbid_reading(monkeypatch):
-    monkeypatch.setattr(FolderConfig, "_read", lambda *_: pytest.fail("an image was read again"))
+    monkeypatch.setattr("gan.data.datasets.folder.read_image", lambda *_: pytest.fail("an image was read again"))
 
 
-def test_images_are_found_at_every_depth_in_sorted_order(write, monkeypatch):
+def test_images_are_found_recursively_in_sorted_order(write, monkeypatch):
     root = write("b.png", "a/z.PNG", "a/deep/er/x.png", "a-b/1.jpeg", "ünïcode/日本 1.webp", "10.png", "9.png")
     (root / "notes.txt").write_text("no image")
     (root / "a" / ".hidden.png").write_bytes(b"")
     (root / ".thumbnails").mkdir()
     (root / ".thumbnails" / "x.png").write_bytes(b"")
     names = ["10.png", "9.png", "a/deep/er/x.png", "a/z.PNG", "a-b/1.jpeg", "b.png", "ünïcode/日本 1.webp"]
-    assert image_names(root, "root") == names
-    for _ in range(2):  # decoded, then from the cache
+    assert find_images(root, "root") == names
+    for _ in range(2):  # decoded, then read from the cache
         splits = folder(root).load()
         assert torch.equal(splits.train.images, expected(root, names))
         assert splits.train.images.shape == (7, 3, 8, 8)
@@ -57,7 +57,7 @@ def test_images_are_found_at_every_depth_in_sorted_order(write, monkeypatch):
         forbid_reading(monkeypatch)
 
 
-def test_the_first_subfolders_are_classes_when_every_image_lies_in_one(write):
+def test_first_level_subfolders_are_classes(write):
     root = write("dog/1.png", "cat/x/2.png", "cat/1.png", "ant/1.png")
     data = folder(root, conditional=True).load().train
     assert (data.num_classes, data.class_names) == (3, ("ant", "cat", "dog"))
@@ -65,14 +65,14 @@ def test_the_first_subfolders_are_classes_when_every_image_lies_in_one(write):
     assert torch.equal(data.images, expected(root, ["ant/1.png", "cat/1.png", "cat/x/2.png", "dog/1.png"]))
 
 
-def test_a_conditional_gan_needs_a_class_for_every_image(write):
+def test_conditional_gan_requires_a_class_for_every_image(write):
     root = write("dog/1.png", "cat/1.png", "stray.png")
     assert folder(root).load().train.num_classes == 1
-    with pytest.raises(UserError, match=r"stray.png' has no class; every image must lie in a subfolder"):
+    with pytest.raises(UserError, match=r"stray.png' has no class; move every image to a subfolder"):
         folder(root, conditional=True).load()
 
 
-def test_other_classes_do_not_leave_old_labels_behind(write, tmp_path):
+def test_renamed_class_changes_held_out_labels(write, tmp_path):
     root = write("b/1.png", "c/1.png")
     test_root = tmp_path / "test"
     (test_root / "c").mkdir(parents=True)
@@ -85,7 +85,7 @@ def test_other_classes_do_not_leave_old_labels_behind(write, tmp_path):
 @pytest.mark.parametrize(
     "options", [{"resolution": 12}, {"channels": 1}, {"filter": "bicubic"}], ids=lambda options: next(iter(options))
 )
-def test_every_option_has_a_cache_of_its_own(write, options):
+def test_every_option_has_its_own_cache(write, options):
     root = write("1.png", "2.png")
     default, other = (folder(root, **o).load().train for o in ({}, options))
     assert default.preparation.folder != other.preparation.folder
@@ -94,7 +94,7 @@ def test_every_option_has_a_cache_of_its_own(write, options):
     assert other.fingerprint != default.fingerprint
 
 
-def test_an_image_that_is_changed_added_or_renamed_is_seen(write):
+def test_changed_added_or_renamed_image_is_noticed(write):
     root = write("1.png", "2.png")
     folders = [folder(root).load().train.preparation.folder]
     write("2.png", size=(30, 30))
@@ -107,7 +107,7 @@ def test_an_image_that_is_changed_added_or_renamed_is_seen(write):
     assert torch.equal(folder(root).load().train.images, expected(root, ["1.png", "2.png", "4.png"]))
 
 
-def test_a_fraction_is_held_out_by_name_and_adding_images_moves_none(write):
+def test_held_out_fraction_is_stable_when_images_are_added(write):
     names = [f"{i}.png" for i in range(200)]
     root = write(*names[:100])
 
@@ -126,7 +126,7 @@ def test_a_fraction_is_held_out_by_name_and_adding_images_moves_none(write):
     assert held_out < more_held_out
 
 
-def test_a_fraction_that_holds_out_nothing_or_all_is_an_error(write):
+def test_fraction_that_holds_out_none_or_all_is_an_error(write):
     root = write("1.png", "2.png")
     with pytest.raises(UserError, match=r"test_fraction=1e-06 holds out 0 of the 2 images"):
         folder(root, test_fraction=1e-6).load()
@@ -134,7 +134,7 @@ def test_a_fraction_that_holds_out_nothing_or_all_is_an_error(write):
         folder(root, test_fraction=0.999999999).load()
 
 
-def test_a_folder_of_its_own_is_held_out(write, tmp_path):
+def test_test_root_has_the_held_out_images(write, tmp_path):
     root = write("b/1.png", "a/1.png")
     test_root = tmp_path / "test"
     (test_root / "b").mkdir(parents=True)
@@ -147,15 +147,15 @@ def test_a_folder_of_its_own_is_held_out(write, tmp_path):
     assert folder(root, test_root=str(test_root)).load().held_out.num_classes == 1
 
 
-def test_held_out_images_may_not_be_trained_on(write):
+def test_test_root_inside_root_is_an_error(write):
     root = write("1.png", "test/2.png")
-    with pytest.raises(UserError, match=r"data\.test_root: .* lies in data\.root"):
+    with pytest.raises(UserError, match=r"data\.test_root: .* is inside data\.root"):
         folder(root, test_root=str(root / "test")).load()
     with pytest.raises(UserError, match="choose one"):
         folder(root, test_root="elsewhere", test_fraction=0.1).load()
 
 
-def test_links_are_followed_but_not_in_circles(write, tmp_path):
+def test_links_are_followed_except_in_circles(write, tmp_path):
     root = write("a/1.png", "b/2.png")
     (root / "a" / "up").symlink_to("..", target_is_directory=True)
     (root / "b" / "other").symlink_to("../a", target_is_directory=True)
@@ -164,24 +164,24 @@ def test_links_are_followed_but_not_in_circles(write, tmp_path):
         folder(root).load()
     (root / "self.png").unlink()
     (root / "self").symlink_to("self")
-    assert image_names(root, "root") == ["a/1.png", "b/2.png", "b/other/1.png"]
+    assert find_images(root, "root") == ["a/1.png", "b/2.png", "b/other/1.png"]
 
 
-def test_a_link_to_nothing_is_named(write):
+def test_broken_link_is_an_error(write):
     root = write("1.png")
     (root / "gone.png").symlink_to("nowhere.png")
     with pytest.raises(UserError, match=r"cannot read '.*gone.png': No such file"):
         folder(root).load()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
-def test_a_name_that_is_no_text_can_be_read_and_shown(write):
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
+def test_file_name_that_is_not_utf8(write):
     root = write("1.png")
     name = os.fsdecode(b"caf\xe9.png")
     try:
         (root / "1.png").rename(root / name)
     except OSError:
-        pytest.skip("this file system takes no such name")
+        pytest.skip("not supported by this file system")
     assert len(folder(root).load().train) == 1
     (root / name).write_bytes(b"")
     with pytest.raises(UserError, match=r"caf\\udce9\.png") as error:
@@ -191,7 +191,7 @@ def test_a_name_that_is_no_text_can_be_read_and_shown(write):
 
 @pytest.fixture
 def corrupt(write) -> Path:
-    """Two good images between three bad ones."""
+    """Return a folder with two valid and three corrupt images."""
     root = write("b.png", "d.png")
     (root / "a.png").write_bytes(b"")
     (root / "c.png").write_bytes((root / "b.png").read_bytes()[:200])
@@ -199,14 +199,14 @@ def corrupt(write) -> Path:
     return root
 
 
-def test_a_corrupt_image_is_named_with_what_to_do(corrupt):
+def test_corrupt_image_is_an_error_with_its_name(corrupt):
     with pytest.raises(UserError, match=r"a\.png: not an image; remove it or set data\.skip_corrupt=true"):
         folder(corrupt).load()
 
 
-def test_corrupt_images_are_left_out_and_counted_on_request(corrupt, monkeypatch):
-    for _ in range(2):  # decoded, then from the cache
-        with pytest.warns(UserWarning, match=r"left out 3 of 5 images in .* \(a\.png: not an image, \.\.\.\)"):
+def test_corrupt_images_are_skipped_on_request(corrupt, monkeypatch):
+    for _ in range(2):  # decoded, then read from the cache
+        with pytest.warns(UserWarning, match=r"skipped 3 of 5 images in .* \(a\.png: not an image, \.\.\.\)"):
             data = folder(corrupt, skip_corrupt=True).load().train
         assert torch.equal(data.images, expected(corrupt, ["b.png", "d.png"]))
         assert [failure.partition(":")[0] for failure in data.preparation.skipped] == ["a.png", "c.png", "e.jpg"]
@@ -215,23 +215,23 @@ def test_corrupt_images_are_left_out_and_counted_on_request(corrupt, monkeypatch
         folder(corrupt).load()
 
 
-def test_labels_stay_with_their_images_when_some_are_left_out(write):
+def test_skipped_images_do_not_shift_labels(write):
     root = write("a/1.png", "b/1.png", "b/2.png", "c/1.png")
     (root / "a" / "0.png").write_bytes(b"")
     (root / "b" / "1.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match="left out 2 of 5"):
+    with pytest.warns(UserWarning, match="skipped 2 of 5"):
         data = folder(root, skip_corrupt=True).load().train
     assert data.labels.tolist() == [0, 1, 2]
     assert torch.equal(data.images, expected(root, ["a/1.png", "b/2.png", "c/1.png"]))
 
 
-def test_only_corrupt_images_are_an_error(tmp_path):
+def test_folder_with_only_corrupt_images_is_an_error(tmp_path):
     (tmp_path / "1.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no image in .* can be read \(1\.png: not an image\)"):
+    with pytest.raises(UserError, match=r"no readable images in .* \(1\.png: not an image\)"):
         folder(tmp_path, skip_corrupt=True).load()
 
 
-def test_a_file_that_may_not_be_read_is_not_called_corrupt(write, monkeypatch):
+def test_permission_error_is_not_a_corrupt_image(write, monkeypatch):
     def denied(self):
         raise PermissionError(13, "Permission denied", str(self))
 
@@ -241,9 +241,9 @@ def test_a_file_that_may_not_be_read_is_not_called_corrupt(write, monkeypatch):
         folder(root, skip_corrupt=True).load()
 
 
-def test_a_folder_without_images_is_one_clear_line(tmp_path):
+def test_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(UserError, match=r"data\.root: no images in .* \(names that end in \.avif, "):
+    with pytest.raises(UserError, match=r"data\.root: no images in .* \(suffixes: \.avif, "):
         folder(tmp_path).load()
     with pytest.raises(UserError, match=r"data\.root: cannot read '.*gone': No such file"):
         folder(tmp_path / "gone").load()
@@ -251,7 +251,7 @@ def test_a_folder_without_images_is_one_clear_line(tmp_path):
         folder(tmp_path / "notes.txt").load()
 
 
-def test_a_folder_trains_and_resumes(write, tmp_path, capsys):
+def test_training_on_a_folder_can_be_resumed(write, tmp_path, capsys):
     from train_gan import main
 
     root = write(*(f"{c}/{i}.png" for c in "ab" for i in range(8)))

@@ -1,4 +1,4 @@
-"""Folders with all in them that a download of years ago, or an enemy, can leave behind."""
+"""Folders with damaged, unusual and malicious files."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gan.data.datasets.folder import FolderConfig, image_names
+from gan.data.datasets.folder import FolderConfig, find_images
 from gan.data.decoding import CorruptImageError, read_image
 from gan.runtime.errors import UserError
 
@@ -31,7 +31,7 @@ MODES = {
 }
 
 
-def encoded(format: str, mode: str, **options) -> bytes:
+def encode(format: str, mode: str, **options) -> bytes:
     image = Image.fromarray(COLORS)
     image = Image.fromarray(COLORS[..., 0].astype(np.uint16) * 256) if mode == "I;16" else image.convert(mode)
     file = io.BytesIO()
@@ -39,18 +39,18 @@ def encoded(format: str, mode: str, **options) -> bytes:
     return file.getvalue()
 
 
-WHOLE = [encoded(format, mode) for format, modes in MODES.items() for mode in modes]
+VALID = [encode(format, mode) for format, modes in MODES.items() for mode in modes]
 
 
 @settings(max_examples=400, deadline=None)
 @given(
-    data=st.sampled_from(WHOLE),
-    wounds=st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), max_size=8),
+    data=st.sampled_from(VALID),
+    changes=st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), max_size=8),
     kept=st.one_of(st.just(1.0), st.floats(0, 1)),
 )
-def test_a_damaged_image_is_an_image_or_a_reason_in_a_few_words(data, wounds, kept):
+def test_damaged_image_gives_an_image_or_a_short_error(data, changes, kept):
     damaged = bytearray(data)
-    for place, value in wounds:
+    for place, value in changes:
         damaged[place % len(damaged)] = value
     image = reason = None
     try:
@@ -64,35 +64,35 @@ def test_a_damaged_image_is_an_image_or_a_reason_in_a_few_words(data, wounds, ke
 
 
 @pytest.fixture
-def zoo(tmp_path) -> Path:
-    """Nine good images of all kinds, six bad ones, and what is to be passed by."""
-    root = tmp_path / "zoo"
+def mixed_folder(tmp_path) -> Path:
+    """Return a folder with nine valid images of different formats, six corrupt images, and files to be ignored."""
+    root = tmp_path / "mixed"
     (root / "日本 語" / "ünï\ncode 🦆").mkdir(parents=True)
     upright = Image.Exif()
-    upright[0x0112] = 6  # lies on its side
-    good = {
-        "gray.png": encoded("PNG", "L"),
-        "16 bits.png": encoded("PNG", "I;16"),
-        "palette.gif": encoded("GIF", "P"),
-        "cmyk.jpg": encoded("JPEG", "CMYK"),
-        "turned.JPEG": encoded("JPEG", "RGB", exif=upright),
-        "alpha.webp": encoded("WEBP", "RGBA"),
-        "日本 語/猫.png": encoded("PNG", "RGB"),
-        "日本 語/ünï\ncode 🦆/é.bmp": encoded("BMP", "RGB"),
-        "'; rm -rf $HOME; --x .tif": encoded("TIFF", "RGB"),
+    upright[0x0112] = 6  # rotated by 90 degrees
+    valid = {
+        "gray.png": encode("PNG", "L"),
+        "16 bits.png": encode("PNG", "I;16"),
+        "palette.gif": encode("GIF", "P"),
+        "cmyk.jpg": encode("JPEG", "CMYK"),
+        "rotated.JPEG": encode("JPEG", "RGB", exif=upright),
+        "alpha.webp": encode("WEBP", "RGBA"),
+        "日本 語/猫.png": encode("PNG", "RGB"),
+        "日本 語/ünï\ncode 🦆/é.bmp": encode("BMP", "RGB"),
+        "'; rm -rf $HOME; --x .tif": encode("TIFF", "RGB"),
     }
     flat = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(flat, "PNG")
-    assert len(flat.getvalue()) < 150_000  # whole, and it would take 2.7 GB in colors
-    bad = {
+    assert len(flat.getvalue()) < 150_000  # a valid file that would need 2.7 GB in RGB
+    corrupt = {
         "bad/bomb.png": flat.getvalue(),
-        "bad/half.jpg": encoded("JPEG", "RGB")[:-300],
-        "bad/half.png": encoded("PNG", "RGB")[:-300],
+        "bad/half.jpg": encode("JPEG", "RGB")[:-300],
+        "bad/half.png": encode("PNG", "RGB")[:-300],
         "bad/nothing.png": b"",
         "bad/text.png": b"\x89PNG, or is it?",
     }
     (root / "bad").mkdir()
-    for name, data in (good | bad).items():
+    for name, data in (valid | corrupt).items():
         (root / name).write_bytes(data)
     with (root / "bad" / "sparse.png").open("wb") as file:
         file.truncate(2**40)
@@ -105,8 +105,8 @@ def zoo(tmp_path) -> Path:
     return root
 
 
-def limited() -> None:
-    """Allow the command no more memory than some images take."""
+def limit_memory() -> None:
+    """Limit the memory of the command."""
     resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
 
 
@@ -114,74 +114,76 @@ def show(root: Path, *keys: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "gan.data", "folder", f"root={root}", "resolution=8", *keys]
     command += ["--out", f"{root}.png"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, preexec_fn=limited)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=240, preexec_fn=limit_memory
+    )
 
 
-def test_a_folder_of_everything_is_read_but_for_what_cannot_be(zoo):
-    done = show(zoo, "skip_corrupt=true")
+def test_valid_images_are_read_and_corrupt_images_are_skipped(mixed_folder):
+    done = show(mixed_folder, "skip_corrupt=true")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^  images       9 of 3 x 8 x 8$", done.stdout, re.MULTILINE)
-    assert "  left out     6 that cannot be read\n    bad/bomb.png: more than 178,956,970 pixels\n" in done.stdout
+    assert "  skipped      6 unreadable files\n    bad/bomb.png: more than 178,956,970 pixels\n" in done.stdout
     for name, reason in [("half.jpg", ".*truncated.*"), ("half.png", ".*truncated.*"), ("nothing.png", "not an image")]:
         assert re.search(rf"^    bad/{name}: {reason}$", done.stdout, re.MULTILINE)
     assert "    bad/sparse.png: 1,099,511,627,776 bytes, more than 715,827,880\n" in done.stdout
     (line,) = done.stderr.splitlines()
-    assert line.startswith("warning: left out 6 of 15 images in ")
+    assert line.startswith("warning: skipped 6 of 15 images in ")
 
 
-def test_without_leave_to_skip_it_is_one_line(zoo):
-    done = show(zoo)
+def test_corrupt_image_is_a_one_line_error_by_default(mixed_folder):
+    done = show(mixed_folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: data: an image in .* cannot be read, bad/bomb\.png: more than .*\n", done.stderr)
+    assert re.fullmatch(r"error: data: an image in .* cannot be read: bad/bomb\.png: more than .*\n", done.stderr)
 
 
-def test_the_pixels_of_the_good_ones_are_right(zoo):
-    with pytest.warns(UserWarning, match="left out 6 of 15"):
-        data = FolderConfig(root=str(zoo), resolution=20, skip_corrupt=True).load().train
-    names = [name for name in image_names(zoo, "root") if not name.startswith("bad/")]
+def test_pixels_of_valid_images(mixed_folder):
+    with pytest.warns(UserWarning, match="skipped 6 of 15"):
+        data = FolderConfig(root=str(mixed_folder), resolution=20, skip_corrupt=True).load().train
+    names = [name for name in find_images(mixed_folder, "root") if not name.startswith("bad/")]
     gray, cat = (data.images[names.index(name)] for name in ("16 bits.png", "日本 語/猫.png"))
     assert np.array_equal(gray[0], COLORS[2:22, :, 0])
     assert np.array_equal(cat, COLORS[2:22].transpose(2, 0, 1))
 
 
-def test_links_from_few_folders_to_many_paths_have_an_end(tmp_path, monkeypatch):
+def test_exponentially_many_paths_by_links_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("gan.data.datasets.folder.MAX_FOLDERS", 5000)
     for level in range(30):
         (tmp_path / f"{level}").mkdir()
         for link in "ab":
             (tmp_path / f"{level}" / link).symlink_to(f"../{level + 1}")
-    with pytest.raises(UserError, match=r"^data.root: more than 5,000 folders in '.*'; do links multiply them\?"):
-        image_names(tmp_path, "data.root")
+    with pytest.raises(UserError, match=r"^data.root: more than 5,000 folders in '.*'; check its symbolic links"):
+        find_images(tmp_path, "data.root")
 
 
 @pytest.fixture
 def deep(tmp_path) -> Path:
-    """A tree too deep for Python's recursion, pytest's own when it cleans up too."""
-    before = Path.cwd()
+    """Yield a tree that is deeper than Python's recursion limit, and delete it, which pytest could not."""
+    previous = Path.cwd()
     os.chdir(tmp_path)
     for _ in range(1300):
         os.mkdir("d")
         os.chdir("d")
-    Path("1.png").write_bytes(WHOLE[0])
-    os.chdir(before)
+    Path("1.png").write_bytes(VALID[0])
+    os.chdir(previous)
     yield tmp_path
     subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)
 
 
-def test_a_deep_tree_is_read(deep):
-    assert image_names(deep, "data.root") == ["d/" * 1300 + "1.png"]
+def test_deep_tree(deep):
+    assert find_images(deep, "data.root") == ["d/" * 1300 + "1.png"]
 
 
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        ("~nobody-of-this-name/x", "data.root: cannot tell whose home '~nobody-of-this-name/x' begins with"),
+        ("~nobody-of-this-name/x", "data.root: the home folder in '~nobody-of-this-name/x' is unknown"),
         ("x" * 5000, "data.root: cannot read 'x{500,}"),
         ("loop", "data.root: cannot read 'loop': Too many levels of symbolic links"),
     ],
 )
 @pytest.mark.parametrize("name", ["folder", "cifar10"])
-def test_roots_that_lead_nowhere(name, root, message, tmp_path, monkeypatch, capsys):
+def test_invalid_root_is_a_one_line_error(name, root, message, tmp_path, monkeypatch, capsys):
     from gan.data.__main__ import main
 
     monkeypatch.chdir(tmp_path)
@@ -189,12 +191,12 @@ def test_roots_that_lead_nowhere(name, root, message, tmp_path, monkeypatch, cap
     assert main([name, f"root={root}"]) == 2
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
-    if (name, root) != ("cifar10", "loop"):  # there it is merely no data set
+    if (name, root) != ("cifar10", "loop"):  # here the error is only that the dataset is missing
         assert re.match(f"error: {message}", err)
 
 
-def test_a_held_out_folder_that_is_a_loop(tmp_path):
-    (tmp_path / "1.png").write_bytes(WHOLE[0])
+def test_test_root_that_is_a_circular_link(tmp_path):
+    (tmp_path / "1.png").write_bytes(VALID[0])
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UserError, match=r"^data\.test_root: cannot read '.*loop': Too many levels"):
         FolderConfig(root=str(tmp_path), test_root=str(tmp_path / "loop")).load()

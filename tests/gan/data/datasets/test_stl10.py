@@ -16,18 +16,18 @@ def root(tmp_path, stl10) -> str:
     return str(tmp_path / "data")
 
 
-def test_native_images_keep_labels_channels_and_orientation(root, stl10, monkeypatch):
-    for _ in range(2):  # decoded, then from the cache
+def test_images_and_labels_at_native_resolution(root, stl10, monkeypatch):
+    for _ in range(2):  # decoded, then read from the cache
         splits = STL10(root=root, resolution=96, split="train").load()
         assert torch.equal(splits.train.images, torch.from_numpy(stl10.content["train"]))
         assert splits.train.labels.tolist() == [0, 9, 2, 1]
         assert torch.equal(splits.held_out.images, torch.from_numpy(stl10.content["test"]))
         assert splits.held_out.labels.tolist() == [4, 4, 0, 9]
         assert splits.train.class_names[9] == "truck"
-        monkeypatch.setattr(DownloadedConfig, "verify", lambda *_: pytest.fail("a source was read again"))
+        monkeypatch.setattr(DownloadedConfig, "verify", lambda *_: pytest.fail("a source file was read again"))
 
 
-def test_the_unlabeled_images_come_after_the_labeled_ones(root, stl10):
+def test_unlabeled_images_follow_labeled_images(root, stl10):
     both = STL10(root=root, resolution=96, split="train+unlabeled").load().train
     expected = np.concatenate([stl10.content["train"], stl10.content["unlabeled"]])
     assert torch.equal(both.images, torch.from_numpy(expected))
@@ -39,40 +39,40 @@ def test_the_unlabeled_images_come_after_the_labeled_ones(root, stl10):
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic"])
-def test_images_are_resized_to_48_with_the_antialiased_filter(root, stl10, name):
+def test_images_are_resized_with_the_antialiased_filter(root, stl10, name):
     images = STL10(root=root, filter=name).load().train.images
     assert images.shape == (4, 3, 48, 48)
     expected = torch.from_numpy(stl10.content["unlabeled"])
-    for size in ((96, 48), (48, 48)):  # Pillow rounds to whole gray levels after each axis
+    for size in ((96, 48), (48, 48)):  # Pillow rounds to integers after each axis
         expected = F.interpolate(expected.float(), size, mode=name, antialias=True).round().clamp(0, 255)
     assert (images - expected).abs().max() <= 1
 
 
-def test_bilinear_halving_weighs_four_pixels_along_each_axis(root, stl10):
+def test_bilinear_filter_weights_four_pixels_along_each_axis(root, stl10):
     weights = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     patch = torch.from_numpy(stl10.content["unlabeled"])[0, 1, 19:23, 29:33].float()
     value = STL10(root=root).load().train.images[0, 1, 10, 15].item()
     assert value == pytest.approx((weights @ patch @ weights).item(), abs=1.1)
 
 
-def test_filters_resolutions_and_splits_have_caches_of_their_own(root):
+def test_every_option_has_its_own_cache(root):
     options = [{}, {"filter": "bicubic"}, {"resolution": 32}, {"split": "train"}, {"split": "train+unlabeled"}]
     loaded = [STL10(root=root, **option).load().train for option in options]
     assert len({data.preparation.folder for data in loaded}) == len({data.fingerprint for data in loaded}) == 5
-    # Native images are not resized, so that the filter makes no difference.
+    # Images are not resized at the native resolution, so the filter has no effect.
     native = [STL10(root=root, resolution=96, filter=name).load().train for name in ("bilinear", "bicubic")]
     assert native[0].preparation.folder == native[1].preparation.folder
 
 
-def test_many_images_keep_their_order(tmp_path, root, stl10, monkeypatch):
+def test_order_does_not_depend_on_chunk_size(tmp_path, root, stl10, monkeypatch):
     monkeypatch.setattr("gan.data.datasets.stl10.CHUNK", 1)
-    one_by_one = STL10(root=root).load().train
+    single = STL10(root=root).load().train
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     monkeypatch.setattr("gan.data.datasets.stl10.CHUNK", 3)
-    assert torch.equal(STL10(root=root).load().train.images, one_by_one.images)
+    assert torch.equal(STL10(root=root).load().train.images, single.images)
 
 
-def test_unlabeled_images_make_no_conditional_gan(root):
+def test_conditional_gan_requires_labels(root):
     for split in ("unlabeled", "train+unlabeled"):
         with pytest.raises(UserError, match="split=train"):
             STL10(root=root, split=split, conditional=True).load()
