@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gan.run.logging import read_metrics
 from gan.runtime.distributed import all_reduce_mean, call_on_rank_zero
 from gan.runtime.errors import Stopped
-from gan.runtime.files import write_atomically
+from gan.runtime.files import write_json
 
 DIVERGENCES = "divergence.json"
 STOPPED = "stopped"
@@ -65,8 +65,7 @@ def _record(folder: Path, step: int, nonfinite: list[str], action: str) -> str:
         "last_lipschitz": {k: v for k, v in estimates[-1].items() if k.startswith("lipschitz/")} if estimates else {},
         "then": action,
     }
-    text = json.dumps([*read_divergences(folder), entry], indent=1)
-    write_atomically(folder / DIVERGENCES, lambda file: file.write(f"{text}\n".encode()))
+    write_json(folder / DIVERGENCES, [*read_divergences(folder), entry])
     more = f" and {len(nonfinite) - 1} more" if len(nonfinite) > 1 else ""
     return (
         f"diverged: {nonfinite[0]}{more} is not finite at step {step}; "

@@ -10,7 +10,7 @@ from gan.options.loader import dump_config, load_config, to_plain
 from gan.run.lock import LEFTOVERS, LOCK, locked
 from gan.runtime.distributed import rank
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically
+from gan.runtime.files import write_text
 
 CONFIG = "config.yaml"
 
@@ -84,9 +84,8 @@ def config_path(folder: Path) -> Path:
 
 def write_config(folder: Path, config: Any) -> None:
     """Write the resolved config into a run folder, creating the folder if necessary. Raises UserError on failure."""
-    text = dump_config(config)
     try:
-        write_atomically(folder / CONFIG, lambda file: file.write(text.encode()))
+        write_text(folder / CONFIG, dump_config(config))
     except OSError as error:
         raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gan.data.grids import save_png
 from gan.run.writers import WRITERS
-from gan.runtime.files import append, write_atomically
+from gan.runtime.files import append, write_text
 
 METRICS = "metrics.jsonl"
 
@@ -25,8 +25,9 @@ class RunLogger:
     def __init__(self, folder: Path, start: int = 0, network: str = "D", to: Sequence[str] = ("tensorboard",)):
         self._folder = folder
         self._path = folder / METRICS
-        text = "".join(json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= start)
-        write_atomically(self._path, lambda file: file.write(text.encode()))
+        write_text(
+            self._path, "".join(json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= start)
+        )
         self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 
     def scalars(self, counters: Mapping[str, int], numbers: Mapping[str, float]) -> None:
