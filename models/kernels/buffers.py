@@ -8,8 +8,8 @@ from torch import Tensor
 class BufferPool:
     """Named buffers that are allocated once and reused, with the dtype and device of `like`.
 
-    Reused memory stays in the cache. With a fresh allocation for each part, the same work takes up to 1.5 times as
-    long on a CPU.
+    Reused memory stays in the CPU's cache. If memory is allocated anew for each part, the same work takes up to 1.5
+    times as long.
     """
 
     def __init__(self, like: Tensor):

@@ -32,7 +32,7 @@ class Conv2d(nn.Conv2d):
                 return winograd.conv3x3(x, self.weight, self.bias, 1)
             return super().forward(x)
         if resample == "average":
-            if self._is_dense() and switch.fused_pooling_is_faster(x):
+            if self._is_dense() and switch.is_enabled(x):
                 padding = cast("tuple[int, int]", self.padding)
                 return fused.conv_pool(x, self.weight, self.bias, padding, self.groups)
             return F.avg_pool2d(super().forward(x), 2)

@@ -63,11 +63,6 @@ def winograd_is_faster(x: Tensor, out_channels: int, padding: int) -> bool:
     return large and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def fused_pooling_is_faster(x: Tensor) -> bool:
-    """Return whether `fused.conv_pool` is faster than a convolution of x followed by average pooling."""
-    return is_enabled(x)  # always, so far
-
-
 def fused_upsampling_is_faster(x: Tensor, mode: str) -> bool:
     """Return whether `fused.upsample_conv` is faster than upsampling x (B, I, H, W) before a convolution."""
     return is_enabled(x) and (mode != "bilinear" or min(x.shape[2:]) >= BILINEAR_SIDE)

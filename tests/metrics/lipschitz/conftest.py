@@ -1,4 +1,4 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `geometry`, beside the tests
+sys.path.insert(0, str(Path(__file__).parent))  # so that the tests can import `geometry`

@@ -30,8 +30,7 @@ def _recorded_strides(function, *args):
 def recorded_strides():
     """The function (function, *args) -> strides of PyTorch's convolutions in function(*args).
 
-    They tell the algorithms apart: fused resampling convolves with stride 2, and Winograd's algorithm uses none of
-    PyTorch's convolutions.
+    They distinguish the algorithms: fused resampling convolves with stride 2, Winograd's algorithm does not convolve.
     """
     return _recorded_strides
 

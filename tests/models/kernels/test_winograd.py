@@ -131,10 +131,10 @@ def test_bfloat16_rounding():
 
 
 def test_points_halve_the_rounding_errors(monkeypatch):
-    ours = wide_layer_errors(torch.float32)
+    chosen = wide_layer_errors(torch.float32)
     monkeypatch.setattr(winograd, "POINTS", (0.0, 1.0, -1.0, 2.0, -2.0))
     usual = wide_layer_errors(torch.float32)
-    for (a, _), (b, _) in zip(ours, usual, strict=True):
+    for (a, _), (b, _) in zip(chosen, usual, strict=True):
         assert a < 0.6 * b
 
 

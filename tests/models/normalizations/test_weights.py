@@ -94,16 +94,16 @@ def test_weight_norm_has_rows_of_length_g_after_training(kernel, stride):
 def test_weight_equals_torch(layer):
     transposed = isinstance(layer, nn.ConvTranspose2d)
     expected = parametrizations.weight_norm(copy.deepcopy(layer), dim=1 if transposed else 0)
-    ours = normalized("weight", copy.deepcopy(layer))
-    torch.testing.assert_close(ours.weight, layer.weight)
-    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+    actual = normalized("weight", copy.deepcopy(layer))
+    torch.testing.assert_close(actual.weight, layer.weight)
+    assert {key: value.shape for key, value in actual.state_dict().items()} == {
         key: value.shape for key, value in expected.state_dict().items()
     }
-    for parametrized in (ours, expected):
+    for parametrized in (actual, expected):
         optimizer = torch.optim.SGD(parametrized.parameters(), lr=0.1)
         parametrized.weight.pow(3).sum().backward()
         optimizer.step()
-    torch.testing.assert_close(ours.weight, expected.weight)
+    torch.testing.assert_close(actual.weight, expected.weight)
 
 
 def test_weight_norm_of_a_grouped_transposed_convolution():
@@ -121,13 +121,13 @@ def test_weight_norm_of_a_grouped_transposed_convolution():
 def test_spectral_equals_torch_for_one_step(layer):
     torch.manual_seed(0)
     expected = parametrizations.spectral_norm(copy.deepcopy(layer))
-    ours = normalized("spectral", copy.deepcopy(layer))
-    ours.load_state_dict(expected.state_dict())
-    for parametrized in (ours, expected):
+    actual = normalized("spectral", copy.deepcopy(layer))
+    actual.load_state_dict(expected.state_dict())
+    for parametrized in (actual, expected):
         optimizer = torch.optim.SGD(parametrized.parameters(), lr=0.1)
         parametrized.weight.pow(3).sum().backward()
         optimizer.step()
-    assert torch.equal(ours.weight, expected.weight)
+    assert torch.equal(actual.weight, expected.weight)
 
 
 def test_bidirectional_linear_layer_is_spectral_with_a_scale():
@@ -143,8 +143,8 @@ def test_bidirectional_transposed_convolution_equals_its_adjoint(groups):
     torch.manual_seed(0)
     conv, transposed = nn.Conv2d(4, 6, 3, groups=groups), nn.ConvTranspose2d(6, 4, 3, groups=groups)
     transposed.weight.data = conv.weight.data.clone()
-    ours = [normalized("bidirectional_spectral", layer).weight for layer in (conv, transposed)]
-    torch.testing.assert_close(*ours)
+    actual = [normalized("bidirectional_spectral", layer).weight for layer in (conv, transposed)]
+    torch.testing.assert_close(*actual)
 
 
 def test_bidirectional_uses_the_largest_norm_of_the_groups():
