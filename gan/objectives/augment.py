@@ -69,8 +69,8 @@ def _uniform(x: Tensor, random: torch.Generator) -> Tensor:
     return local_shard(numbers)
 
 
-def _integers(x: Tensor, random: torch.Generator, below: int) -> Tensor:
-    return local_shard(torch.randint(below, (len(x) * world_size(), 1), generator=random, device=x.device))
+def _integers(x: Tensor, random: torch.Generator, high: int) -> Tensor:
+    return local_shard(torch.randint(high, (len(x) * world_size(), 1), generator=random, device=x.device))
 
 
 AUGMENTATIONS: dict[str, tuple[Augmentation, ...]] = {

@@ -33,27 +33,28 @@ def expand_choice(node: Node) -> Node:
     return Node({"name": node}, node.where) if isinstance(node.value, str) else node
 
 
-def _merge(tp: Any, below: Node | None, above: Node, path: str, default: Any = None) -> Node:
+def _merge(tp: Any, earlier: Node | None, later: Node, path: str, default: Any = None) -> Node:
+    """Merge two nodes of the type `tp`; `default` is the value if neither layer gives one."""
     tp = unwrap(tp)
     if is_family(tp):
-        above = expand_choice(above)
-        below = None if below is None else expand_choice(below)
-    if below is None or not isinstance(above.value, dict) or not isinstance(below.value, dict):
-        return above
+        later = expand_choice(later)
+        earlier = None if earlier is None else expand_choice(earlier)
+    if earlier is None or not isinstance(later.value, dict) or not isinstance(earlier.value, dict):
+        return later
     if is_family(tp):
-        old = _get_chosen_class(tp, below) or (None if default is None else type(default))
-        new = _get_chosen_class(tp, above) or old
-        entries = resolve_aliases(old or new or tp, below, path)
+        old = _get_chosen_class(tp, earlier) or (None if default is None else type(default))
+        new = _get_chosen_class(tp, later) or old
+        entries = resolve_aliases(old or new or tp, earlier, path)
         if old is not None and new is not old:
             common = {field.name for field in dataclasses.fields(tp)}
             entries = {key: child for key, child in entries.items() if key in common}
         tp = new or tp
     else:
-        entries = resolve_aliases(tp, below, path)
-    for key, child in resolve_aliases(tp, above, path).items():
+        entries = resolve_aliases(tp, earlier, path)
+    for key, child in resolve_aliases(tp, later, path).items():
         inner, inner_default = _get_entry_type(tp, key)
         entries[key] = _merge(inner, entries.get(key), child, join_keys(path, key), inner_default)
-    return Node(entries, above.where)
+    return Node(entries, later.where)
 
 
 def _get_chosen_class(family: Any, node: Node) -> type | None:

@@ -76,8 +76,4 @@ def resolve_aliases(tp: Any, node: Node, path: str) -> dict[str, Node]:
 def _get_current_name(tp: Any, key: str) -> str:
     if dataclasses.is_dataclass(tp):
         return next((field.name for field in dataclasses.fields(tp) if field.metadata.get("alias") == key), key)
-    if get_origin(tp) is dict:
-        family = get_args(tp)[1]
-        cls = find_class(family, key)
-        return key if cls is None else family.registry.get_name(cls)
-    return key
+    return get_args(tp)[1].registry.resolve(key) if get_origin(tp) is dict else key

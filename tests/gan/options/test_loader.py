@@ -277,21 +277,14 @@ def test_order_of_overrides_does_not_matter(tmp_path, flip):
 # Old names of fields and classes
 
 
-class RenamedRegistry(Registry["Block"]):
-    """A registry whose class `linear` is still found by its old name `dense`."""
-
-    def get(self, name: str) -> type["Block"]:
-        return super().get({"dense": "linear"}.get(name, name))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    registry: ClassVar[Registry["Block"]] = RenamedRegistry("block")
+    registry: ClassVar[Registry["Block"]] = Registry("block")
     size: int = field(default=1, metadata={"alias": "width"})
     """Size"""
 
 
-@Block.registry.register("linear")
+@Block.registry.register("linear", aliases=["dense"])
 @dataclass(frozen=True, kw_only=True)
 class LinearBlock(Block):
     rank: int = 1
@@ -381,3 +374,11 @@ def test_old_and_new_name_of_a_class_are_the_same_choice(tmp_path, base, child):
 
 def test_old_name_of_the_default_class_keeps_its_options(tmp_path):
     assert load(tmp_path, "block: {rank: 3}", "block.name=dense", schema=Model) == Model(block=LinearBlock(rank=3))
+
+
+def test_old_names_in_shipped_networks(tmp_path):
+    old = load(tmp_path, "generator: {name: resnet, bottom: 2}\ndiscriminator: sncnn")
+    new = load(tmp_path, "generator: {name: resnet, base_size: 2}\ndiscriminator: sndcgan")
+    assert old == new
+    assert "base_size: 2" in dump_config(old)
+    assert "name: sndcgan" in dump_config(old)
