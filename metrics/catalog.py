@@ -12,7 +12,7 @@ The name of a protocol contains all of this:
     kid_dinov2-vit-b-14-10k_train   KID in the feature space `dinov2-vit-b-14`, with a dash before the count
     fid50k_file         FID between 50,000 generated images and the statistics in a file (.npz of pytorch-fid)
 
-The general form is METRIC[_FEATURES][-]COUNT[_REFERENCE[COUNT]].
+The general form is `METRIC[_FEATURES][-]COUNT[_REFERENCE[COUNT]]`.
 """
 
 import re
