@@ -13,6 +13,7 @@ from classification.evaluate import accuracy, measure_accuracies
 from classification.experiment import Experiment
 from classification.lipschitz import lipschitz_audit, lipschitz_numbers
 from classification.step import draw_batch, training_step
+from gan.evaluation.lipschitz import measure_due
 from gan.run.divergence import find_nonfinite, gradient_norm, stop_diverged
 from gan.run.recorder import Recorder, Throughput, is_due, open_recorder
 from gan.runtime.interrupt import Interrupt, Interrupted
@@ -81,17 +82,14 @@ def measure(
     """Return the numbers that are due after this step, and the singular values of the layers, both by tag."""
     config = experiment.config
     numbers: dict[str, float] = {}
-    spectra: dict[str, Tensor] = {}
     if due(config.log.every):
         numbers |= {tag: value.item() for tag, value in losses.items()}
         numbers["gradient_norm/classifier"] = gradient_norm(experiment.network)
         numbers["speed/images_per_s"] = throughput.images_per_second(experiment.images)
-    if due(config.lipschitz.every):
-        numbers |= lipschitz_numbers(experiment)
-    if due(config.lipschitz.audit_every):
-        audited, spectra = lipschitz_audit(experiment)
-        numbers |= audited
-    return numbers, spectra
+    estimates, spectra = measure_due(
+        config.lipschitz, due, lambda: lipschitz_numbers(experiment), lambda: lipschitz_audit(experiment)
+    )
+    return numbers | estimates, spectra
 
 
 def evaluate(experiment: Experiment, recorder: Recorder) -> None:

@@ -19,9 +19,11 @@ network has no estimates.
 """
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from gan.evaluation.options import LipschitzConfig
 from gan.runtime.distributed import all_gather
 from metrics.lipschitz import (
     LipschitzTracker,
@@ -89,6 +91,21 @@ def audit_lipschitz(
         **{f"{tag}/stable_rank/{path}": stable_rank(values) for path, values in spectra.items()},
     }
     return finite_values(numbers), {f"{tag}/spectra/{path}": values for path, values in spectra.items()}
+
+
+def measure_due(
+    options: LipschitzConfig,
+    due: Callable[[int], bool],
+    measure: Callable[[], dict[str, float]],
+    audit: Callable[[], tuple[dict[str, float], dict[str, Tensor]]],
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return the estimates that are due after a training step, and the singular values of a full audit, both by tag.
+
+    `due(every)` says what is due; `measure` and `audit` return what `measure_lipschitz` and `audit_lipschitz` return.
+    """
+    numbers = measure() if due(options.every) else {}
+    audited, spectra = audit() if due(options.audit_every) else ({}, {})
+    return numbers | audited, spectra
 
 
 def finite_values(numbers: dict[str, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gan.data import to_uint8
 from gan.data.grids import sample_grid
+from gan.evaluation.lipschitz import measure_due
 from gan.run.divergence import find_nonfinite, gradient_norm
 from gan.run.recorder import Recorder, Throughput, is_due, open_recorder
 from gan.runtime.distributed import call_on_rank_zero, mean_numbers
@@ -102,18 +103,15 @@ def measure(
     """Return the numbers that are due after this step, and the singular values of D's layers, both by tag."""
     config = experiment.config
     numbers: dict[str, float] = {}
-    spectra: dict[str, Tensor] = {}
     if due(config.log.every):
         numbers |= mean_numbers(losses)
         numbers["gradient_norm/D"] = gradient_norm(experiment.D)
         numbers["gradient_norm/G"] = gradient_norm(experiment.G)
         numbers["speed/images_per_s"] = throughput.images_per_second(experiment.images)
-    if due(config.lipschitz.every):
-        numbers |= lipschitz_numbers(experiment)
-    if due(config.lipschitz.audit_every):
-        audited, spectra = lipschitz_audit(experiment)
-        numbers |= audited
-    return numbers, spectra
+    estimates, spectra = measure_due(
+        config.lipschitz, due, lambda: lipschitz_numbers(experiment), lambda: lipschitz_audit(experiment)
+    )
+    return numbers | estimates, spectra
 
 
 def evaluate(
