@@ -121,7 +121,10 @@ def wide_layer_errors(dtype: torch.dtype) -> list[tuple[float, float]]:
 
 
 def test_float32_rounding():
-    assert all(fast < 1.5e-6 for fast, _ in wide_layer_errors(torch.float32))
+    # The largest error is that of the input gradient: 1.6e-6 on an Intel Xeon with AMX, below 1.5e-6 on an AMD EPYC.
+    # With the usual interpolation points it is 3.4e-6.
+    bounds = 1.5e-6, 1.8e-6, 1.5e-6  # of the output and both gradients
+    assert all(fast < bound for (fast, _), bound in zip(wide_layer_errors(torch.float32), bounds, strict=True))
 
 
 def test_bfloat16_rounding():
