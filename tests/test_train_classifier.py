@@ -48,7 +48,7 @@ def change_to_tmp_path(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """The folder of a finished run of the tiny config. Tests must not change it."""
+    """Return the folder of a finished run of the tiny config. Tests must not change it."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.yaml").write_text(TINY)
     assert main(["--config", str(folder / "tiny.yaml"), "--out", str(folder / "run"), "--device", "cpu"]) == 0
@@ -177,12 +177,15 @@ INVALID = {
     "wrong choice": (["classifier=resnet19"], "unknown classifier 'resnet19' .*did you mean 'resnet1"),
     "out of range": (["labels.noise=2"], "labels.noise: must be from 0 to 1, not 2"),
     "unknown corruption": (["eval.corruptions=[fog]"], "must be one of gaussian_noise, .*not the string 'fog'"),
-    "a discriminator's penalty": (["regularizers.r1.weight=1"], "regularizers: r1 is for discriminators"),
-    "a discriminator's norm": (["classifier.normalization=gradient"], "`gradient` needs a network with a single logit"),
+    "penalty of a discriminator": (["regularizers.r1.weight=1"], "regularizers: r1 is for discriminators"),
+    "normalization of a discriminator": (
+        ["classifier.normalization=gradient"],
+        "`gradient` needs a network with a single logit",
+    ),
     "batch larger than data": (["data.subset=0.01"], r"is larger than the training set \(\d+ images\)"),
     "missing data": (["data=cifar10"], "data.root: cifar10 is missing or incomplete in 'data'"),
     "nothing to resume": (["--resume", "--out", "none"], r"contains no run \(config.yaml is missing\)"),
-    "a GAN's config": (["--config", str(ROOT / "configs/digits/dcgan.yaml")], "generator: unknown key"),
+    "config of a GAN": (["--config", str(ROOT / "configs/digits/dcgan.yaml")], "generator: unknown key"),
 }
 
 

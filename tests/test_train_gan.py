@@ -129,11 +129,11 @@ INVALID = {
     "wrong type": (["train.steps=many"], "train.steps: must be a whole number, not the string 'many'"),
     "wrong choice": (["loss=hinj"], "loss: unknown loss 'hinj' .*did you mean 'hinge'"),
     "out of range": (["train.steps=0"], "train.steps: must be at least 1, not 0"),
-    "no override": (["faster"], "faster: an override must have the form key.sub=value"),
+    "not an override": (["faster"], "faster: an override must have the form key.sub=value"),
     "unknown option": (["--fast"], "unrecognized arguments: --fast"),
     "unknown device": (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
     "missing config": (["--config", "gone.yaml"], "cannot read the config file .*gone.yaml: No such file"),
-    "a folder as config": (["--config", "."], "cannot read the config file .*: not a regular file"),
+    "folder as config": (["--config", "."], "cannot read the config file .*: not a regular file"),
     "batch larger than data": (
         ["train.batch_size=1438"],
         r"train.batch_size=1438 is larger than the training set \(1437 images\)",
@@ -143,18 +143,18 @@ INVALID = {
         ["eval.metrics=[fd_digit10k_test]"],
         "fd_digit10k_test: unknown feature space 'digit' .*did you mean 'digits'",
     ),
-    "metric without its protocol": (["eval.metrics=[fid]"], "eval: metrics: 'fid' is not a metric protocol"),
-    "a metric twice": (["eval.metrics=[kl1000, kl1k]"], "eval: metrics: duplicate metric 'kl1k'"),
-    "more real images than there are": (
+    "metric without protocol": (["eval.metrics=[fid]"], "eval: metrics: 'fid' is not a metric protocol"),
+    "duplicate metric": (["eval.metrics=[kl1000, kl1k]"], "eval: metrics: duplicate metric 'kl1k'"),
+    "too few real images": (
         ["eval.metrics=[fd_digits10_test361]"],
         "eval.metrics: fd_digits10_test361: digits has 360 images in its test split",
     ),
-    "a file metric without its file": (["eval.metrics=[fd_digits10_file]"], "needs metrics.statistics=FILE"),
-    "a file that holds no statistics": (
+    "file metric without file": (["eval.metrics=[fd_digits10_file]"], "needs metrics.statistics=FILE"),
+    "file without statistics": (
         ["eval.metrics=[fd_digits10_file]", "metrics.statistics=tiny.yaml"],
         "metrics.statistics: cannot read tiny.yaml",
     ),
-    "impossible resolution": (["data.resolution=17"], "generator: no network for 17 x 17 images"),
+    "unsupported resolution": (["data.resolution=17"], "generator: no network for 17 x 17 images"),
     "missing data": (["data=cifar10", "eval.metrics=[]"], "data.root: cifar10 is missing or incomplete in 'data'"),
     "nothing to resume": (["--resume"], r"contains no run \(config.yaml is missing\)"),
 }
@@ -183,7 +183,7 @@ def test_missing_cuda_device_is_an_error(tiny_config, capsys):
 
 
 def test_invalid_out_folder_is_an_error(tmp_path, tiny_config, classifier, capsys):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("other")
     before = read_files(tmp_path)
     for out, reason in (("file/below", "cannot write to --out .*: Not a directory"), ("x" * 300, "File name too long")):
         assert_error(capsys, ["--config", tiny_config, "--device", "cpu", "--out", out], reason)
@@ -193,7 +193,7 @@ def test_invalid_out_folder_is_an_error(tmp_path, tiny_config, classifier, capsy
 def test_existing_out_folder_is_not_changed(tmp_path, tiny_config, tiny_run, capsys):
     folder = tiny_run(tmp_path / "run")
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    (tmp_path / "other" / "thesis.txt").write_text("other")
     before = read_files(tmp_path)
     arguments = ["--config", tiny_config, "--device", "cpu", "--out"]
     assert_error(capsys, [*arguments, folder], "already contains a run; add --resume")

@@ -22,7 +22,7 @@ SIZE = 4 * 2**20
 
 @pytest.fixture
 def disk(tmp_path) -> Path:
-    """A separate file system of a few megabytes."""
+    """Return a separate file system of a few megabytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]

@@ -11,7 +11,7 @@ from gan.runtime.errors import UserError
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """The folder of a run with the default config."""
+    """Return the folder of a run with the default config."""
     run_folder.write_config(tmp_path / "run", Config())
     return tmp_path / "run"
 

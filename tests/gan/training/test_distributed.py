@@ -257,7 +257,7 @@ def test_shards_are_gathered_in_advance(process, monkeypatch):
             sampler.batch(10 * k, 10)
         sampler.close()
     assert {len(index) for index in gathered} == {5}
-    assert 10 <= len(gathered) <= 10 + 2 * stream_module.BATCHES_AHEAD  # none is gathered in vain
+    assert 10 <= len(gathered) <= 10 + 2 * stream_module.BATCHES_AHEAD  # all batches are used except those in advance
 
 
 def test_augmentation_of_shards_equals_augmentation_of_batch(process):

@@ -67,9 +67,7 @@ def test_large_values_are_finite(experiment):
 
 @pytest.fixture
 def nan_at(monkeypatch):
-    """Return a function that makes a weight of G NaN in the training step after step `at`, in the first `attempts`
-    attempts.
-    """
+    """Return a function that sets a weight of G to NaN after step `at`, in the first `attempts` attempts only."""
 
     def patch(at, attempts):
         original = step.update_generator

@@ -20,7 +20,7 @@ TIMEOUT = 600  # seconds, on a busy machine
 
 @pytest.fixture(scope="module")
 def processes(classifier):
-    """The context that starts processes; they have already imported train_gan."""
+    """Return a context that starts processes that have already imported train_gan."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         context = multiprocessing.get_context("forkserver")

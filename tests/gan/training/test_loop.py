@@ -19,7 +19,7 @@ from tests.gan.runs import Killed, assert_same_runs, load_newest, read_numbers, 
 
 @pytest.fixture
 def kill_after(monkeypatch):
-    """Return a function that makes the next run fail when it begins the training step after the given step."""
+    """Return a function that makes the next run fail after the given step, before the next one."""
 
     def patch(step):
         original = loop.training_step
@@ -86,7 +86,7 @@ def kill_before_evaluation(patch, step):
 
 
 def kill_before_metrics_are_logged(patch, step):
-    """The sample grid and the best checkpoint have been written."""
+    """The sample grid and the best checkpoint are already written then."""
 
     def log(self, counters, numbers):
         if counters["step"] == step and "metrics/kl70" in numbers:
