@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from classification import evaluate
+from classification import evaluate, loop
 from classification.build import build_experiment
 from classification.config import Config
 from gan.compare.__main__ import main as compare
@@ -17,6 +17,7 @@ from gan.compare.results import read_table
 from gan.options.loader import load_config
 from gan.run.checkpoint import load
 from gan.run.logging import read_metrics
+from tests.gan.runs import Killed, assert_same_runs, load_newest, read_files, read_numbers
 from train_classifier import main
 
 ROOT = Path(__file__).parent.parent
@@ -41,13 +42,13 @@ TAGS = {
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def change_to_tmp_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """The folder of a finished run of the tiny config: tests read it."""
+    """Return the folder of a finished run of the tiny config. Tests must not change it."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.yaml").write_text(TINY)
     assert main(["--config", str(folder / "tiny.yaml"), "--out", str(folder / "run"), "--device", "cpu"]) == 0
@@ -62,26 +63,19 @@ def config(tmp_path) -> Path:
 
 
 @pytest.fixture
-def run(config):
-    def train(out: Path, *arguments: str) -> Path:
+def train(config):
+    """Return a function that trains the tiny config into a folder, with further command line arguments."""
+
+    def train_tiny(out: Path, *arguments: str) -> Path:
         assert main(["--config", str(config), "--out", str(out), "--device", "cpu", *arguments]) == 0
         return out
 
-    return train
+    return train_tiny
 
 
-def files_below(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def logged(folder: Path) -> list[dict]:
-    lines = read_metrics(folder)
-    return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
-
-
-def test_a_run_leaves_a_whole_folder_and_ends_in_a_table(tmp_path, run, capsys):
-    folder = run(tmp_path / "run")
-    names = {str(path.relative_to(folder)) for path in files_below(folder)}
+def test_run_writes_files_and_prints_results(tmp_path, train, capsys):
+    folder = train(tmp_path / "run")
+    names = read_files(folder).keys()
     (events,) = (name for name in names if name.startswith("events.out.tfevents."))
     assert names - {events} == {
         *("config.yaml", "metrics.jsonl", "classifier.safetensors", "checkpoints/best.pt"),
@@ -96,39 +90,53 @@ def test_a_run_leaves_a_whole_folder_and_ends_in_a_table(tmp_path, run, capsys):
     assert out.endswith(f"tensorboard --logdir {folder}\n")
 
 
-def test_every_number_is_in_metrics_jsonl_and_in_tensorboard_under_one_tag(trained):
+def test_metrics_jsonl_and_tensorboard_have_the_same_tags(trained):
     lines = read_metrics(trained)
     tags = set().union(*lines) - {"step", "images"}
-    per_layer = {tag for tag in tags if "/layers/" in tag or "/stable_rank/" in tag}
-    assert tags - per_layer == TAGS
-    assert "lipschitz/classifier/layers/network.layer4.0.conv2" in per_layer
+    layer_tags = {tag for tag in tags if "/layers/" in tag or "/stable_rank/" in tag}
+    assert tags - layer_tags == TAGS
+    assert "lipschitz/classifier/layers/network.layer4.0.conv2" in layer_tags
     events = EventAccumulator(str(trained))
     events.Reload()
     assert set(events.Tags()["scalars"]) == tags
-    assert {line["step"] for line in lines if "metrics/accuracy_test" in line} == {4}, "tested at the end alone"
+    assert {line["step"] for line in lines if "metrics/accuracy_test" in line} == {4}, "only after the last step"
     assert [line["images"] for line in lines] == [16, 32, 48, 64]
 
 
-@pytest.mark.parametrize("step", [1, 4], ids=["in the midst of a batch's replays", "after a validation"])
-def test_a_resumed_run_is_bit_equal_to_one_never_stopped(tmp_path, run, event_files_in_order, step):
+@pytest.mark.parametrize("step", [1, 4], ids=["between replays of a batch", "after a validation"])
+def test_resume_is_bit_equal(tmp_path, train, event_files_in_order, step):
     arguments = ["train.steps=5", "checkpoint.every=1", "checkpoint.keep=9"]
-    whole, parted = (run(tmp_path / name, *arguments) for name in ("whole", "parted"))
+    uninterrupted, resumed = (train(tmp_path / name, *arguments) for name in ("uninterrupted", "resumed"))
     for later in range(step + 1, 6):
-        (parted / "checkpoints" / f"step_{later:08d}.pt").unlink()
-    assert (parted / "checkpoints" / f"step_{step:08d}.pt").exists()
-    run(parted, *arguments, "--resume")
-    a, b = (load(folder / "checkpoints" / "step_00000005.pt") for folder in (whole, parted))
-    assert a["delta"].any()
-    assert torch.equal(a["delta"], b["delta"])
-    for part in ("network", "lipschitz"):
-        assert all(torch.equal(tensor, b[part][name]) for name, tensor in a[part].items())
-    momenta = [state["optimizer"]["state"] for state in (a, b)]
-    for key, state in momenta[0].items():
-        assert torch.equal(state["momentum_buffer"], momenta[1][key]["momentum_buffer"])
-    assert logged(whole) == logged(parted)
+        (resumed / "checkpoints" / f"step_{later:08d}.pt").unlink()
+    assert load_newest(resumed)["step"] == step
+    train(resumed, *arguments, "--resume")
+    assert load_newest(uninterrupted)["delta"].any()
+    assert_same_runs(uninterrupted, resumed)
 
 
-def test_the_weights_file_loads_back(tmp_path, trained):
+@pytest.mark.parametrize("step", [2, 4], ids=["validation", "test"])
+def test_resume_repeats_missing_evaluation(tmp_path, train, trained, monkeypatch, step):
+    def evaluate_or_fail(experiment, recorder):
+        if experiment.step == step:
+            raise Killed
+        evaluate_experiment(experiment, recorder)
+
+    evaluate_experiment = loop.evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", evaluate_or_fail)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed")
+    assert load_newest(tmp_path / "killed")["step"] == step
+    last = read_numbers(tmp_path / "killed")[-1]
+    assert last["step"] == step
+    assert "loss/train" in last
+    assert not any(tag.startswith("metrics/") for tag in last)
+    train(tmp_path / "killed", "--resume")
+    assert_same_runs(trained, tmp_path / "killed")
+
+
+def test_weights_file_can_be_loaded(tmp_path, trained):
     folder = trained
     with safe_open(folder / "classifier.safetensors", "pt") as file:
         (tmp_path / "from_metadata.yaml").write_text(file.metadata()["config"])
@@ -140,18 +148,18 @@ def test_the_weights_file_loads_back(tmp_path, trained):
     assert all(torch.equal(saved[name], tensor) for name, tensor in network.state_dict().items())
 
 
-def test_the_best_checkpoint_is_that_of_the_best_validation_accuracy(tmp_path, run):
-    cheap = ["eval.corruptions=[]", "lipschitz.audit_every=100"]
-    folder = run(tmp_path / "run", "train.steps=8", "train.free.replays=0", *cheap)
+def test_best_checkpoint_has_best_validation_accuracy(tmp_path, train):
+    fast = ["eval.corruptions=[]", "lipschitz.audit_every=100"]
+    folder = train(tmp_path / "run", "train.steps=8", "train.free.replays=0", *fast)
     tag = "metrics/accuracy_validation"
     scores = {line["step"]: line[tag] for line in read_metrics(folder) if tag in line}
     best = load(folder / "checkpoints" / "best.pt")
     assert best["step"] == max(scores, key=scores.get)
-    without = run(tmp_path / "without", "validation=0", "train.steps=1", *cheap)
+    without = train(tmp_path / "without", "validation=0", "train.steps=1", *fast)
     assert not (without / "checkpoints" / "best.pt").exists()
 
 
-def test_a_run_is_evaluated_again_with_other_attacks(trained, capsys):
+def test_evaluate_command(trained, capsys):
     folder = trained
     assert evaluate.main([str(folder), "--device", "cpu"]) == 0
     expected = read_metrics(folder)[-1]
@@ -164,33 +172,36 @@ def test_a_run_is_evaluated_again_with_other_attacks(trained, capsys):
     assert clean.split()[-1] == fgsm.split()[-1]
 
 
-WRONG = {
+INVALID = {
     "unknown key": (["train.stepz=3"], "train.stepz: unknown key .*did you mean 'steps'"),
     "wrong choice": (["classifier=resnet19"], "unknown classifier 'resnet19' .*did you mean 'resnet1"),
     "out of range": (["labels.noise=2"], "labels.noise: must be from 0 to 1, not 2"),
     "unknown corruption": (["eval.corruptions=[fog]"], "must be one of gaussian_noise, .*not the string 'fog'"),
-    "a discriminator's penalty": (["regularizers.r1.weight=1"], "regularizers: r1 is for discriminators"),
-    "a discriminator's norm": (["classifier.normalization=gradient"], "`gradient` needs a network with a single logit"),
+    "penalty of a discriminator": (["regularizers.r1.weight=1"], "regularizers: r1 is for discriminators"),
+    "normalization of a discriminator": (
+        ["classifier.normalization=gradient"],
+        "`gradient` needs a network with a single logit",
+    ),
     "batch larger than data": (["data.subset=0.01"], r"is larger than the training set \(\d+ images\)"),
     "missing data": (["data=cifar10"], "data.root: cifar10 is missing or incomplete in 'data'"),
     "nothing to resume": (["--resume", "--out", "none"], r"contains no run \(config.yaml is missing\)"),
-    "a GAN's config": (["--config", str(ROOT / "configs/digits/dcgan.yaml")], "generator: unknown key"),
+    "config of a GAN": (["--config", str(ROOT / "configs/digits/dcgan.yaml")], "generator: unknown key"),
 }
 
 
-@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
-def test_errors_are_one_line_with_exit_code_2_and_leave_nothing(tmp_path, config, capsys, arguments, message):
-    before = files_below(tmp_path)
+@pytest.mark.parametrize(("arguments", "message"), INVALID.values(), ids=INVALID)
+def test_invalid_input_is_one_line_and_exit_code_2(tmp_path, config, capsys, arguments, message):
+    before = read_files(tmp_path)
     assert main(["--config", str(config), "--out", str(tmp_path / "run"), "--device", "cpu", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(f"error: .*{message}.*\n", err)
-    assert files_below(tmp_path) == before
+    assert read_files(tmp_path) == before
 
 
-def test_runs_in_use_are_left_alone(trained, config, capsys):
+def test_existing_run_is_not_changed(trained, config, capsys):
     folder = trained
-    before = files_below(folder)
+    before = read_files(folder)
     arguments = ["--config", str(config), "--device", "cpu", "--out", str(folder)]
     assert main(arguments) == 2
     assert main([*arguments, "--resume", "labels.noise=0.3"]) == 2
@@ -199,10 +210,10 @@ def test_runs_in_use_are_left_alone(trained, config, capsys):
     assert "already contains a run; add --resume" in err
     assert "contains a run with another config (different: labels.noise)" in err
     assert "labels.noise=0.3: only keys of `eval` can be changed here" in err
-    assert files_below(folder) == before
+    assert read_files(folder) == before
 
 
-def test_help_lists_the_config(capsys):
+def test_help_lists_config_keys(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
@@ -211,14 +222,14 @@ def test_help_lists_the_config(capsys):
     assert "configs/classification/digits.yaml" in out
 
 
-def test_a_norm_without_operator_norm_and_a_diverged_run_end_in_a_table(tmp_path, run, capsys):
-    run(tmp_path / "layer", "classifier.activation_norm=layer", "train.steps=2")
+def test_table_without_operator_norm_and_with_large_learning_rate(tmp_path, train, capsys):
+    train(tmp_path / "layer", "classifier.activation_norm=layer", "train.steps=2")
     assert "(not affine)" in capsys.readouterr().out
-    run(tmp_path / "diverged", "classifier.activation_norm=none", "optimizer.lr=1000", "train.steps=6")
+    train(tmp_path / "large", "classifier.activation_norm=none", "optimizer.lr=1000", "train.steps=6")
     assert "classifier: largest input gradient" in capsys.readouterr().out
 
 
-def test_the_command_works_from_a_shell_in_any_folder(tmp_path, config):
+def test_script_runs_in_any_folder(tmp_path, config):
     command = [sys.executable, str(ROOT / "train_classifier.py"), "--config", "tiny.yaml", "--out", "run"]
     good = subprocess.run(
         [*command, "--device", "cpu", "train.steps=1"], capture_output=True, text=True, cwd=tmp_path, check=False
@@ -228,7 +239,7 @@ def test_the_command_works_from_a_shell_in_any_folder(tmp_path, config):
 
 
 @pytest.mark.slow
-def test_a_comparison_of_classifiers_ends_in_a_report(tmp_path, config, monkeypatch):
+def test_comparison_of_classifiers_writes_report(tmp_path, config, monkeypatch):
     monkeypatch.setattr("signal.signal", lambda *arguments: None)
     out = tmp_path / "grid"
     arguments = [str(config), "--vary", "classifier.activation_norm=none,batch", "--seeds", "0", "--device", "cpu"]
@@ -246,6 +257,6 @@ def test_a_comparison_of_classifiers_ends_in_a_report(tmp_path, config, monkeypa
 
 
 @pytest.mark.slow
-def test_the_default_config_classifies_97_percent_of_the_test_digits(tmp_path):
+def test_default_config_has_97_percent_test_accuracy(tmp_path):
     assert main(["--out", str(tmp_path / "run"), "--device", "cpu", "eval.attack.iterations=1"]) == 0
     assert read_metrics(tmp_path / "run")[-1]["metrics/accuracy_test"] >= 97

@@ -17,6 +17,7 @@ from gan.options.loader import load_config
 from gan.run.checkpoint import load
 from gan.run.logging import read_metrics
 from models import ImageShape, build_generator
+from tests.gan.runs import load_newest, read_files
 from train_gan import main
 
 ROOT = Path(__file__).parent.parent
@@ -33,18 +34,14 @@ TAGS = {
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Work in a temporary folder, so that a run without --out lands there."""
+def change_to_tmp_path(tmp_path, monkeypatch):
+    """Change to a temporary folder, in which runs without --out are created."""
     monkeypatch.chdir(tmp_path)
 
 
-def files_below(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_run_leaves_a_whole_folder(tmp_path, tiny_run):
+def test_run_writes_files(tmp_path, tiny_run):
     folder = tiny_run(tmp_path / "run", "train.steps=6", "checkpoint.keep=2")
-    names = {str(path.relative_to(folder)) for path in files_below(folder)}
+    names = read_files(folder).keys()
     (events,) = (name for name in names if name.startswith("events.out.tfevents."))
     assert names - {events} == {
         *("config.yaml", "metrics.jsonl", "generator.safetensors", "checkpoints/best.pt"),
@@ -53,7 +50,7 @@ def test_a_run_leaves_a_whole_folder(tmp_path, tiny_run):
     }
 
 
-def test_every_number_is_in_metrics_jsonl_and_in_tensorboard_under_one_tag(tmp_path, tiny_run):
+def test_metrics_jsonl_and_tensorboard_have_the_same_numbers(tmp_path, tiny_run):
     folder = tiny_run(tmp_path / "run")
     lines = read_metrics(folder)
     assert set().union(*lines) == COUNTERS | TAGS
@@ -66,7 +63,7 @@ def test_every_number_is_in_metrics_jsonl_and_in_tensorboard_under_one_tag(tmp_p
         assert [(event.step, event.value) for event in events.Scalars(tag)] == logged
 
 
-def test_the_generator_file_loads_back_and_makes_the_samples(tmp_path, tiny_run):
+def test_generator_file_can_be_loaded(tmp_path, tiny_run):
     folder = tiny_run(tmp_path / "run", "generator.normalization=spectral")
     with safe_open(folder / "generator.safetensors", "pt") as file:
         (tmp_path / "from_metadata.yaml").write_text(file.metadata()["config"])
@@ -74,17 +71,17 @@ def test_the_generator_file_loads_back_and_makes_the_samples(tmp_path, tiny_run)
     assert config == load_config(Config, folder / "config.yaml")
     generator = build_generator(config.generator, ImageShape(1, 16))
     generator.load_state_dict(load_file(folder / "generator.safetensors"))
-    averaged = load(folder / "checkpoints" / "step_00000004.pt")["G_ema"]
-    assert averaged.keys() == generator.state_dict().keys()
-    assert all(torch.equal(averaged[name], tensor) for name, tensor in generator.state_dict().items())
+    average = load_newest(folder)["G_ema"]
+    assert average.keys() == generator.state_dict().keys()
+    assert all(torch.equal(average[name], tensor) for name, tensor in generator.state_dict().items())
 
 
-def test_the_saved_config_is_the_resolved_one(tmp_path, tiny_run, tiny_config):
+def test_saved_config_includes_overrides(tmp_path, tiny_run, tiny_config):
     folder = tiny_run(tmp_path / "run", "seed=3")
     assert load_config(Config, folder / "config.yaml") == load_config(Config, tiny_config, ["seed=3"])
 
 
-def test_the_best_checkpoint_is_that_of_the_best_first_metric(tmp_path, tiny_run):
+def test_best_checkpoint_has_best_first_metric(tmp_path, tiny_run):
     folder = tiny_run(tmp_path / "run", "train.steps=6", "optimizer.generator.lr=0.05")
     scores = {
         line["step"]: line["metrics/fd_digits70_test"]
@@ -95,7 +92,7 @@ def test_the_best_checkpoint_is_that_of_the_best_first_metric(tmp_path, tiny_run
     assert best["step"] == min(scores, key=scores.get)
 
 
-def test_a_sample_grid_of_stacks_shows_the_planes_beside_the_colors(tmp_path, tiny_run):
+def test_sample_grid_of_stacked_digits_shows_channels(tmp_path, tiny_run):
     sizes = {}
     for name in ("digits", "{name: stacked_digits, size: 20, held_out_size: 20}"):
         folder = tiny_run(tmp_path / name[:4], f"data={name}", "train.steps=1", "eval.metrics=[modes20]")
@@ -105,7 +102,7 @@ def test_a_sample_grid_of_stacks_shows_the_planes_beside_the_colors(tmp_path, ti
     assert sizes["{nam"][1] == sizes["digi"][1]
 
 
-def test_a_run_ends_with_its_results_and_where_they_are(tmp_path, tiny_run, capsys):
+def test_run_prints_results_and_paths(tmp_path, tiny_run, capsys):
     folder = tiny_run(tmp_path / "run")
     out = capsys.readouterr().out
     modes = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["metrics/modes70"]
@@ -114,29 +111,29 @@ def test_a_run_ends_with_its_results_and_where_they_are(tmp_path, tiny_run, caps
     assert out.endswith(f"tensorboard --logdir {folder}\n")
 
 
-def test_without_out_runs_are_numbered_and_the_newest_is_resumed(tmp_path, tiny_config, classifier):
+def test_default_folders_are_numbered_and_newest_is_resumed(tmp_path, tiny_config, classifier):
     arguments = ["--config", str(tiny_config), "--device", "cpu", "train.steps=1"]
     assert main(arguments) == 0
     assert main(arguments) == 0
     first, second = (Path("runs") / f"{tmp_path.name}-tiny{suffix}" for suffix in ("", "-2"))
     for age, folder in enumerate((second, first)):
         os.utime(folder / "config.yaml", (10**9 - age, 10**9 - age))
-    before = files_below(first)
+    before = read_files(first)
     assert main([*arguments[:-1], "--resume", "train.steps=2"]) == 0
     assert (second / "checkpoints" / "step_00000002.pt").exists()
-    assert files_below(first) == before
+    assert read_files(first) == before
 
 
-WRONG = {
+INVALID = {
     "unknown key": (["train.stepz=3"], r"train.stepz: unknown key \(known here: steps, .*did you mean 'steps'"),
     "wrong type": (["train.steps=many"], "train.steps: must be a whole number, not the string 'many'"),
     "wrong choice": (["loss=hinj"], "loss: unknown loss 'hinj' .*did you mean 'hinge'"),
     "out of range": (["train.steps=0"], "train.steps: must be at least 1, not 0"),
-    "no override": (["faster"], "faster: an override must have the form key.sub=value"),
+    "not an override": (["faster"], "faster: an override must have the form key.sub=value"),
     "unknown option": (["--fast"], "unrecognized arguments: --fast"),
     "unknown device": (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
     "missing config": (["--config", "gone.yaml"], "cannot read the config file .*gone.yaml: No such file"),
-    "a folder as config": (["--config", "."], "cannot read the config file .*: not a regular file"),
+    "folder as config": (["--config", "."], "cannot read the config file .*: not a regular file"),
     "batch larger than data": (
         ["train.batch_size=1438"],
         r"train.batch_size=1438 is larger than the training set \(1437 images\)",
@@ -146,18 +143,18 @@ WRONG = {
         ["eval.metrics=[fd_digit10k_test]"],
         "fd_digit10k_test: unknown feature space 'digit' .*did you mean 'digits'",
     ),
-    "metric without its protocol": (["eval.metrics=[fid]"], "eval: metrics: 'fid' is not a metric protocol"),
-    "a metric twice": (["eval.metrics=[kl1000, kl1k]"], "eval: metrics: duplicate metric 'kl1k'"),
-    "more real images than there are": (
+    "metric without protocol": (["eval.metrics=[fid]"], "eval: metrics: 'fid' is not a metric protocol"),
+    "duplicate metric": (["eval.metrics=[kl1000, kl1k]"], "eval: metrics: duplicate metric 'kl1k'"),
+    "too few real images": (
         ["eval.metrics=[fd_digits10_test361]"],
         "eval.metrics: fd_digits10_test361: digits has 360 images in its test split",
     ),
-    "a file metric without its file": (["eval.metrics=[fd_digits10_file]"], "needs metrics.statistics=FILE"),
-    "a file that holds no statistics": (
+    "file metric without file": (["eval.metrics=[fd_digits10_file]"], "needs metrics.statistics=FILE"),
+    "file without statistics": (
         ["eval.metrics=[fd_digits10_file]", "metrics.statistics=tiny.yaml"],
         "metrics.statistics: cannot read tiny.yaml",
     ),
-    "impossible resolution": (["data.resolution=17"], "generator: no network for 17 x 17 images"),
+    "unsupported resolution": (["data.resolution=17"], "generator: no network for 17 x 17 images"),
     "missing data": (["data=cifar10", "eval.metrics=[]"], "data.root: cifar10 is missing or incomplete in 'data'"),
     "nothing to resume": (["--resume"], r"contains no run \(config.yaml is missing\)"),
 }
@@ -171,62 +168,62 @@ def assert_error(capsys, arguments: list, message: str):
     assert re.fullmatch(rf"error: .*{message}.*\n", err), err
 
 
-@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, tiny_config, capsys, arguments, message):
-    before = files_below(tmp_path)
+@pytest.mark.parametrize(("arguments", "message"), INVALID.values(), ids=INVALID)
+def test_invalid_input_is_one_line_and_exit_code_2(tmp_path, tiny_config, capsys, arguments, message):
+    before = read_files(tmp_path)
     assert_error(capsys, ["--config", tiny_config, "--device", "cpu", "--out", "out", *arguments], message)
-    assert files_below(tmp_path) == before
+    assert read_files(tmp_path) == before
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_without_a_cuda_device_is_an_error(tiny_config, capsys):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is available")
+def test_missing_cuda_device_is_an_error(tiny_config, capsys):
     assert_error(capsys, ["--config", tiny_config, "--out", "out", "--device", "cuda"], "finds no CUDA device")
     assert not Path("out").exists()
 
 
-def test_an_out_folder_that_cannot_be_made_is_an_error(tmp_path, tiny_config, classifier, capsys):
-    (tmp_path / "file").write_text("mine")
-    before = files_below(tmp_path)
+def test_invalid_out_folder_is_an_error(tmp_path, tiny_config, classifier, capsys):
+    (tmp_path / "file").write_text("other")
+    before = read_files(tmp_path)
     for out, reason in (("file/below", "cannot write to --out .*: Not a directory"), ("x" * 300, "File name too long")):
         assert_error(capsys, ["--config", tiny_config, "--device", "cpu", "--out", out], reason)
-    assert files_below(tmp_path) == before
+    assert read_files(tmp_path) == before
 
 
-def test_an_out_folder_in_use_is_left_alone(tmp_path, tiny_config, tiny_run, capsys):
+def test_existing_out_folder_is_not_changed(tmp_path, tiny_config, tiny_run, capsys):
     folder = tiny_run(tmp_path / "run")
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.txt").write_text("mine")
-    before = files_below(tmp_path)
+    (tmp_path / "other" / "thesis.txt").write_text("other")
+    before = read_files(tmp_path)
     arguments = ["--config", tiny_config, "--device", "cpu", "--out"]
     assert_error(capsys, [*arguments, folder], "already contains a run; add --resume")
     assert_error(capsys, [*arguments, folder, "--resume", "seed=5"], r"with another config \(different: seed\)")
     assert_error(capsys, [*arguments, tmp_path / "other"], "is not an empty folder")
     assert_error(capsys, [*arguments, tiny_config], "is not an empty folder")
     assert_error(capsys, [*arguments, tmp_path / "other", "--resume"], "contains no run")
-    assert files_below(tmp_path) == before
+    assert read_files(tmp_path) == before
 
 
-def test_a_broken_checkpoint_is_an_error_and_nothing_is_overwritten(tmp_path, tiny_run, capsys):
+def test_damaged_checkpoint_is_an_error_and_changes_nothing(tmp_path, tiny_run, capsys):
     folder = tiny_run(tmp_path / "run")
-    (folder / "checkpoints" / "step_00000004.pt").write_bytes(b"broken")
-    before = files_below(tmp_path)
+    (folder / "checkpoints" / "step_00000004.pt").write_bytes(b"damaged")
+    before = read_files(tmp_path)
     assert_error(
         capsys, ["--out", folder, "--device", "cpu", "--resume", "train.steps=9"], "cannot read the checkpoint"
     )
-    assert files_below(tmp_path) == before
+    assert read_files(tmp_path) == before
 
 
-def test_help_lists_every_section_of_the_config(capsys):
-    with pytest.raises(SystemExit) as ended:
+def test_help_lists_config_keys(capsys):
+    with pytest.raises(SystemExit) as exit_info:
         main(["--help"])
-    assert ended.value.code == 0
+    assert exit_info.value.code == 0
     out = capsys.readouterr().out
     for text in ("--resume", "  train.steps  (default: 2000)\n", "normalization 'conv_norm':", "regularizer 'r1':"):
         assert text in out
 
 
-def test_the_command_works_from_a_shell_in_any_folder(tmp_path, tiny_config, classifier):
+def test_script_runs_in_any_folder(tmp_path, tiny_config, classifier):
     command = [sys.executable, str(ROOT / "train_gan.py"), "--config", tiny_config.name, "--out", "run"]
     good = subprocess.run([*command, "--device", "cpu", "train.steps=1"], capture_output=True, text=True, cwd=tmp_path)
     assert (good.returncode, good.stderr) == (0, "")
@@ -240,7 +237,7 @@ def test_the_command_works_from_a_shell_in_any_folder(tmp_path, tiny_config, cla
 
 
 @pytest.mark.parametrize("norm", ["instance", "layer", "group", "batch"])
-def test_every_activation_norm_of_the_discriminator_ends_in_a_table(tmp_path, tiny_run, capsys, norm):
+def test_results_with_activation_norm_in_discriminator(tmp_path, tiny_run, capsys, norm):
     tiny_run(tmp_path / "run", f"discriminator.activation_norm={norm}", "train.steps=2")
     out = capsys.readouterr().out
     assert ("(not affine)" in out) == (norm != "batch")
@@ -248,6 +245,6 @@ def test_every_activation_norm_of_the_discriminator_ends_in_a_table(tmp_path, ti
     assert product.endswith("none") == (norm != "batch")
 
 
-def test_a_conditional_run_trains_and_is_audited(tmp_path, tiny_run, capsys):
+def test_conditional_run_is_audited(tmp_path, tiny_run, capsys):
     folder = tiny_run(tmp_path / "run", "data.conditional=true", "train.steps=2")
     assert any("lipschitz/D/certified" in line for line in read_metrics(folder))

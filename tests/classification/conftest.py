@@ -24,9 +24,9 @@ def splits():
 
 @pytest.fixture
 def build(splits):
-    """Build an experiment of the tiny config with some of its parts changed."""
+    """Return a function that builds the experiment of the tiny config, with some fields changed."""
 
-    def build_changed(**changes) -> Experiment:
+    def build_tiny(**changes) -> Experiment:
         return build_experiment(replace(TINY, **changes), splits, torch.device("cpu"))
 
-    return build_changed
+    return build_tiny

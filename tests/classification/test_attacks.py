@@ -30,7 +30,7 @@ def network() -> nn.Module:
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(1)
     x = torch.rand(12, 3, 8, 8, generator=random)
-    x[:3] = x[:3].round()  # at the ends of [0, 1]
+    x[:3] = x[:3].round()  # at the boundaries of [0, 1]
     return x, torch.randint(5, (12,), generator=random)
 
 
@@ -44,7 +44,7 @@ def test_fgsm_equals_foolbox(foolbox, network, batch):
 
 
 @pytest.mark.parametrize("iterations", [1, 7])
-def test_pgd_equals_foolbox_from_the_same_start(foolbox, network, batch, iterations):
+def test_pgd_equals_foolbox(foolbox, network, batch, iterations):
     x, y = batch
     start = random_start(x, EPS, torch.Generator().manual_seed(2))
 
@@ -58,7 +58,7 @@ def test_pgd_equals_foolbox_from_the_same_start(foolbox, network, batch, iterati
     torch.testing.assert_close(pgd(network, x, y, EPS, STEP, iterations, start), expected, rtol=0, atol=1e-5)
 
 
-def test_attacked_images_stay_in_the_ball_and_in_the_range_and_the_loss_rises(network, batch):
+def test_attacks_stay_in_their_ball_and_increase_the_loss(network, batch):
     x, y = batch
     start = random_start(x, EPS, torch.Generator().manual_seed(3))
     attacked = pgd(network, x, y, EPS, STEP, 10, start)
@@ -74,8 +74,8 @@ def test_attacked_images_stay_in_the_ball_and_in_the_range_and_the_loss_rises(ne
     assert loss(attacked) > loss(fgsm(network, x, y, EPS)) > loss(x)
 
 
-def test_the_attack_on_a_linear_classifier_is_the_exact_one():
-    """The margin of a linear network falls by eps times the 1-norm of the difference of its rows, and by no more."""
+def test_attack_on_linear_classifier_is_exact():
+    """The margin of a linear network decreases by at most eps times the 1-norm of the difference of its rows."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).double()
     x, y = torch.full((1, 1, 4, 4), 0.5).double(), torch.tensor([1])

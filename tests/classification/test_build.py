@@ -10,36 +10,36 @@ from models.normalizations.conv_norm import ConvNorm, ConvNorm2d
 from models.normalizations.gradient import GradientNorm
 
 
-def test_training_images_leave_the_first_module_with_mean_0_and_deviation_1(build, splits):
+def test_first_module_standardizes_training_images(build, splits):
     network = build().network
     x = network.standardize(splits.train.images / 255)
     assert x.mean().item() == pytest.approx(0, abs=1e-5)
     assert x.std().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_statistics_of_many_images_are_those_of_some_spread_over_all():
+def test_channel_statistics_use_evenly_spaced_images():
     images = torch.arange(20_001, dtype=torch.float64).div(20_001).mul(255).to(torch.uint8)[:, None, None, None]
     mean, std = channel_statistics(images)
     assert mean.item() == pytest.approx(0.5, abs=0.01)
     assert std.item() == pytest.approx(12**-0.5, abs=0.01)
 
 
-def test_a_channel_without_variation_is_not_divided_by_zero():
+def test_standard_deviation_of_constant_channel_is_clamped():
     assert channel_statistics(torch.zeros(3, 1, 2, 2, dtype=torch.uint8))[1].item() == pytest.approx(1 / 255)
 
 
-def test_the_seed_decides_the_weights(build):
+def test_weights_depend_on_seed(build):
     a, b, c = (build(seed=seed).network.network.fc.weight for seed in (0, 0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
 
-def test_any_normalization_wraps_the_layers(build):
-    run = build(classifier=ResNet10Config(width=4, normalization=ConvNorm()))
-    assert isinstance(run.network.network.conv1, ConvNorm2d)
+def test_normalization_is_applied(build):
+    network = build(classifier=ResNet10Config(width=4, normalization=ConvNorm())).network
+    assert isinstance(network.network.conv1, ConvNorm2d)
 
 
-def test_parts_of_discriminators_are_refused(build):
+def test_options_of_discriminators_are_user_errors(build):
     with pytest.raises(UserError, match="`gradient` needs a network with a single logit"):
         build(classifier=ResNet10Config(normalization=GradientNorm()))
     with pytest.raises(UserError, match="r1 is for discriminators; a classifier supports ocnn, orthogonal"):

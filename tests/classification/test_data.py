@@ -17,7 +17,7 @@ def splits() -> Splits:
     return Digits(resolution=8).load()
 
 
-def test_training_and_validation_are_apart_and_make_up_the_whole(splits):
+def test_training_and_validation_rows_are_a_stratified_partition(splits):
     sets = build_sets(TINY, splits)
     rows, validation = set(sets.rows.tolist()), set(sets.validation_rows.tolist())
     assert rows.isdisjoint(validation)
@@ -27,7 +27,7 @@ def test_training_and_validation_are_apart_and_make_up_the_whole(splits):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_validation_images_are_never_trained_on_whatever_the_subset(splits, seed):
+def test_subset_does_not_change_validation_rows(splits, seed):
     config = replace(TINY, seed=seed)
     whole = build_sets(config, splits)
     smaller = set(whole.rows.tolist())
@@ -40,13 +40,13 @@ def test_validation_images_are_never_trained_on_whatever_the_subset(splits, seed
         smaller = rows
 
 
-def test_without_validation_all_images_are_trained_on(splits):
+def test_validation_zero_uses_all_images(splits):
     sets = build_sets(replace(TINY, validation=0.0), splits)
     assert len(sets.validation_rows) == 0
     assert torch.equal(sets.rows, torch.arange(len(splits.train)))
 
 
-def test_noise_is_in_the_training_labels_alone(splits):
+def test_only_training_labels_are_noisy(splits):
     sets = build_sets(replace(TINY, labels=LabelsConfig(noise=0.5, exclude_true=True)), splits)
     wrong = sets.train.labels != splits.train.labels
     assert wrong[sets.rows].float().mean().item() == pytest.approx(0.5, abs=1 / len(sets.rows))
@@ -57,25 +57,25 @@ def test_noise_is_in_the_training_labels_alone(splits):
     assert torch.equal(again.train.labels, sets.train.labels)
 
 
-def test_symmetric_noise_is_uniform_with_and_without_the_true_class():
+def test_label_noise_is_uniform():
     labels = torch.arange(10).repeat(2000)
-    for exclude_true, stays in ((False, 0.4 / 10), (True, 0.0)):
+    for exclude_true, unchanged in ((False, 0.4 / 10), (True, 0.0)):
         noisy = add_label_noise(labels, 10, 0.4, exclude_true, seed=0)
         wrong = noisy != labels
-        assert wrong.float().mean().item() == pytest.approx(0.4 - stays, abs=0.01 if stays else 1e-6)
+        assert wrong.float().mean().item() == pytest.approx(0.4 - unchanged, abs=0.01 if unchanged else 1e-6)
         shifts = torch.bincount((noisy - labels)[wrong] % 10, minlength=10)[1:] / wrong.sum()
         assert (shifts - 1 / 9).abs().max() < 0.01
     assert torch.equal(add_label_noise(labels, 10, 0.0, False, seed=0), labels)
 
 
-def test_less_noise_is_part_of_more():
+def test_label_noise_is_nested():
     labels = torch.zeros(1000, dtype=torch.long)
-    little, much = (add_label_noise(labels, 10, share, True, seed=3) for share in (0.2, 0.6))
-    assert (little != labels).sum() == 200
-    assert torch.equal(much[little != labels], little[little != labels])
+    few, many = (add_label_noise(labels, 10, share, True, seed=3) for share in (0.2, 0.6))
+    assert (few != labels).sum() == 200
+    assert torch.equal(many[few != labels], few[few != labels])
 
 
-def test_batches_cover_all_rows_in_order(splits):
+def test_batches_have_all_rows_in_order(splits):
     rows = torch.tensor([5, 3, 700, 2])
     parts = list(iterate_batches(splits.train, 3, torch.device("cpu"), rows))
     assert [start for start, _, _ in parts] == [0, 3]
@@ -97,6 +97,6 @@ def images(count: int, num_classes: int) -> ImageData:
         (Splits(images(8, 2), images(9, 2)), r"train.batch_size=8 is larger than the training set \(6 images\)"),
     ],
 )
-def test_what_a_dataset_cannot_give_is_an_error(splits, message):
+def test_unsuitable_dataset_is_a_user_error(splits, message):
     with pytest.raises(UserError, match=message):
         build_sets(TINY, splits)

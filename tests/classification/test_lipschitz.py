@@ -9,10 +9,10 @@ from models.normalizations.spectral_conv import SpectralConvNorm
 
 
 @pytest.mark.parametrize("activation_norm", ["batch", "none"])
-def test_what_is_observed_is_below_what_is_certified(build, activation_norm):
+def test_observed_numbers_are_below_certified_bound(build, activation_norm):
     norm = ACTIVATION_NORMS.get(activation_norm)()
-    run = build(classifier=ResNet10Config(width=4, activation_norm=norm))
-    numbers = lipschitz_numbers(run) | lipschitz_audit(run)[0]
+    experiment = build(classifier=ResNet10Config(width=4, activation_norm=norm))
+    numbers = lipschitz_numbers(experiment) | lipschitz_audit(experiment)[0]
     tag = "lipschitz/classifier"
     ordered = [numbers[f"{tag}/{name}"] for name in ("gradient_mean", "gradient_max", "slope", "certified")]
     assert ordered == sorted(ordered)
@@ -21,13 +21,12 @@ def test_what_is_observed_is_below_what_is_certified(build, activation_norm):
     assert numbers[f"{tag}/product"] > 0
 
 
-def test_the_bound_is_of_images_before_they_are_standardized(build):
-    run = build(classifier=ResNet10Config(width=4, normalization=SpectralConvNorm()))
-    run.network.eval()
-    inner = certified_bound(run.network.network, (1, 8, 8))
-    assert certified_bound(run.network, (1, 8, 8)) == pytest.approx(inner / run.network.standardize.std.item())
+def test_bound_includes_standardization(build):
+    network = build(classifier=ResNet10Config(width=4, normalization=SpectralConvNorm())).network.eval()
+    inner = certified_bound(network.network, (1, 8, 8))
+    assert certified_bound(network, (1, 8, 8)) == pytest.approx(inner / network.standardize.std.item())
 
 
-def test_a_labelled_logit_is_that_of_the_label():
+def test_labelled_logit():
     logits = torch.arange(6.0).view(2, 3)
     assert LabelledLogit(torch.nn.Identity())(logits, torch.tensor([2, 0])).tolist() == [2.0, 3.0]

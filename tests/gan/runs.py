@@ -1,29 +1,42 @@
-"""Two runs compared bit for bit."""
+"""Helpers that resume, read and compare runs."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gan.config import Config
-from gan.options.loader import load_config
-from gan.run.checkpoint import Checkpoints, load
+from gan.run.checkpoint import load
 from gan.run.logging import read_metrics
+from train_gan import main
 
 
-def newest(folder: Path) -> dict[str, Any]:
-    """The state in the newest checkpoint of a run."""
-    return Checkpoints(folder, load_config(Config, folder / "config.yaml")).load_newest(torch.device("cpu"))
+class Killed(Exception):
+    """Raised inside a run in place of a real kill."""
 
 
-def numbers(folder: Path) -> list[dict]:
-    """What a run has logged, but for its speed."""
+def resume(folder: Path, *arguments: str) -> None:
+    """Resume the GAN run in `folder` and train it to its last step."""
+    assert main(["--out", str(folder), "--device", "cpu", "--resume", *arguments]) == 0
+
+
+def load_newest(folder: Path) -> dict[str, Any]:
+    """Return the state in the newest checkpoint of a run."""
+    return load(max((folder / "checkpoints").glob("step_*.pt")))
+
+
+def read_numbers(folder: Path) -> list[dict[str, Any]]:
+    """Return the logged numbers of a run, one dict by tag for each step, without its speed."""
     lines = read_metrics(folder)
     return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
 
 
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Return the contents of all files in a folder and its subfolders, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def same(a: Any, b: Any) -> bool:
-    """Compare nested states bit for bit."""
+    """Return whether two nested states are bit-equal."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -34,11 +47,12 @@ def same(a: Any, b: Any) -> bool:
 
 
 def assert_same_runs(a: Path, b: Path) -> None:
-    """Hold all that two finished runs have computed against each other: numbers, states, samples, files."""
-    assert numbers(a) == numbers(b)
-    assert same(newest(a), newest(b))
+    """Check that two finished runs of a GAN or a classifier have bit-equal numbers, states, samples and weights."""
+    assert read_numbers(a) == read_numbers(b)
+    assert same(load_newest(a), load_newest(b))
     assert same(load(a / "checkpoints" / "best.pt"), load(b / "checkpoints" / "best.pt"))
     files = [sorted(path.name for path in folder.rglob("*.[ps][nta]*")) for folder in (a, b)]
     assert files[0] == files[1]
-    for path in (*a.glob("samples/*.png"), a / "generator.safetensors"):
+    (weights,) = a.glob("*.safetensors")
+    for path in (*a.glob("samples/*.png"), weights):
         assert path.read_bytes() == (b / path.relative_to(a)).read_bytes()

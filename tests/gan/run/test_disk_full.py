@@ -1,4 +1,4 @@
-"""A disk without room, a real one: what was written stays whole, and a line says what could not be written where."""
+"""Runs on a full disk: existing files stay complete, and a message names the file that cannot be written."""
 
 import re
 import shutil
@@ -14,6 +14,7 @@ from gan.run.checkpoint import load, save
 from gan.run.logging import RunLogger, read_metrics
 from gan.runtime.command import short_messages
 from gan.runtime.files import WriteError, append, write_atomically
+from tests.gan.runs import read_files
 from train_gan import main
 
 SIZE = 4 * 2**20
@@ -21,71 +22,67 @@ SIZE = 4 * 2**20
 
 @pytest.fixture
 def disk(tmp_path) -> Path:
-    """A file system of its own, of a few megabytes."""
+    """Return a separate file system of a few megabytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a file system cannot be mounted here")
+        pytest.skip("cannot mount a file system")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(disk: Path, left: int = 0) -> Path:
-    """Leave so many bytes of room; return the file to remove."""
-    ballast = disk / "ballast"
-    ballast.write_bytes(bytes(shutil.disk_usage(disk).free - left))
-    return ballast
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def fill(disk: Path, free: int = 0) -> Path:
+    """Fill a disk except for `free` bytes, and return the file that fills it."""
+    filler = disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(disk).free - free))
+    return filler
 
 
 @pytest.mark.parametrize("tensors", [1, 300], ids=["large", "small"])
-def test_a_checkpoint_that_has_no_room_leaves_the_old_one(disk, tensors):
+def test_checkpoint_on_full_disk_leaves_the_old_one(disk, tensors):
     path = disk / "state.pt"
     write_atomically(path, lambda file: save({"step": 1, "config": ""}, file))
-    before = files(disk)
-    ballast = fill(disk, 100_000)
+    before = read_files(disk)
+    filler = fill(disk, 100_000)
     state = {str(i): torch.zeros(300_000 // tensors) for i in range(tensors)}
     with pytest.raises(WriteError, match=rf"^cannot write {path}: No space left on device$"):
         write_atomically(path, lambda file: save(state, file))
-    ballast.unlink()
-    assert files(disk) == before
+    filler.unlink()
+    assert read_files(disk) == before
     assert load(path) == {"step": 1, "config": ""}
 
 
-def test_a_sample_that_has_no_room_leaves_no_half(disk):
-    ballast = fill(disk, 8192)
+def test_image_on_full_disk_leaves_no_file(disk):
+    filler = fill(disk, 8192)
     path = disk / "samples" / "step.png"
     with pytest.raises(WriteError, match=rf"^cannot write {path}: No space left on device$"):
         save_png(path, torch.randint(256, (3, 99, 99), dtype=torch.uint8))
-    ballast.unlink()
-    assert files(disk) == {}
+    filler.unlink()
+    assert read_files(disk) == {}
 
 
-def test_a_line_is_appended_whole_or_not_at_all(disk):
+def test_append_on_full_disk_writes_nothing(disk):
     path = disk / "lines"
     append(path, b"first\n")
-    ballast = fill(disk, 8192)
+    filler = fill(disk, 8192)
     with pytest.raises(WriteError, match=rf"^cannot write {path}: No space left on device$"):
         append(path, b"x" * 20_000)
-    ballast.unlink()
+    filler.unlink()
     append(path, b"second\n")
     assert path.read_bytes() == b"first\nsecond\n"
 
 
 @pytest.mark.filterwarnings("default:cannot write TensorBoard")
-def test_a_log_that_has_no_room_keeps_its_whole_lines(disk):
+def test_log_on_full_disk_keeps_complete_lines(disk):
     with short_messages():
         logger = RunLogger(disk)
         logger.scalars({"step": 1}, {"loss": 1.0})
-        ballast = fill(disk)
+        filler = fill(disk)
         with pytest.raises(WriteError, match=rf"^cannot write {disk}/metrics\.jsonl: No space left"):  # noqa: PT012
             for step in range(2, 1000):
                 logger.scalars({"step": step}, {f"number {i}": 1.0 for i in range(40)})
-        ballast.unlink()
+        filler.unlink()
         logger.close()
     assert [line["step"] for line in read_metrics(disk)] == list(range(1, step))
     assert (disk / "metrics.jsonl").read_bytes().endswith(b"}\n")
@@ -93,7 +90,7 @@ def test_a_log_that_has_no_room_keeps_its_whole_lines(disk):
 
 @pytest.mark.filterwarnings("default:cannot write TensorBoard")
 @pytest.mark.parametrize(
-    ("room", "arguments", "what"),
+    ("free", "arguments", "file"),
     [
         (60_000, ["eval.every=99"], r"checkpoints/(best|step_0000000\d)\.pt"),
         (6_000, ["eval.every=3", "checkpoint.every=99"], r"(samples/step_0000000\d\.png|checkpoints/best\.pt)"),
@@ -101,22 +98,21 @@ def test_a_log_that_has_no_room_keeps_its_whole_lines(disk):
     ],
     ids=["checkpoint", "sample", "log"],
 )
-def test_a_run_ends_with_one_line_and_goes_on_when_there_is_room(disk, tiny_run, room, arguments, what, capsys):
+def test_run_on_full_disk_prints_one_line_and_can_be_resumed(disk, tiny_run, free, arguments, file, capsys):
     folder = tiny_run(disk / "run", "train.steps=2")
-    before = files(folder / "checkpoints")
+    before = read_files(folder / "checkpoints")
     capsys.readouterr()
-    ballast = fill(disk, room)
-    go_on = ["--resume", "--out", str(folder), "--device", "cpu", "train.steps=40"]
-    assert main([*go_on, *arguments]) == 2
-    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    (line,) = err
-    assert re.fullmatch(rf"error: cannot write (to --out )?{folder}(/{what})?: No space left on device", line)
-    ballast.unlink()
-    assert not [name for name in files(disk) if name.endswith(".tmp")]
-    assert before.items() <= files(folder / "checkpoints").items()
+    filler = fill(disk, free)
+    resume = ["--resume", "--out", str(folder), "--device", "cpu"]
+    assert main([*resume, "train.steps=40", *arguments]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert re.fullmatch(rf"error: cannot write (to --out )?{folder}(/{file})?: No space left on device", line)
+    filler.unlink()
+    assert not [name for name in read_files(disk) if name.endswith(".tmp")]
+    assert before.items() <= read_files(folder / "checkpoints").items()
 
-    assert main([*go_on, "train.steps=4"]) == 0
-    whole = tiny_run(disk.parent / "whole", "train.steps=4")
-    ours, theirs = (load_file(run / "generator.safetensors") for run in (folder, whole))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert main([*resume, "train.steps=4"]) == 0
+    uninterrupted = tiny_run(disk.parent / "uninterrupted", "train.steps=4")
+    weights, expected = (load_file(run / "generator.safetensors") for run in (folder, uninterrupted))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)

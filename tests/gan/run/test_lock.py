@@ -9,7 +9,7 @@ import pytest
 
 from gan.run.lock import hold_lock, locked
 from gan.runtime.errors import UserError
-from tests.gan.runs import numbers
+from tests.gan.runs import read_numbers
 from train_gan import main
 
 ROOT = Path(__file__).parents[3]
@@ -30,7 +30,7 @@ def test_second_process_is_refused_and_changes_nothing(tmp_path, tiny_config, ti
         assert read_files(folder) == before
     assert not (folder / ".lock").exists()
     tiny_run(folder, "--resume", "train.steps=5")
-    assert numbers(folder)[-1]["step"] == 5
+    assert read_numbers(folder)[-1]["step"] == 5
 
 
 def test_new_run_is_refused_if_another_started_after_its_check(tmp_path, tiny_config, tiny_run, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Runs in surroundings that lack what a run can do without: each trains to its end, and says so once."""
+"""Runs without network, TensorBoard or cache: each trains to its last step and prints at most one warning."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from gan.run.logging import read_metrics
 
 ROOT = Path(__file__).parents[3]
 
-# Train the config in a process of its own whose sockets reach nothing, and whose TensorBoard may fail on the way.
+# Trains a config in a process without network, in which TensorBoard may fail in step 2.
 PROGRAM = """\
 import shutil, socket, sys
 from pathlib import Path
@@ -22,20 +22,21 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 import gan.training.step, train_gan
 mode, *arguments = sys.argv[1:]
 folder = Path(arguments[arguments.index("--out") + 1])
-step = gan.training.step.update_generator
-def disturbed(run, *args):
-    if run.step == 2 and mode == "writer":
+update_generator = gan.training.step.update_generator
+def fail_and_update(experiment, *networks):
+    if experiment.step == 2 and mode == "writer":
         RecordWriter.write = refuse
-    if run.step == 2 and mode == "folder":
+    if experiment.step == 2 and mode == "folder":
         for path in folder.glob("events*"): path.unlink()
         shutil.rmtree(folder / "samples")
-    return step(run, *args)
-gan.training.step.update_generator = disturbed
+    return update_generator(experiment, *networks)
+gan.training.step.update_generator = fail_and_update
 sys.exit(train_gan.main(arguments))
 """
 
 
-def train(config: Path, out: Path, environment: dict[str, str], mode: str = "", *overrides: str):
+def train(config: Path, out: Path, environment: dict[str, str], mode: str = "", *overrides: str) -> list[str]:
+    """Train a config in a process with only these environment variables, and return the lines of stderr."""
     command = [sys.executable, "-c", PROGRAM, mode, "--config", str(config), "--out", str(out), "--device", "cpu"]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
     done = subprocess.run([*command, *overrides], capture_output=True, text=True, env=environment, timeout=300)
@@ -50,11 +51,11 @@ def filled_cache(classifier, cache) -> dict[str, str]:
     return {"XDG_CACHE_HOME": str(cache)}
 
 
-def test_without_network_nothing_is_missed(tiny_config, tmp_path, filled_cache):
+def test_run_without_network(tiny_config, tmp_path, filled_cache):
     assert train(tiny_config, tmp_path / "run", filled_cache) == []
 
 
-def test_a_metric_that_would_need_the_network_is_left_out(tiny_config, tmp_path, filled_cache):
+def test_metric_that_needs_network_is_left_out(tiny_config, tmp_path, filled_cache):
     keys = ["eval.metrics=[fid10_train, modes70]", "metrics.download=true"]
     lines = train(tiny_config, tmp_path / "run", filled_cache | {"TORCH_HOME": str(tmp_path / "hub")}, "", *keys)
     assert lines == []
@@ -62,16 +63,16 @@ def test_a_metric_that_would_need_the_network_is_left_out(tiny_config, tmp_path,
 
 
 @pytest.mark.parametrize("mode", ["writer", "folder"])
-def test_tensorboard_may_fail_in_the_middle(tiny_config, tmp_path, filled_cache, mode):
+def test_run_continues_when_tensorboard_fails(tiny_config, tmp_path, filled_cache, mode):
     lines = train(tiny_config, tmp_path / "run", filled_cache, mode)
-    said = "warning: cannot write TensorBoard events (Network is unreachable); continuing without them"
-    assert lines == ([said] if mode == "writer" else [])
+    message = "warning: cannot write TensorBoard events (Network is unreachable); continuing without them"
+    assert lines == ([message] if mode == "writer" else [])
     assert (tmp_path / "run" / "samples" / "step_00000004.png").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["file in the way", "read-only", "no home"])
-def test_a_cache_that_cannot_be_written_is_said_once(tiny_config, tmp_path, case):
+def test_unwritable_cache_is_reported_once(tiny_config, tmp_path, case):
     if case == "file in the way":
         (tmp_path / "cache").touch()
         environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -80,11 +81,11 @@ def test_a_cache_that_cannot_be_written_is_said_once(tiny_config, tmp_path, case
         (tmp_path / "disk").mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path / "disk")]
         if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-            pytest.skip("a file system cannot be mounted here")
+            pytest.skip("cannot mount a file system")
     else:
         environment = {"HOME": "", "USER": "nobody"}
         if os.getuid() == 0:
-            environment |= {"HOME": "/dev/null"}  # the password file knows a home of root
+            environment |= {"HOME": "/dev/null"}  # without HOME, the home folder of root is read from the password file
     try:
         lines = train(tiny_config, tmp_path / "run", environment)
     finally:

@@ -1,4 +1,4 @@
-"""TensorBoard may fail at any time: that is said once, in one line, and the run goes on."""
+"""Logging continues after one warning when TensorBoard fails."""
 
 import threading
 import warnings
@@ -13,7 +13,7 @@ from gan.runtime.command import short_messages
 
 
 def log(folder: Path, steps: int = 30) -> list[str]:
-    """Log some steps; return the warnings."""
+    """Log some steps and return the warnings."""
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         with short_messages():
@@ -29,28 +29,28 @@ def log(folder: Path, steps: int = 30) -> list[str]:
 
 @pytest.mark.parametrize("method", ["write", "flush", "close"])
 @pytest.mark.parametrize("after", [0, 5])
-def test_a_writer_that_fails_is_said_once_and_the_lines_go_on(method, after, tmp_path, monkeypatch, capfd):
+def test_failing_writer_is_reported_once(method, after, tmp_path, monkeypatch, capfd):
     calls = []
-    usual = getattr(RecordWriter, method)
+    original = getattr(RecordWriter, method)
 
     def fail(self, *args):
         calls.append(1)
         if len(calls) > after or method == "close":
             raise OSError(5, "Input/output error")
-        return usual(self, *args)
+        return original(self, *args)
 
     monkeypatch.setattr(RecordWriter, method, fail)
     hook, threads = threading.excepthook, threading.active_count()
     expected = ["cannot write TensorBoard events (Input/output error); continuing without them"]
-    assert log(tmp_path) == ([] if (method, after) == ("flush", 5) else expected)  # flushed some times alone
+    assert log(tmp_path) == ([] if (method, after) == ("flush", 5) else expected)  # flush is called at most 5 times
     assert calls
     assert threading.excepthook is hook
-    if (method, after) != ("flush", 0):  # there the writer failed in its making, out of anybody's reach
+    if (method, after) != ("flush", 0):  # then the constructor fails after it has started a thread
         assert threading.active_count() == threads
     assert capfd.readouterr().err == ""
 
 
-def test_a_writer_that_cannot_begin_is_said_once(tmp_path, monkeypatch):
+def test_failing_constructor_is_reported_once(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise PermissionError(13, "Permission denied")
 
@@ -60,11 +60,11 @@ def test_a_writer_that_cannot_begin_is_said_once(tmp_path, monkeypatch):
     assert threading.excepthook is hook
 
 
-def test_errors_of_other_threads_are_shown(monkeypatch):
-    seen = []
-    monkeypatch.setattr(threading, "excepthook", seen.append)
+def test_errors_in_other_threads_are_printed(monkeypatch):
+    errors = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
     with short_messages():
         thread = threading.Thread(target=lambda: 1 / 0)
         thread.start()
         thread.join()
-    assert [args.exc_type for args in seen] == [ZeroDivisionError]
+    assert [args.exc_type for args in errors] == [ZeroDivisionError]

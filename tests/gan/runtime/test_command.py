@@ -11,7 +11,7 @@ from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
 
 
-def test_errors_of_the_user_are_one_line_and_exit_code_2(capsys):
+def test_user_error_is_one_line_and_exit_code_2(capsys):
     def command():
         raise UserError("what is wrong,\nand what to do")
 
@@ -19,35 +19,35 @@ def test_errors_of_the_user_are_one_line_and_exit_code_2(capsys):
     assert capsys.readouterr() == ("", "error: what is wrong, and what to do\n")
 
 
-def test_other_errors_are_not_hidden():
+def test_other_errors_propagate():
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 / 0)
 
 
 @pytest.mark.parametrize("allocate", [lambda: torch.empty(2**50), lambda: bytearray(2**50)], ids=["torch", "python"])
-def test_too_little_memory_is_an_error_of_the_user(allocate, capsys):
+def test_out_of_memory_is_a_user_error(allocate, capsys):
     assert exit_code(allocate) == 2
     assert re.fullmatch(r"error: out of memory; use smaller networks, .*\(.+\)\n", capsys.readouterr().err)
 
 
-def test_warnings_of_ours_are_one_line_and_others_as_they_were(capsys):
-    usual = warnings.formatwarning
+def test_user_warnings_are_one_line(capsys):
+    original = warnings.formatwarning
 
     def command():
-        print(warnings.formatwarning("take more images", UserWarning, "file.py", 1), end="")
+        print(warnings.formatwarning("use more images", UserWarning, "file.py", 1), end="")
         print(warnings.formatwarning("old", DeprecationWarning, "file.py", 1), end="")
 
     assert exit_code(command) == 0
-    assert capsys.readouterr().out == "warning: take more images\nfile.py:1: DeprecationWarning: old\n"
-    assert warnings.formatwarning is usual
+    assert capsys.readouterr().out == "warning: use more images\nfile.py:1: DeprecationWarning: old\n"
+    assert warnings.formatwarning is original
 
 
-def test_wrong_options_are_errors_of_the_user():
+def test_invalid_option_is_a_user_error():
     with pytest.raises(UserError, match=r"unrecognized arguments: --frog \(see --help\)"):
         Parser(prog="x").parse_args(["--frog"])
 
 
-def test_an_output_that_nobody_reads_is_one_line_and_not_said_twice():
+def test_closed_output_is_one_line():
     program = "import sys; from gan.runtime.command import exit_code; sys.exit(exit_code(lambda: print('a result')))"
     reading, writing = os.pipe()
     os.close(reading)

@@ -10,7 +10,7 @@ from gan.runtime.rng import set_deterministic
 from tests.gan.runs import assert_same_runs
 
 ROOT = Path(__file__).parents[3]
-ALL_THAT_IS_RANDOM = [
+ALL_RANDOM_OPTIONS = [
     "train.deterministic=true",
     "train.augment=[color, translation, cutout]",
     "data={horizontal_flip: true, dequantize: true}",
@@ -19,7 +19,7 @@ ALL_THAT_IS_RANDOM = [
 
 
 @pytest.fixture(autouse=True)
-def as_before():
+def restore_default():
     yield
     set_deterministic(False)
 
@@ -28,14 +28,14 @@ def is_deterministic() -> bool:
     return torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
 
 
-def test_the_config_decides_which_algorithms_are_chosen(tmp_path, tiny_run):
+def test_config_selects_deterministic_algorithms(tmp_path, tiny_run):
     for flag in (True, False):
         tiny_run(tmp_path / str(flag), "train.steps=1", f"train.deterministic={str(flag).lower()}")
         assert is_deterministic() == flag
 
 
 def test_deterministic_runs_are_bit_equal(tmp_path, tiny_run):
-    assert_same_runs(*(tiny_run(tmp_path / name, *ALL_THAT_IS_RANDOM) for name in ("a", "b")))
+    assert_same_runs(*(tiny_run(tmp_path / name, *ALL_RANDOM_OPTIONS) for name in ("a", "b")))
 
 
 @pytest.mark.slow
@@ -44,16 +44,16 @@ def test_deterministic_runs_of_two_processes_are_bit_equal(tmp_path, tiny_config
     for name in ("a", "b"):
         command = [sys.executable, "train_gan.py", "--config", tiny_config, "--out", tmp_path / name, "--device", "cpu"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        subprocess.run([*command, *ALL_THAT_IS_RANDOM], cwd=ROOT, env=environment, check=True)
+        subprocess.run([*command, *ALL_RANDOM_OPTIONS], cwd=ROOT, env=environment, check=True)
     assert_same_runs(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.gpu
-def test_deterministic_runs_on_a_gpu_are_bit_equal_and_so_is_one_that_is_resumed(tmp_path, tiny_config, classifier):
+def test_deterministic_runs_and_resume_on_gpu_are_bit_equal(tmp_path, tiny_config, classifier):
     def train(name: str, *arguments: str) -> None:
         command = [sys.executable, "train_gan.py", "--config", tiny_config, "--out", tmp_path / name]
         subprocess.run(
-            [*command, "--device", "cuda", "log.to=[]", *ALL_THAT_IS_RANDOM, *arguments], cwd=ROOT, check=True
+            [*command, "--device", "cuda", "log.to=[]", *ALL_RANDOM_OPTIONS, *arguments], cwd=ROOT, check=True
         )
 
     train("a")

@@ -1,4 +1,4 @@
-"""Runs of several processes, as torchrun starts them, beside runs of one."""
+"""Runs with several processes that torchrun starts, compared with runs in a single process."""
 
 import os
 import subprocess
@@ -18,12 +18,12 @@ from gan.objectives.augment import augment
 from gan.run.recorder import open_recorder
 from gan.runtime import distributed, rng
 from gan.runtime.distributed import local_shard
-from tests.gan.runs import newest, numbers
+from tests.gan.runs import load_newest, read_files, read_numbers
 
 ROOT = Path(__file__).parents[3]
 slow = pytest.mark.slow
 
-# One process of a job: it may fail as told before a step, and keeps its state for the test to look at.
+# One process of a job. It may fail in a given step, and it saves its last state for the test.
 PROCESS = """
 import os, signal, sys, torch
 import train_gan
@@ -31,19 +31,19 @@ from gan.training import loop
 from gan.runtime.errors import UserError
 
 torch.set_num_threads(1)
-failure, who, step, folder, *arguments = sys.argv[1:]
+failure, failing_rank, failing_step, folder, *arguments = sys.argv[1:]
 rank = os.environ["RANK"]
 training_step, train = loop.training_step, train_gan.train
 
 def fail():
-    if failure == "user":
+    if failure == "user error":
         raise UserError("the disk is full")
-    if failure == "killed":
+    if failure == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    raise KeyError("what nobody expected")
+    raise KeyError("unexpected")
 
 def step_or_fail(experiment, *networks):
-    if failure != "none" and who in (rank, "all") and experiment.step == int(step):
+    if failure != "none" and failing_rank in (rank, "all") and experiment.step == int(failing_step):
         fail()
     return training_step(experiment, *networks)
 
@@ -55,20 +55,20 @@ loop.training_step, train_gan.train = step_or_fail, train_and_save_state
 sys.exit(train_gan.main(arguments))
 """
 
-# Gradients that are 0 but for rounding, as of a bias before a batch norm, make no steps.
+# A large eps, so that Adam does not amplify gradients that are 0 except for rounding, as for a bias before batch norm.
 ADAM = "{eps: 1e-3, lr: 5e-5}"
-NO_STEPS_FROM_ROUNDING = (f"optimizer={{generator: {ADAM}, discriminator: {ADAM}}}",)
-# Batch statistics are local, unlike all else.
+LARGE_EPS = (f"optimizer={{generator: {ADAM}, discriminator: {ADAM}}}",)
+# Without sync_batch_norm, batch statistics differ between the processes.
 NO_BATCH_NORM = ("generator.activation_norm=layer",)
-ALL_THAT_IS_RANDOM = (
+ALL_RANDOM_OPTIONS = (
     "data={conditional: true, horizontal_flip: true, dequantize: true}",
     "train.augment=[color, translation, cutout]",
     "regularizers={r1: {weight: 0.1}, gradient_penalty: {every: 2}, dragan: {every: 3}, srip: {every: 2}}",
 )
 RECIPES = {
-    "all that is random": (*NO_BATCH_NORM, *ALL_THAT_IS_RANDOM),
+    "all random options": (*NO_BATCH_NORM, *ALL_RANDOM_OPTIONS),
     "relativistic, streamed": (
-        *(*NO_BATCH_NORM, *NO_STEPS_FROM_ROUNDING),
+        *(*NO_BATCH_NORM, *LARGE_EPS),
         *("loss=relativistic", "data.device_budget_gb=0", "train.first=generator", "train.generator_batch_size=4"),
     ),
     "spectral": (
@@ -77,7 +77,7 @@ RECIPES = {
     ),
     "running average": (*NO_BATCH_NORM, "discriminator.normalization.running_average=true"),
     "synced batch norm": (
-        *NO_STEPS_FROM_ROUNDING,
+        *LARGE_EPS,
         *("train.sync_batch_norm=true", "discriminator.activation_norm=batch", "data.conditional=true"),
     ),
 }
@@ -86,11 +86,11 @@ TWENTY_STEPS = ("train.steps=20", "eval.every=10", "lipschitz.every=5", "lipschi
 
 @pytest.fixture
 def job(tmp_path, tiny_config, classifier, cache):
-    """Run the tiny config in two processes into a folder; return how the job ended."""
+    """Return a function that trains the tiny config in two processes and returns the completed process of torchrun."""
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
 
-    def run(out: Path, *arguments: str, failure=("none", "-", "-")) -> subprocess.CompletedProcess:
+    def train(out: Path, *arguments: str, failure=("none", "-", "-")) -> subprocess.CompletedProcess:
         environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         states = tmp_path / f"states-{out.name}"
         states.mkdir(exist_ok=True)
@@ -99,11 +99,11 @@ def job(tmp_path, tiny_config, classifier, cache):
         command += [] if "--resume" in arguments else ["--config", str(tiny_config)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
-    return run
+    return train
 
 
-def states(out: Path) -> list[dict]:
-    """Return the last states of both processes."""
+def load_states(out: Path) -> list[dict]:
+    """Return the last states of both processes of a job."""
     return [torch.load(out.parent / f"states-{out.name}" / f"state-{rank}.pt") for rank in (0, 1)]
 
 
@@ -112,31 +112,28 @@ def assert_same_states(a: dict, b: dict):
 
 
 def assert_close_numbers(folder: Path, expected: Path):
-    lines, lines_expected = numbers(folder), numbers(expected)
-    assert len(lines) == len(lines_expected)
-    for line, line_expected in zip(lines, lines_expected, strict=True):
-        slopes = [numbers.pop("lipschitz/D/slope", 0) for numbers in (line, line_expected)]
-        assert slopes[0] == pytest.approx(slopes[1], rel=0.05)  # where gradient ascent ends hangs on rounding
-        assert line == pytest.approx(line_expected, rel=1e-4, abs=1e-4)
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "tfevents" not in path.name)
+    lines, expected_lines = read_numbers(folder), read_numbers(expected)
+    assert len(lines) == len(expected_lines)
+    for line, expected_line in zip(lines, expected_lines, strict=True):
+        slope, expected_slope = (numbers.pop("lipschitz/D/slope", 0) for numbers in (line, expected_line))
+        assert slope == pytest.approx(expected_slope, rel=0.05)  # rounding affects where gradient ascent ends
+        assert line == pytest.approx(expected_line, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize(
     "recipe",
-    [name if name == "all that is random" else pytest.param(name, marks=slow) for name in RECIPES],
+    [name if name == "all random options" else pytest.param(name, marks=slow) for name in RECIPES],
 )
-def test_two_processes_train_what_one_does(tmp_path, tiny_run, job, recipe):
+def test_two_processes_equal_one(tmp_path, tiny_run, job, recipe):
     arguments = (*TWENTY_STEPS, *RECIPES[recipe])
     one = tiny_run(tmp_path / "one", *arguments)
     done = job(tmp_path / "two", *arguments)
     assert done.returncode == 0, done.stderr
     assert_close_numbers(tmp_path / "two", one)
-    assert_same_states(*states(tmp_path / "two"))
-    # What is written and printed comes from the first process alone.
-    assert files_in(tmp_path / "two") == files_in(one)
+    assert_same_states(*load_states(tmp_path / "two"))
+    # Only rank 0 writes and prints.
+    names, expected = ({name for name in read_files(run) if "tfevents" not in name} for run in (tmp_path / "two", one))
+    assert names == expected
     assert len(list((tmp_path / "two").glob("*tfevents*"))) == 1
     assert done.stdout.count("run folder:") == 1
     assert done.stdout.count("step 20/20") == 2  # losses, then metrics
@@ -144,42 +141,42 @@ def test_two_processes_train_what_one_does(tmp_path, tiny_run, job, recipe):
 
 
 @slow
-def test_local_batch_norm_runs_and_leaves_all_processes_with_one_network(tmp_path, job):
+def test_processes_have_equal_networks_with_local_batch_norm(tmp_path, job):
     done = job(tmp_path / "run", "discriminator.activation_norm=batch", "generator.normalization=spectral")
     assert done.returncode == 0, done.stderr
-    first, second = states(tmp_path / "run")
+    first, second = load_states(tmp_path / "run")
     assert_same_states(first, second)
     assert any(name.endswith("running_var") for name in first["G"])
 
 
 @slow
-def test_a_compiled_run_of_two_processes_equals_an_eager_one(tmp_path, job):
+def test_compiled_run_of_two_processes_is_close_to_eager_run(tmp_path, job):
     for flag in ("false", "true"):
         done = job(tmp_path / flag, *NO_BATCH_NORM, f"train.compile={flag}")
         assert done.returncode == 0, done.stderr
     for tag in ("loss/D", "loss/G"):
-        eager, compiled = ([line[tag] for line in numbers(tmp_path / flag)] for flag in ("false", "true"))
+        eager, compiled = ([line[tag] for line in read_numbers(tmp_path / flag)] for flag in ("false", "true"))
         assert compiled == pytest.approx(eager, rel=1e-3, abs=1e-4)
 
 
 @slow
 @pytest.mark.parametrize(
-    ("failure", "who", "exit_code", "shown"),
+    ("failure", "rank", "exit_code", "message"),
     [
-        ("user", "0", 2, "error: the disk is full"),
-        ("crash", "1", 1, "KeyError: 'what nobody expected'"),
-        ("killed", "1", -9, "SIGKILL"),
+        ("user error", "0", 2, "error: the disk is full"),
+        ("crash", "1", 1, "KeyError: 'unexpected'"),
+        ("kill", "1", -9, "SIGKILL"),
     ],
 )
-def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path, job, failure, who, exit_code, shown):
-    done = job(tmp_path / "run", "train.steps=1000", failure=(failure, who, "3"))
+def test_failure_of_one_process_ends_the_job(tmp_path, job, failure, rank, exit_code, message):
+    done = job(tmp_path / "run", "train.steps=1000", failure=(failure, rank, "3"))
     assert done.returncode != 0
-    assert shown in done.stderr
+    assert message in done.stderr
     assert done.stderr.index(f"exitcode  : {exit_code} ") > done.stderr.index("Root Cause")
-    assert numbers(tmp_path / "run")[-1]["step"] == 3
-    if failure != "killed":
-        assert done.stderr.count(shown) == 1
-        assert "gloo" not in done.stderr  # how the other one fares is no news
+    assert read_numbers(tmp_path / "run")[-1]["step"] == 3
+    if failure != "kill":
+        assert done.stderr.count(message) == 1
+        assert "gloo" not in done.stderr  # the error that follows in the other process is not printed
 
 
 @slow
@@ -190,7 +187,7 @@ def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path, job, failure,
         ("train.generator_batch_size=5", "error: train.generator_batch_size=5 cannot be divided evenly"),
     ],
 )
-def test_an_error_that_both_processes_find_is_shown_once(tmp_path, job, argument, error):
+def test_error_in_both_processes_is_printed_once(tmp_path, job, argument, error):
     done = job(tmp_path / "run", argument)
     assert done.returncode != 0
     assert done.stderr.count(error) == done.stderr.count("error: ") == 1
@@ -198,18 +195,19 @@ def test_an_error_that_both_processes_find_is_shown_once(tmp_path, job, argument
 
 
 @slow
-def test_a_job_killed_and_resumed_equals_one_never_killed(tmp_path, job):
+def test_resume_of_failed_job_is_bit_equal(tmp_path, job):
     arguments = ("train.steps=5", "discriminator.normalization=spectral", "discriminator.activation_norm=batch")
-    assert job(tmp_path / "whole", *arguments).returncode == 0
-    assert job(tmp_path / "killed", *arguments, failure=("crash", "all", "3")).returncode != 0
-    assert newest(tmp_path / "killed")["step"] == 2
-    assert job(tmp_path / "killed", "--resume").returncode == 0
-    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
-    assert_same_states(states(tmp_path / "killed")[0], states(tmp_path / "whole")[0])
+    uninterrupted, failed = tmp_path / "uninterrupted", tmp_path / "failed"
+    assert job(uninterrupted, *arguments).returncode == 0
+    assert job(failed, *arguments, failure=("crash", "all", "3")).returncode != 0
+    assert load_newest(failed)["step"] == 2
+    assert job(failed, "--resume").returncode == 0
+    assert read_numbers(failed) == read_numbers(uninterrupted)
+    assert_same_states(load_states(failed)[0], load_states(uninterrupted)[0])
 
 
 @slow
-def test_a_run_goes_on_in_another_number_of_processes(tmp_path, tiny_run, job):
+def test_resume_with_another_number_of_processes(tmp_path, tiny_run, job):
     one = tiny_run(tmp_path / "one", *NO_BATCH_NORM, "train.steps=6")
     tiny_run(tmp_path / "run", *NO_BATCH_NORM)
     assert job(tmp_path / "run", "--resume", "train.steps=6").returncode == 0
@@ -218,17 +216,17 @@ def test_a_run_goes_on_in_another_number_of_processes(tmp_path, tiny_run, job):
 
 @pytest.fixture
 def process(monkeypatch):
-    """Return a context in which this process takes itself for one of several."""
+    """Return a context in which this process has the given rank among `world_size` processes."""
 
     @contextmanager
-    def number(rank: int, world: int):
+    def set_rank(rank: int, world_size: int):
         with monkeypatch.context() as patch:
             patch.setattr(dist, "is_initialized", lambda: True)
             patch.setattr(dist, "get_rank", lambda: rank)
-            patch.setattr(dist, "get_world_size", lambda: world)
+            patch.setattr(dist, "get_world_size", lambda: world_size)
             yield
 
-    return number
+    return set_rank
 
 
 def pixels(count: int) -> ImageData:
@@ -237,7 +235,7 @@ def pixels(count: int) -> ImageData:
 
 
 @pytest.mark.parametrize("budget", [1.0, 0.0])
-def test_the_rows_of_all_processes_are_one_batch(process, budget):
+def test_shards_of_all_processes_form_the_batch(process, budget):
     options = SamplerOptions(horizontal_flip=True, dequantize=True)
     whole = Sampler(pixels(100), options, 0, torch.device("cpu")).batch(90, 12)
     parts = []
@@ -250,7 +248,7 @@ def test_the_rows_of_all_processes_are_one_batch(process, budget):
         assert torch.equal(torch.cat([part[k] for part in parts]), whole[k])
 
 
-def test_a_process_has_its_next_rows_gathered_ahead(process, monkeypatch):
+def test_shards_are_gathered_in_advance(process, monkeypatch):
     gather, gathered = stream_module.gather, []
     monkeypatch.setattr(stream_module, "gather", lambda *a: gathered.append(a[2]) or gather(*a))
     with process(1, 2):
@@ -259,20 +257,20 @@ def test_a_process_has_its_next_rows_gathered_ahead(process, monkeypatch):
             sampler.batch(10 * k, 10)
         sampler.close()
     assert {len(index) for index in gathered} == {5}
-    assert 10 <= len(gathered) <= 10 + 2 * stream_module.BATCHES_AHEAD  # none of them in vain
+    assert 10 <= len(gathered) <= 10 + 2 * stream_module.BATCHES_AHEAD  # all batches are used except those in advance
 
 
-def test_each_image_is_augmented_as_by_one_process(process):
+def test_augmentation_of_shards_equals_augmentation_of_batch(process):
     x = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    def augmented(x):
+    def apply(x):
         return augment(x, ("color", "translation", "cutout"), torch.Generator().manual_seed(1))
 
     parts = []
     for rank in range(3):
         with process(rank, 3):
-            parts.append(augmented(local_shard(x)))
-    torch.testing.assert_close(torch.cat(parts), augmented(x))
+            parts.append(apply(local_shard(x)))
+    torch.testing.assert_close(torch.cat(parts), apply(x))
 
 
 def test_only_rank_zero_has_a_recorder(process, tmp_path):
@@ -283,7 +281,7 @@ def test_only_rank_zero_has_a_recorder(process, tmp_path):
         assert recorder.progress is not None
 
 
-def test_more_processes_than_cuda_devices_are_an_error(monkeypatch):
+def test_too_few_cuda_devices_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in (("TORCHELASTIC_RUN_ID", "0"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)

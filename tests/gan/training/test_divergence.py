@@ -4,192 +4,179 @@ import re
 import pytest
 import torch
 
-from gan.config import Config
-from gan.options.loader import load_config
-from gan.run.checkpoint import Checkpoints, load
+from gan.run.checkpoint import load
 from gan.run.divergence import find_nonfinite, read_divergences
-from gan.run.logging import read_metrics
 from gan.runtime.interrupt import Interrupt
 from gan.training import loop, step
-from gan.training.build import build_experiment
 from gan.training.step import training_step
+from tests.gan.runs import load_newest, read_numbers, resume
 from train_classifier import main as train_classifier
 from train_gan import main
 
 
-def spoil(run, what: str, value: float) -> dict:
-    """Put a value that is not finite somewhere into a run; return the losses of the step."""
+def set_value(experiment, place: str, value: float) -> dict:
+    """Set one number of an experiment to `value`, and return the losses of the step."""
     losses = {"loss/D": torch.tensor(1.0), "loss/G": torch.tensor(1.0)}
-    weight = next(run.D.parameters())
-    match what:
+    weight = next(experiment.D.parameters())
+    match place:
         case "loss/G":
-            losses[what] = torch.tensor(value)
-        case "a gradient":
+            losses[place] = torch.tensor(value)
+        case "gradient":
             weight.grad = torch.zeros_like(weight)
             weight.grad.view(-1)[-1] = value
-        case "a weight":
+        case "weight":
             weight.data.view(-1)[0] = value
-        case "a buffer":
-            next(b for b in run.G.buffers() if b.is_floating_point()).view(-1)[0] = value
-        case "the average":
-            next(run.ema.network.parameters()).view(-1)[0] = value
-        case "a running mean":
-            run.optimizer_G.state[next(run.G.parameters())]["exp_avg_sq"].view(-1)[0] = value
+        case "buffer":
+            next(b for b in experiment.G.buffers() if b.is_floating_point()).view(-1)[0] = value
+        case "weight average":
+            next(experiment.ema.network.parameters()).view(-1)[0] = value
+        case "optimizer state":
+            experiment.optimizer_G.state[next(experiment.G.parameters())]["exp_avg_sq"].view(-1)[0] = value
     return losses
 
 
 PLACES = {
     "loss/G": "loss/G",
-    "a gradient": r"the gradient of D\.downs\.0\.",
-    "a weight": r"D\.downs\.0\.",
-    "a buffer": r"G\..*running_mean",
-    "the average": r"G_ema\.",
-    "a running mean": r"exp_avg_sq of G\.",
+    "gradient": r"the gradient of D\.downs\.0\.",
+    "weight": r"D\.downs\.0\.",
+    "buffer": r"G\..*running_mean",
+    "weight average": r"G_ema\.",
+    "optimizer state": r"exp_avg_sq of G\.",
 }
 
 
 @pytest.fixture
-def experiment(tmp_path, tiny_config):
-    config = load_config(Config, tiny_config, ["eval.metrics=[]", "generator.activation_norm=batch"])
-    run = build_experiment(config, config.data.load(), torch.device("cpu"))
-    training_step(run, run.G, run.D)
-    return run
+def experiment(build):
+    experiment = build("eval.metrics=[]", "generator.activation_norm=batch")
+    training_step(experiment, experiment.G, experiment.D)
+    return experiment
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(("what", "name"), PLACES.items(), ids=PLACES)
-def test_whatever_is_not_finite_is_noticed_and_named(experiment, what, name, value):
-    assert find_nonfinite(experiment.networks, spoil(experiment, "nothing", value)) == []
-    losses = spoil(experiment, what, value)
+@pytest.mark.parametrize(("place", "name"), PLACES.items(), ids=PLACES)
+def test_nonfinite_value_is_found_and_named(experiment, place, name, value):
+    assert find_nonfinite(experiment.networks, set_value(experiment, "nowhere", value)) == []
+    losses = set_value(experiment, place, value)
     assert re.match(name, find_nonfinite(experiment.networks, losses)[0])
 
 
-def test_large_numbers_are_finite(experiment):
+def test_large_values_are_finite(experiment):
     next(experiment.D.parameters()).data.fill_(3e38)
     assert find_nonfinite(experiment.networks, {"loss/D": torch.tensor(-3e38)}) == []
 
 
 @pytest.fixture
 def nan_at(monkeypatch):
-    """Return a function that makes a weight of G NaN in the update after the given step, for so many tries."""
+    """Return a function that sets a weight of G to NaN after step `at`, in the first `attempts` attempts only."""
 
-    def arm(at, tries):
+    def patch(at, attempts):
         original = step.update_generator
 
         def update_generator(experiment, G, D):
             losses = original(experiment, G, D)
-            if experiment.step == at and experiment.inputs.retries < tries:
+            if experiment.step == at and experiment.inputs.retries < attempts:
                 next(experiment.G.parameters()).data[0] = math.nan
             return losses
 
         monkeypatch.setattr(step, "update_generator", update_generator)
 
-    return arm
-
-
-def numbers(folder) -> list[dict]:
-    lines = read_metrics(folder)
-    return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
+    return patch
 
 
 def train(tiny_config, folder, *arguments) -> int:
     return main(["--config", str(tiny_config), "--out", str(folder), "--device", "cpu", "train.steps=6", *arguments])
 
 
-@pytest.mark.parametrize("quiet", ["log.every", "checkpoint.every", "eval.every"])
-def test_a_diverged_run_stops_within_an_interval_and_keeps_the_last_good_checkpoint(
-    tmp_path, tiny_config, nan_at, classifier, capsys, quiet
-):
-    nan_at(2, tries=1)
+@pytest.mark.parametrize("rare", ["log.every", "checkpoint.every", "eval.every"])
+def test_divergence_stops_run_and_keeps_last_good_checkpoint(tmp_path, tiny_config, nan_at, classifier, capsys, rare):
+    nan_at(2, attempts=1)
     folder = tmp_path / "run"
-    every = {"log.every": 2, "checkpoint.every": 2, "eval.every": 2, quiet: 100}
-    assert train(tiny_config, folder, *(f"{key}={value}" for key, value in every.items())) == 3
-    (diagnosis,) = read_divergences(folder)
-    assert (diagnosis["step"], diagnosis["then"]) == (4, "stopped")
-    first = diagnosis["not_finite"][0]
-    said = capsys.readouterr().err
-    assert said.startswith(f"diverged: {first} and ")
-    assert "is not finite at step 4; the numbers logged at step 2 were finite; stopped, with the last good" in said
-    assert said.count("\n") == 1
+    intervals = {"log.every": 2, "checkpoint.every": 2, "eval.every": 2, rare: 100}
+    assert train(tiny_config, folder, *(f"{key}={every}" for key, every in intervals.items())) == 3
+    (divergence,) = read_divergences(folder)
+    assert (divergence["step"], divergence["then"]) == (4, "stopped")
+    first = divergence["not_finite"][0]
+    err = capsys.readouterr().err
+    assert err.startswith(f"diverged: {first} and ")
+    assert "is not finite at step 4; the numbers logged at step 2 were finite; stopped, with the last good" in err
+    assert err.count("\n") == 1
     assert first == "loss/D"
-    assert any(name.startswith("G.") for name in diagnosis["not_finite"])
-    assert diagnosis["last_lipschitz_step"] == 2
-    assert diagnosis["last_lipschitz"]["lipschitz/D/product"] > 0
-    assert numbers(folder)[-1]["step"] == 2
-    kept = {path.name for path in (folder / "checkpoints").iterdir()}
-    assert kept <= {"step_00000002.pt", "best.pt"}
-    for name in kept:
+    assert any(name.startswith("G.") for name in divergence["not_finite"])
+    assert divergence["last_lipschitz_step"] == 2
+    assert divergence["last_lipschitz"]["lipschitz/D/product"] > 0
+    assert read_numbers(folder)[-1]["step"] == 2
+    checkpoints = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert checkpoints <= {"step_00000002.pt", "best.pt"}
+    for name in checkpoints:
         state = load(folder / "checkpoints" / name)
-        assert all(torch.isfinite(tensor).all() for player in "GD" for tensor in state[player].values())
+        assert all(torch.isfinite(tensor).all() for network in "GD" for tensor in state[network].values())
 
 
-WILD = (
+UNSTABLE = (
     *("discriminator.normalization=none", "regularizers={r1: {weight: 1000}}", "loss=wasserstein"),
     *("optimizer.generator.lr=1000", "optimizer.discriminator.lr=1000"),
 )
 
 
-def test_a_run_that_really_diverges_stops(tmp_path, tiny_config, classifier):
-    assert train(tiny_config, tmp_path / "run", *WILD, "train.steps=50", "eval.metrics=[]") == 3
+def test_unstable_run_stops(tmp_path, tiny_config, classifier):
+    assert train(tiny_config, tmp_path / "run", *UNSTABLE, "train.steps=50", "eval.metrics=[]") == 3
 
 
-def test_a_classifier_that_diverges_stops(tmp_path):
+def test_divergence_stops_classifier(tmp_path):
     small = ["data.resolution=8", "classifier={name: resnet10, width: 4}", "train.steps=50", "train.batch_size=16"]
     small += ["log.every=1", "optimizer.lr=1000", "optimizer.weight_decay=1000", "eval.batch_size=100"]
     folder = tmp_path / "run"
     assert train_classifier(["--out", str(folder), "--device", "cpu", *small]) == 3
-    (diagnosis,) = read_divergences(folder)
-    assert diagnosis["then"] == "stopped"
+    (divergence,) = read_divergences(folder)
+    assert divergence["then"] == "stopped"
     assert not (folder / "classifier.safetensors").exists()
 
 
-def test_a_rollback_takes_other_random_numbers_and_goes_on(tmp_path, tiny_config, tiny_run, nan_at, capsys):
-    whole = tiny_run(tmp_path / "whole", "train.steps=6")
-    nan_at(3, tries=1)
+def test_rollback_continues_with_other_random_numbers(tmp_path, tiny_config, tiny_run, nan_at, capsys):
+    undisturbed = tiny_run(tmp_path / "undisturbed", "train.steps=6")
+    nan_at(3, attempts=1)
     capsys.readouterr()
     folder = tmp_path / "run"
     assert train(tiny_config, folder, "train.on_nan=rollback") == 0
     assert "rolled back to step 2, attempt 1 of 3" in capsys.readouterr().out
-    (diagnosis,) = read_divergences(folder)
-    assert diagnosis["then"] == "rolled back to step 2"
-    assert [line["step"] for line in numbers(folder)] == [1, 2, 3, 4, 5, 6]
-    assert numbers(folder)[:2] == numbers(whole)[:2]
-    assert numbers(folder)[2]["loss/D"] != numbers(whole)[2]["loss/D"]
+    (divergence,) = read_divergences(folder)
+    assert divergence["then"] == "rolled back to step 2"
+    assert [line["step"] for line in read_numbers(folder)] == [1, 2, 3, 4, 5, 6]
+    assert read_numbers(folder)[:2] == read_numbers(undisturbed)[:2]
+    assert read_numbers(folder)[2]["loss/D"] != read_numbers(undisturbed)[2]["loss/D"]
     assert load(folder / "checkpoints" / "step_00000006.pt")["retries"] == 1
 
 
-def test_a_retry_is_trained_on_other_latents_and_looked_at_with_the_same(experiment):
-    def drawn() -> list[torch.Tensor]:
+def test_retry_changes_training_latents_only(experiment):
+    def draw() -> list[torch.Tensor]:
         inputs = experiment.inputs
         samples = loop.fixed_samples(experiment.ema.network, inputs).double()
         return [samples, inputs.latents(4, "any")[0], inputs.training_latents(4, "any")[0]]
 
-    before = drawn()
+    before = draw()
     experiment.inputs.retries = 1
-    assert [torch.equal(a, b) for a, b in zip(before, drawn(), strict=True)] == [True, True, False]
+    assert [torch.equal(a, b) for a, b in zip(before, draw(), strict=True)] == [True, True, False]
 
 
-def test_after_three_rollbacks_the_run_stops(tmp_path, tiny_config, nan_at, classifier):
-    nan_at(0, tries=100)
+def test_run_stops_after_three_rollbacks(tmp_path, tiny_config, nan_at, classifier):
+    nan_at(0, attempts=100)
     folder = tmp_path / "run"
     assert train(tiny_config, folder, "train.on_nan=rollback") == 3
-    diagnoses = read_divergences(folder)
-    assert [d["then"] for d in diagnoses] == [*["rolled back to step 0"] * 3, "stopped"]
-    config = load_config(Config, folder / "config.yaml")
-    assert Checkpoints(folder, config).load_newest(torch.device("cpu"))["retries"] == 3
+    divergences = read_divergences(folder)
+    assert [divergence["then"] for divergence in divergences] == [*["rolled back to step 0"] * 3, "stopped"]
+    assert load_newest(folder)["retries"] == 3
 
 
-def test_a_retry_that_is_interrupted_and_resumed_equals_one_that_is_not(tmp_path, tiny_config, nan_at, classifier):
-    class Once(Interrupt):
-        requested = property(lambda self: 15 if armed and armed.pop() else None)
+def test_resume_of_interrupted_retry_is_bit_equal(tmp_path, tiny_config, nan_at, classifier):
+    class InterruptOnce(Interrupt):
+        requested = property(lambda self: 15 if signals and signals.pop() else None)
 
-    folders = [tmp_path / name for name in ("whole", "interrupted")]
-    nan_at(3, tries=1)
-    armed = []
-    assert train(tiny_config, folders[0], "train.on_nan=rollback") == 0
+    uninterrupted, interrupted = tmp_path / "uninterrupted", tmp_path / "interrupted"
+    nan_at(3, attempts=1)
+    assert train(tiny_config, uninterrupted, "train.on_nan=rollback") == 0
+    signals = [True, False, False, False, False]  # read from the end: a signal in the second step of the retry
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train_gan.Interrupt", Once)
-        armed = [True, False, False, False, False]  # from the end: after the second step of the retry
-        assert train(tiny_config, folders[1], "train.on_nan=rollback") == 143
-    assert main(["--out", str(folders[1]), "--device", "cpu", "--resume"]) == 0
-    assert numbers(folders[0]) == numbers(folders[1])
+        patch.setattr("train_gan.Interrupt", InterruptOnce)
+        assert train(tiny_config, interrupted, "train.on_nan=rollback") == 143
+    resume(interrupted)
+    assert read_numbers(interrupted) == read_numbers(uninterrupted)

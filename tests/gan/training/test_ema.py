@@ -14,18 +14,18 @@ def network():
 
 
 @pytest.mark.parametrize(("halflife", "images", "steps"), [(1.0, 1000, 1), (1.0, 100, 30), (0.5, 64, 7)])
-def test_the_distance_halves_every_halflife(network, halflife, images, steps):
+def test_distance_halves_in_each_halflife(network, halflife, images, steps):
     ema = EMA(network, halflife)
     for p in network.parameters():
         nn.init.ones_(p)
     for _ in range(steps):
         ema.update(network, images)
-    left = 0.5 ** (steps * images / (1000 * halflife))
+    distance = 0.5 ** (steps * images / (1000 * halflife))
     for p in ema.network.parameters():
-        torch.testing.assert_close(p, torch.full_like(p, 1 - left))
+        torch.testing.assert_close(p, torch.full_like(p, 1 - distance))
 
 
-def test_without_a_halflife_it_is_the_network(network):
+def test_halflife_zero_copies_the_network(network):
     ema = EMA(network, 0.0)
     for p in network.parameters():
         nn.init.normal_(p)
@@ -33,7 +33,7 @@ def test_without_a_halflife_it_is_the_network(network):
     assert all(torch.equal(a, b) for a, b in zip(ema.network.parameters(), network.parameters(), strict=True))
 
 
-def test_buffers_are_copied_and_not_averaged(network):
+def test_buffers_are_copied(network):
     ema = EMA(network, 1000.0)
     network(torch.randn(8, 2) + 5)
     ema.update(network, 8)
@@ -42,7 +42,7 @@ def test_buffers_are_copied_and_not_averaged(network):
     assert ema.network[1].num_batches_tracked == 1
 
 
-def test_the_copy_is_apart_from_the_network_frozen_and_in_evaluation_mode(network):
+def test_average_is_a_frozen_copy_in_evaluation_mode(network):
     ema = EMA(network, 1.0)
     nn.init.ones_(network[0].weight)
     assert not ema.network[0].weight.any()

@@ -14,15 +14,15 @@ from gan.run.logging import read_metrics
 from gan.runtime.interrupt import Interrupt
 from gan.training import loop, step
 from tests.conftest import TINY
-from tests.gan.runs import numbers, same
+from tests.gan.runs import assert_same_runs, read_numbers, resume
 from train_gan import main
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
-def ctrl_c_works():
-    """A test run in a shell's background ignores Ctrl-C."""
+def default_ctrl_c():
+    """Do not ignore Ctrl-C, as processes in the background of a shell do."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -30,45 +30,37 @@ def ctrl_c_works():
 
 @pytest.fixture(autouse=True, scope="module")
 def two_batches():
-    """An evaluation of the tiny config's 70 images takes two batches."""
+    """Divide an evaluation of the tiny config, which has 70 images, into two batches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gan.evaluation.features.BATCH_SIZE", 35)
         yield
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory, classifier, two_batches):
-    """The run that no signal disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(tmp_path_factory, classifier, two_batches):
+    """Return the folder of a run without signals."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     (folder / "tiny.yaml").write_text(TINY)
     assert main(["--config", str(folder / "tiny.yaml"), "--device", "cpu", "--out", str(folder / "run")]) == 0
     return folder / "run"
 
 
-def signalled(patch, number, owner, name, call):
-    """Let this process send itself a signal at the n-th call of a function."""
+def raise_signal_in_call(patch, signal_number, owner, name, call):
+    """Make this process send itself a signal in call number `call` of a function, counted from 0."""
     original, calls = getattr(owner, name), itertools.count()
 
     def function(*arguments):
         if next(calls) == call:
-            signal.raise_signal(number)
+            signal.raise_signal(signal_number)
         return original(*arguments)
 
     patch.setattr(owner, name, function)
 
 
-def assert_same_ends(a, b):
-    assert numbers(a) == numbers(b)
-    for name in ("checkpoints/step_00000004.pt", "checkpoints/best.pt"):
-        assert same(load(a / name), load(b / name)), name
-    for name in ("generator.safetensors", "samples/step_00000004.png", "samples/step_00000002.png"):
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
-
-
 MOMENTS = {
-    "between D steps": (step, "draw_batch", 1, 1),
+    "between updates of D": (step, "draw_batch", 1, 1),
     "at the end of a step": (step, "update_generator", 2, 3),
-    "while the networks are measured": (loop, "lipschitz_numbers", 0, 2),
+    "while Lipschitz numbers are computed": (loop, "lipschitz_numbers", 0, 2),
     "between batches of an evaluation": (evaluator, "to_uint8", 0, 2),
     "in the last step": (step, "update_generator", 3, 4),
     "while a checkpoint is written": (torch, "save", 0, 2),
@@ -76,25 +68,25 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize(("owner", "name", "call", "stopped_at"), MOMENTS.values(), ids=MOMENTS)
-def test_a_signal_ends_a_run_with_a_checkpoint_and_its_code(
-    tmp_path, tiny_config, whole_run, capfd, monkeypatch, owner, name, call, stopped_at
+def test_signal_stops_run_with_checkpoint_and_exit_code(
+    tmp_path, tiny_config, uninterrupted, capfd, monkeypatch, owner, name, call, stopped_at
 ):
     number, code = (signal.SIGINT, 130) if stopped_at == 1 else (signal.SIGTERM, 143)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    out = tmp_path / "signalled"
+    out = tmp_path / "interrupted"
     with monkeypatch.context() as patch:
-        signalled(patch, number, owner, name, call)
+        raise_signal_in_call(patch, number, owner, name, call)
         assert main(["--config", str(tiny_config), "--device", "cpu", "--out", str(out)]) == code
-    said = capfd.readouterr().err
-    assert f"{signal.Signals(number).name}: finishing the step and writing a checkpoint" in said
-    assert said.endswith(f"interrupted at step {stopped_at}, with a checkpoint; --resume continues from here\n")
+    err = capfd.readouterr().err
+    assert f"{signal.Signals(number).name}: finishing the step and writing a checkpoint" in err
+    assert err.endswith(f"interrupted at step {stopped_at}, with a checkpoint; --resume continues from here\n")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert load(out / "checkpoints" / f"step_{stopped_at:08d}.pt")["step"] == stopped_at
-    last = numbers(out)[-1]
+    last = read_numbers(out)[-1]
     assert last["step"] == stopped_at
     assert not any(tag.startswith("metrics/") for tag in last)
-    assert main(["--out", str(out), "--device", "cpu", "--resume"]) == 0
-    assert_same_ends(whole_run, out)
+    resume(out)
+    assert_same_runs(uninterrupted, out)
 
 
 def start(*command: object) -> subprocess.Popen:
@@ -111,7 +103,7 @@ def wait_for(condition, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.02)
 
 
@@ -126,7 +118,7 @@ with Interrupt():
 """
 
 
-def test_a_second_ctrl_c_ends_the_process_at_once(tmp_path):
+def test_second_ctrl_c_kills_process(tmp_path):
     process = start("-c", LONG_STEP, tmp_path / "ready")
     wait_for((tmp_path / "ready").exists, process)
     process.send_signal(signal.SIGINT)
@@ -138,7 +130,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once(tmp_path):
     assert process.returncode == -signal.SIGINT
 
 
-def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
+def test_ignored_ctrl_c_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Interrupt() as interrupt:
         signal.raise_signal(signal.SIGINT)
@@ -148,12 +140,12 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["step", "evaluation"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_the_default_run_ends_within_ten_seconds_of_a_signal(tmp_path, moment, number, code):
+def test_default_run_ends_within_ten_seconds_of_signal(tmp_path, moment, number, code):
     out = tmp_path / "run"
     process = start("train_gan.py", "--device", "cpu", "--out", out, "log.every=1", "eval.every=2", "lipschitz.every=4")
-    steps = 2 if moment == "evaluation" else 3  # the evaluation of step 2 comes after its first log entry
+    steps = 2 if moment == "evaluation" else 3  # step 2 is logged before it is evaluated
     wait_for(lambda: len(read_metrics(out)) >= steps, process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=10)  # the promise
+    _, errors = process.communicate(timeout=10)
     assert process.returncode == code, errors
     assert list((out / "checkpoints").glob("step_*.pt"))
