@@ -22,17 +22,6 @@ lipschitz: {every: 2, audit_every: 2, iterations: 3}
 checkpoint: {every: 2, keep: 1}
 """
 
-# Fixtures that take seconds and serve several tests.
-SHARED_FIXTURES = ("grid", "killed_grid", "trained", "whole_run", "processes", "deep", "shallow_features")
-
-
-def pytest_collection_modifyitems(items):
-    """Run the tests of a shared fixture on one worker of pytest-xdist, so that the fixture is built once."""
-    for item in items:
-        name = next((name for name in SHARED_FIXTURES if name in getattr(item, "fixturenames", ())), None)
-        if name is not None:
-            item.add_marker(pytest.mark.xdist_group(name))
-
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
