@@ -17,7 +17,7 @@ from classification.loop import train
 from classification.summary import format_accuracies
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints
-from gan.run.cli import TrainingParser, open_run
+from gan.run.cli import TrainingParser, select_run
 from gan.run.summary import format_table, lipschitz_rows, read_last_values
 from gan.run.weights import export_network
 from gan.runtime.allocator import keep_freed_memory
@@ -40,12 +40,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Start or resume a run, train it to its last step, and print the results."""
-    folder, config = open_run(options, Config, DEFAULT_CONFIG)
+    folder, config = select_run(options, Config, DEFAULT_CONFIG)
     device = select_device(options.device)
     keep_freed_memory()
     set_deterministic(config.train.deterministic)
     experiment = build_experiment(config, config.data.load(), device)
-    with run_folder.opened(folder, is_new=not options.resume):
+    with run_folder.hold(folder, is_new=not options.resume):
         state = Checkpoints(folder, config).load_newest(device) if options.resume else None
         if state is not None:
             experiment.load_state_dict(state)

@@ -15,7 +15,7 @@ from gan.config import Config
 from gan.data import Splits
 from gan.export import GENERATOR, export_generator
 from gan.run import folder as run_folder
-from gan.run.cli import TrainingParser, open_run
+from gan.run.cli import TrainingParser, select_run
 from gan.run.summary import format_results, read_last_values
 from gan.runtime.allocator import keep_freed_memory
 from gan.runtime.command import exit_code
@@ -47,13 +47,13 @@ def run(options: argparse.Namespace) -> None:
     """
     device = select_device(options.device)
     with process_group(device):
-        folder, config = call_on_rank_zero(lambda: open_run(options, Config, DEFAULT_CONFIG))
+        folder, config = call_on_rank_zero(lambda: select_run(options, Config, DEFAULT_CONFIG))
         keep_freed_memory()
         set_deterministic(config.train.deterministic)
         with local_rank_zero_first():
             splits = config.data.load()
         experiment = build_experiment(config, splits, device)
-        with run_folder.opened(folder, is_new=not options.resume):
+        with run_folder.hold(folder, is_new=not options.resume):
             if options.resume:
                 resume(experiment, folder)
             if rank() == 0:
@@ -62,13 +62,13 @@ def run(options: argparse.Namespace) -> None:
             with Interrupt() as interrupt:
                 train(experiment, folder, interrupt)
             if rank() == 0:
-                trained = TrainedGenerator(experiment.ema.network, config, experiment.image, experiment.step)
+                trained = TrainedGenerator(experiment.ema.network, config, experiment.image_shape, experiment.step)
                 export_generator(folder / GENERATOR, trained)
             print_results(experiment, folder, splits)
 
 
 def print_start(experiment: Experiment, folder: Path) -> None:
-    """Print where training starts, and what it cannot measure."""
+    """Print where training starts, and which numbers are not available."""
     print(f"{folder}: step {experiment.step} of {experiment.config.train.steps} on {experiment.device}")
     if experiment.tracker.nonlinear:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")

@@ -13,6 +13,7 @@ from classification.evaluate import accuracy, measure_accuracies
 from classification.experiment import Experiment
 from classification.lipschitz import lipschitz_audit, lipschitz_numbers
 from classification.step import draw_batch, training_step
+from classification.summary import attack_tags
 from gan.evaluation.lipschitz import measure_due
 from gan.run.divergence import find_nonfinite, gradient_norm, stop_diverged
 from gan.run.recorder import Recorder, Throughput, is_due, open_recorder
@@ -52,15 +53,16 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
             losses = training_step(experiment, *batch)
             recorder.progress.step()
 
+            logs = due(config.log.every) or due(config.lipschitz.every) or due(config.lipschitz.audit_every)
             saves, evaluates = due(config.checkpoint.every), due(config.eval.every)
-            signal_number = interrupt.requested
-            if (due(config.log.every) or saves or evaluates or signal_number is not None) and (
-                nonfinite := find_nonfinite(experiment.networks, losses)
-            ):
-                raise stop_diverged(folder, experiment.step, nonfinite)
+            signal_number = interrupt.get_signal()  # an evaluation is short, and is not interrupted
+            if logs or saves or evaluates or signal_number is not None:
+                nonfinite = find_nonfinite(experiment.networks, losses)
+                if nonfinite:
+                    stop_diverged(folder, experiment.step, nonfinite)
 
             numbers, spectra = measure(experiment, losses, throughput, due)
-            if numbers:
+            if logs:
                 recorder.log(experiment.counters, numbers)
                 recorder.logger.histograms(experiment.step, spectra)
 
@@ -72,7 +74,7 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
             if evaluates:
                 evaluate(experiment, recorder)
 
-            if numbers or saves or evaluates:
+            if logs or saves or evaluates:
                 throughput.restart(experiment.images)  # measuring and writing do not count as training
 
 
@@ -113,7 +115,10 @@ def evaluate(experiment: Experiment, recorder: Recorder) -> None:
 
 
 def lacks_evaluation(experiment: Experiment, recorder: Recorder) -> bool:
-    """Return whether the log has no accuracies for the current step."""
+    """Return whether an accuracy of the current step is missing in the log."""
+    options = experiment.config.eval
+    tags = [VALIDATION] if len(experiment.sets.validation_rows) > 0 else []
     if experiment.step == experiment.config.train.steps:
-        return not recorder.has_logged(experiment.step, "metrics/accuracy_test")
-    return len(experiment.sets.validation_rows) > 0 and not recorder.has_logged(experiment.step, VALIDATION)
+        tags += ["metrics/accuracy_test", *attack_tags(options.attack)]
+        tags += [f"metrics/accuracy_{name}" for name in options.corruptions]
+    return not all(recorder.has_logged(experiment.step, tag) for tag in tags)

@@ -42,7 +42,7 @@ def audit(folder: Path) -> str:
     restored = restore_experiment(folder, torch.device("cpu"), metrics=())
     D = restored.D.double()  # in place, because the restored networks are used only here
     restored.ema.network.double()
-    tracker = build_tracker(D, restored.inputs.sampler.images, restored.image.num_classes, ITERATIONS)
+    tracker = build_tracker(D, restored.inputs.sampler.images, restored.image_shape.num_classes, ITERATIONS)
     experiment = dataclasses.replace(restored, tracker=tracker)
     audited, spectra = lipschitz_audit(experiment)
     numbers = lipschitz_numbers(experiment) | audited

@@ -1,4 +1,5 @@
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,14 @@ def test_resume_repeats_missing_evaluation(tmp_path, train, trained, monkeypatch
     assert not any(tag.startswith("metrics/") for tag in last)
     train(tmp_path / "killed", "--resume")
     assert_same_runs(trained, tmp_path / "killed")
+
+
+def test_resume_of_finished_run_evaluates_another_attack(tmp_path, trained, capsys):
+    shutil.copytree(trained, tmp_path / "run")
+    assert main(["--out", str(tmp_path / "run"), "--device", "cpu", "--resume", "eval.attack.eps=8"]) == 0
+    assert "FGSM, eps 8/255" in capsys.readouterr().out
+    last = read_metrics(tmp_path / "run")[-1]
+    assert {"metrics/accuracy_fgsm8", "metrics/accuracy_fgsm16"} <= last.keys()
 
 
 def test_weights_file_can_be_loaded(tmp_path, trained):

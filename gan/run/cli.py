@@ -30,7 +30,7 @@ class TrainingParser(Parser):
         return f"{super().format_help()}\n{keys}\n"
 
 
-def open_run(options: argparse.Namespace, schema: type, default: Path) -> tuple[Path, Any]:
+def select_run(options: argparse.Namespace, schema: type, default: Path) -> tuple[Path, Any]:
     """Return the folder and the config of the run to start or resume. Raises UserError for invalid options."""
     path = options.config or default
     name = run_folder.get_run_name(path)

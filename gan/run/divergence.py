@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ def find_nonfinite(networks: Networks, losses: Mapping[str, Tensor]) -> list[str
         return []
     named = [*losses.items(), *_named_tensors(networks)]
     names = [name for name, tensor in named if not torch.isfinite(tensor).all()]
-    return names or ["a number of another process"]
+    return names or ["a value in another process"]
 
 
 def record_divergence(folder: Path, step: int, nonfinite: list[str], action: str) -> str:
@@ -67,16 +67,14 @@ def _record(folder: Path, step: int, nonfinite: list[str], action: str) -> str:
     }
     write_json(folder / DIVERGENCES, [*read_divergences(folder), entry])
     more = f" and {len(nonfinite) - 1} more" if len(nonfinite) > 1 else ""
-    return (
-        f"diverged: {nonfinite[0]}{more} is not finite at step {step}; "
-        f"the numbers logged at step {entry['last_logged_step']} were finite"
-    )
+    logged = f"the numbers logged at step {lines[-1]['step']} were finite" if lines else "nothing was logged before"
+    return f"diverged at step {step}: not finite: {nonfinite[0]}{more}; {logged}"
 
 
-def stop_diverged(folder: Path, step: int, nonfinite: list[str]) -> Diverged:
-    """Record the divergence in the run folder, and return the exception that stops training."""
+def stop_diverged(folder: Path, step: int, nonfinite: list[str]) -> NoReturn:
+    """Record the divergence in the run folder, and raise Diverged."""
     message = record_divergence(folder, step, nonfinite, STOPPED)
-    return Diverged(f"{message}; stopped, with the last good checkpoint kept: see {folder / DIVERGENCES}", EXIT_CODE)
+    raise Diverged(f"{message}; stopped, with the last good checkpoint kept: see {folder / DIVERGENCES}", EXIT_CODE)
 
 
 def read_divergences(folder: Path) -> list[dict[str, Any]]:

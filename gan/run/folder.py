@@ -59,7 +59,7 @@ def check_free(folder: Path) -> None:
 
 
 @contextmanager
-def opened(folder: Path, is_new: bool) -> Iterator[None]:
+def hold(folder: Path, is_new: bool) -> Iterator[None]:
     """Hold the lock of a run folder, creating the folder if necessary.
 
     Rank 0 holds the lock for all processes of a run. Raises UserError when another run uses the folder.
@@ -122,4 +122,4 @@ def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # no permission, or a name that is too long
-        raise UserError(f"cannot read --out {folder}: {error.strerror}") from None
+        raise UserError(f"cannot read the run folder {folder}: {error.strerror}") from None

@@ -39,9 +39,13 @@ class RunLogger:
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
         """Log an image (C, H, W) uint8, and write it to `TAG/step_00000500.png` in the run folder."""
-        save_png(self._folder / tag / f"step_{step:08d}.png", image)
+        save_png(self.get_image_path(tag, step), image)
         for writer in self._writers:
             writer.image(tag, step, image)
+
+    def get_image_path(self, tag: str, step: int) -> Path:
+        """Return the path of an image in the run folder."""
+        return self._folder / tag / f"step_{step:08d}.png"
 
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Log the distribution of each tensor by tag; `metrics.jsonl` does not contain it."""

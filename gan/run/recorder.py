@@ -61,6 +61,10 @@ class Recorder:
         """Return whether the log has a number under `tag` for `step`."""
         return any(line["step"] == step and tag in line for line in read_metrics(self._folder))
 
+    def has_image(self, tag: str, step: int) -> bool:
+        """Return whether an image has been logged under `tag` for `step`."""
+        return self.logger.get_image_path(tag, step).exists()
+
     def is_best(self, tag: str, value: float, higher_is_better: bool) -> bool:
         """Return whether `value` is better than every value logged under `tag`."""
         sign = 1 if higher_is_better else -1

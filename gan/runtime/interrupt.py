@@ -41,13 +41,15 @@ class Interrupt:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    @property
-    def requested(self) -> int | None:
-        """The signal that rank 0 has received, or None. All processes must read this together."""
+    def get_signal(self) -> int | None:
+        """Return the signal that rank 0 has received, or None. Collective: all processes must call this."""
         return broadcast_object(self._signal)
 
     def check(self) -> None:
-        """Raise Interrupted after a signal. For code that a single process can leave at any point."""
+        """Raise Interrupted after a signal, in a run with a single process.
+
+        Several processes must not leave an evaluation at different points.
+        """
         if world_size() == 1 and self._signal is not None:
             raise Interrupted(self._signal, "interrupted during an evaluation; --resume repeats it")
 

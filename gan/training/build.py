@@ -25,14 +25,14 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
     check_choices(config, splits)
     images = splits.train.images
     num_classes = splits.train.num_classes if config.data.conditional else None
-    image = ImageShape(images.shape[1], images.shape[2], num_classes)
+    image_shape = ImageShape(images.shape[1], images.shape[2], num_classes)
     torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers use the global random generator
-    G = _prepare(config, "generator", build_generator, image, device)
-    D = _prepare(config, "discriminator", build_discriminator, image, device)
+    G = _prepare(config, "generator", build_generator, image_shape, device)
+    D = _prepare(config, "discriminator", build_discriminator, image_shape, device)
     evaluator, unavailable_metrics = build_evaluator(config.eval.metrics, config.metrics, splits, device)
     return Experiment(
         config=config,
-        image=image,
+        image_shape=image_shape,
         device=device,
         G=G,
         D=D,
@@ -67,7 +67,7 @@ def build_tracker(D: nn.Module, images: Tensor, num_classes: int | None, iterati
 
 
 def check_choices(config: Config, splits: Splits) -> None:
-    """Raise UserError for what each part alone cannot know."""
+    """Raise UserError for options that do not fit the data or the number of processes."""
     if config.train.batch_size > len(splits.train):
         raise UserError(
             f"train.batch_size={config.train.batch_size} is larger than the training set ({len(splits.train)} images);"
@@ -82,10 +82,10 @@ def check_choices(config: Config, splits: Splits) -> None:
     check_metrics(config.eval.metrics, config.data, splits)
 
 
-def _prepare(config: Config, section: str, build: Callable, image: ImageShape, device: torch.device) -> nn.Module:
+def _prepare(config: Config, section: str, build: Callable, image_shape: ImageShape, device: torch.device) -> nn.Module:
     """Return the network of a section of the config, on the device and in the memory format of the config."""
     try:
-        network = build(getattr(config, section), image).to(device)
+        network = build(getattr(config, section), image_shape).to(device)
     except ValueError as error:
         raise UserError(f"{section}: {error}") from None
     for module in network.modules():

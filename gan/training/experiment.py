@@ -20,7 +20,7 @@ class Experiment:
     """The live objects of a training run, created by `gan.training.build`."""
 
     config: Config
-    image: ImageShape
+    image_shape: ImageShape
     device: torch.device
     G: nn.Module
     D: nn.Module
@@ -56,12 +56,12 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that later steps depend on."""
-        state = {"step": self.step, "retries": self.inputs.retries, "image": tuple(self.image)}
+        state = {"step": self.step, "retries": self.inputs.rollbacks, "image": tuple(self.image_shape)}
         return state | {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
-        self.step, self.inputs.retries = state["step"], state["retries"]
+        self.step, self.inputs.rollbacks = state["step"], state["retries"]
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
 

@@ -9,14 +9,15 @@ from gan.data import Sampler
 from gan.runtime import rng
 from gan.runtime.distributed import local_shard
 
-RETRY_OFFSET = 2**48  # in the stream of real images: a retry after a divergence sees them in another order
+ROLLBACK_OFFSET = 2**48  # in the stream of real images: after a rollback they come in another order
 
 
 @dataclass
 class Inputs:
-    """Draws real images and latents. Every draw is a function of its arguments, the seed and `retries`.
+    """Draws real images and latents. Every draw is a function of its arguments and the seed.
 
-    So a resumed run draws what an uninterrupted run draws, and a retry after a divergence draws something else.
+    So a resumed run draws what an uninterrupted run draws. The draws of training also depend on `rollbacks`, so that a
+    retry after a divergence draws something else.
     """
 
     sampler: Sampler
@@ -25,7 +26,7 @@ class Inputs:
     seed: int
     device: torch.device
     channels_last: bool
-    retries: int = 0
+    rollbacks: int = 0
     """Number of times that training has diverged and was rolled back"""
 
     def real_images(self, position: int, count: int) -> tuple[Tensor, Tensor | None]:
@@ -33,24 +34,24 @@ class Inputs:
 
         The labels (B,) are None for an unconditional GAN.
         """
-        x, y = self.sampler.batch(position + self.retries * RETRY_OFFSET, count)
+        x, y = self.sampler.batch(position + self.rollbacks * ROLLBACK_OFFSET, count)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        return x, y if self.num_classes else None
+        return x, None if self.num_classes is None else y
 
     def latents(self, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
-        """Return z (count, z_dim) and labels (count,) or None for evaluation: a retry evaluates the same latents."""
+        """Return z (count, z_dim) and labels (count,) or None for evaluation; they do not depend on `rollbacks`."""
         random = rng.generator(self.device, self.seed, "latents", *purpose)
         return draw_latents(count, self.z_dim, self.num_classes, random)
 
     def training_latents(self, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
-        """Return the local shard of `count` latents and labels for training: a retry draws others."""
+        """Return the local shard of `count` latents and labels for training."""
         z, y = draw_latents(count, self.z_dim, self.num_classes, self.generator("latents", *purpose))
         return local_shard(z), None if y is None else local_shard(y)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
-        """Return a random generator on the device for a purpose of training: a retry draws other numbers."""
-        seed = rng.derive_seed(self.seed, "retry", self.retries) if self.retries else self.seed
+        """Return a random generator on the device for a purpose of training."""
+        seed = rng.derive_seed(self.seed, "retry", self.rollbacks) if self.rollbacks else self.seed
         return rng.generator(self.device, seed, *purpose)
 
 

@@ -18,8 +18,8 @@ def lipschitz_numbers(experiment: Experiment) -> dict[str, float]:
 
 
 def lipschitz_audit(experiment: Experiment) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Return by tag the certified bound of D, its steepest slope found and stable ranks, and the singular values of
-    G's Jacobian; and the singular values of each layer of D.
+    """Return the numbers of a full audit by tag (certified bound, steepest slope and stable ranks of D; Jacobian of G),
+    and the singular values of each layer of D.
     """
     points, y = draw_points(experiment)
     label = None if y is None else y[:1]
@@ -38,7 +38,7 @@ def lipschitz_audit(experiment: Experiment) -> tuple[dict[str, float], dict[str,
 def draw_points(experiment: Experiment) -> tuple[Tensor, Tensor | None]:
     """Return real, generated and interpolated images (3 B, C, H, W) of this step, and labels of a conditional GAN.
 
-    B is the local shard of the batch size. The images have the dtype of D.
+    B is batch_size / world_size. The images have the dtype of D.
     """
     inputs, step, size = experiment.inputs, experiment.step, experiment.config.train.batch_size
     dtype = next(experiment.D.parameters()).dtype

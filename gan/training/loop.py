@@ -30,7 +30,8 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
     """Train until step `train.steps`; write log, checkpoints and samples to the run folder.
 
     Raises Interrupted after a signal, with a checkpoint of the current step. Raises Diverged when a loss or weight is
-    NaN or infinite, before the step is logged or saved, unless the config asks for a rollback.
+    NaN or infinite, before the step is logged or saved. With `train.on_nan=rollback`, training then continues from the
+    newest checkpoint instead, at most three times.
     """
     config = experiment.config
     experiment.G.train()
@@ -55,15 +56,14 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
             if recorder is not None:
                 recorder.progress.step()
 
+            logs = due(config.log.every) or due(config.lipschitz.every) or due(config.lipschitz.audit_every)
             saves, evaluates = due(config.checkpoint.every), due(config.eval.every)
-            if (due(config.log.every) or saves or evaluates) and (
-                nonfinite := find_nonfinite(experiment.networks, losses)
-            ):
-                roll_back(experiment, folder, recorder, nonfinite)
+            if (logs or saves or evaluates) and has_diverged(experiment, folder, recorder, losses):
+                throughput.restart(experiment.images)
                 continue
 
             numbers, spectra = measure(experiment, losses, throughput, due)
-            if recorder is not None and numbers:
+            if recorder is not None and logs:
                 recorder.log(experiment.counters, numbers)
                 recorder.logger.histograms(experiment.step, spectra)
                 if "loss/D" in numbers:
@@ -75,16 +75,17 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
                 with suppress(Interrupted):  # a resumed run does the evaluation again
                     evaluate(experiment, recorder, interrupt, warnings)
 
-            if (signal_number := interrupt.requested) is not None:
-                if nonfinite := find_nonfinite(experiment.networks, losses):
-                    roll_back(experiment, folder, recorder, nonfinite)
+            # Read after the evaluation, which a signal stops early.
+            if (signal_number := interrupt.get_signal()) is not None:
+                if has_diverged(experiment, folder, recorder, losses):
+                    throughput.restart(experiment.images)
                     continue
                 if not saves:
                     save(experiment, recorder)
                 message = f"interrupted at step {experiment.step}, with a checkpoint; --resume continues from here"
                 raise Interrupted(signal_number, message)
 
-            if numbers or saves or evaluates:
+            if logs or saves or evaluates:
                 throughput.restart(experiment.images)  # measuring and writing do not count as training
 
 
@@ -92,7 +93,7 @@ def compile_networks(experiment: Experiment) -> tuple[nn.Module, nn.Module]:
     """Return G and D, compiled if the config says so."""
     if not experiment.config.train.compile:
         return experiment.G, experiment.D
-    # With fixed shapes: a run has few batch sizes, and each is worth its own graph.
+    # Fixed shapes: a run has only a few batch sizes, and a graph for each is faster than one for dynamic shapes.
     compiled = (torch.compile(experiment.G, dynamic=False), torch.compile(experiment.D, dynamic=False))
     return cast(tuple[nn.Module, nn.Module], compiled)  # the type annotations of torch.compile lose the modules
 
@@ -100,7 +101,7 @@ def compile_networks(experiment: Experiment) -> tuple[nn.Module, nn.Module]:
 def measure(
     experiment: Experiment, losses: dict[str, Tensor], throughput: Throughput, due: Callable[[int], bool]
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Return the numbers that are due after this step, and the singular values of D's layers, both by tag."""
+    """Return the numbers that are due after this step, and the singular values of each layer of D, both by tag."""
     config = experiment.config
     numbers: dict[str, float] = {}
     if due(config.log.every):
@@ -119,7 +120,7 @@ def evaluate(
 ) -> None:
     """Log the metrics of the averaged generator and a sample grid; keep the checkpoint if it is the best so far.
 
-    Raises Interrupted when a signal arrives before the last image, with nothing logged.
+    Raises Interrupted if a signal arrives before the last batch is generated. Nothing is logged then.
     """
     G_ema, inputs, evaluator = experiment.ema.network, experiment.inputs, experiment.evaluator
 
@@ -144,12 +145,26 @@ def evaluate(
     recorder.warn(warnings.check_samples(experiment.step, samples, experiment.images))
 
 
+def has_diverged(experiment: Experiment, folder: Path, recorder: Recorder | None, losses: dict[str, Tensor]) -> bool:
+    """Return whether a loss or weight is NaN or infinite; the experiment is then rolled back.
+
+    Raises Diverged if the config asks for no rollback, and after three rollbacks.
+    """
+    nonfinite = find_nonfinite(experiment.networks, losses)
+    if nonfinite:
+        roll_back(experiment, folder, recorder, nonfinite)
+    return bool(nonfinite)
+
+
 def lacks_evaluation(experiment: Experiment, recorder: Recorder | None) -> bool:
-    """Return whether the log has no metrics for the current step, although there are metrics to evaluate."""
-    tag = get_first_metric(experiment)
-    return call_on_rank_zero(
-        lambda: tag is not None and recorder is not None and not recorder.has_logged(experiment.step, tag)
-    )
+    """Return whether the metrics of the current step, or the samples if there are no metrics, are missing."""
+    step, tag = experiment.step, get_first_metric(experiment)
+
+    def is_missing() -> bool:
+        assert recorder is not None  # called on rank 0
+        return not (recorder.has_image("samples", step) if tag is None else recorder.has_logged(step, tag))
+
+    return call_on_rank_zero(is_missing)
 
 
 def get_first_metric(experiment: Experiment) -> str | None:

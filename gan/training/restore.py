@@ -1,4 +1,4 @@
-"""The networks of a finished or running training run, as a checkpoint holds them."""
+"""Restores experiments and generators from checkpoints."""
 
 import dataclasses
 from collections.abc import Sequence

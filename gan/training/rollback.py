@@ -13,21 +13,21 @@ MAX_ROLLBACKS = 3  # in one run
 def roll_back(experiment: Experiment, folder: Path, recorder: Recorder | None, nonfinite: list[str]) -> None:
     """Restore the newest checkpoint, and draw other random numbers from there on.
 
-    Raises Diverged when the config does not ask for it (`train.on_nan`), and after three rollbacks. `nonfinite` names
-    the values that are not finite.
+    Raises Diverged unless `train.on_nan` is `rollback`, and after three rollbacks. `nonfinite` are the names of the
+    values that are not finite, for the message.
     """
-    diverged_at, attempt = experiment.step, experiment.inputs.retries + 1
-    allowed = experiment.config.train.on_nan == "rollback" and attempt <= MAX_ROLLBACKS
+    diverged_at, rollbacks = experiment.step, experiment.inputs.rollbacks + 1
+    allowed = experiment.config.train.on_nan == "rollback" and rollbacks <= MAX_ROLLBACKS
     state = call_on_rank_zero(lambda: recorder.checkpoints.load_newest("cpu") if allowed and recorder else None)
     if state is None:
-        raise stop_diverged(folder, diverged_at, nonfinite)
+        stop_diverged(folder, diverged_at, nonfinite)
     experiment.load_state_dict(state)
-    experiment.inputs.retries = attempt
+    experiment.inputs.rollbacks = rollbacks
     message = record_divergence(folder, diverged_at, nonfinite, f"rolled back to step {experiment.step}")
     if recorder is not None:
         recorder.checkpoints.save(experiment.state_dict())  # so that a resumed run does not repeat the divergence
         recorder.rewind(experiment.step)
     print(
-        f"{message}; rolled back to step {experiment.step}, attempt {attempt} of {MAX_ROLLBACKS}: "
+        f"{message}; rolled back to step {experiment.step}, rollback {rollbacks} of {MAX_ROLLBACKS}: "
         f"see {folder / DIVERGENCES}"
     )

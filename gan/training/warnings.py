@@ -7,8 +7,8 @@ from torch import Tensor
 
 from gan.objectives.losses import Loss
 
-SATURATED = 0.01  # D is saturated below this fraction of its loss when all logits are 0
-COLLAPSED = 0.1  # modes have collapsed below this fraction of the distance between real images
+SATURATED = 0.01  # D is saturated if its loss is below this fraction of its loss at logits of 0
+COLLAPSED = 0.1  # modes have collapsed if the distance of samples is below this fraction of that of real images
 NUM_REAL = 64  # real images whose distance is measured
 PERSISTENCE = {"saturation": 5, "collapse": 2}  # consecutive checks after which a warning is given
 
@@ -35,7 +35,7 @@ class TrainingWarnings:
         Losses without a lower bound, such as Wasserstein's, are never saturated: they are 0 when all logits are 0.
         """
         undecided = self._loss.discriminator(torch.zeros(1), torch.zeros(1)).item()
-        if not self._begins("saturation", 0 <= loss < SATURATED * undecided):
+        if not self._has_persisted("saturation", 0 <= loss < SATURATED * undecided):
             return None
         return (
             f"step {step}: D is saturated, its loss ({loss:.2g}) hardly trains G; "
@@ -50,7 +50,7 @@ class TrainingWarnings:
         """
         has_learned = images_seen >= len(self._real_images)
         collapsed = has_learned and nearest_distance(samples) < COLLAPSED * self._real_distance
-        if not self._begins("collapse", collapsed):
+        if not self._has_persisted("collapse", collapsed):
             return None
         return (
             f"step {step}: mode collapse, most samples are nearly identical to another sample; "
@@ -62,7 +62,7 @@ class TrainingWarnings:
         spread = torch.linspace(0, len(self._real_images) - 1, NUM_REAL).long().unique()
         return nearest_distance(self._real_images[spread])
 
-    def _begins(self, problem: str, is_present: bool) -> bool:
+    def _has_persisted(self, problem: str, is_present: bool) -> bool:
         self._consecutive[problem] = self._consecutive[problem] + 1 if is_present else 0
         return self._consecutive[problem] == PERSISTENCE[problem]
 

@@ -70,7 +70,7 @@ def test_unreadable_folder_is_a_user_error(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", denied)
-    with pytest.raises(UserError, match=r"cannot read --out .*: Permission denied"):
+    with pytest.raises(UserError, match=r"cannot read the run folder .*: Permission denied"):
         run_folder.check_free(tmp_path)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from gan.run.checkpoint import load
 from gan.run.divergence import find_nonfinite, read_divergences
+from gan.run.logging import read_metrics
 from gan.runtime.interrupt import Interrupt
 from gan.training import loop, step
 from gan.training.step import training_step
@@ -74,7 +75,7 @@ def nan_at(monkeypatch):
 
         def update_generator(experiment, G, D):
             losses = original(experiment, G, D)
-            if experiment.step == at and experiment.inputs.retries < attempts:
+            if experiment.step == at and experiment.inputs.rollbacks < attempts:
                 next(experiment.G.parameters()).data[0] = math.nan
             return losses
 
@@ -97,8 +98,8 @@ def test_divergence_stops_run_and_keeps_last_good_checkpoint(tmp_path, tiny_conf
     assert (divergence["step"], divergence["then"]) == (4, "stopped")
     first = divergence["not_finite"][0]
     err = capsys.readouterr().err
-    assert err.startswith(f"diverged: {first} and ")
-    assert "is not finite at step 4; the numbers logged at step 2 were finite; stopped, with the last good" in err
+    assert err.startswith(f"diverged at step 4: not finite: {first} and ")
+    assert " more; the numbers logged at step 2 were finite; stopped, with the last good checkpoint kept" in err
     assert err.count("\n") == 1
     assert first == "loss/D"
     assert any(name.startswith("G.") for name in divergence["not_finite"])
@@ -138,13 +139,27 @@ def test_rollback_continues_with_other_random_numbers(tmp_path, tiny_config, tin
     capsys.readouterr()
     folder = tmp_path / "run"
     assert train(tiny_config, folder, "train.on_nan=rollback") == 0
-    assert "rolled back to step 2, attempt 1 of 3" in capsys.readouterr().out
+    assert "rolled back to step 2, rollback 1 of 3" in capsys.readouterr().out
     (divergence,) = read_divergences(folder)
     assert divergence["then"] == "rolled back to step 2"
     assert [line["step"] for line in read_numbers(folder)] == [1, 2, 3, 4, 5, 6]
     assert read_numbers(folder)[:2] == read_numbers(undisturbed)[:2]
     assert read_numbers(folder)[2]["loss/D"] != read_numbers(undisturbed)[2]["loss/D"]
     assert load(folder / "checkpoints" / "step_00000006.pt")["retries"] == 1
+
+
+def test_speed_after_rollback_is_positive(tmp_path, tiny_config, nan_at, classifier):
+    nan_at(3, attempts=1)
+    assert train(tiny_config, tmp_path / "run", "train.on_nan=rollback") == 0
+    assert all(line["speed/images_per_s"] > 0 for line in read_metrics(tmp_path / "run"))
+
+
+def test_nonfinite_step_is_not_logged_when_only_lipschitz_numbers_are_due(tmp_path, tiny_config, nan_at, classifier):
+    nan_at(2, attempts=1)
+    every = [f"{key}.every=100" for key in ("log", "eval", "checkpoint")] + ["lipschitz.every=1"]
+    assert train(tiny_config, tmp_path / "run", *every) == 3
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2]
+    assert read_divergences(tmp_path / "run")[0]["step"] == 3
 
 
 def test_retry_changes_training_latents_only(experiment):
@@ -154,7 +169,7 @@ def test_retry_changes_training_latents_only(experiment):
         return [samples, inputs.latents(4, "any")[0], inputs.training_latents(4, "any")[0]]
 
     before = draw()
-    experiment.inputs.retries = 1
+    experiment.inputs.rollbacks = 1
     assert [torch.equal(a, b) for a, b in zip(before, draw(), strict=True)] == [True, True, False]
 
 
@@ -169,7 +184,8 @@ def test_run_stops_after_three_rollbacks(tmp_path, tiny_config, nan_at, classifi
 
 def test_resume_of_interrupted_retry_is_bit_equal(tmp_path, tiny_config, nan_at, classifier):
     class InterruptOnce(Interrupt):
-        requested = property(lambda self: 15 if signals and signals.pop() else None)
+        def get_signal(self):
+            return 15 if signals and signals.pop() else None
 
     uninterrupted, interrupted = tmp_path / "uninterrupted", tmp_path / "interrupted"
     nan_at(3, attempts=1)

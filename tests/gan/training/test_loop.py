@@ -114,6 +114,18 @@ def test_resume_repeats_missing_evaluation(tmp_path, tiny_run, monkeypatch, kill
     assert_same_runs(tmp_path / "uninterrupted", tmp_path / "killed")
 
 
+def test_resume_without_metrics_repeats_missing_samples_only(tmp_path, tiny_run):
+    folder = tiny_run(tmp_path / "run", "eval.metrics=[]")
+    samples = folder / "samples" / "step_00000004.png"
+    before = samples.read_bytes()
+    samples.unlink()
+    resume(folder)
+    assert samples.read_bytes() == before
+    written = samples.stat().st_mtime_ns
+    resume(folder)
+    assert samples.stat().st_mtime_ns == written
+
+
 def test_resume_of_run_folder_from_previous_version(tmp_path, tiny_run, monkeypatch):
     """Checkpoints had the keys `best`, `best_by` and `measured`, and the log had a single line for each step."""
     tiny_run(tmp_path / "new", "train.steps=6")
