@@ -5,14 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 from gan.evaluation.features import BATCH_SIZE
 
 ROOT = Path(__file__).parents[3]
 
-# One of the processes. It saves its features and scores.
+# One of the processes. It saves its features and scores for each number of images.
 PROGRAM = """
 import sys, torch
 from pixels import PixelExtractor, random_data
@@ -20,18 +19,22 @@ from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.features import extract_image_features
 from metrics.catalog import parse_protocol
 
-folder, rank, world_size, count = sys.argv[1], *map(int, sys.argv[2:])
+folder, rank, world_size, *counts = sys.argv[1], *map(int, sys.argv[2:])
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world_size)
 
 CPU = torch.device("cpu")
 extractor = PixelExtractor()
-fake, real = random_data(count, seed=1, side=4).images, random_data(300, side=4)
-features, logits = extract_image_features(extractor, fake, CPU)
-assert torch.equal(features, fake.flatten(1).float())
-protocols = [parse_protocol(name) for name in (f"fd_pixels{count}_test", f"kid_pixels{count}_test")]
-evaluator = Evaluator(protocols, {"pixels": extractor}, {"test": real}, CPU)
-torch.save((features, logits, evaluator.score_images(fake, CPU)), f"{folder}/{rank}.pt")
+real = random_data(300, side=4)
+results = []
+for count in counts:
+    fake = random_data(count, seed=1, side=4).images
+    features, logits = extract_image_features(extractor, fake, CPU)
+    assert torch.equal(features, fake.flatten(1).float())
+    protocols = [parse_protocol(name) for name in (f"fd_pixels{count}_test", f"kid_pixels{count}_test")]
+    evaluator = Evaluator(protocols, {"pixels": extractor}, {"test": real}, CPU)
+    results.append((features, logits, evaluator.score_images(fake, CPU)))
+torch.save(results, f"{folder}/{rank}.pt")
 torch.distributed.destroy_process_group()
 """
 
@@ -44,25 +47,25 @@ def run_processes(argument_lists, cache):
     assert [process.wait() for process in processes] == [0] * len(commands)
 
 
-@pytest.mark.parametrize("count", [100, 2 * BATCH_SIZE + 90])  # one process without a batch; batches of unequal size
-def test_two_processes_compute_the_numbers_of_one(tmp_path, count):
+def test_two_processes_compute_the_numbers_of_one(tmp_path):
+    counts = 100, 2 * BATCH_SIZE + 90  # one process without a batch; batches of unequal size
     for world_size in (1, 2):
         folder = tmp_path / str(world_size)
         folder.mkdir()
-        run_processes([(folder, rank, world_size, count) for rank in range(world_size)], folder)
-    expected = torch.load(tmp_path / "1/0.pt")
+        run_processes([(folder, rank, world_size, *counts) for rank in range(world_size)], folder)
     for path in (tmp_path / "2/0.pt", tmp_path / "2/1.pt"):
-        features, logits, scores = torch.load(path)
-        assert torch.equal(features, expected[0])
-        assert torch.equal(logits, expected[1])
-        assert scores == expected[2]
+        for found, expected in zip(torch.load(path), torch.load(tmp_path / "1/0.pt"), strict=True):
+            features, logits, scores = found
+            assert torch.equal(features, expected[0])
+            assert torch.equal(logits, expected[1])
+            assert scores == expected[2]
 
 
 def test_two_runs_can_fill_the_cache_at_the_same_time(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     run_processes([(tmp_path / name, 0, 1, 300) for name in ("a", "b")], tmp_path)
-    (_, _, first), (_, _, second) = (torch.load(tmp_path / name / "0.pt") for name in ("a", "b"))
+    ((_, _, first),), ((_, _, second),) = (torch.load(tmp_path / name / "0.pt") for name in ("a", "b"))
     assert first == second
     (path,) = (tmp_path / "convnorm-gan").glob("statistics-*")
     assert torch.load(path, weights_only=True)["mean"].shape == (16,)

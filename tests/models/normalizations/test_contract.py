@@ -155,7 +155,8 @@ def test_gradients_of_first_and_second_order_in_evaluation(name, options):
                 return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (x.detach(),))
 
             assert torch.autograd.gradcheck(output, tuple(parameters.values()))
-            assert torch.autograd.gradgradcheck(output, tuple(parameters.values()))
+            # The fast mode compares random projections of the Jacobians, which is enough to find a wrong derivative.
+            assert torch.autograd.gradgradcheck(output, tuple(parameters.values()), fast_mode=True)
 
 
 class Network(nn.Module):
