@@ -17,7 +17,8 @@ from classification.summary import attack_tags
 from gan.evaluation.lipschitz import measure_due
 from gan.run.divergence import find_nonfinite, gradient_norm, stop_diverged
 from gan.run.recorder import Recorder, Throughput, is_due, open_recorder
-from gan.runtime.interrupt import Interrupt, Interrupted
+from gan.runtime.distributed import mean_numbers
+from gan.runtime.interrupt import Interrupt, stop_interrupted
 
 SHOWN = {  # on the progress line
     "loss/train": "loss",
@@ -69,8 +70,7 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
             if saves or signal_number is not None:
                 recorder.checkpoints.save(experiment.state_dict())
             if signal_number is not None:
-                message = f"interrupted at step {experiment.step}, with a checkpoint; --resume continues from here"
-                raise Interrupted(signal_number, message)
+                stop_interrupted(signal_number, experiment.step)
             if evaluates:
                 evaluate(experiment, recorder)
 
@@ -85,7 +85,7 @@ def measure(
     config = experiment.config
     numbers: dict[str, float] = {}
     if due(config.log.every):
-        numbers |= {tag: value.item() for tag, value in losses.items()}
+        numbers |= mean_numbers(losses)
         numbers["gradient_norm/classifier"] = gradient_norm(experiment.network)
         numbers["speed/images_per_s"] = throughput.images_per_second(experiment.images)
     estimates, spectra = measure_due(

@@ -43,8 +43,8 @@ comparison and does not repeat completed cells; with more values, arms or seeds 
   python -m gan.compare CONFIG --arm base --arm bn:discriminator.activation_norm=batch --baseline base train.steps=500
   python -m gan.compare --report runs/compare-digits-dcgan
 
---launcher ray uses the cluster at RAY_ADDRESS, or the one that this machine belongs to. --out, CONFIG and this
-repository must be on storage that all nodes share under one path. This is checked at the start.
+--launcher ray connects to the cluster at RAY_ADDRESS, by default to the cluster of the local node. --out, CONFIG and
+this repository must be on storage that all nodes share under one path. This is checked at the start.
 """
 
 

@@ -34,7 +34,7 @@ CHECK_TIMEOUT_S = 60
 
 
 def connect() -> None:
-    """Connect to the cluster at RAY_ADDRESS, by default the cluster that this machine belongs to.
+    """Connect to the cluster at RAY_ADDRESS, by default to the cluster of the local node.
 
     Ray replaces the process's SIGTERM handler. Raises UserError if there is no cluster.
     """

@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from gan.runtime.distributed import broadcast_object, world_size
 from gan.runtime.errors import Stopped
@@ -17,6 +17,12 @@ class Interrupted(Stopped):
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message, 128 + signal_number)
+
+
+def stop_interrupted(signal_number: int, step: int) -> NoReturn:
+    """Raise Interrupted for a run that has saved a checkpoint of `step`."""
+    message = f"interrupted at step {step}, with a checkpoint; --resume continues from here"
+    raise Interrupted(signal_number, message)
 
 
 class Interrupt:

@@ -14,7 +14,7 @@ from gan.evaluation.lipschitz import measure_due
 from gan.run.divergence import find_nonfinite, gradient_norm
 from gan.run.recorder import Recorder, Throughput, is_due, open_recorder
 from gan.runtime.distributed import call_on_rank_zero, mean_numbers
-from gan.runtime.interrupt import Interrupt, Interrupted
+from gan.runtime.interrupt import Interrupt, Interrupted, stop_interrupted
 from gan.training.experiment import Experiment
 from gan.training.inputs import Inputs
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
@@ -82,8 +82,7 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
                     continue
                 if not saves:
                     save(experiment, recorder)
-                message = f"interrupted at step {experiment.step}, with a checkpoint; --resume continues from here"
-                raise Interrupted(signal_number, message)
+                stop_interrupted(signal_number, experiment.step)
 
             if logs or saves or evaluates:
                 throughput.restart(experiment.images)  # measuring and writing do not count as training
