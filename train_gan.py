@@ -69,7 +69,8 @@ def run(options: argparse.Namespace) -> None:
 
 def print_start(experiment: Experiment, folder: Path) -> None:
     """Print where training starts, and which numbers are not available."""
-    print(f"{folder}: step {experiment.step} of {experiment.config.train.steps} on {experiment.device}")
+    train = experiment.config.train
+    print(f"{folder}: step {experiment.step} of {train.steps} on {experiment.device} in {train.precision}")
     if experiment.tracker.nonlinear:
         print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
     for name, reason in experiment.unavailable_metrics.items():

@@ -66,8 +66,10 @@ class TrainConfig:
     free: FreeConfig = field(default_factory=FreeConfig)
     augment: tuple[Literal["translation", "cutout"], ...] = ()
     """Augmentations; translation shifts by up to an eighth of the side, with zero padding (4 pixels at 32x32)"""
-    amp: Literal["none", "bf16"] = "none"
-    """Mixed precision of the forward passes in training"""
+    precision: Literal["fp32", "tf32", "bf16"] = field(
+        default="fp32", metadata={"alias": "amp", "old_values": {"none": "fp32"}}
+    )
+    """fp32, tf32 (convolutions of fp32 with 10 bits, on GPUs), or mixed precision (bf16) in training"""
     channels_last: bool = True
     """Use the channels-last memory format (faster on most hardware)"""
     deterministic: bool = False

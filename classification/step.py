@@ -10,6 +10,7 @@ from classification.config import SGDConfig
 from classification.experiment import Experiment
 from gan.objectives.augment import augment
 from gan.runtime import rng
+from gan.runtime.precision import autocast, training_precision
 
 
 def draw_batch(experiment: Experiment) -> tuple[Tensor, Tensor]:
@@ -33,6 +34,11 @@ def training_step(experiment: Experiment, x: Tensor, y: Tensor) -> dict[str, Ten
     x (B, C, H, W) are images in [0, 1] with labels y (B,). In free adversarial training the same backward pass also
     updates the perturbation (Shafahi et al., NeurIPS 2019, algorithm 1).
     """
+    with training_precision(experiment.config.train.precision):
+        return _update(experiment, x, y)
+
+
+def _update(experiment: Experiment, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     config, free = experiment.config, experiment.config.train.free
     lr = config.optimizer.lr * learning_rate_factor(config.optimizer, experiment.step, config.train.steps)
     for group in experiment.optimizer.param_groups:
@@ -42,7 +48,7 @@ def training_step(experiment: Experiment, x: Tensor, y: Tensor) -> dict[str, Ten
         x = (x + experiment.delta).clamp(0, 1)
 
     experiment.optimizer.zero_grad()
-    with torch.autocast(experiment.device.type, torch.bfloat16, enabled=config.train.amp == "bf16"):
+    with autocast(experiment.device, config.train.precision):
         logits = experiment.network(x).float()
     loss = F.cross_entropy(logits, y)
     total = loss

@@ -10,6 +10,7 @@ from gan.evaluation.options import LipschitzConfig
 from gan.objectives.losses import Hinge, Loss
 from gan.objectives.regularizers import Regularizer
 from gan.run.options import CheckpointConfig, LogConfig
+from gan.runtime.precision import Precision
 from metrics.catalog import parse_protocol
 from models import DiscriminatorConfig, GeneratorConfig
 from models.networks.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
@@ -58,12 +59,14 @@ class TrainConfig:
     """Half-life of the moving average of the generator's weights, in thousands of generated images (0: no average)"""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """DiffAugment augmentations of the real and generated images that D receives"""
-    amp: Literal["none", "bf16"] = "none"
-    """Mixed precision of the forward passes: bf16 is faster on GPUs and on CPUs with avx512_bf16 or AMX"""
+    precision: Precision = field(default="fp32", metadata={"alias": "amp", "old_values": {"none": "fp32"}})
+    """fp32, tf32 (convolutions of fp32 with 10 bits, on GPUs), or mixed precision: bf16, fp16 (for older GPUs)"""
     sync_batch_norm: bool = False
     """With several processes: compute the statistics of batch norm over the whole batch instead of each shard"""
     compile: bool = False
     """Compile both networks with torch.compile (gradient penalties run in eager mode)"""
+    graph: Literal["auto", True, False] = "auto"
+    """Run each step as one CUDA graph (auto: on a CUDA device, if everything in the step can be captured)"""
     on_nan: Literal["stop", "rollback"] = "stop"
     """When training diverges: stop, or continue from the last checkpoint with another seed (at most three times)"""
     channels_last: bool = True

@@ -1,4 +1,4 @@
-"""Protocols by which a module tells the Lipschitz measurements (`metrics.lipschitz`) about itself."""
+"""Protocols by which a module tells the Lipschitz measurements and the training loop about itself."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -41,3 +41,18 @@ class CompositeLayer(Protocol):
 def is_composite_layer(module: nn.Module) -> bool:
     """Return whether `module` declares that it is measured as one layer."""
     return isinstance(module, CompositeLayer) and module.is_layer
+
+
+@runtime_checkable
+class Varying(Protocol):
+    """A module that runs other operations in some calls of training than in others, if `varies_between_calls` is true.
+
+    A CUDA graph, which repeats the operations of one call, cannot replace it.
+    """
+
+    varies_between_calls: bool
+
+
+def varies_between_calls(module: nn.Module) -> bool:
+    """Return whether `module` declares that its operations differ between calls."""
+    return isinstance(module, Varying) and module.varies_between_calls

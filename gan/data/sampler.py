@@ -6,7 +6,7 @@ from torch import Tensor
 from gan.data.base import ImageData, SamplerOptions, to_float
 from gan.data.stream import Stream
 from gan.runtime import rng
-from gan.runtime.distributed import local_shard
+from gan.runtime.distributed import local_shard, world_size
 
 GIGABYTE = 1e9
 
@@ -77,20 +77,33 @@ class Sampler:
 
         B is `size`, or the size of this process's shard.
         """
-        if self._stream is None:
-            index = self._order.indices(position, size)
-            images, y = self.images[index], self.labels[index]
-        else:
-            host = self._stream.batch(position, size)
-            images, y = (part.to(self.device, non_blocking=True) for part in host)
+        images, y = (part.to(self.device, non_blocking=True) for part in self.fetch(position, size))
+        return self.transform(images, rng.generator(self.device, *self.purpose(position))), y
+
+    def fetch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
+        """Return the images (B, C, H, W) uint8 and labels (B,) of a batch, on the device or, if streamed, on the host."""
+        if self._stream is not None:
+            return self._stream.batch(position, size)
+        index = self._order.indices(position, size)
+        return self.images[index], self.labels[index]
+
+    def transform(self, images: Tensor, random: torch.Generator) -> Tensor:
+        """Return images (B, C, H, W) uint8 of a batch as floats in [-1, 1], flipped and dequantized if enabled.
+
+        `random` has the seed of `purpose`, and is on the device of the images.
+        """
         x = to_float(images)
-        random = rng.generator(x.device, self.seed, "batch", position)
+        size = len(x) * world_size()
         if self.options.horizontal_flip:
             mirrored = local_shard(torch.rand(size, generator=random, device=x.device)) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         if self.options.dequantize:
             x = x + local_shard(torch.rand(size, *x.shape[1:], generator=random, device=x.device)) / 127.5
-        return x, y
+        return x
+
+    def purpose(self, position: int) -> tuple[int, str, int]:
+        """Return the seed and the purpose of the random numbers of the batch at `position`, for `rng.derive_seed`."""
+        return self.seed, "batch", position
 
     def close(self) -> None:
         """Stop the threads, if there are any. This also happens when the sampler is garbage-collected."""

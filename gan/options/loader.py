@@ -88,8 +88,9 @@ def construct(tp: Any, node: Node, path: str, default: Any = None) -> Any:
 
 def _construct_literal(choices: tuple, node: Node, path: str) -> Any:
     if not any(node.value == choice and type(node.value) is type(choice) for choice in choices):  # True == 1
-        hint = did_you_mean(str(node.value), map(str, choices))
-        raise _error(node, path, f"must be one of {', '.join(map(str, choices))}, not {describe_value(node)}{hint}")
+        names = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices]
+        hint = did_you_mean(str(node.value), names)
+        raise _error(node, path, f"must be one of {', '.join(names)}, not {describe_value(node)}{hint}")
     return node.value
 
 

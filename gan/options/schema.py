@@ -3,7 +3,8 @@
 A field may have the type bool, int, float, str, Literal, tuple, `X | None`, a dataclass, a *family* or
 `dict[str, family]`. A family is a base class with a `registry`: the YAML chooses one of its classes by name, as `hinge`
 or as `{name: hinge, option: ...}`. In a `dict[str, family]` the keys are the names. `Annotated[X, Range]` limits a
-number. A renamed field declares its old name: `field(default=4, metadata={"alias": "old_name"})`.
+number. A renamed field declares its old name: `field(default=4, metadata={"alias": "old_name"})`. If values were renamed
+with it, `"old_values": {"old": "new"}` is added.
 """
 
 import dataclasses
@@ -69,11 +70,24 @@ def resolve_aliases(tp: Any, node: Node, path: str) -> dict[str, Node]:
             alias = join_keys(path, key if key != name else written[name])
             message = f"this is the old name of '{name}', which is also set; remove one"
             raise ConfigError(f"{child.where}: {alias}: {message}")
-        entries[name], written[name] = child, key
+        entries[name], written[name] = _rename_value(tp, key, child), key
     return entries
 
 
 def _get_current_name(tp: Any, key: str) -> str:
     if dataclasses.is_dataclass(tp):
-        return next((field.name for field in dataclasses.fields(tp) if field.metadata.get("alias") == key), key)
+        return next((field.name for field in _find_renamed(tp, key)), key)
     return get_args(tp)[1].registry.resolve(key) if get_origin(tp) is dict else key
+
+
+def _rename_value(tp: Any, key: str, node: Node) -> Node:
+    """Return the value of an entry that is written under an old name, with its current name."""
+    for field in _find_renamed(tp, key) if isinstance(node.value, str) else ():
+        return Node(field.metadata.get("old_values", {}).get(node.value, node.value), node.where)
+    return node
+
+
+def _find_renamed(tp: Any, key: str) -> list[dataclasses.Field]:
+    """Return the field of a dataclass whose old name is `key`, in a list that is otherwise empty."""
+    fields = dataclasses.fields(tp) if dataclasses.is_dataclass(tp) else ()
+    return [field for field in fields if field.metadata.get("alias") == key]

@@ -26,12 +26,14 @@ class Diverged(Stopped):
     """Training stopped because a loss, gradient, weight or optimizer state is NaN or infinite."""
 
 
-def find_nonfinite(networks: Networks, losses: Mapping[str, Tensor]) -> list[str]:
+def find_nonfinite(networks: Networks, losses: Mapping[str, Tensor], precision: str = "fp32") -> list[str]:
     """Return the names of all losses, gradients, weights, buffers and optimizer states that are NaN or infinite.
 
-    Synchronizes with the device once. Every process returns a non-empty list if one of them has such a value.
+    In fp16, gradients may overflow: such a step is skipped, and is no divergence. Synchronizes with the device once.
+    Every process returns a non-empty list if one of them has such a value.
     """
-    tensors = [tensor for _, tensor in _named_tensors(networks)]
+    named_tensors = [*(() if precision == "fp16" else _named_gradients(networks)), *_named_states(networks)]
+    tensors = [tensor for _, tensor in named_tensors]
     # Infinity norms: the 2-norm of large but finite weights can overflow.
     norms = torch._foreach_norm(tensors, math.inf)  # pyright: ignore[reportPrivateImportUsage]
     numbers = [*(norm.float() for norm in norms), *(loss.abs() for loss in losses.values())]
@@ -39,7 +41,7 @@ def find_nonfinite(networks: Networks, losses: Mapping[str, Tensor]) -> list[str
     all_reduce_mean([largest])
     if torch.isfinite(largest):
         return []
-    named = [*losses.items(), *_named_tensors(networks)]
+    named = [*losses.items(), *named_tensors]
     names = [name for name, tensor in named if not torch.isfinite(tensor).all()]
     return names or ["a value in another process"]
 
@@ -90,12 +92,15 @@ def gradient_norm(network: nn.Module) -> float:
     return torch.stack(norms).norm().item()
 
 
-def _named_tensors(networks: Networks) -> Iterator[tuple[str, Tensor]]:
-    """Yield gradients, then weights and buffers, then optimizer states, by name."""
+def _named_gradients(networks: Networks) -> Iterator[tuple[str, Tensor]]:
     for name, (network, _) in networks.items():
         for path, parameter in network.named_parameters():
             if parameter.grad is not None:
                 yield f"the gradient of {name}.{path}", parameter.grad
+
+
+def _named_states(networks: Networks) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights and buffers, then optimizer states, by name."""
     for name, (network, _) in networks.items():
         for path, tensor in network.state_dict().items():
             if tensor.is_floating_point() and tensor.numel():

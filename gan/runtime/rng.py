@@ -27,3 +27,4 @@ def set_deterministic(enabled: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is initialized
     torch.use_deterministic_algorithms(enabled)
     torch.backends.cudnn.deterministic = enabled
+    torch.backends.cudnn.benchmark = not enabled  # measures the algorithms for each shape, once

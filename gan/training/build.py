@@ -1,6 +1,6 @@
 """Builds the experiment of a config: networks, optimizers, inputs and evaluator."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,17 @@ from gan.data import Sampler, Splits
 from gan.data.subset import subset_rows
 from gan.evaluation.build import build_evaluator, check_metrics
 from gan.runtime import rng
+from gan.runtime.cuda_graphs import CUDAGraphs
 from gan.runtime.distributed import world_size
 from gan.runtime.errors import UserError
+from gan.runtime.precision import build_loss_scaler
 from gan.training.ema import EMA
 from gan.training.experiment import Experiment
-from gan.training.inputs import Inputs
+from gan.training.inputs import Inputs, StepInputs, UpdateInputs
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_discriminator, build_generator
 from models.activation_norms.batch import BatchNorm
+from models.protocols import varies_between_calls
 
 
 def build_experiment(config: Config, splits: Splits, device: torch.device) -> Experiment:
@@ -29,6 +32,8 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
     torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers use the global random generator
     G = _prepare(config, "generator", build_generator, image_shape, device)
     D = _prepare(config, "discriminator", build_discriminator, image_shape, device)
+    inputs = build_inputs(config, splits, num_classes, device)
+    step_inputs = build_step_inputs(config, inputs)
     evaluator, unavailable_metrics = build_evaluator(config.eval.metrics, config.metrics, splits, device)
     return Experiment(
         config=config,
@@ -37,9 +42,13 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
         G=G,
         D=D,
         ema=EMA(G, config.train.ema_halflife_kimg),
-        optimizer_G=_build_adam(G.parameters(), config.optimizer.generator),
-        optimizer_D=_build_adam(D.parameters(), config.optimizer.discriminator),
-        inputs=build_inputs(config, splits, num_classes, device),
+        optimizer_G=_build_adam(G, config.optimizer.generator, device),
+        optimizer_D=_build_adam(D, config.optimizer.discriminator, device),
+        scaler_G=build_loss_scaler(device, config.train.precision),
+        scaler_D=build_loss_scaler(device, config.train.precision),
+        inputs=inputs,
+        step_inputs=step_inputs,
+        graphs=build_graphs(config, device, G, D, step_inputs),
         tracker=build_tracker(D, images, num_classes, config.lipschitz.iterations),
         evaluator=evaluator,
         unavailable_metrics=unavailable_metrics,
@@ -57,6 +66,46 @@ def build_inputs(config: Config, splits: Splits, num_classes: int | None, device
         device=device,
         channels_last=config.train.channels_last,
     )
+
+
+def build_step_inputs(config: Config, inputs: Inputs) -> StepInputs:
+    """Return the buffers and generators of a training step."""
+    train = config.train
+    num_real = train.fakes_per_update if config.loss.generator_sees_real else 0
+    return StepInputs(
+        discriminator=[UpdateInputs(inputs, "D", train.batch_size, train.batch_size) for _ in range(train.n_critic)],
+        generator=UpdateInputs(inputs, "G", train.fakes_per_update, num_real),
+    )
+
+
+def build_graphs(
+    config: Config, device: torch.device, G: nn.Module, D: nn.Module, inputs: StepInputs
+) -> CUDAGraphs | None:
+    """Return the CUDA graphs of a training step, or None if it runs eagerly.
+
+    Raises UserError if `train.graph=true` asks for graphs that are not possible.
+    """
+    if config.train.graph is False:
+        return None
+    obstacle = find_obstacle_to_graphs(config, device, G, D)
+    if obstacle is None:
+        return CUDAGraphs(inputs.generators, [*G.parameters(), *D.parameters()])
+    if config.train.graph is True:
+        raise UserError(f"train.graph=true: {obstacle}; use train.graph=auto")
+    return None
+
+
+def find_obstacle_to_graphs(config: Config, device: torch.device, G: nn.Module, D: nn.Module) -> str | None:
+    """Return why a training step cannot be captured as a CUDA graph, or None if it can."""
+    if device.type != "cuda":
+        return f"a CUDA graph needs a CUDA device, not {device.type}"
+    if world_size() > 1:
+        return "the messages between processes are not captured"
+    if config.train.compile:
+        return "compiled networks are not captured"
+    modules = [*G.named_modules(), *D.named_modules()]
+    varying = next((path for path, module in modules if varies_between_calls(module)), None)
+    return None if varying is None else f"the layer {varying} runs other kernels from time to time"
 
 
 def build_tracker(D: nn.Module, images: Tensor, num_classes: int | None, iterations: int) -> LipschitzTracker:
@@ -94,5 +143,10 @@ def _prepare(config: Config, section: str, build: Callable, image_shape: ImageSh
     return network.to(memory_format=torch.channels_last) if config.train.channels_last else network
 
 
-def _build_adam(parameters: Iterable[Tensor], options: AdamConfig) -> torch.optim.Adam:
-    return torch.optim.Adam(parameters, lr=options.lr, betas=options.betas, eps=options.eps)
+def _build_adam(network: nn.Module, options: AdamConfig, device: torch.device) -> torch.optim.Adam:
+    """Return the optimizer of a network: on a GPU in one kernel, with everything that changes in tensors."""
+    on_gpu = device.type != "cpu"
+    lr = torch.tensor(options.lr, device=device) if on_gpu else options.lr
+    # On a CPU, fused Adam would round differently from PyTorch's default.
+    fused = {"fused": True, "capturable": True} if on_gpu else {}
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=options.betas, eps=options.eps, **fused)

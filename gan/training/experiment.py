@@ -9,8 +9,9 @@ from torch import nn
 from gan.config import Config
 from gan.evaluation.evaluator import Evaluator
 from gan.run.divergence import Networks
+from gan.runtime.cuda_graphs import CUDAGraphs
 from gan.training.ema import EMA
-from gan.training.inputs import Inputs
+from gan.training.inputs import Inputs, StepInputs
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape
 
@@ -27,7 +28,12 @@ class Experiment:
     ema: EMA
     optimizer_G: torch.optim.Optimizer
     optimizer_D: torch.optim.Optimizer
+    scaler_G: torch.amp.GradScaler
+    scaler_D: torch.amp.GradScaler
     inputs: Inputs
+    step_inputs: StepInputs
+    graphs: CUDAGraphs | None
+    """CUDA graphs of a training step; None runs it eagerly"""
     tracker: LipschitzTracker
     evaluator: Evaluator | None
     unavailable_metrics: dict[str, str]
@@ -63,10 +69,17 @@ class Experiment:
         """Restore the state that `state_dict` returned."""
         self.step, self.inputs.rollbacks = state["step"], state["retries"]
         for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
+            if isinstance(part, torch.optim.Optimizer):
+                # The options are those of the config and of this device, not of the device that wrote the state.
+                part.load_state_dict({"state": state[name]["state"], "param_groups": part.state_dict()["param_groups"]})
+            else:
+                part.load_state_dict(state[name])
+        if self.graphs is not None:
+            self.graphs.clear()  # the optimizers have new tensors
 
     def _stateful(self) -> dict[str, Any]:
-        return {
+        scalers = {"scaler_G": self.scaler_G, "scaler_D": self.scaler_D} if self.scaler_D.is_enabled() else {}
+        return scalers | {
             "G": self.G,
             "D": self.D,
             "G_ema": self.ema.network,

@@ -1,13 +1,14 @@
 """The random inputs of training: real images and latents, as functions of the seed and the step."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gan.data import Sampler
 from gan.runtime import rng
-from gan.runtime.distributed import local_shard
+from gan.runtime.distributed import local_shard, world_size
 
 ROLLBACK_OFFSET = 2**48  # in the stream of real images: after a rollback they come in another order
 
@@ -35,9 +36,11 @@ class Inputs:
         The labels (B,) are None for an unconditional GAN.
         """
         x, y = self.sampler.batch(position + self.rollbacks * ROLLBACK_OFFSET, count)
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return x, None if self.num_classes is None else y
+        return self.to_memory_format(x), None if self.num_classes is None else y
+
+    def to_memory_format(self, x: Tensor) -> Tensor:
+        """Return images (B, C, H, W) in the memory format of the networks."""
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def latents(self, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
         """Return z (count, z_dim) and labels (count,) or None for evaluation; they do not depend on `rollbacks`."""
@@ -46,13 +49,81 @@ class Inputs:
 
     def training_latents(self, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
         """Return the local shard of `count` latents and labels for training."""
-        z, y = draw_latents(count, self.z_dim, self.num_classes, self.generator("latents", *purpose))
-        return local_shard(z), None if y is None else local_shard(y)
+        return draw_shard(count, self.z_dim, self.num_classes, self.generator("latents", *purpose))
 
     def generator(self, *purpose: str | int) -> torch.Generator:
-        """Return a random generator on the device for a purpose of training."""
+        """Return a new random generator on the device for a purpose of training."""
+        return torch.Generator(self.device).manual_seed(self.derive_seed(*purpose))
+
+    def derive_seed(self, *purpose: str | int) -> int:
+        """Return the seed of a purpose of training."""
         seed = rng.derive_seed(self.seed, "retry", self.rollbacks) if self.rollbacks else self.seed
-        return rng.generator(self.device, seed, *purpose)
+        return rng.derive_seed(seed, *purpose)
+
+
+class UpdateInputs:
+    """The random inputs of one update of G or D: real images and labels, and generators.
+
+    The buffers of the images and the generators are created once. `load` fills the buffers and seeds the generators for
+    an update. All other methods depend on nothing else, so that a CUDA graph can repeat an update with other inputs.
+
+    Args:
+        inputs: source of the images and of the seeds.
+        network: the network that is updated.
+        count: latents of an update, in all processes.
+        num_real: real images of an update, in all processes; 0 if the update uses none.
+    """
+
+    def __init__(self, inputs: Inputs, network: Literal["G", "D"], count: int, num_real: int):
+        self._inputs, self._network, self._count, self._num_real = inputs, network, count, num_real
+        device = inputs.device
+        shard = num_real // world_size()
+        self._images = torch.empty(shard, *inputs.sampler.images.shape[1:], dtype=torch.uint8, device=device)
+        self._labels = torch.empty(shard, dtype=torch.int64, device=device)
+        self._pixels, self._latents = torch.Generator(device), torch.Generator(device)
+        self.augmentation, self.penalty = torch.Generator(device), torch.Generator(device)
+
+    @property
+    def generators(self) -> tuple[torch.Generator, ...]:
+        """All generators of the update."""
+        return self._pixels, self._latents, self.augmentation, self.penalty
+
+    def load(self, number: int, position: int) -> None:
+        """Load the inputs of an update: its number among those of the network, and where its real images start."""
+        inputs, network = self._inputs, self._network
+        self._latents.manual_seed(inputs.derive_seed("latents", network, number))
+        self.augmentation.manual_seed(inputs.derive_seed("augmentation", network, number))
+        self.penalty.manual_seed(inputs.derive_seed("penalty", number))
+        if self._num_real > 0:
+            position += inputs.rollbacks * ROLLBACK_OFFSET
+            self._pixels.manual_seed(rng.derive_seed(*inputs.sampler.purpose(position)))
+            for buffer, values in zip(
+                (self._images, self._labels), inputs.sampler.fetch(position, self._num_real), strict=True
+            ):
+                buffer.copy_(values, non_blocking=True)
+
+    def real_images(self) -> tuple[Tensor, Tensor | None]:
+        """Return the local shard of the real images (B, C, H, W), and their labels (B,), or None without classes."""
+        inputs = self._inputs
+        x = inputs.to_memory_format(inputs.sampler.transform(self._images, self._pixels))
+        return x, None if inputs.num_classes is None else self._labels
+
+    def latents(self) -> tuple[Tensor, Tensor | None]:
+        """Return the local shard of the latents (B, z_dim), and of labels (B,), or None without classes."""
+        return draw_shard(self._count, self._inputs.z_dim, self._inputs.num_classes, self._latents)
+
+
+@dataclass
+class StepInputs:
+    """The random inputs of a training step: of each update of D, and of the update of G."""
+
+    discriminator: list[UpdateInputs]
+    generator: UpdateInputs
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """All generators of a step."""
+        return [generator for update in (*self.discriminator, self.generator) for generator in update.generators]
 
 
 def draw_latents(
@@ -63,6 +134,14 @@ def draw_latents(
     if num_classes is None:
         return z, None
     return z, torch.randint(num_classes, (count,), generator=random, device=random.device)
+
+
+def draw_shard(
+    count: int, z_dim: int, num_classes: int | None, random: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Return the local shard of what `draw_latents` returns."""
+    z, y = draw_latents(count, z_dim, num_classes, random)
+    return local_shard(z), None if y is None else local_shard(y)
 
 
 def concatenate_labels(*parts: Tensor | None) -> Tensor | None:

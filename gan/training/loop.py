@@ -149,7 +149,7 @@ def has_diverged(experiment: Experiment, folder: Path, recorder: Recorder | None
 
     Raises Diverged if the config asks for no rollback, and after three rollbacks.
     """
-    nonfinite = find_nonfinite(experiment.networks, losses)
+    nonfinite = find_nonfinite(experiment.networks, losses, experiment.config.train.precision)
     if nonfinite:
         roll_back(experiment, folder, recorder, nonfinite)
     return bool(nonfinite)

@@ -8,57 +8,96 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gan.config import TrainConfig
 from gan.objectives.augment import augment
-from gan.objectives.regularizers import Batch
+from gan.objectives.regularizers import Batch, Regularizer
 from gan.runtime.distributed import average_batch_statistics, average_gradients
+from gan.runtime.precision import autocast, training_precision
 from gan.training.experiment import Experiment
-from gan.training.inputs import Inputs, concatenate_labels
+from gan.training.inputs import UpdateInputs, concatenate_labels
+
+Penalties = tuple[Regularizer, ...]
 
 
 def training_step(experiment: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
     """Run one step and return its losses and mean logits by tag, as scalars on the device.
 
     `G` and `D` are the networks of the experiment, or their compiled forms. Everything random is a function of the
-    seed and the step.
+    seed and the step. The next step may overwrite the losses.
     """
-    config = experiment.config
-    factor = learning_rate_factor(config.optimizer.schedule, experiment.step / config.train.steps)
-    set_learning_rate(experiment.optimizer_G, config.optimizer.generator.lr * factor)
-    set_learning_rate(experiment.optimizer_D, config.optimizer.discriminator.lr * factor)
+    prepare_step(experiment)
+    penalties = due_penalties(experiment)
 
-    losses: dict[str, Tensor] = {}
-    if config.train.first == "generator":
-        losses |= update_generator(experiment, G, D)
-    for k in range(config.train.n_critic):
-        losses |= update_discriminator(experiment, G, D, experiment.d_steps + k)
-    if config.train.first == "discriminator":
-        losses |= update_generator(experiment, G, D)
+    def run() -> dict[str, Tensor]:
+        return run_updates(experiment, G, D, penalties)
 
-    average_batch_statistics(experiment.D)
-    average_batch_statistics(experiment.G)
-    experiment.ema.update(experiment.G, config.train.fakes_per_update)
+    with training_precision(experiment.config.train.precision):
+        # Steps with the same penalties launch the same kernels.
+        losses = run() if experiment.graphs is None else experiment.graphs.run(penalties, run)
     experiment.step += 1
     return losses
 
 
-def update_discriminator(experiment: Experiment, G: nn.Module, D: nn.Module, d_step: int) -> dict[str, Tensor]:
+def prepare_step(experiment: Experiment) -> None:
+    """Set the learning rates and load the random inputs of the next step."""
+    config, inputs, step = experiment.config, experiment.step_inputs, experiment.step
+    factor = learning_rate_factor(config.optimizer.schedule, step / config.train.steps)
+    set_learning_rate(experiment.optimizer_G, config.optimizer.generator.lr * factor)
+    set_learning_rate(experiment.optimizer_D, config.optimizer.discriminator.lr * factor)
+    if config.train.first == "generator":
+        inputs.generator.load(step, experiment.images)
+    for k, update in enumerate(inputs.discriminator):
+        update.load(experiment.d_steps + k, experiment.images + k * config.train.batch_size)
+    if config.train.first == "discriminator":
+        inputs.generator.load(step, experiment.images)
+
+
+def due_penalties(experiment: Experiment) -> tuple[Penalties, ...]:
+    """Return the penalties of each update of D in the next step."""
+    regularizers, n_critic = experiment.config.regularizers.values(), experiment.config.train.n_critic
+    return tuple(tuple(r for r in regularizers if r.is_due(experiment.d_steps + k)) for k in range(n_critic))
+
+
+def run_updates(
+    experiment: Experiment, G: nn.Module, D: nn.Module, penalties: tuple[Penalties, ...]
+) -> dict[str, Tensor]:
+    """Run the updates of one step, and return its losses and mean logits by tag.
+
+    Everything that differs between steps with the same penalties is in tensors and generators that `prepare_step` has
+    filled, so a CUDA graph can replay this function.
+    """
+    train, inputs = experiment.config.train, experiment.step_inputs
+    losses: dict[str, Tensor] = {}
+    if train.first == "generator":
+        losses |= update_generator(experiment, G, D, inputs.generator)
+    for update, due in zip(inputs.discriminator, penalties, strict=True):
+        losses |= update_discriminator(experiment, G, D, update, due)
+    if train.first == "discriminator":
+        losses |= update_generator(experiment, G, D, inputs.generator)
+
+    average_batch_statistics(experiment.D)
+    average_batch_statistics(experiment.G)
+    experiment.ema.update(experiment.G, train.fakes_per_update)
+    return losses
+
+
+def update_discriminator(
+    experiment: Experiment, G: nn.Module, D: nn.Module, inputs: UpdateInputs, penalties: Penalties
+) -> dict[str, Tensor]:
     """Update D once; return its loss without penalties, and its mean logits."""
-    config, inputs = experiment.config, experiment.inputs
-    batch = draw_batch(inputs, G, config.train, d_step)
-    random = inputs.generator("penalty", d_step)
+    config, precision = experiment.config, experiment.config.train.precision
+    batch = draw_batch(inputs, G, config.train, experiment.device)
     experiment.optimizer_D.zero_grad()
-    with autocast(experiment.device, config.train):
+    with autocast(experiment.device, precision):
         logits_real, logits_fake = discriminate(D, batch)
         loss = config.loss.discriminator(logits_real.float(), logits_fake.float())
         total = loss
-        for regularizer in config.regularizers.values():
-            if regularizer.is_due(d_step):
-                # A lazy penalty also counts for the steps in which it is skipped. Penalties use the uncompiled D,
-                # because compiled graphs have no double backward.
-                factor = regularizer.weight * regularizer.every
-                total = total + factor * regularizer.penalty(experiment.D, batch, random)
-    total.backward()
-    average_gradients(experiment.D)
-    experiment.optimizer_D.step()
+        for regularizer in penalties:
+            # A lazy penalty also counts for the steps in which it is skipped. Penalties use the uncompiled D, because
+            # compiled graphs have no double backward.
+            factor = regularizer.weight * regularizer.every
+            # The gradients inside a penalty are not scaled, so they would be rounded to zero in fp16.
+            with autocast(experiment.device, "fp32" if precision == "fp16" else precision):
+                total = total + factor * regularizer.penalty(experiment.D, batch, inputs.penalty)
+    update_weights(experiment.D, total, experiment.optimizer_D, experiment.scaler_D)
     return {
         "loss/D": loss.detach(),
         "logits/real": logits_real.detach().float().mean(),
@@ -66,38 +105,44 @@ def update_discriminator(experiment: Experiment, G: nn.Module, D: nn.Module, d_s
     }
 
 
-def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
+def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs: UpdateInputs) -> dict[str, Tensor]:
     """Update G once, while the parameters of D are frozen; return its loss."""
-    config, inputs, step = experiment.config, experiment.inputs, experiment.step
-    size = config.train.fakes_per_update
-    random = inputs.generator("augmentation", "G", step)
+    config = experiment.config
     experiment.optimizer_G.zero_grad()
     experiment.D.requires_grad_(False)
-    with autocast(experiment.device, config.train):
-        z, y = inputs.training_latents(size, "G", step)
-        logits_fake = D(augment(G(z, y).float(), config.train.augment, random), y).float()
+    with autocast(experiment.device, config.train.precision):
+        z, y = inputs.latents()
+        logits_fake = D(augment(G(z, y).float(), config.train.augment, inputs.augmentation), y).float()
         logits_real = None
         if config.loss.generator_sees_real:
-            x_real, y_real = inputs.real_images(experiment.images, size)
+            x_real, y_real = inputs.real_images()
             with torch.no_grad():
-                logits_real = D(augment(x_real, config.train.augment, random), y_real).float()
+                logits_real = D(augment(x_real, config.train.augment, inputs.augmentation), y_real).float()
         loss = config.loss.generator(logits_fake, logits_real)
-    loss.backward()
-    average_gradients(experiment.G)
+    update_weights(experiment.G, loss, experiment.optimizer_G, experiment.scaler_G)
     experiment.D.requires_grad_(True)
-    experiment.optimizer_G.step()
     return {"loss/G": loss.detach()}
 
 
-def draw_batch(inputs: Inputs, G: nn.Module, train: TrainConfig, d_step: int) -> Batch:
+def update_weights(
+    network: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> None:
+    """Update the weights of a network by the gradient of the loss, averaged over the processes."""
+    scaler.scale(loss).backward()
+    average_gradients(network)
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def draw_batch(inputs: UpdateInputs, G: nn.Module, train: TrainConfig, device: torch.device) -> Batch:
     """Return the real and generated images of a D update, augmented in the same way; G gets no gradient."""
-    x_real, y_real = inputs.real_images(d_step * train.batch_size, train.batch_size)
-    with autocast(inputs.device, train), torch.no_grad():
-        z, y_fake = inputs.training_latents(train.batch_size, "D", d_step)
+    x_real, y_real = inputs.real_images()
+    with autocast(device, train.precision), torch.no_grad():
+        z, y_fake = inputs.latents()
         x_fake = G(z, y_fake)
-    random = inputs.generator("augmentation", "D", d_step)
-    x_real = augment(x_real, train.augment, random)
-    return Batch(x_real, y_real, augment(x_fake.to(x_real.dtype), train.augment, random), y_fake)
+    x_real = augment(x_real, train.augment, inputs.augmentation)
+    return Batch(x_real, y_real, augment(x_fake.to(x_real.dtype), train.augment, inputs.augmentation), y_fake)
 
 
 def discriminate(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -124,11 +169,9 @@ def learning_rate_factor(schedule: str, progress: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameter groups."""
+    """Set the learning rate of all parameter groups; one that is a tensor is changed in place."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-def autocast(device: torch.device, train: TrainConfig) -> torch.autocast:
-    """Return the context of forward passes: bfloat16 autocast if the config enables it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=train.amp == "bf16")
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

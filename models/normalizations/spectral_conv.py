@@ -59,6 +59,7 @@ class UnitConvolution(nn.Module):
     Complex vectors are stored as pairs of real ones: (g, n, 2, T) for T frequencies.
     """
 
+    varies_between_calls = True  # by the scans of the grid
     frequencies: Tensor
     u: Tensor
     v: Tensor
