@@ -1,7 +1,7 @@
 # Uses the active environment: pip install -e '.[dev]'
 .PHONY: check test smoke docs
 
-check:  ## lint, format, types, imports, documentation
+check:  ## lint, format, types, imports, documentation, a GPU without hardware
 	.ci/check
 
 test:  ## all fast tests, a few minutes

@@ -5,6 +5,9 @@ CUDA. `gpu.events` lists what a CUDA stream would wait for (reading a number, a 
 between host and device), and the creation of generators, which a CUDA graph cannot capture. `gpu.launches` counts the
 operations that would launch a kernel.
 
+Tests that use it are marked `fake_gpu`, and run in processes of their own: autograd does not know a device that is
+registered after its first backward pass, and other tests should not see the device.
+
 Kernels that run under another name on CUDA, or several kernels behind one operation, are not seen: the counts compare
 two versions of a program, and are no prediction of its time.
 """

@@ -79,3 +79,11 @@ def explicit_padding_is_faster(x: Tensor, stride: Sequence[int]) -> bool:
 def dense_filter_is_faster(y: Tensor) -> bool:
     """Return whether a circular filter of y (B, O, m_h, m_w) is faster by dense transforms than by the FFT."""
     return y.device.type == "cpu" and max(y.shape[-2:]) <= DENSE_SIDE and not torch.compiler.is_compiling()
+
+
+def batched_spectral_norm_is_faster(weight: Tensor) -> bool:
+    """Return whether the spectral norms of all layers of a network should be computed together.
+
+    This launches a quarter of the kernels, and rounds differently. A CPU gains nothing.
+    """
+    return weight.device.type != "cpu" and not torch.compiler.is_compiling()

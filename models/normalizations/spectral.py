@@ -1,13 +1,21 @@
 """Spectral normalization of the reshaped kernel (Miyato et al., ICLR 2018)."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from torch import nn
-from torch.nn.utils import parametrizations
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.kernels import switch
+from models.normalizations.base import LAYER_TYPES, NORMALIZATIONS, Normalization
+from models.normalizations.weight_matrices import get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
+
+INITIAL_ITERATIONS = 15
 
 
 @NORMALIZATIONS.register("spectral")
@@ -18,6 +26,9 @@ class SpectralNorm(Normalization):
     σ(W_r) is not the norm of the convolution. The operator norm of the normalized layer lies between 1 and ceil(k / s)
     for stride s, so the network is not 1-Lipschitz. In training, each access of the weight does `n_power_iterations`;
     in evaluation the singular vectors do not change.
+
+    The function, its initialization and its state are those of `torch.nn.utils.parametrizations.spectral_norm`. Under
+    autocast, σ is computed in the precision of the weight.
     """
 
     n_power_iterations: Annotated[int, AT_LEAST_1] = 1
@@ -27,4 +38,166 @@ class SpectralNorm(Normalization):
 
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Reparametrize `layer.weight` and return the layer."""
-        return parametrizations.spectral_norm(layer, n_power_iterations=self.n_power_iterations, eps=self.eps)
+        return parametrize.register_parametrization(layer, "weight", DividedBySpectralNorm(layer, self))
+
+    def apply(
+        self, network: nn.Module, types: tuple[type[nn.Module], ...] = LAYER_TYPES, exclude: Sequence[str] = ()
+    ) -> nn.Module:
+        """Normalize the layers of `network`. On a GPU its forward passes normalize all weights together."""
+        normalized = super().apply(network, types, exclude)
+        if normalized is network:
+            network.register_forward_pre_hook(_normalize_together)
+            network.register_forward_hook(_forget_weights, always_call=True)
+        return normalized
+
+
+class DividedBySpectralNorm(nn.Module):
+    """Parametrization W -> W / σ(W_r), with σ = uᵀ W_r v by power iteration on the buffers `_u` and `_v`."""
+
+    _u: Tensor
+    _v: Tensor
+
+    def __init__(self, layer: nn.Module, options: SpectralNorm):
+        super().__init__()
+        self.options = options
+        self.out_dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        self.normalized: Tensor | None = None
+        """The normalized weight for the next access, if it has been computed with those of other layers"""
+        matrix = self._matrix(get_weight(layer).detach())
+        for name, size in zip(("_u", "_v"), matrix.shape, strict=True):
+            vector = matrix.new_empty(size).normal_()
+            self.register_buffer(name, F.normalize(vector, dim=0, eps=options.eps))
+        self._iterate(matrix, INITIAL_ITERATIONS)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the normalized weight."""
+        if self.normalized is not None:
+            normalized, self.normalized = self.normalized, None
+            return normalized
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = self._matrix(weight)
+            if self.training:
+                self._iterate(matrix, self.options.n_power_iterations)
+            # Copies, since a second forward pass may update the buffers before the backward pass of the first.
+            u, v = self._u.clone(), self._v.clone()
+            return weight / torch.vdot(u, torch.mv(matrix, v))
+
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return f"n_power_iterations={self.options.n_power_iterations}, eps={self.options.eps:g}"
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        """Return the weight with one row per output channel."""
+        return weight.movedim(self.out_dim, 0).flatten(1)
+
+    @torch.no_grad()
+    def _iterate(self, matrix: Tensor, iterations: int) -> None:
+        for _ in range(iterations):
+            F.normalize(torch.mv(matrix, self._v), dim=0, eps=self.options.eps, out=self._u)
+            F.normalize(torch.mv(matrix.mT, self._u), dim=0, eps=self.options.eps, out=self._v)
+
+
+class _Part:
+    """A weight and its singular vectors, with the axes of the weight in the order of a stack of matrices."""
+
+    def __init__(self, layer: nn.Module):
+        holder: Any = layer.parametrizations["weight"]  # pyright: ignore[reportIndexIssue]
+        self.parametrization: DividedBySpectralNorm = holder[0]
+        weight: Tensor = holder.original
+        out_dim = self.parametrization.out_dim
+        columns = [dim for dim in range(weight.dim()) if dim != out_dim]
+        # The columns in the order in which they are stored, so that no stack reorders a weight in channels last.
+        stored = sorted(columns, key=weight.stride, reverse=True)
+        self.order = [out_dim, *stored]
+        self.weight = weight.permute(self.order)
+        self.u = self.parametrization._u
+        shape = [weight.shape[dim] for dim in columns]
+        self.v = self.parametrization._v.view(shape).permute([columns.index(dim) for dim in stored])
+
+    def keep(self, normalized: Tensor) -> None:
+        """Keep the normalized weight, given in the shape of `self.weight`, for the next access."""
+        inverse = [self.order.index(dim) for dim in range(len(self.order))]
+        self.parametrization.normalized = normalized.permute(inverse)
+
+
+def _normalize_together(network: nn.Module, inputs: tuple) -> None:
+    """Normalize the weights of all layers of `network` before a forward pass in training, in few kernels.
+
+    The results are those of `DividedBySpectralNorm.forward`, rounded differently. Layers of the same shape share each
+    product, and all layers share the computation of the norms.
+    """
+    if not network.training or not switch.batched_spectral_norm_is_faster(next(network.parameters())):
+        return
+    stacks: dict[tuple, list[_Part]] = defaultdict(list)
+    for part in map(_Part, filter(_is_normalized, network.modules())):
+        stacks[tuple(part.weight.shape)].append(part)
+    parts = [part for stack in stacks.values() for part in stack]
+    if not parts:
+        return
+    options = parts[0].parametrization.options
+    with torch.autocast(parts[0].weight.device.type, enabled=False):
+        weights = [_stack([part.weight for part in stack]) for stack in stacks.values()]
+        with torch.no_grad():
+            matrices = [weight.flatten(2) for weight in weights]
+            v = [_stack([part.v for part in stack]).flatten(1)[..., None] for stack in stacks.values()]
+            for _ in range(options.n_power_iterations):
+                u = [matrix @ vector for matrix, vector in zip(matrices, v, strict=True)]
+                v = [matrix.mT @ vector for matrix, vector in zip(matrices, u, strict=True)]
+                u_norms, v_norms = _norms([*u, *v], options.eps).chunk(2)
+                sizes = [len(matrix) for matrix in matrices]
+                u = [x / n[:, None, None] for x, n in zip(u, u_norms.split(sizes), strict=True)]
+                v = [x / n[:, None, None] for x, n in zip(v, v_norms.split(sizes), strict=True)]
+            sigma = v_norms / u_norms  # ||Wᵀ W v|| / ||W v|| = ||Wᵀ u|| = uᵀ W v, with the new u and v
+            new = [vector for stack in (*u, *v) for vector in stack.unbind()]
+            old = [*(part.u for part in parts), *(part.v for part in parts)]
+            torch._foreach_copy_(old, [n.view(o.shape) for n, o in zip(new, old, strict=True)])  # pyright: ignore[reportPrivateImportUsage]
+        for stack, *tensors in zip(stacks.values(), weights, u, v, sigma.split(sizes), strict=True):
+            for part, normalized in zip(stack, _DivideBySigma.apply(*tensors).unbind(), strict=True):
+                part.keep(normalized)
+
+
+def _forget_weights(network: nn.Module, inputs: tuple, output: object) -> None:
+    """Drop the normalized weights of layers that the forward pass did not use."""
+    for module in network.modules():
+        if isinstance(module, DividedBySpectralNorm):
+            module.normalized = None
+
+
+class _DivideBySigma(torch.autograd.Function):
+    """W / σ for a stack of weights (n, O, ...), with σ = uᵀ W v (n,), and u (n, O, 1) and v (n, ..., 1) constant.
+
+    The gradient G of the result gives (G - <G, W> u vᵀ / σ) / σ.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, u, v, sigma)
+        return weight / sigma.view(-1, *[1] * (weight.dim() - 1))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        weight, u, v, sigma = ctx.saved_tensors
+        matrix = weight.flatten(2)
+        if torch.is_grad_enabled():  # for second derivatives, σ is a function of the weight
+            sigma = (u * (matrix @ v)).sum(dim=(1, 2))
+        scaled = grad.flatten(2) / sigma[:, None, None]
+        along = scaled.flatten(1)[:, None] @ matrix.flatten(1)[..., None]  # (n, 1, 1)
+        return torch.baddbmm(scaled, along / sigma[:, None, None] * u, v.mT, alpha=-1).view_as(grad), None, None, None
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    """Return a stack (n, ...); a single tensor is not copied."""
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
+
+
+def _norms(stacks: list[Tensor], eps: float) -> Tensor:
+    """Return the norms of all vectors of some stacks (n, r, 1) in one tensor, at least `eps`."""
+    vectors = [vector for stack in stacks for vector in stack.unbind()]
+    return torch.stack(torch._foreach_norm(vectors)).clamp_min(eps)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _is_normalized(layer: nn.Module) -> bool:
+    if not parametrize.is_parametrized(layer, "weight"):
+        return False
+    parametrizations: Any = layer.parametrizations["weight"]  # pyright: ignore[reportIndexIssue]
+    return len(parametrizations) == 1 and isinstance(parametrizations[0], DividedBySpectralNorm)

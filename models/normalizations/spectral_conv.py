@@ -1,6 +1,7 @@
 """Spectral normalization by the norm of the convolution, not of its reshaped kernel (Farnia et al., ICLR 2019)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -63,6 +64,9 @@ class UnitConvolution(nn.Module):
     frequencies: Tensor
     u: Tensor
     v: Tensor
+    candidates: Tensor
+    candidate_of: Tensor
+    start: Tensor
 
     def __init__(self, layer: nn.Module, options: SpectralConvNorm):
         super().__init__()
@@ -71,7 +75,14 @@ class UnitConvolution(nn.Module):
         self.stride = getattr(layer, "stride", (1, 1))
         self.dilation = getattr(layer, "dilation", (1, 1))
         self.accesses = 0
-        frequencies, u, v = self._scan(self._kernel(get_weight(layer).detach()), 5 * SETTLE_STEPS)
+        kernel = self._kernel(get_weight(layer).detach())
+        # Constants of the scans. As buffers they are on the device, so that a scan does not wait for it.
+        candidates, candidate_of = _half_grid([options.grid if k > 1 else 1 for k in kernel.shape[-2:]])
+        start = torch.randn(kernel.shape[2], 2, 1, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("candidates", candidates.to(kernel.device), persistent=False)
+        self.register_buffer("candidate_of", candidate_of.to(kernel.device), persistent=False)
+        self.register_buffer("start", start.to(kernel), persistent=False)
+        frequencies, u, v = self._scan(kernel, 5 * SETTLE_STEPS)
         self.register_buffer("frequencies", frequencies)
         self.register_buffer("u", u)
         self.register_buffer("v", v)
@@ -127,26 +138,18 @@ class UnitConvolution(nn.Module):
 
     def _scan(self, kernel: Tensor, settle_steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return frequencies (g, T, 2) as indices into the grid, with their u and v: peaks of ||K(w)|| first."""
-        # K(-w) is the conjugate of K(w), so one frequency of each pair is sufficient. Along an axis where the kernel
-        # has size 1, K is constant.
-        height, width = (self.options.grid if k > 1 else 1 for k in kernel.shape[-2:])
-        p = torch.arange(height, device=kernel.device)[:, None]
-        q = torch.arange(width, device=kernel.device)
-        first = torch.minimum(p * width + q, -p % height * width + -q % width)
-        canonical, inverse = first.unique(return_inverse=True)
-        candidates = torch.stack([canonical // width, canonical % width], dim=1).expand(self.groups, -1, -1)
-
-        start = torch.randn(kernel.shape[2], 2, 1, generator=torch.Generator().manual_seed(0)).to(kernel)
-        v = start.expand(self.groups, -1, -1, len(canonical)) / start.norm()
-        u = kernel.new_zeros(self.groups, kernel.shape[1], 2, len(canonical))
+        start, candidates = self.start, self.candidates.expand(self.groups, -1, -1)
+        v = start.expand(self.groups, -1, -1, len(self.candidates)) / start.norm()
+        u = kernel.new_zeros(self.groups, kernel.shape[1], 2, len(self.candidates))
         waves = self._waves(candidates, kernel)
         u, v = _power_iteration(kernel, u, v, waves, SCAN_STEPS)
         norms = (u * _apply(kernel, v, waves)).sum(dim=(1, 2))  # (g, candidates)
 
-        lattice = norms[:, inverse]  # (g, height, width)
-        peak = F.max_pool2d(F.pad(lattice[:, None], (1, 1, 1, 1), mode="circular"), 3, 1)[:, 0].flatten(1)[:, canonical]
+        lattice = norms[:, self.candidate_of]  # (g, height, width)
+        peak = F.max_pool2d(F.pad(lattice[:, None], (1, 1, 1, 1), mode="circular"), 3, 1)[:, 0].flatten(1)
+        peak = peak[:, self.candidates[:, 0] * lattice.shape[2] + self.candidates[:, 1]]
         score = torch.where(norms >= peak, norms, norms - norms.amax())  # neighbors of the peaks come second
-        kept = score.topk(min(self.options.tracked, len(canonical)), dim=1).indices  # (g, T)
+        kept = score.topk(min(self.options.tracked, len(self.candidates)), dim=1).indices  # (g, T)
         frequencies = candidates.gather(1, kept[:, :, None].expand(-1, -1, 2))
         u, v = (x.gather(3, kept[:, None, None].expand(-1, *x.shape[1:3], -1)) for x in (u, v))
         return frequencies, *_power_iteration(kernel, u, v, self._waves(frequencies, kernel), settle_steps)
@@ -159,6 +162,18 @@ class UnitConvolution(nn.Module):
         turns = frequencies[:, None, :, 0] * a + frequencies[:, None, :, 1] * b
         angle = (2 * math.pi / self.options.grid) * (turns % self.options.grid).double()
         return angle.cos()[:, None].to(kernel.dtype), angle.sin()[:, None].to(kernel.dtype)
+
+
+def _half_grid(size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return one frequency of each pair w, -w on a grid of (height, width), and where to find each frequency's.
+
+    K(-w) is the conjugate of K(w). The frequencies are (F, 2), and the indices of them (height, width).
+    """
+    height, width = size
+    p, q = torch.arange(height)[:, None], torch.arange(width)
+    first = torch.minimum(p * width + q, -p % height * width + -q % width)
+    canonical, inverse = first.unique(return_inverse=True)
+    return torch.stack([canonical // width, canonical % width], dim=1), inverse
 
 
 def _apply(kernel: Tensor, v: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:

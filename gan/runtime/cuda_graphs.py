@@ -1,0 +1,78 @@
+"""CUDA graphs of a function that reads and writes tensors at fixed addresses, and is called again and again."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gan.runtime.errors import UserError
+
+Results = dict[str, Tensor]
+
+WARMUP_CALLS = 3
+"""Calls on a side stream before a capture, in which libraries are initialized and kernels chosen"""
+
+
+class CUDAGraphs:
+    """Runs a function by a CUDA graph, with one graph for each sequence of kernels that it launches.
+
+    The first calls with a key run eagerly. The next one is captured, and it and all later ones replay the capture. What
+    differs between calls must be in tensors that are changed in place, or in the `generators`, seeded before each call.
+    The function may set the gradients of `parameters`: after each call they are those of this call.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], parameters: Sequence[nn.Parameter]):
+        self._generators, self._parameters = generators, parameters
+        self._calls: dict[Hashable, int] = {}
+        self._captured: dict[Hashable, _Captured] = {}
+        self._stream = torch.cuda.Stream()
+        self._pool = torch.cuda.graph_pool_handle()  # one for all graphs: they never run at the same time
+
+    def run(self, key: Hashable, function: Callable[[], Results]) -> Results:
+        """Run `function`, or what was captured of it under the same key, and return its results.
+
+        The tensors of the results are overwritten by the next call with the same key.
+        """
+        calls = self._calls[key] = self._calls.get(key, 0) + 1
+        if calls <= WARMUP_CALLS:
+            return self._run_on_side_stream(function)
+        if key not in self._captured:
+            self._captured[key] = self._capture(function)
+        return self._captured[key].replay(self._parameters)
+
+    def clear(self) -> None:
+        """Discard all graphs, because a tensor that they use was replaced."""
+        self._calls.clear()
+        self._captured.clear()
+
+    def _run_on_side_stream(self, function: Callable[[], Results]) -> Results:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            results = function()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return results
+
+    def _capture(self, function: Callable[[], Results]) -> "_Captured":
+        graph = torch.cuda.CUDAGraph()
+        for generator in self._generators:
+            graph.register_generator_state(generator)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                results = function()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"the training step cannot be captured as a CUDA graph; use train.graph=false ({reason})") from error
+        return _Captured(graph, results, [parameter.grad for parameter in self._parameters])
+
+
+class _Captured(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    results: Results
+    gradients: list[Tensor | None]
+
+    def replay(self, parameters: Sequence[nn.Parameter]) -> Results:
+        self.graph.replay()
+        for parameter, gradient in zip(parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        return self.results
