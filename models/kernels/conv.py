@@ -32,11 +32,11 @@ class Conv2d(nn.Conv2d):
                 return winograd.conv3x3(x, self.weight, self.bias, 1)
             return super().forward(x)
         if resample == "average":
-            if self._is_dense() and switch.is_enabled(x):
+            if self._is_dense() and switch.fused_resampling_is_faster(x, resample):
                 padding = cast("tuple[int, int]", self.padding)
                 return fused.conv_pool(x, self.weight, self.bias, padding, self.groups)
             return F.avg_pool2d(super().forward(x), 2)
-        if self._keeps_size_3x3() and switch.fused_upsampling_is_faster(x, resample):
+        if self._keeps_size_3x3() and switch.fused_resampling_is_faster(x, resample):
             return fused.upsample_conv(x, self.weight, self.bias, resample)
         return super().forward(upsample(x, resample))
 

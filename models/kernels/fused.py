@@ -74,9 +74,9 @@ def _edge_correction(x: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, Tenso
     """
     ends = torch.stack([x.select(dim, -1), x.select(dim, 0)]).flatten(0, 1)  # (2 B, I, N)
     if dim == 2:
-        lines = F.pad(F.interpolate(ends, scale_factor=2, mode="linear"), (1, 1))
+        lines = F.pad(_upsample_lines(ends), (1, 1))
     else:
-        lines = F.interpolate(F.pad(ends, (1, 1)), scale_factor=2, mode="linear")[..., 1:-1]
+        lines = _upsample_lines(F.pad(ends, (1, 1)))[..., 1:-1]
     windows = torch.cat([lines[..., :-2], lines[..., 1:-1], lines[..., 2:]], dim=1).mT  # (2 B, 2 N, 3 I)
     a, b, c = (weight / 4).unbind(dim)
     kernels = torch.stack([torch.cat([c, b - c]), torch.cat([b - a, a])])  # (2, 2 O, I, 3)
@@ -84,3 +84,8 @@ def _edge_correction(x: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, Tenso
     missing = missing.view(2, len(x), -1, 2, len(weight)).permute(1, 4, 0, 3, 2).flatten(2, 3)  # (B, O, 4, 2 N)
     index = torch.arange(-2, 2, device=x.device) % (2 * x.shape[dim])
     return index, missing if dim == 2 else missing.mT
+
+
+def _upsample_lines(lines: Tensor) -> Tensor:
+    """Upsample lines (B, C, N) by 2: (B, C, 2 N). Equal to mode="linear", whose backward is not deterministic on CUDA."""
+    return F.interpolate(lines[:, :, None], scale_factor=(1, 2), mode="bilinear")[:, :, 0]

@@ -21,6 +21,9 @@ BILINEAR_SIDE = 8
 DENSE_SIDE = 64
 """Largest side of a grid for which a dense transform is faster than the FFT on a CPU"""
 
+RESAMPLING_DEVICES = {"average": ("cpu",), "nearest": ("cpu",), "bilinear": ("cpu",)}
+"""Types of devices on which a convolution fused with resampling was measured to be faster (docs/benchmarks.md)"""
+
 _plain = False
 
 
@@ -63,9 +66,14 @@ def winograd_is_faster(x: Tensor, out_channels: int, padding: int) -> bool:
     return large and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def fused_upsampling_is_faster(x: Tensor, mode: str) -> bool:
-    """Return whether `fused.upsample_conv` is faster than upsampling x (B, I, H, W) before a convolution."""
-    return is_enabled(x) and (mode != "bilinear" or min(x.shape[2:]) >= BILINEAR_SIDE)
+def fused_resampling_is_faster(x: Tensor, mode: str) -> bool:
+    """Return whether a convolution of x (B, I, H, W) should be fused with upsampling before or averaging after it.
+
+    `mode` is nearest, bilinear or average.
+    """
+    if not is_enabled(x) or x.device.type not in RESAMPLING_DEVICES[mode]:
+        return False
+    return mode != "bilinear" or min(x.shape[2:]) >= BILINEAR_SIDE
 
 
 def explicit_padding_is_faster(x: Tensor, stride: Sequence[int]) -> bool:
