@@ -32,7 +32,7 @@ from gan.training.step import training_step
 from models.kernels import plain_kernels
 
 CONFIG = Path(__file__).parents[1] / "configs" / "cifar10" / "sngan_resnet_mimicry.yaml"
-NEAREST, BF16 = "generator.upsample=nearest", "train.amp=bf16"
+NEAREST, BF16 = "generator.upsample=nearest", "train.precision=bf16"
 DCGAN = ["discriminator.normalization=none", "loss=nonsaturating"]  # mimicry's DCGAN uses the networks of SNGAN
 NO_REWRITES = "no rewrites"  # contestants with this in their label use plain kernels
 CONV_NORM = "discriminator.normalization={name: conv_norm, stride: %s, affine: %s}"

@@ -62,7 +62,9 @@ class CUDAGraphs:
                 results = function()
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-            raise UserError(f"the training step cannot be captured as a CUDA graph; use train.graph=false ({reason})") from error
+            raise UserError(
+                f"the training step cannot be captured as a CUDA graph; use train.graph=false ({reason})"
+            ) from error
         return _Captured(graph, results, [parameter.grad for parameter in self._parameters])
 
 

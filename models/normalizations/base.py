@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from models.registry import Registry
 
@@ -54,3 +55,15 @@ class Normalization(ABC):
     def _includes(self, path: str, exclude: Sequence[str]) -> bool:
         included = any(fnmatchcase(path, pattern) for pattern in self.include)
         return included and not any(fnmatchcase(path, pattern) for pattern in (*self.exclude, *exclude))
+
+
+class Parametrization(nn.Module):
+    """Base class of the parametrizations of a weight, for `torch.nn.utils.parametrize`.
+
+    They are computed without autocast, which would round singular values, and so the norm of the weight, to 16 bits.
+    """
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """Return the weight, given the tensors from which it is computed."""
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return super().__call__(*tensors)

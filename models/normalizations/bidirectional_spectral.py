@@ -6,7 +6,7 @@ from typing import Annotated
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
 from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, clamp_positive, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
@@ -32,7 +32,7 @@ class BidirectionalSpectralNorm(Normalization):
         return parametrize.register_parametrization(layer, "weight", MeanOfUnfoldings(layer, self))
 
 
-class MeanOfUnfoldings(nn.Module):
+class MeanOfUnfoldings(Parametrization):
     """W -> scale W / mean of the spectral norms of its two unfoldings."""
 
     def __init__(self, layer: nn.Module, options: BidirectionalSpectralNorm):

@@ -23,7 +23,7 @@ from models.kernels.symbol import (
     padding_sides,
     riesz_cosines,
 )
-from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
 from models.protocols import GetBound
 from models.ranges import AT_LEAST_0
 
@@ -86,7 +86,7 @@ class ConvNorm(Normalization):
         return parametrize.register_parametrization(layer, "weight", UnitRows(self.through_gradient))
 
 
-class UnitRows(nn.Module):
+class UnitRows(Parametrization):
     """Parametrization W_o / ||W_o||: ConvNorm of a linear or embedding layer."""
 
     def __init__(self, through_gradient: bool):

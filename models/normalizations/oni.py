@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
 from models.normalizations.weight_matrices import Layout, clamp_positive, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
@@ -39,7 +39,7 @@ class ONI(Normalization):
         return parametrize.register_parametrization(layer, "weight", NewtonOrthogonalization(layer, self))
 
 
-class NewtonOrthogonalization(nn.Module):
+class NewtonOrthogonalization(Parametrization):
     """Parametrization that maps a weight to one with nearly orthonormal rows in each block."""
 
     def __init__(self, layer: nn.Module, options: ONI):
@@ -52,21 +52,20 @@ class NewtonOrthogonalization(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalized weight."""
-        with torch.autocast(weight.device.type, enabled=False):
-            z = self.layout.rows(weight)
-            z = z.unflatten(1, (self.blocks, -1)).flatten(0, 1)  # (g blocks, rows, columns)
-            if z.shape[2] > 1:
-                z = z - z.mean(dim=2, keepdim=True)
-            v = z / clamp_positive((z @ z.mT).norm(dim=(1, 2), keepdim=True)).sqrt()
-            s = v @ v.mT
-            # B_t+1 = B_t (3/2 I - 1/2 B_t S B_t), with S B_t updated separately. The paper's form is equal in exact
-            # arithmetic, but its rounding errors grow with T.
-            eye = torch.eye(s.shape[1], dtype=s.dtype, device=s.device).expand_as(s)
-            b, sb = eye, s
-            for _ in range(self.options.iterations):
-                step = 1.5 * eye - 0.5 * (b @ sb)
-                b, sb = step @ b, sb @ step
-            return self.layout.restore(self.options.scale * (b @ v), weight)
+        z = self.layout.rows(weight)
+        z = z.unflatten(1, (self.blocks, -1)).flatten(0, 1)  # (g blocks, rows, columns)
+        if z.shape[2] > 1:
+            z = z - z.mean(dim=2, keepdim=True)
+        v = z / clamp_positive((z @ z.mT).norm(dim=(1, 2), keepdim=True)).sqrt()
+        s = v @ v.mT
+        # B_t+1 = B_t (3/2 I - 1/2 B_t S B_t), with S B_t updated separately. The paper's form is equal in exact
+        # arithmetic, but its rounding errors grow with T.
+        eye = torch.eye(s.shape[1], dtype=s.dtype, device=s.device).expand_as(s)
+        b, sb = eye, s
+        for _ in range(self.options.iterations):
+            step = 1.5 * eye - 0.5 * (b @ sb)
+            b, sb = step @ b, sb @ step
+        return self.layout.restore(self.options.scale * (b @ v), weight)
 
     def extra_repr(self) -> str:
         """Show the options."""

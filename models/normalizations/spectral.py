@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.kernels import switch
-from models.normalizations.base import LAYER_TYPES, NORMALIZATIONS, Normalization
+from models.normalizations.base import LAYER_TYPES, NORMALIZATIONS, Normalization, Parametrization
 from models.normalizations.weight_matrices import get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
@@ -51,7 +51,7 @@ class SpectralNorm(Normalization):
         return normalized
 
 
-class DividedBySpectralNorm(nn.Module):
+class DividedBySpectralNorm(Parametrization):
     """Parametrization W -> W / σ(W_r), with σ = uᵀ W_r v by power iteration on the buffers `_u` and `_v`."""
 
     _u: Tensor
@@ -74,13 +74,12 @@ class DividedBySpectralNorm(nn.Module):
         if self.normalized is not None:
             normalized, self.normalized = self.normalized, None
             return normalized
-        with torch.autocast(weight.device.type, enabled=False):
-            matrix = self._matrix(weight)
-            if self.training:
-                self._iterate(matrix, self.options.n_power_iterations)
-            # Copies, since a second forward pass may update the buffers before the backward pass of the first.
-            u, v = self._u.clone(), self._v.clone()
-            return weight / torch.vdot(u, torch.mv(matrix, v))
+        matrix = self._matrix(weight)
+        if self.training:
+            self._iterate(matrix, self.options.n_power_iterations)
+        # Copies, since a second forward pass may update the buffers before the backward pass of the first.
+        u, v = self._u.clone(), self._v.clone()
+        return weight / torch.vdot(u, torch.mv(matrix, v))
 
     def extra_repr(self) -> str:
         """Show the options."""

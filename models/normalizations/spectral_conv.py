@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from models.kernels.eager import eager
 from models.kernels.symbol import dilate, fold_phases
-from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
 from models.normalizations.weight_matrices import Layout, clamp_positive, direction, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
@@ -54,7 +54,7 @@ class SpectralConvNorm(Normalization):
         return parametrize.register_parametrization(layer, "weight", UnitConvolution(layer, self))
 
 
-class UnitConvolution(nn.Module):
+class UnitConvolution(Parametrization):
     """Parametrization W -> gain W / σ.
 
     Complex vectors are stored as pairs of real ones: (g, n, 2, T) for T frequencies.
@@ -89,11 +89,10 @@ class UnitConvolution(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalized weight."""
-        with torch.autocast(weight.device.type, enabled=False):
-            frequencies, u, v = self._track(weight)
-            kernel = self._kernel(weight)
-            sigma = (u * _apply(kernel, v, self._waves(frequencies, kernel))).sum(dim=(1, 2))
-            return weight * (self.options.gain / clamp_positive(sigma.amax()))
+        frequencies, u, v = self._track(weight)
+        kernel = self._kernel(weight)
+        sigma = (u * _apply(kernel, v, self._waves(frequencies, kernel))).sum(dim=(1, 2))
+        return weight * (self.options.gain / clamp_positive(sigma.amax()))
 
     def get_extra_state(self) -> Tensor:
         """Return the number of accesses, so that a resumed run scans at the same steps."""

@@ -6,7 +6,7 @@ from typing import Annotated
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
 from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, clamp_positive, get_weight
 from models.ranges import AT_LEAST_1, Range
 
@@ -36,7 +36,7 @@ class StableRankNorm(Normalization):
         return parametrize.register_parametrization(layer, "weight", LimitedStableRank(layer, self))
 
 
-class LimitedStableRank(nn.Module):
+class LimitedStableRank(Parametrization):
     """Parametrization that maps a weight to one with spectral norm 1 and a stable rank of at most `target`."""
 
     def __init__(self, layer: nn.Module, options: StableRankNorm):

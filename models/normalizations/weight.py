@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.normalizations.base import NORMALIZATIONS, Normalization
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
 from models.normalizations.weight_matrices import Layout
 
 
@@ -26,7 +26,7 @@ class WeightNorm(Normalization):
         return parametrize.register_parametrization(layer, "weight", direction, unsafe=True)
 
 
-class ScaledDirection(nn.Module):
+class ScaledDirection(Parametrization):
     """Parametrization (g, v) -> g v / ||v|| per output channel. A zero v stays zero."""
 
     def __init__(self, layout: Layout):

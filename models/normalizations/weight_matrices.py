@@ -67,12 +67,11 @@ class LeadingSingularVectors(nn.Module):
 
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return σ (g,), u (g, r) and v (g, c) of `matrix` (g, r, c)."""
-        with torch.autocast(matrix.device.type, enabled=False):
-            if self.training:
-                self._iterate(matrix.detach())
-            # Copies, since a second forward pass may update the buffers before the backward pass of the first.
-            u, v = self.u.clone(), self.v.clone()
-            return torch.einsum("gr,grc,gc->g", u, matrix, v), u, v
+        if self.training:
+            self._iterate(matrix.detach())
+        # Copies, since a second forward pass may update the buffers before the backward pass of the first.
+        u, v = self.u.clone(), self.v.clone()
+        return torch.einsum("gr,grc,gc->g", u, matrix, v), u, v
 
     @torch.no_grad()
     def _iterate(self, matrix: Tensor) -> None:

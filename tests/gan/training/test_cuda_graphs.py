@@ -157,7 +157,9 @@ def test_obstacles_to_graphs(build, override, obstacle):
 
 
 def test_graph_on_a_cpu_is_a_user_error(build):
-    with pytest.raises(UserError, match="train.graph=true: a CUDA graph needs a CUDA device, not cpu; use train.graph=auto"):
+    with pytest.raises(
+        UserError, match="train.graph=true: a CUDA graph needs a CUDA device, not cpu; use train.graph=auto"
+    ):
         build("train.graph=true")
 
 

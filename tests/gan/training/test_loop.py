@@ -12,7 +12,14 @@ from gan.run.recorder import Recorder
 from gan.runtime.interrupt import Interrupt
 from gan.training import loop
 from gan.training.lipschitz import lipschitz_numbers
-from gan.training.step import discriminate, training_step, update_discriminator, update_generator
+from gan.training.step import (
+    discriminate,
+    due_penalties,
+    prepare_step,
+    training_step,
+    update_discriminator,
+    update_generator,
+)
 from gan.training.warnings import TrainingWarnings
 from tests.gan.runs import Killed, assert_same_runs, load_newest, read_numbers, resume, same
 
@@ -33,6 +40,20 @@ def kill_after(monkeypatch):
         monkeypatch.setattr(loop, "training_step", training_step)
 
     return patch
+
+
+def update_D(experiment, step=0):
+    """Do the first update of D in a step."""
+    experiment.step = step
+    prepare_step(experiment)
+    inputs, penalties = experiment.step_inputs.discriminator[0], due_penalties(experiment)[0]
+    return update_discriminator(experiment, experiment.G, experiment.D, inputs, penalties)
+
+
+def update_G(experiment):
+    """Do the update of G in the first step."""
+    prepare_step(experiment)
+    return update_generator(experiment, experiment.G, experiment.D, experiment.step_inputs.generator)
 
 
 RECIPES = {
@@ -162,7 +183,7 @@ def test_resume_skips_damaged_checkpoint(tmp_path, tiny_run, capsys):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.warns(UserWarning, match=rf"continuing from step_00000003.pt: cannot read the checkpoint {path}: "):
         resume(folder)
-    assert f"{folder}: step 3 of 4 on cpu\n" in capsys.readouterr().out
+    assert f"{folder}: step 3 of 4 on cpu in fp32\n" in capsys.readouterr().out
     assert_same_runs(tmp_path / "uninterrupted", folder)
 
 
@@ -198,8 +219,8 @@ def test_intervals_do_not_affect_training(tmp_path, tiny_run, recipe):
 @recipes
 def test_measuring_changes_neither_networks_nor_global_random_state(build, recipe):
     experiment = build(*recipe)
-    update_discriminator(experiment, experiment.G, experiment.D, 0)
-    update_generator(experiment, experiment.G, experiment.D)
+    update_D(experiment)
+    update_G(experiment)
 
     def read_state():
         networks = (experiment.G, experiment.D, experiment.ema.network)
@@ -220,8 +241,8 @@ def test_measuring_changes_neither_networks_nor_global_random_state(build, recip
 def test_updates_do_not_use_global_random_state(build, recipe):
     experiment = build(*recipe)
     before = torch.get_rng_state()
-    update_discriminator(experiment, experiment.G, experiment.D, 0)
-    update_generator(experiment, experiment.G, experiment.D)
+    update_D(experiment)
+    update_G(experiment)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -236,11 +257,11 @@ def clone_gradients(network):
 def test_each_update_changes_one_network(build):
     experiment = build()
     G, D = clone_parameters(experiment.G), clone_parameters(experiment.D)
-    update_discriminator(experiment, experiment.G, experiment.D, 0)
+    update_D(experiment)
     assert same(G, clone_parameters(experiment.G))
     assert not same(D, clone_parameters(experiment.D))
     D, gradients = clone_parameters(experiment.D), clone_gradients(experiment.D)
-    update_generator(experiment, experiment.G, experiment.D)
+    update_G(experiment)
     assert not same(G, clone_parameters(experiment.G))
     assert same(D, clone_parameters(experiment.D))
     assert same(gradients, clone_gradients(experiment.D))
@@ -249,8 +270,8 @@ def test_each_update_changes_one_network(build):
 
 def test_lazy_penalty_counts_for_skipped_steps(build):
     def compute_gradients(regularizers, d_step):
-        experiment = build(f"regularizers={regularizers}")
-        update_discriminator(experiment, experiment.G, experiment.D, d_step)
+        experiment = build(f"regularizers={regularizers}", "train.n_critic=1")
+        update_D(experiment, d_step)
         return clone_gradients(experiment.D)
 
     lazy, strong, none = "{r1: {weight: 3, every: 2}}", "{r1: {weight: 6, every: 1}}", "{r1: null}"
@@ -371,7 +392,7 @@ def test_nothing_is_compiled_after_first_step(tmp_path, tiny_run, monkeypatch):
     assert len(graphs) == counts[0]
 
 
-@pytest.mark.parametrize("option", ["train.amp=bf16", "train.channels_last=false"])
+@pytest.mark.parametrize("option", ["train.precision=bf16", "train.precision=fp16", "train.channels_last=false"])
 def test_number_and_memory_formats_hardly_affect_losses(tmp_path, tiny_run, option):
     default, changed = (
         read_numbers(tiny_run(tmp_path / name, "train.steps=2", *extra))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from models.normalizations import build_normalization
+from models.normalizations import NORMALIZATIONS, build_normalization
 
 CONVOLUTIONS = pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (4, 1), (4, 2)])
 
@@ -212,3 +212,14 @@ def test_weight_of_zeros_is_finite_and_recovers(name, make):
     assert torch.isfinite(original.grad).all()
     original.data.copy_(kept)
     torch.testing.assert_close(layer.weight, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(set(NORMALIZATIONS) - {"none", "gradient"}))
+def test_weights_are_computed_without_autocast(name):
+    layer = normalized(name, nn.Linear(64, 32)).eval()
+    expected, enabled = layer.weight, []
+    for parametrization in layer.parametrizations.weight:
+        parametrization.register_forward_pre_hook(lambda *_: enabled.append(torch.is_autocast_enabled("cpu")))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.weight, expected)
+    assert enabled == [False]
