@@ -45,13 +45,13 @@ def test_old_key_and_its_values_are_accepted(tiny_config, override, precision):
 
 def test_old_value_is_not_accepted_under_the_new_key(tiny_config):
     with pytest.raises(
-        ConfigError, match="train.precision: must be one of fp32, tf32, bf16, fp16, not the string 'none'"
+        ConfigError, match=r"train\.precision: must be one of fp32, tf32, bf16, fp16, not the string 'none'"
     ):
         load_config(Config, tiny_config, ["train.precision=none"])
 
 
 def test_choices_of_true_and_false_are_printed_as_in_yaml(tiny_config):
-    with pytest.raises(ConfigError, match="train.graph: must be one of auto, true, false, not the string 'never'"):
+    with pytest.raises(ConfigError, match=r"train\.graph: must be one of auto, true, false, not the string 'never'"):
         load_config(Config, tiny_config, ["train.graph=never"])
 
 

@@ -134,8 +134,8 @@ def test_failed_capture_is_a_user_error(cuda_without_gpu):
     def wait():
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    message = r"cannot be captured as a CUDA graph; use train.graph=false \(operation not permitted when stream is capturing\)"
-    with pytest.raises(UserError, match=message):
+    reason = r"\(operation not permitted when stream is capturing\)"
+    with pytest.raises(UserError, match=rf"cannot be captured as a CUDA graph; use train\.graph=false {reason}"):
         graphs.run("a", wait)
 
 
@@ -157,9 +157,7 @@ def test_obstacles_to_graphs(build, override, obstacle):
 
 
 def test_graph_on_a_cpu_is_a_user_error(build):
-    with pytest.raises(
-        UserError, match="train.graph=true: a CUDA graph needs a CUDA device, not cpu; use train.graph=auto"
-    ):
+    with pytest.raises(UserError, match=r"train\.graph=true: a CUDA graph needs a CUDA device, not cpu"):
         build("train.graph=true")
 
 
