@@ -17,7 +17,9 @@ from gan.training.build import build_experiment
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from metrics.lipschitz import LipschitzTracker, certified_bound, operator_norm, singular_values, steepest_slope
 from models.kernels.symbol import largest_norm
-from tests.fake_gpu import WAITING, FakeGPU
+from tests.fake_gpu import WAITING, FakeGPU, register_backend
+
+register_backend()  # before the first backward pass of the process, which starts a thread for each known device
 
 CONFIG = Path(__file__).parents[3] / "configs" / "digits" / "dcgan.yaml"
 SMALL = (
