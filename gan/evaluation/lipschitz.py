@@ -34,6 +34,7 @@ from metrics.lipschitz import (
     steepest_slope,
 )
 from metrics.lipschitz.eval_mode import eval_mode
+from metrics.lipschitz.host import to_host
 
 SLOPE_POINTS = 16  # points from which gradient ascent starts
 
@@ -52,7 +53,7 @@ def measure_lipschitz(
         y: Labels (B,), or None.
     """
     norms = tracker.measure()
-    gradients = all_gather(input_gradient_norms(function, x, y))
+    gradients = all_gather(input_gradient_norms(function, x, y)).cpu()  # read once
     return finite_values(
         {
             f"{tag}/product": tracker.product(norms),
@@ -78,16 +79,19 @@ def audit_lipschitz(
     """
     network = tracker.model
     x_steepest, y_steepest = _find_steepest(function, x, y)
-    spectra = {}
+    measured = {}
     for path, shape in tracker.input_shapes.items():
         values = singular_values(network.get_submodule(path), shape)
         if values is not None:
-            spectra[path] = values
+            measured[path] = values
     with eval_mode(network):  # batch norm has a bound only in evaluation mode
         certified = certified_bound(network, x.shape[1:], label)
+    slope = steepest_slope(function, x_steepest, y_steepest)
+    on_host = zip(measured, to_host(list(measured.values())), strict=True)
+    spectra = {path: values for path, values in on_host if values.isfinite().all()}
     numbers = {
         f"{tag}/certified": certified,
-        f"{tag}/slope": steepest_slope(function, x_steepest, y_steepest),
+        f"{tag}/slope": slope,
         **{f"{tag}/stable_rank/{path}": stable_rank(values) for path, values in spectra.items()},
     }
     return finite_values(numbers), {f"{tag}/spectra/{path}": values for path, values in spectra.items()}

@@ -50,7 +50,7 @@ def jacobian_singular_values(network: nn.Module, z: Tensor, y: Tensor | None = N
 
     The Jacobian is computed column by column, since z has far fewer entries than an image: the vector-Jacobian product
     is linear in its vector, and its own vector-Jacobian product is a column. The network is in evaluation mode. The
-    values are NaN for a diverged network.
+    values are NaN for a diverged network. They are on the CPU, where small eigenproblems are solved.
     """
     with eval_mode(network), torch.enable_grad():
         z = z.detach().requires_grad_(True)
@@ -63,9 +63,9 @@ def jacobian_singular_values(network: nn.Module, z: Tensor, y: Tensor | None = N
             (column,) = torch.autograd.grad(pullback[:, i].sum(), cotangent, retain_graph=True)
             columns.append(column)
         jacobian = torch.stack(columns, dim=2).double()  # (B, C H W, d)
-    gram = jacobian.mT @ jacobian
+    gram = (jacobian.mT @ jacobian).cpu()
     if not gram.isfinite().all():
-        return torch.full(gram.shape[:2], math.nan, device=gram.device)
+        return torch.full(gram.shape[:2], math.nan)
     return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(1)
 
 

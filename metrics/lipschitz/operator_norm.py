@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from metrics.lipschitz.eval_mode import eval_mode
+from metrics.lipschitz.host import to_host
 from models.kernels import plain_kernels
+from models.kernels.switch import reading_waits
 
 LinearMap = Callable[[Tensor], Tensor]
 
@@ -27,7 +29,8 @@ def operator_norm(layer: nn.Module, input_shape: Sequence[int], iterations: int 
     with eval_mode(layer), plain_kernels():
         if not is_affine(layer, start):
             raise ValueError(f"{type(layer).__name__} is not affine in evaluation mode: it has no operator norm")
-        sigma, _ = largest_singular_value(*affine_map(layer, start), start, iterations)
+        space = krylov_space(*affine_map(layer, start), start, iterations)
+    ((sigma, _),) = largest_singular_values([space])
     return sigma
 
 
@@ -42,16 +45,20 @@ def is_affine(layer: nn.Module, direction: Tensor) -> bool:
     u = v.flatten().flip(0).view_as(v)
     values = [layer(x[None]) for x in (v + 2 * u, v, -u, torch.zeros_like(v))]
     deviation = values[0] - values[1] + 2 * (values[2] - values[3])
-    scale = max(value.abs().max().item() for value in values)
-    return not deviation.isfinite().all() or deviation.abs().max().item() <= 1e-3 * scale
+    scale = torch.stack(values).abs().max().double()
+    return bool(~deviation.isfinite().all() | (deviation.abs().max() <= 1e-3 * scale))
 
 
 def start_vector(layer: nn.Module, input_shape: Sequence[int]) -> Tensor:
     """Return a random unit vector of `input_shape`. It is the same at every call; the global RNG is not used."""
     vector = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (vector / vector.norm()).to(own_tensor(layer))
+
+
+def own_tensor(layer: nn.Module) -> Tensor:
+    """Return a tensor with the device and dtype of the layer's parameters, or of its buffers."""
     own = (*layer.parameters(), *layer.buffers())
-    weight = next((tensor for tensor in own if tensor.is_floating_point()), torch.empty(0))
-    return (vector / vector.norm()).to(weight.device, weight.dtype)
+    return next((tensor.detach() for tensor in own if tensor.is_floating_point()), torch.empty(0))
 
 
 def affine_map(layer: nn.Module, example: Tensor) -> tuple[LinearMap, LinearMap]:
@@ -70,30 +77,51 @@ def affine_map(layer: nn.Module, example: Tensor) -> tuple[LinearMap, LinearMap]
     return forward, adjoint
 
 
-def largest_singular_value(
-    forward: LinearMap, adjoint: LinearMap, start: Tensor, iterations: int
-) -> tuple[float, Tensor]:
-    """Return the largest singular value of a linear map A, and its unit right singular vector.
+def krylov_space(forward: LinearMap, adjoint: LinearMap, start: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Return an orthonormal basis (k, n) of the Krylov space of AᵀA, and AᵀA in that basis (k, k), for a linear map A.
 
-    Rayleigh-Ritz on the Krylov space of AᵀA with full reorthogonalization. In exact arithmetic this is Golub-Kahan
-    bidiagonalization (Golub & Van Loan, section 10.4). It stops early if the Krylov space is exhausted. The value is
-    NaN for a diverged layer.
+    The basis is built with full reorthogonalization. In exact arithmetic this is Golub-Kahan bidiagonalization (Golub &
+    Van Loan, section 10.4). The iteration stops as soon as the space is exhausted. Where the host would have to wait
+    to know that, it goes on: the remaining basis vectors are zero, with -1 on the diagonal of the matrix, below all
+    eigenvalues of AᵀA. A diverged A leaves NaN or infinity in the matrix.
     """
-    basis = start.flatten()[None] / start.norm()  # (j, n), orthonormal rows
+    basis = start.flatten()[None] / start.norm()  # (j, n)
     images = basis[:0]  # AᵀA of each row
+    exhausted = torch.zeros((), dtype=torch.bool, device=start.device)
+    unused = []  # whether each row is zero
     for _ in range(min(iterations, start.numel())):
+        unused.append(exhausted)
         image = adjoint(forward(basis[-1].view_as(start))).flatten()
         images = torch.cat([images, image[None]])
         rest = image
         for _ in range(2):  # the second pass removes rounding errors
             rest = rest - basis.T @ (basis @ rest)
-        if rest.norm() <= 1e-6 * image.norm():
+        size = rest.norm()
+        exhausted = exhausted | ~(size > 1e-6 * image.norm())  # also after NaN
+        if not reading_waits(exhausted) and exhausted:
             break
-        basis = torch.cat([basis, rest[None] / rest.norm()])
+        basis = torch.cat([basis, torch.where(exhausted, 0.0, rest / size)[None]])
     basis = basis[: len(images)]
-    if not images.isfinite().all():
-        return math.nan, start
     projected = (basis @ images.T).double()
-    values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
-    top = vectors[:, -1].to(basis.dtype) @ basis
-    return values[-1].clamp(min=0).sqrt().item(), (top / top.norm()).view_as(start)
+    return basis, (projected + projected.T) / 2 - torch.stack(unused).double().diag()
+
+
+def largest_singular_values(spaces: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[float, Tensor]]:
+    """Return the largest singular value and its unit right singular vector (n,) for the `krylov_space` of each map.
+
+    This is the Rayleigh-Ritz method. The small eigenproblems are solved on the host, with one copy in each direction.
+    The value is NaN for a diverged map, and its vector is then the first of the basis.
+    """
+    values, tops = [], []
+    for matrix in to_host([matrix for _, matrix in spaces]):
+        value, top = math.nan, torch.eye(len(matrix), dtype=matrix.dtype)[0]
+        if matrix.isfinite().all():
+            eigenvalues, vectors = torch.linalg.eigh(matrix)
+            value, top = eigenvalues[-1].clamp(min=0).sqrt().item(), vectors[:, -1]
+        values.append(value)
+        tops.append(top)
+    if not spaces:
+        return []
+    on_device = torch.cat(tops).to(spaces[0][0].device).split([len(top) for top in tops])
+    vectors = [top.to(basis.dtype) @ basis for top, (basis, _) in zip(on_device, spaces, strict=True)]
+    return [(value, vector / vector.norm()) for value, vector in zip(values, vectors, strict=True)]

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from metrics.lipschitz.eval_mode import eval_mode
-from metrics.lipschitz.operator_norm import affine_map, is_affine, largest_singular_value, start_vector
+from metrics.lipschitz.operator_norm import (
+    affine_map,
+    is_affine,
+    krylov_space,
+    largest_singular_values,
+    start_vector,
+)
 from models.kernels import plain_kernels
 from models.protocols import LipschitzBounded, is_composite_layer
 
@@ -35,12 +41,18 @@ class LipschitzTracker:
         self._vectors = {path: vectors[path] for path in self.input_shapes}
 
     def measure(self) -> dict[str, float]:
-        """Return the operator norm of each layer by module path. The model is not changed."""
-        norms = {}
+        """Return the operator norm of each layer by module path. The model is not changed.
+
+        All layers are measured before the host waits for the device.
+        """
         with eval_mode(self.model), plain_kernels():
-            for path, vector in self._vectors.items():
-                maps = affine_map(self.model.get_submodule(path), vector)
-                norms[path], self._vectors[path] = largest_singular_value(*maps, vector, self.iterations)
+            spaces = [
+                krylov_space(*affine_map(self.model.get_submodule(path), vector), vector, self.iterations)
+                for path, vector in self._vectors.items()
+            ]
+        norms = {}
+        for path, (norm, vector) in zip(self._vectors, largest_singular_values(spaces), strict=True):
+            norms[path], self._vectors[path] = norm, vector.view(self.input_shapes[path])
         return norms
 
     def product(self, norms: dict[str, float]) -> float:

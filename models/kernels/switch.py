@@ -84,6 +84,20 @@ def explicit_padding_is_faster(x: Tensor, stride: Sequence[int]) -> bool:
     return tuple(stride) == (1, 1) and x.device.type == "cpu"
 
 
+def gram_is_faster(matrix: Tensor) -> bool:
+    """Return whether singular values of a matrix in double precision should be computed from its Gram matrix.
+
+    On a GPU an SVD is much slower than the symmetric eigenproblem of the smaller side. The Gram matrix squares the
+    values, so that those below about 1e-7 of the largest drown in its rounding error.
+    """
+    return matrix.device.type != "cpu"
+
+
+def reading_waits(x: Tensor) -> bool:
+    """Return whether the host waits if it reads x, so that an iteration should seldom test whether it has converged."""
+    return x.device.type != "cpu"
+
+
 def dense_filter_is_faster(y: Tensor) -> bool:
     """Return whether a circular filter of y (B, O, m_h, m_w) is faster by dense transforms than by the FFT."""
     return y.device.type == "cpu" and max(y.shape[-2:]) <= DENSE_SIDE and not torch.compiler.is_compiling()

@@ -5,6 +5,7 @@ infinite plane is sup_w ||K(w)||. On a periodic grid of N positions it is the ma
 grid.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -12,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.kernels.switch import reading_waits
+
 CHUNK = 2**24  # entries of K(w) that are held in memory at once
+SQUARINGS = 4  # between two tests for convergence, if a test makes the host wait
 
 
 def effective_kernel_size(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
@@ -108,26 +112,34 @@ def largest_norm(matrices: Tensor, at_least: float = 0.0, tolerance: float = 1e-
     infinite if an entry is not finite.
     """
     matrices = matrices.to(torch.complex128 if matrices.is_complex() else torch.float64)
-    if not matrices.isfinite().all():
-        return math.inf
     power = matrices @ matrices.mH
     trace = power.diagonal(dim1=1, dim2=2).real.sum(dim=1)
-    alive = trace > 0
-    power, trace = power[alive] / trace[alive, None, None], trace[alive].log()
-    exponent, log_scale = 1, trace  # G^exponent = exp(log_scale) * power, with tr(power) = 1
-    floor = 2 * math.log(at_least) if at_least > 0 else -math.inf
-    while len(power):
+    # G^exponent = exp(log_scale) * power, with tr(power) = 1, or 0 for a zero matrix
+    power, exponent, log_scale = _divide(power, trace), 1, trace.log()
+    floor = trace.new_full((), 2 * math.log(at_least) if at_least > 0 else -math.inf)
+    every = SQUARINGS if reading_waits(power) else 1
+    for squarings in itertools.count():
         square_trace = power.abs().square().sum(dim=(1, 2))  # tr(power²), since power is Hermitian
-        lower = (square_trace.log() + log_scale) / exponent
-        upper = (0.5 * square_trace.log() + log_scale) / exponent
-        floor = max(floor, lower.max().item())
-        if upper.max().item() <= floor + 2 * tolerance:
-            return math.exp(0.5 * upper.max().item())
-        alive = upper > floor
-        power, log_scale, square_trace = power[alive], log_scale[alive], square_trace[alive]
-        power = (power @ power) / square_trace[:, None, None]
+        if squarings % every == every - 1:
+            lower = (square_trace.log() + log_scale) / exponent
+            upper = (0.5 * square_trace.log() + log_scale) / exponent
+            floor = torch.maximum(floor, lower.max())
+            alive = (upper > floor).sum().to(floor)
+            least, most, count = torch.stack([floor, upper.max(), alive]).cpu().tolist()  # the host waits once
+            if math.isnan(most):
+                return math.inf
+            if most <= least + 2 * tolerance:
+                return math.exp(0.5 * most)
+            if count < len(power):
+                kept = upper.topk(int(count), sorted=False).indices
+                power, log_scale, square_trace = power[kept], log_scale[kept], square_trace[kept]
+        power = _divide(power @ power, square_trace)
         exponent, log_scale = 2 * exponent, 2 * log_scale + square_trace.log()
-    return 0.0
+    raise AssertionError("unreachable")
+
+
+def _divide(power: Tensor, trace: Tensor) -> Tensor:
+    return power / torch.where(trace == 0, 1.0, trace)[:, None, None]
 
 
 def riesz_factor(taps: Sequence[int], grid: Sequence[int]) -> float:
