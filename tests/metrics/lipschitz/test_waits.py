@@ -17,9 +17,7 @@ from gan.training.build import build_experiment
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from metrics.lipschitz import LipschitzTracker, certified_bound, operator_norm, singular_values, steepest_slope
 from models.kernels.symbol import largest_norm
-from tests.fake_gpu import WAITING, FakeGPU, register_backend
-
-register_backend()  # before the first backward pass of the process, which starts a thread for each known device
+from tests.fake_gpu import WAITING, FakeGPU
 
 CONFIG = Path(__file__).parents[3] / "configs" / "digits" / "dcgan.yaml"
 SMALL = (
@@ -42,6 +40,7 @@ def build_on(gpu: FakeGPU, normalization: str):
     return experiment
 
 
+@pytest.mark.fake_gpu
 def test_measurement_waits_three_times():
     gpu = FakeGPU()
     experiment = build_on(gpu, "spectral")
@@ -53,6 +52,7 @@ def test_measurement_waits_three_times():
     assert waits == [("d2h", "to_host"), ("h2d", "largest_singular_values"), ("d2h", "measure_lipschitz")]
 
 
+@pytest.mark.fake_gpu
 @pytest.mark.parametrize(("normalization", "gains"), [("spectral", 0), ("conv_norm", 2)])
 def test_audit_waits_for_each_bound_and_three_times_more(monkeypatch, normalization, gains):
     monkeypatch.setattr("gan.evaluation.lipschitz.steepest_slope", partial(steepest_slope, steps=1))
