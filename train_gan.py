@@ -47,14 +47,14 @@ def run(options: argparse.Namespace) -> None:
     """
     device = select_device(options.device)
     with process_group(device):
-        folder, config = call_on_rank_zero(lambda: select_run(options, Config, DEFAULT_CONFIG))
+        folder, config, resumes = call_on_rank_zero(lambda: select_run(options, Config, DEFAULT_CONFIG))
         keep_freed_memory()
         set_deterministic(config.train.deterministic)
         with local_rank_zero_first():
             splits = config.data.load()
         experiment = build_experiment(config, splits, device)
-        with run_folder.hold(folder, is_new=not options.resume):
-            if options.resume:
+        with run_folder.hold(folder, is_new=not resumes):
+            if resumes:
                 resume(experiment, folder)
             if rank() == 0:
                 run_folder.write_config(folder, config)

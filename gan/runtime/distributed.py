@@ -57,7 +57,7 @@ def process_group(device: torch.device) -> Iterator[None]:
             raise UserError(f"torchrun: {count} processes for {found} CUDA devices; use --nproc_per_node={found}")
         torch.cuda.set_device(_local_rank())
         backend = "cpu:gloo,cuda:nccl"  # objects are sent between CPUs, so that no GPU is busy while a process waits
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    _join(backend)
     if rank() == 0:
         yield
     else:
@@ -69,15 +69,27 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 def claim_first_failure() -> bool:
     """Return True in the first process of the job that fails. Only that process reports its error."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return True
-    try:  # the store of torchrun itself, which exists before the process group
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        wait = timedelta(seconds=10)
-        store = dist.TCPStore(address, port, is_master=False, timeout=wait)  # pyright: ignore[reportPrivateImportUsage]
-        return store.add(f"failures of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
+    try:
+        store = _agent_store()
+        return store is None or store.add(f"failures of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
     except RuntimeError:
         return True
+
+
+def leave_note(name: str, text: str) -> None:
+    """Keep a text for later attempts of this job: torchrun starts all processes again after a failure, if it may.
+
+    Without torchrun, this does nothing.
+    """
+    if (store := _agent_store()) is not None:
+        store.set(f"note: {name}", text)
+
+
+def read_note(name: str) -> str | None:
+    """Return the text that an earlier attempt of this job left with `leave_note`, or None."""
+    # TORCHELASTIC_RESTART_COUNT does not tell whether there was one: it only counts failures on this machine.
+    store, key = _agent_store(), f"note: {name}"
+    return store.get(key).decode() if store is not None and store.check([key]) else None
 
 
 @contextmanager
@@ -185,6 +197,28 @@ def std(shard: Tensor) -> Tensor:
     variances, means = all_gather(torch.stack([variance, mean])[None]).unbind(dim=1)
     count = shard.numel() * world_size()
     return ((variances.mean() + means.var(correction=0)) * (count / (count - 1))).sqrt()
+
+
+def _join(backend: str) -> None:
+    store, on_one_machine = _agent_store(), os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+    if store is None or not on_one_machine:  # several machines count their restarts separately
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        return
+    # By default, restarted processes find in the store the addresses of the processes that have ended, and hang.
+    store.set_timeout(TIMEOUT)
+    name = f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    store = dist.PrefixStore(name, store)  # pyright: ignore[reportPrivateImportUsage]
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=world_size)
+
+
+def _agent_store() -> Any:
+    """Return the store of torchrun itself, or None. It exists before the process group, and outlives restarts."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    wait = timedelta(seconds=10)
+    return dist.TCPStore(address, port, is_master=False, timeout=wait)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _local_rank() -> int:

@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,12 +19,14 @@ from gan.objectives.augment import augment
 from gan.run.recorder import open_recorder
 from gan.runtime import distributed, rng
 from gan.runtime.distributed import local_shard
-from tests.gan.runs import load_newest, read_files, read_numbers
+from gan.training import loop
+from tests.gan.runs import Killed, assert_same_runs, load_newest, read_files, read_numbers
+from train_gan import main
 
 ROOT = Path(__file__).parents[3]
 slow = pytest.mark.slow
 
-# One process of a job. It may fail in a given step, and it saves its last state for the test.
+# One process of a job. It may fail in a given step of the first attempt, and it saves its last state for the test.
 PROCESS = """
 import os, signal, sys, torch
 import train_gan
@@ -43,7 +46,8 @@ def fail():
     raise KeyError("unexpected")
 
 def step_or_fail(experiment, *networks):
-    if failure != "none" and failing_rank in (rank, "all") and experiment.step == int(failing_step):
+    is_first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if failure != "none" and failing_rank in (rank, "all") and experiment.step == int(failing_step) and is_first:
         fail()
     return training_step(experiment, *networks)
 
@@ -90,11 +94,12 @@ def job(tmp_path, tiny_config, classifier, cache):
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
 
-    def train(out: Path, *arguments: str, failure=("none", "-", "-")) -> subprocess.CompletedProcess:
+    def train(out: Path, *arguments: str, failure=("none", "-", "-"), restarts=0) -> subprocess.CompletedProcess:
         environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         states = tmp_path / f"states-{out.name}"
         states.mkdir(exist_ok=True)
         command = [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")]
+        command += [f"--max-restarts={restarts}"]
         command += [*map(str, (script, *failure, states, "--out", out, "--device", "cpu", *arguments))]
         command += [] if "--resume" in arguments else ["--config", str(tiny_config)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
@@ -204,6 +209,86 @@ def test_resume_of_failed_job_is_bit_equal(tmp_path, job):
     assert job(failed, "--resume").returncode == 0
     assert read_numbers(failed) == read_numbers(uninterrupted)
     assert_same_states(load_states(failed)[0], load_states(uninterrupted)[0])
+
+
+@slow
+def test_restarted_job_continues_from_checkpoint(tmp_path, job):
+    arguments = ("train.steps=5", "discriminator.normalization=spectral", "discriminator.activation_norm=batch")
+    uninterrupted, restarted = tmp_path / "uninterrupted", tmp_path / "restarted"
+    assert job(uninterrupted, *arguments).returncode == 0
+    done = job(restarted, *arguments, failure=("kill", "1", "3"), restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert f"{restarted}: step 2 of 5 on cpu" in done.stdout
+    assert_same_runs(restarted, uninterrupted)
+    assert_same_states(load_states(restarted)[0], load_states(uninterrupted)[0])
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """Let this process be the only one of a job that torchrun has started, with the store of its agent."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in (("USE_AGENT_STORE", "True"), ("RUN_ID", "none"), ("RESTART_COUNT", "0")):
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(store.port)), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("train_gan.process_group", lambda device: nullcontext())
+    return store  # it lives as long as this object
+
+
+def kill_in_step(patch, number: int) -> None:
+    training_step = loop.training_step
+
+    def step_or_die(experiment, *networks):
+        if experiment.step == number:
+            raise Killed
+        return training_step(experiment, *networks)
+
+    patch.setattr(loop, "training_step", step_or_die)
+
+
+@pytest.mark.parametrize("options", [["--out", "given"], []], ids=["--out", "numbered folder"])
+@pytest.mark.parametrize(("killed_in", "continued_from"), [(3, 2), (1, 0)])
+def test_restarted_attempt_continues_run_of_first(
+    tmp_path, tiny_config, tiny_run, torchrun, monkeypatch, capsys, options, killed_in, continued_from
+):
+    monkeypatch.chdir(tmp_path)
+    name = f"{tmp_path.name}-tiny"
+    if not options:
+        (tmp_path / "runs" / name).mkdir(parents=True)  # so that the run is not the first with its name
+    folder = Path("given" if options else f"runs/{name}-2")
+    arguments = ["--config", str(tiny_config), "--device", "cpu", *options]
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, killed_in)
+        with pytest.raises(Killed):
+            main(arguments)
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert f"{folder}: step {continued_from} of 4 on cpu\n" in capsys.readouterr().out
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    assert_same_runs(tiny_run(tmp_path / "uninterrupted"), folder)
+
+
+def test_restarted_attempt_starts_new_run_if_first_died_before_writing(tmp_path, tiny_config, torchrun, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", str(tiny_config), "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr("train_gan.run_folder.write_config", Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            main(arguments)
+    assert main(arguments) == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{tmp_path.name}-tiny"]
+
+
+def test_restarted_attempt_does_not_continue_run_of_another_job(
+    tmp_path, tiny_config, tiny_run, torchrun, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        patch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+        out = tiny_run(tmp_path / "run")
+    for attempt in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        assert main(["--config", str(tiny_config), "--device", "cpu", "--out", str(out)]) == 2
+        assert "already contains a run; add --resume to continue it" in capsys.readouterr().err
 
 
 @slow
