@@ -119,6 +119,20 @@ def broadcast_object(value: T) -> T:
     return box[0]
 
 
+def wait_for_rank_zero() -> None:
+    """Return when rank 0 has called this, too."""
+    broadcast_object(None)
+
+
+def max_over_processes(number: int) -> int:
+    """Return the largest number of all processes."""
+    if world_size() == 1:
+        return number
+    largest = torch.tensor(number)  # on the CPU, so that no process waits for its GPU
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
 def all_gather_objects(value: T) -> list[T]:
     """Return the values of all processes in the order of their ranks (small objects)."""
     if world_size() == 1:

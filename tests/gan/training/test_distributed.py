@@ -41,6 +41,8 @@ training_step, train = loop.training_step, train_gan.train
 def fail():
     if failure == "user error":
         raise UserError("the disk is full")
+    if failure == "signal":
+        return signal.raise_signal(signal.SIGTERM)
     if failure == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     raise KeyError("unexpected")
@@ -85,6 +87,7 @@ RECIPES = {
         *("train.sync_batch_norm=true", "discriminator.activation_norm=batch", "data.conditional=true"),
     ),
 }
+RARELY = [f"{key}=100" for key in ("eval.every", "checkpoint.every", "lipschitz.every", "lipschitz.audit_every")]
 TWENTY_STEPS = ("train.steps=20", "eval.every=10", "lipschitz.every=5", "lipschitz.audit_every=20")
 
 
@@ -289,6 +292,21 @@ def test_restarted_attempt_does_not_continue_run_of_another_job(
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
         assert main(["--config", str(tiny_config), "--device", "cpu", "--out", str(out)]) == 2
         assert "already contains a run; add --resume to continue it" in capsys.readouterr().err
+
+
+@slow
+def test_signal_of_one_process_stops_all_at_next_logged_step(tmp_path, job):
+    arguments = ("train.steps=8", "log.every=3", *RARELY, "discriminator.activation_norm=batch")
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
+    assert job(uninterrupted, *arguments).returncode == 0
+    done = job(stopped, *arguments, failure=("signal", "1", "3"))
+    assert "SIGTERM: training until the next step that is logged and writing a checkpoint" in done.stderr
+    assert done.stderr.count("interrupted at step 6, with a checkpoint; --resume continues from here") == 1
+    assert "exitcode  : 143" in done.stderr
+    assert load_newest(stopped)["step"] == 6
+    assert job(stopped, "--resume").returncode == 0
+    assert read_numbers(stopped) == read_numbers(uninterrupted)
+    assert_same_states(load_states(stopped)[0], load_states(uninterrupted)[0])
 
 
 @slow
