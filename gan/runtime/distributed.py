@@ -190,7 +190,10 @@ def average_gradients(network: nn.Module) -> None:
 
 
 def average_batch_statistics(network: nn.Module) -> None:
-    """Average the running statistics of batch norm, so that all processes hold the same network."""
+    """Average the running statistics of batch norm, so that all processes hold the same network.
+
+    The statistics are moving averages, so how often this is called only matters up to rounding.
+    """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     statistics = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
     all_reduce_mean([statistic for statistic in statistics if statistic is not None])

@@ -58,6 +58,8 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
 
             logs = due(config.log.every) or due(config.lipschitz.every) or due(config.lipschitz.audit_every)
             saves, evaluates = due(config.checkpoint.every), due(config.eval.every)
+            if logs or saves or evaluates:
+                experiment.average_batch_statistics()
             if (logs or saves or evaluates) and has_diverged(experiment, folder, recorder, losses):
                 throughput.restart(experiment.images)
                 continue

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gan.config import TrainConfig
 from gan.objectives.augment import augment
 from gan.objectives.regularizers import Batch
-from gan.runtime.distributed import average_batch_statistics, average_gradients
+from gan.runtime.distributed import average_gradients
 from gan.training.experiment import Experiment
 from gan.training.inputs import Inputs, concatenate_labels
 
@@ -33,8 +33,6 @@ def training_step(experiment: Experiment, G: nn.Module, D: nn.Module) -> dict[st
     if config.train.first == "discriminator":
         losses |= update_generator(experiment, G, D)
 
-    average_batch_statistics(experiment.D)
-    average_batch_statistics(experiment.G)
     experiment.ema.update(experiment.G, config.train.fakes_per_update)
     experiment.step += 1
     return losses

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -19,6 +20,7 @@ from gan.objectives.augment import augment
 from gan.run.recorder import open_recorder
 from gan.runtime import distributed, rng
 from gan.runtime.distributed import local_shard
+from gan.runtime.interrupt import Interrupt
 from gan.training import loop
 from tests.gan.runs import Killed, assert_same_runs, load_newest, read_files, read_numbers
 from train_gan import main
@@ -330,6 +332,56 @@ def process(monkeypatch):
             yield
 
     return set_rank
+
+
+@pytest.fixture
+def messages(process, monkeypatch):
+    """Let this process be rank 0 of two equal processes, and return the list of the sizes of its messages."""
+    sizes = []
+
+    def all_reduce(tensor, op=dist.ReduceOp.SUM):
+        sizes.append(tensor.numel())
+        if op == dist.ReduceOp.SUM:
+            tensor *= 2
+
+    def gather_objects(parts, value):
+        sizes.append("objects")
+        parts[:] = [value] * len(parts)
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda values: sizes.append("objects"))
+    monkeypatch.setattr(dist, "all_gather_object", gather_objects)
+    monkeypatch.setattr(dist, "all_gather", lambda parts, value: [part.copy_(value) for part in parts])
+    with process(0, 2):
+        yield sizes
+
+
+def test_step_that_is_not_logged_sends_one_message_per_update(tmp_path, build, messages, monkeypatch):
+    experiment = build("train.steps=6", "log.every=3", *RARELY, "discriminator.activation_norm=batch")
+    training_step, first_message = loop.training_step, []
+
+    def mark_and_step(*arguments):
+        first_message.append(len(messages))
+        return training_step(*arguments)
+
+    monkeypatch.setattr(loop, "training_step", mark_and_step)
+    loop.train(experiment, tmp_path, Interrupt())
+    G, D = (sum(p.numel() for p in network.parameters()) for network in (experiment.G, experiment.D))
+    sent = [messages[a:b] for a, b in pairwise(first_message)]
+    assert [sent[k] for k in (0, 1, 3, 4)] == [[D, D, G]] * 4
+    assert len(sent[2]) > 3
+
+
+def test_averaged_batch_statistics_are_those_of_both_generators(build, process, monkeypatch):
+    experiment = build()
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.add_(2))  # another process with larger values
+    with process(0, 2):
+        experiment.average_batch_statistics()
+    for network in (experiment.G, experiment.ema.network):
+        means = [buffer for name, buffer in network.named_buffers() if name.endswith("running_mean")]
+        assert means
+        assert all(torch.equal(mean, torch.ones_like(mean)) for mean in means)
 
 
 def pixels(count: int) -> ImageData:
