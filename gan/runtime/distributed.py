@@ -173,14 +173,21 @@ def gather_shards(local: Tensor, indices: Sequence[Tensor], total: int) -> Tenso
 
 
 def all_reduce_mean(tensors: list[Tensor]) -> None:
-    """Replace tensors in place by their means over all processes, where they have the same shapes."""
+    """Replace tensors in place by their means over all processes, where they have the same shapes and strides.
+
+    The tensors, which have one dtype and one device, are sent in one message, each in its own memory format.
+    """
     if world_size() == 1 or not tensors:
         return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])  # one message for all tensors
-    dist.all_reduce(flat)
-    flat /= world_size()
+    flat = tensors[0].new_empty(sum(tensor.numel() for tensor in tensors))
     parts = flat.split([tensor.numel() for tensor in tensors])
-    parts = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    parts = [_view_as(part, tensor) for part, tensor in zip(parts, tensors, strict=True)]
+    torch._foreach_copy_(parts, tensors)  # pyright: ignore[reportPrivateImportUsage]
+    if flat.is_cuda:
+        dist.all_reduce(flat, dist.ReduceOp.AVG)
+    else:  # gloo has no mean
+        dist.all_reduce(flat)
+        flat /= world_size()
     torch._foreach_copy_(tensors, parts)  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -214,6 +221,13 @@ def std(shard: Tensor) -> Tensor:
     variances, means = all_gather(torch.stack([variance, mean])[None]).unbind(dim=1)
     count = shard.numel() * world_size()
     return ((variances.mean() + means.var(correction=0)) * (count / (count - 1))).sqrt()
+
+
+def _view_as(part: Tensor, tensor: Tensor) -> Tensor:
+    """Return a vector with the shape of a tensor, and with its strides if it is in channels-last order."""
+    if tensor.is_contiguous(memory_format=torch.channels_last):
+        return part.as_strided(tensor.shape, tensor.stride())
+    return part.view(tensor.shape)
 
 
 def _join(backend: str) -> None:

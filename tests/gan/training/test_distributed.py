@@ -384,6 +384,30 @@ def test_averaged_batch_statistics_are_those_of_both_generators(build, process, 
         assert all(torch.equal(mean, torch.ones_like(mean)) for mean in means)
 
 
+def test_tensors_are_averaged_in_their_own_memory_formats(process, monkeypatch):
+    images = torch.rand(2, 3, 4, 5)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    tensors = [channels_last, images.clone(), images.clone()[:, :, 1], torch.rand(3, 2).T]
+    originals, strides = [t.clone() for t in tensors], [t.stride() for t in tensors]
+    other = torch.rand(sum(t.numel() for t in tensors))
+    sent = []
+
+    def all_reduce(flat):
+        sent.append(flat.clone())
+        flat += other
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    with process(0, 2):
+        distributed.all_reduce_mean(tensors)
+    assert [t.stride() for t in tensors] == strides
+    (flat,) = sent
+    assert torch.equal(flat[:120].view(2, 4, 5, 3), images.permute(0, 2, 3, 1))  # the order of channels_last
+    means = ((flat + other) / 2).split([t.numel() for t in tensors])
+    assert torch.equal(tensors[0], means[0].view(2, 4, 5, 3).permute(0, 3, 1, 2))
+    for tensor, original, mean in list(zip(tensors, originals, means, strict=True))[1:]:
+        assert torch.equal(tensor, mean.view(original.shape))
+
+
 def pixels(count: int) -> ImageData:
     random = rng.generator("cpu", 0, "pixels")
     return ImageData(torch.randint(256, (count, 1, 8, 8), generator=random).byte(), torch.arange(count), count)
