@@ -191,6 +191,18 @@ def all_reduce_mean(tensors: list[Tensor]) -> None:
     torch._foreach_copy_(tensors, parts)  # pyright: ignore[reportPrivateImportUsage]
 
 
+@torch.no_grad()
+def broadcast_network(network: nn.Module) -> None:
+    """Replace the parameters and buffers by those of rank 0."""
+    if world_size() == 1:
+        return
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.numel():
+            value = tensor.detach().clone(memory_format=torch.contiguous_format)
+            dist.broadcast(value, src=0)
+            tensor.copy_(value)
+
+
 def average_gradients(network: nn.Module) -> None:
     """Replace the gradients of the local shard by those of the whole batch."""
     all_reduce_mean([p.grad for p in network.parameters() if p.grad is not None])

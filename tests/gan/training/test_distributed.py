@@ -28,7 +28,8 @@ from train_gan import main
 ROOT = Path(__file__).parents[3]
 slow = pytest.mark.slow
 
-# One process of a job. It may fail in a given step of the first attempt, and it saves its last state for the test.
+# One process of a job. It may fail in a given step of the first attempt, and it saves its last state for the test. Rank
+# 1 has other initial weights than rank 0, as it may happen on another machine.
 PROCESS = """
 import os, signal, sys, torch
 import train_gan
@@ -38,7 +39,7 @@ from gan.runtime.errors import UserError
 torch.set_num_threads(1)
 failure, failing_rank, failing_step, folder, *arguments = sys.argv[1:]
 rank = os.environ["RANK"]
-training_step, train = loop.training_step, train_gan.train
+training_step, train, build = loop.training_step, train_gan.train, train_gan.build_experiment
 
 def fail():
     if failure == "user error":
@@ -55,11 +56,18 @@ def step_or_fail(experiment, *networks):
         fail()
     return training_step(experiment, *networks)
 
+def build_differently(*arguments):
+    experiment = build(*arguments)
+    for network, _ in experiment.networks.values() if rank == "1" else ():
+        for tensor in network.state_dict().values():
+            tensor.add_(1)
+    return experiment
+
 def train_and_save_state(experiment, *others):
     train(experiment, *others)
     torch.save(experiment.state_dict(), f"{folder}/state-{rank}.pt")
 
-loop.training_step, train_gan.train = step_or_fail, train_and_save_state
+loop.training_step, train_gan.train, train_gan.build_experiment = step_or_fail, train_and_save_state, build_differently
 sys.exit(train_gan.main(arguments))
 """
 
