@@ -40,13 +40,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Start or resume a run, train it to its last step, and print the results."""
-    folder, config = select_run(options, Config, DEFAULT_CONFIG)
+    folder, config, resumes = select_run(options, Config, DEFAULT_CONFIG)
     device = select_device(options.device)
     keep_freed_memory()
     set_deterministic(config.train.deterministic)
     experiment = build_experiment(config, config.data.load(), device)
-    with run_folder.hold(folder, is_new=not options.resume):
-        state = Checkpoints(folder, config).load_newest(device) if options.resume else None
+    with run_folder.hold(folder, is_new=not resumes):
+        state = Checkpoints(folder, config).load_newest(device) if resumes else None
         if state is not None:
             experiment.load_state_dict(state)
         run_folder.write_config(folder, config)

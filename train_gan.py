@@ -20,7 +20,7 @@ from gan.run.summary import format_results, read_last_values
 from gan.runtime.allocator import keep_freed_memory
 from gan.runtime.command import exit_code
 from gan.runtime.device import select_device
-from gan.runtime.distributed import call_on_rank_zero, local_rank_zero_first, process_group, rank
+from gan.runtime.distributed import broadcast_network, call_on_rank_zero, local_rank_zero_first, process_group, rank
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
 from gan.training.build import build_experiment
@@ -47,15 +47,17 @@ def run(options: argparse.Namespace) -> None:
     """
     device = select_device(options.device)
     with process_group(device):
-        folder, config = call_on_rank_zero(lambda: select_run(options, Config, DEFAULT_CONFIG))
+        folder, config, resumes = call_on_rank_zero(lambda: select_run(options, Config, DEFAULT_CONFIG))
         keep_freed_memory()
         set_deterministic(config.train.deterministic)
         with local_rank_zero_first():
             splits = config.data.load()
         experiment = build_experiment(config, splits, device)
-        with run_folder.hold(folder, is_new=not options.resume):
-            if options.resume:
+        with run_folder.hold(folder, is_new=not resumes):
+            if resumes:
                 resume(experiment, folder)
+            for network, _ in experiment.networks.values():
+                broadcast_network(network)  # another machine may have computed other initial weights
             if rank() == 0:
                 run_folder.write_config(folder, config)
             print_start(experiment, folder)

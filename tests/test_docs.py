@@ -1,5 +1,6 @@
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,16 @@ def test_import_next_to_a_nested_models_package(tmp_path):
     (tmp_path / "mine" / "models").mkdir(parents=True)
     (tmp_path / "mine" / "models" / "__init__.py").write_text("mine = True")
     execute("import mine.models\nfrom models.normalizations import normalize\nassert mine.models.mine", tmp_path)
+
+
+def test_scaling_shows_table_and_messages_of_the_model(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["scaling_model.py"])
+    runpy.run_path(str(ROOT / "benchmarks" / "scaling_model.py"), run_name="__main__")
+    messages, _, table = capsys.readouterr().out.partition("\n\n")
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert table in text
+    assert messages == "6 messages in a step: 4.2 + 4.2 + 4.2 + 4.2 + 4.2 + 17.1 = 38.2 MB"
+    assert "4.2 MB, those of G\n  17.1 MB: 5 * 4.2 + 17.1 = 38.2 MB" in text
 
 
 def test_reliability_names_existing_tests():

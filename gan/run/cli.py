@@ -30,16 +30,22 @@ class TrainingParser(Parser):
         return f"{super().format_help()}\n{keys}\n"
 
 
-def select_run(options: argparse.Namespace, schema: type, default: Path) -> tuple[Path, Any]:
-    """Return the folder and the config of the run to start or resume. Raises UserError for invalid options."""
+def select_run(options: argparse.Namespace, schema: type, default: Path) -> tuple[Path, Any, bool]:
+    """Return the folder and the config of the run, and whether it is resumed. Raises UserError for invalid options.
+
+    A job that torchrun has restarted continues the run of its first attempt, if that attempt had started a run.
+    """
     path = options.config or default
     name = run_folder.get_run_name(path)
-    if options.resume:
-        folder = options.out or run_folder.find_newest_folder(name)
+    earlier = run_folder.find_folder_of_job()
+    out = earlier or options.out
+    resumes = options.resume or (earlier is not None and (earlier / run_folder.CONFIG).exists())
+    if resumes:
+        folder = out or run_folder.find_newest_folder(name)
         config = load_config(schema, options.config or run_folder.config_path(folder), options.overrides)
         run_folder.check_same_experiment(folder, config)
     else:
-        folder = options.out or run_folder.find_free_folder(name)
+        folder = out or run_folder.find_free_folder(name)
         config = load_config(schema, path, options.overrides)
         run_folder.check_free(folder)
-    return folder, config
+    return folder, config, resumes

@@ -8,11 +8,12 @@ from typing import Any
 
 from gan.options.loader import dump_config, load_config, to_plain
 from gan.run.lock import LEFTOVERS, LOCK, locked
-from gan.runtime.distributed import rank
+from gan.runtime.distributed import leave_note, rank, read_note
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
 
 CONFIG = "config.yaml"
+NOTE = "run folder"
 
 # Keys that may differ when a run is resumed: the length of the run, the location of the data, and what is reported.
 # A decaying learning rate decays over the new number of steps from then on.
@@ -62,7 +63,8 @@ def check_free(folder: Path) -> None:
 def hold(folder: Path, is_new: bool) -> Iterator[None]:
     """Hold the lock of a run folder, creating the folder if necessary.
 
-    Rank 0 holds the lock for all processes of a run. Raises UserError when another run uses the folder.
+    Rank 0 holds the lock for all processes of a run. Raises UserError when another run uses the folder. If torchrun
+    restarts the job, `find_folder_of_job` returns this folder.
     """
     if rank() != 0:
         yield
@@ -70,7 +72,14 @@ def hold(folder: Path, is_new: bool) -> Iterator[None]:
     with locked(folder):
         if is_new:
             check_free(folder)  # again, because another run may have used the folder in the meantime
+        leave_note(NOTE, str(folder))
         yield
+
+
+def find_folder_of_job() -> Path | None:
+    """Return the folder that an earlier attempt of this job held, if torchrun has restarted the job; otherwise None."""
+    note = read_note(NOTE)
+    return None if note is None else Path(note)
 
 
 def config_path(folder: Path) -> Path:

@@ -57,7 +57,7 @@ def process_group(device: torch.device) -> Iterator[None]:
             raise UserError(f"torchrun: {count} processes for {found} CUDA devices; use --nproc_per_node={found}")
         torch.cuda.set_device(_local_rank())
         backend = "cpu:gloo,cuda:nccl"  # objects are sent between CPUs, so that no GPU is busy while a process waits
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    _join(backend)
     if rank() == 0:
         yield
     else:
@@ -69,15 +69,27 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 def claim_first_failure() -> bool:
     """Return True in the first process of the job that fails. Only that process reports its error."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return True
-    try:  # the store of torchrun itself, which exists before the process group
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        wait = timedelta(seconds=10)
-        store = dist.TCPStore(address, port, is_master=False, timeout=wait)  # pyright: ignore[reportPrivateImportUsage]
-        return store.add(f"failures of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
+    try:
+        store = _agent_store()
+        return store is None or store.add(f"failures of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
     except RuntimeError:
         return True
+
+
+def leave_note(name: str, text: str) -> None:
+    """Keep a text for later attempts of this job: torchrun starts all processes again after a failure, if it may.
+
+    Without torchrun, this does nothing.
+    """
+    if (store := _agent_store()) is not None:
+        store.set(f"note: {name}", text)
+
+
+def read_note(name: str) -> str | None:
+    """Return the text that an earlier attempt of this job left with `leave_note`, or None."""
+    # TORCHELASTIC_RESTART_COUNT does not tell whether there was one: it only counts failures on this machine.
+    store, key = _agent_store(), f"note: {name}"
+    return store.get(key).decode() if store is not None and store.check([key]) else None
 
 
 @contextmanager
@@ -105,6 +117,20 @@ def broadcast_object(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def wait_for_rank_zero() -> None:
+    """Return when rank 0 has called this, too."""
+    broadcast_object(None)
+
+
+def max_over_processes(number: int) -> int:
+    """Return the largest number of all processes."""
+    if world_size() == 1:
+        return number
+    largest = torch.tensor(number)  # on the CPU, so that no process waits for its GPU
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def all_gather_objects(value: T) -> list[T]:
@@ -147,15 +173,34 @@ def gather_shards(local: Tensor, indices: Sequence[Tensor], total: int) -> Tenso
 
 
 def all_reduce_mean(tensors: list[Tensor]) -> None:
-    """Replace tensors in place by their means over all processes, where they have the same shapes."""
+    """Replace tensors in place by their means over all processes, where they have the same shapes and strides.
+
+    The tensors, which have one dtype and one device, are sent in one message, each in its own memory format.
+    """
     if world_size() == 1 or not tensors:
         return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])  # one message for all tensors
-    dist.all_reduce(flat)
-    flat /= world_size()
+    flat = tensors[0].new_empty(sum(tensor.numel() for tensor in tensors))
     parts = flat.split([tensor.numel() for tensor in tensors])
-    parts = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    parts = [_view_as(part, tensor) for part, tensor in zip(parts, tensors, strict=True)]
+    torch._foreach_copy_(parts, tensors)  # pyright: ignore[reportPrivateImportUsage]
+    if flat.is_cuda:
+        dist.all_reduce(flat, dist.ReduceOp.AVG)
+    else:  # gloo has no mean
+        dist.all_reduce(flat)
+        flat /= world_size()
     torch._foreach_copy_(tensors, parts)  # pyright: ignore[reportPrivateImportUsage]
+
+
+@torch.no_grad()
+def broadcast_network(network: nn.Module) -> None:
+    """Replace the parameters and buffers by those of rank 0."""
+    if world_size() == 1:
+        return
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.numel():
+            value = tensor.detach().clone(memory_format=torch.contiguous_format)
+            dist.broadcast(value, src=0)
+            tensor.copy_(value)
 
 
 def average_gradients(network: nn.Module) -> None:
@@ -164,7 +209,10 @@ def average_gradients(network: nn.Module) -> None:
 
 
 def average_batch_statistics(network: nn.Module) -> None:
-    """Average the running statistics of batch norm, so that all processes hold the same network."""
+    """Average the running statistics of batch norm, so that all processes hold the same network.
+
+    The statistics are moving averages, so how often this is called only matters up to rounding.
+    """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     statistics = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
     all_reduce_mean([statistic for statistic in statistics if statistic is not None])
@@ -185,6 +233,35 @@ def std(shard: Tensor) -> Tensor:
     variances, means = all_gather(torch.stack([variance, mean])[None]).unbind(dim=1)
     count = shard.numel() * world_size()
     return ((variances.mean() + means.var(correction=0)) * (count / (count - 1))).sqrt()
+
+
+def _view_as(part: Tensor, tensor: Tensor) -> Tensor:
+    """Return a vector with the shape of a tensor, and with its strides if it is in channels-last order."""
+    if tensor.is_contiguous(memory_format=torch.channels_last):
+        return part.as_strided(tensor.shape, tensor.stride())
+    return part.view(tensor.shape)
+
+
+def _join(backend: str) -> None:
+    store, on_one_machine = _agent_store(), os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+    if store is None or not on_one_machine:  # several machines count their restarts separately
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        return
+    # By default, restarted processes find in the store the addresses of the processes that have ended, and hang.
+    store.set_timeout(TIMEOUT)
+    name = f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    store = dist.PrefixStore(name, store)  # pyright: ignore[reportPrivateImportUsage]
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=world_size)
+
+
+def _agent_store() -> Any:
+    """Return the store of torchrun itself, or None. It exists before the process group, and outlives restarts."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    wait = timedelta(seconds=10)
+    return dist.TCPStore(address, port, is_master=False, timeout=wait)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _local_rank() -> int:

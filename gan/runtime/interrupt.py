@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C during training: the step is finished and a checkpoint written before the process exits."""
+"""SIGTERM and Ctrl-C during training: the step is finished and a checkpoint written before the process exits.
+
+Several processes first train until the next step that logs, saves or evaluates: only there they exchange the signal.
+"""
 
 import os
 import signal
@@ -6,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from gan.runtime.distributed import broadcast_object, world_size
+from gan.runtime.distributed import max_over_processes, wait_for_rank_zero, world_size
 from gan.runtime.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -20,7 +23,8 @@ class Interrupted(Stopped):
 
 
 def stop_interrupted(signal_number: int, step: int) -> NoReturn:
-    """Raise Interrupted for a run that has saved a checkpoint of `step`."""
+    """Raise Interrupted for a run in which rank 0 has saved a checkpoint of `step`."""
+    wait_for_rank_zero()  # the first process that ends prints the message, and torchrun then stops the others
     message = f"interrupted at step {step}, with a checkpoint; --resume continues from here"
     raise Interrupted(signal_number, message)
 
@@ -48,8 +52,8 @@ class Interrupt:
             signal.signal(number, handler)
 
     def get_signal(self) -> int | None:
-        """Return the signal that rank 0 has received, or None. Collective: all processes must call this."""
-        return broadcast_object(self._signal)
+        """Return the signal that a process has received, or None. Collective: all processes must call this."""
+        return max_over_processes(self._signal or 0) or None
 
     def check(self) -> None:
         """Raise Interrupted after a signal, in a run with a single process.
@@ -66,5 +70,6 @@ class Interrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if is_first:  # printed last, so that it is true when it is read
             name = signal.Signals(number).name
+            finishing = "finishing the step" if world_size() == 1 else "training until the next step that is logged"
             # print() is not reentrant, so a signal handler must not call it.
-            os.write(2, f"\n{name}: finishing the step and writing a checkpoint; Ctrl-C ends at once\n".encode())
+            os.write(2, f"\n{name}: {finishing} and writing a checkpoint; Ctrl-C ends at once\n".encode())

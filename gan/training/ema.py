@@ -24,5 +24,10 @@ class EMA:
         decay = 0.5 ** (images / (1000 * self.halflife_kimg)) if self.halflife_kimg > 0 else 0.0
         averages, weights = tuple(self.network.parameters()), tuple(network.parameters())
         torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        self.copy_buffers(network)
+
+    @torch.no_grad()
+    def copy_buffers(self, network: nn.Module) -> None:
+        """Copy the buffers of the network, such as the running statistics of batch norm."""
         for average, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             average.resize_(buffer.shape).copy_(buffer)  # the first batch may change the shape of a buffer

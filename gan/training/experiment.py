@@ -10,6 +10,7 @@ from gan.config import Config
 from gan.evaluation.evaluator import Evaluator
 from gan.run.divergence import Networks
 from gan.runtime.cuda_graphs import CUDAGraphs
+from gan.runtime.distributed import average_batch_statistics, world_size
 from gan.training.ema import EMA
 from gan.training.inputs import Inputs, StepInputs
 from metrics.lipschitz import LipschitzTracker
@@ -59,6 +60,16 @@ class Experiment:
     def networks(self) -> Networks:
         """The networks by name, each with its optimizer."""
         return {"D": (self.D, self.optimizer_D), "G": (self.G, self.optimizer_G), "G_ema": (self.ema.network, None)}
+
+    def average_batch_statistics(self) -> None:
+        """Average the running statistics of batch norm over the processes, which collect those of their shards.
+
+        Training does not read them. All processes must call this before anything else does, and before a checkpoint.
+        """
+        if world_size() > 1:
+            average_batch_statistics(self.D)
+            average_batch_statistics(self.G)
+            self.ema.copy_buffers(self.G)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that later steps depend on."""

@@ -13,7 +13,7 @@ from gan.data.grids import sample_grid
 from gan.evaluation.lipschitz import measure_due
 from gan.run.divergence import find_nonfinite, gradient_norm
 from gan.run.recorder import Recorder, Throughput, is_due, open_recorder
-from gan.runtime.distributed import call_on_rank_zero, mean_numbers
+from gan.runtime.distributed import call_on_rank_zero, mean_numbers, world_size
 from gan.runtime.interrupt import Interrupt, Interrupted, stop_interrupted
 from gan.training.experiment import Experiment
 from gan.training.inputs import Inputs
@@ -58,6 +58,8 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
 
             logs = due(config.log.every) or due(config.lipschitz.every) or due(config.lipschitz.audit_every)
             saves, evaluates = due(config.checkpoint.every), due(config.eval.every)
+            if logs or saves or evaluates:
+                experiment.average_batch_statistics()
             if (logs or saves or evaluates) and has_diverged(experiment, folder, recorder, losses):
                 throughput.restart(experiment.images)
                 continue
@@ -75,8 +77,9 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
                 with suppress(Interrupted):  # a resumed run does the evaluation again
                     evaluate(experiment, recorder, interrupt, warnings)
 
-            # Read after the evaluation, which a signal stops early.
-            if (signal_number := interrupt.get_signal()) is not None:
+            # Read after the evaluation, which a signal stops early. Several processes must agree on it: not each step.
+            exchanges = world_size() == 1 or logs or saves or evaluates
+            if exchanges and (signal_number := interrupt.get_signal()) is not None:
                 if has_diverged(experiment, folder, recorder, losses):
                     throughput.restart(experiment.images)
                     continue

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gan.config import TrainConfig
 from gan.objectives.augment import augment
 from gan.objectives.regularizers import Batch, Regularizer
-from gan.runtime.distributed import average_batch_statistics, average_gradients
+from gan.runtime.distributed import average_gradients
 from gan.runtime.precision import autocast, training_precision
 from gan.training.experiment import Experiment
 from gan.training.inputs import UpdateInputs, concatenate_labels
@@ -72,9 +72,6 @@ def run_updates(
         losses |= update_discriminator(experiment, G, D, update, due)
     if train.first == "discriminator":
         losses |= update_generator(experiment, G, D, inputs.generator)
-
-    average_batch_statistics(experiment.D)
-    average_batch_statistics(experiment.G)
     experiment.ema.update(experiment.G, train.fakes_per_update)
     return losses
 

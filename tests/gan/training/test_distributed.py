@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,12 +20,16 @@ from gan.objectives.augment import augment
 from gan.run.recorder import open_recorder
 from gan.runtime import distributed, rng
 from gan.runtime.distributed import local_shard
-from tests.gan.runs import load_newest, read_files, read_numbers
+from gan.runtime.interrupt import Interrupt
+from gan.training import loop
+from tests.gan.runs import Killed, assert_same_runs, load_newest, read_files, read_numbers
+from train_gan import main
 
 ROOT = Path(__file__).parents[3]
 slow = pytest.mark.slow
 
-# One process of a job. It may fail in a given step, and it saves its last state for the test.
+# One process of a job. It may fail in a given step of the first attempt, and it saves its last state for the test. Rank
+# 1 has other initial weights than rank 0, as it may happen on another machine.
 PROCESS = """
 import os, signal, sys, torch
 import train_gan
@@ -33,25 +39,35 @@ from gan.runtime.errors import UserError
 torch.set_num_threads(1)
 failure, failing_rank, failing_step, folder, *arguments = sys.argv[1:]
 rank = os.environ["RANK"]
-training_step, train = loop.training_step, train_gan.train
+training_step, train, build = loop.training_step, train_gan.train, train_gan.build_experiment
 
 def fail():
     if failure == "user error":
         raise UserError("the disk is full")
+    if failure == "signal":
+        return signal.raise_signal(signal.SIGTERM)
     if failure == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     raise KeyError("unexpected")
 
 def step_or_fail(experiment, *networks):
-    if failure != "none" and failing_rank in (rank, "all") and experiment.step == int(failing_step):
+    is_first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if failure != "none" and failing_rank in (rank, "all") and experiment.step == int(failing_step) and is_first:
         fail()
     return training_step(experiment, *networks)
+
+def build_differently(*arguments):
+    experiment = build(*arguments)
+    for network, _ in experiment.networks.values() if rank == "1" else ():
+        for tensor in network.state_dict().values():
+            tensor.add_(1)
+    return experiment
 
 def train_and_save_state(experiment, *others):
     train(experiment, *others)
     torch.save(experiment.state_dict(), f"{folder}/state-{rank}.pt")
 
-loop.training_step, train_gan.train = step_or_fail, train_and_save_state
+loop.training_step, train_gan.train, train_gan.build_experiment = step_or_fail, train_and_save_state, build_differently
 sys.exit(train_gan.main(arguments))
 """
 
@@ -81,6 +97,7 @@ RECIPES = {
         *("train.sync_batch_norm=true", "discriminator.activation_norm=batch", "data.conditional=true"),
     ),
 }
+RARELY = [f"{key}=100" for key in ("eval.every", "checkpoint.every", "lipschitz.every", "lipschitz.audit_every")]
 TWENTY_STEPS = ("train.steps=20", "eval.every=10", "lipschitz.every=5", "lipschitz.audit_every=20")
 
 
@@ -90,11 +107,12 @@ def job(tmp_path, tiny_config, classifier, cache):
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
 
-    def train(out: Path, *arguments: str, failure=("none", "-", "-")) -> subprocess.CompletedProcess:
+    def train(out: Path, *arguments: str, failure=("none", "-", "-"), restarts=0) -> subprocess.CompletedProcess:
         environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         states = tmp_path / f"states-{out.name}"
         states.mkdir(exist_ok=True)
         command = [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")]
+        command += [f"--max-restarts={restarts}"]
         command += [*map(str, (script, *failure, states, "--out", out, "--device", "cpu", *arguments))]
         command += [] if "--resume" in arguments else ["--config", str(tiny_config)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
@@ -207,6 +225,101 @@ def test_resume_of_failed_job_is_bit_equal(tmp_path, job):
 
 
 @slow
+def test_restarted_job_continues_from_checkpoint(tmp_path, job):
+    arguments = ("train.steps=5", "discriminator.normalization=spectral", "discriminator.activation_norm=batch")
+    uninterrupted, restarted = tmp_path / "uninterrupted", tmp_path / "restarted"
+    assert job(uninterrupted, *arguments).returncode == 0
+    done = job(restarted, *arguments, failure=("kill", "1", "3"), restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert f"{restarted}: step 2 of 5 on cpu" in done.stdout
+    assert_same_runs(restarted, uninterrupted)
+    assert_same_states(load_states(restarted)[0], load_states(uninterrupted)[0])
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """Let this process be the only one of a job that torchrun has started, with the store of its agent."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in (("USE_AGENT_STORE", "True"), ("RUN_ID", "none"), ("RESTART_COUNT", "0")):
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(store.port)), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("train_gan.process_group", lambda device: nullcontext())
+    return store  # it lives as long as this object
+
+
+def kill_in_step(patch, number: int) -> None:
+    training_step = loop.training_step
+
+    def step_or_die(experiment, *networks):
+        if experiment.step == number:
+            raise Killed
+        return training_step(experiment, *networks)
+
+    patch.setattr(loop, "training_step", step_or_die)
+
+
+@pytest.mark.parametrize("options", [["--out", "given"], []], ids=["--out", "numbered folder"])
+@pytest.mark.parametrize(("killed_in", "continued_from"), [(3, 2), (1, 0)])
+def test_restarted_attempt_continues_run_of_first(
+    tmp_path, tiny_config, tiny_run, torchrun, monkeypatch, capsys, options, killed_in, continued_from
+):
+    monkeypatch.chdir(tmp_path)
+    name = f"{tmp_path.name}-tiny"
+    if not options:
+        (tmp_path / "runs" / name).mkdir(parents=True)  # so that the run is not the first with its name
+    folder = Path("given" if options else f"runs/{name}-2")
+    arguments = ["--config", str(tiny_config), "--device", "cpu", *options]
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, killed_in)
+        with pytest.raises(Killed):
+            main(arguments)
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert f"{folder}: step {continued_from} of 4 on cpu\n" in capsys.readouterr().out
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    assert_same_runs(tiny_run(tmp_path / "uninterrupted"), folder)
+
+
+def test_restarted_attempt_starts_new_run_if_first_died_before_writing(tmp_path, tiny_config, torchrun, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", str(tiny_config), "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr("train_gan.run_folder.write_config", Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            main(arguments)
+    assert main(arguments) == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{tmp_path.name}-tiny"]
+
+
+def test_restarted_attempt_does_not_continue_run_of_another_job(
+    tmp_path, tiny_config, tiny_run, torchrun, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        patch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+        out = tiny_run(tmp_path / "run")
+    for attempt in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        assert main(["--config", str(tiny_config), "--device", "cpu", "--out", str(out)]) == 2
+        assert "already contains a run; add --resume to continue it" in capsys.readouterr().err
+
+
+@slow
+def test_signal_of_one_process_stops_all_at_next_logged_step(tmp_path, job):
+    arguments = ("train.steps=8", "log.every=3", *RARELY, "discriminator.activation_norm=batch")
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
+    assert job(uninterrupted, *arguments).returncode == 0
+    done = job(stopped, *arguments, failure=("signal", "1", "3"))
+    assert "SIGTERM: training until the next step that is logged and writing a checkpoint" in done.stderr
+    assert done.stderr.count("interrupted at step 6, with a checkpoint; --resume continues from here") == 1
+    assert "exitcode  : 143" in done.stderr
+    assert load_newest(stopped)["step"] == 6
+    assert job(stopped, "--resume").returncode == 0
+    assert read_numbers(stopped) == read_numbers(uninterrupted)
+    assert_same_states(load_states(stopped)[0], load_states(uninterrupted)[0])
+
+
+@slow
 def test_resume_with_another_number_of_processes(tmp_path, tiny_run, job):
     one = tiny_run(tmp_path / "one", *NO_BATCH_NORM, "train.steps=6")
     tiny_run(tmp_path / "run", *NO_BATCH_NORM)
@@ -227,6 +340,80 @@ def process(monkeypatch):
             yield
 
     return set_rank
+
+
+@pytest.fixture
+def messages(process, monkeypatch):
+    """Let this process be rank 0 of two equal processes, and return the list of the sizes of its messages."""
+    sizes = []
+
+    def all_reduce(tensor, op=dist.ReduceOp.SUM):
+        sizes.append(tensor.numel())
+        if op == dist.ReduceOp.SUM:
+            tensor *= 2
+
+    def gather_objects(parts, value):
+        sizes.append("objects")
+        parts[:] = [value] * len(parts)
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda values: sizes.append("objects"))
+    monkeypatch.setattr(dist, "all_gather_object", gather_objects)
+    monkeypatch.setattr(dist, "all_gather", lambda parts, value: [part.copy_(value) for part in parts])
+    with process(0, 2):
+        yield sizes
+
+
+def test_step_that_is_not_logged_sends_one_message_per_update(tmp_path, build, messages, monkeypatch):
+    experiment = build("train.steps=6", "log.every=3", *RARELY, "discriminator.activation_norm=batch")
+    training_step, first_message = loop.training_step, []
+
+    def mark_and_step(*arguments):
+        first_message.append(len(messages))
+        return training_step(*arguments)
+
+    monkeypatch.setattr(loop, "training_step", mark_and_step)
+    loop.train(experiment, tmp_path, Interrupt())
+    G, D = (sum(p.numel() for p in network.parameters()) for network in (experiment.G, experiment.D))
+    sent = [messages[a:b] for a, b in pairwise(first_message)]
+    assert [sent[k] for k in (0, 1, 3, 4)] == [[D, D, G]] * 4
+    assert len(sent[2]) > 3
+
+
+def test_averaged_batch_statistics_are_those_of_both_generators(build, process, monkeypatch):
+    experiment = build()
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.add_(2))  # another process with larger values
+    with process(0, 2):
+        experiment.average_batch_statistics()
+    for network in (experiment.G, experiment.ema.network):
+        means = [buffer for name, buffer in network.named_buffers() if name.endswith("running_mean")]
+        assert means
+        assert all(torch.equal(mean, torch.ones_like(mean)) for mean in means)
+
+
+def test_tensors_are_averaged_in_their_own_memory_formats(process, monkeypatch):
+    images = torch.rand(2, 3, 4, 5)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    tensors = [channels_last, images.clone(), images.clone()[:, :, 1], torch.rand(3, 2).T]
+    originals, strides = [t.clone() for t in tensors], [t.stride() for t in tensors]
+    other = torch.rand(sum(t.numel() for t in tensors))
+    sent = []
+
+    def all_reduce(flat):
+        sent.append(flat.clone())
+        flat += other
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    with process(0, 2):
+        distributed.all_reduce_mean(tensors)
+    assert [t.stride() for t in tensors] == strides
+    (flat,) = sent
+    assert torch.equal(flat[:120].view(2, 4, 5, 3), images.permute(0, 2, 3, 1))  # the order of channels_last
+    means = ((flat + other) / 2).split([t.numel() for t in tensors])
+    assert torch.equal(tensors[0], means[0].view(2, 4, 5, 3).permute(0, 3, 1, 2))
+    for tensor, original, mean in list(zip(tensors, originals, means, strict=True))[1:]:
+        assert torch.equal(tensor, mean.view(original.shape))
 
 
 def pixels(count: int) -> ImageData:
