@@ -8,6 +8,7 @@ from filelock import FileLock
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from gan.evaluation.extractors.digits import digits_classifier
+from tests.processes import PythonServer
 from train_gan import main
 
 TINY = """\
@@ -23,14 +24,19 @@ checkpoint: {every: 2, keep: 1}
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """Use a temporary folder as the cache; all workers of pytest-xdist share it."""
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """Return a temporary folder that all workers of pytest-xdist share."""
     root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(shared_folder):
+    """Use a temporary folder as the cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
-        yield root / "cache"
+        patch.setenv("XDG_CACHE_HOME", str(shared_folder / "cache"))
+        yield shared_folder / "cache"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,6 +54,14 @@ def classifier(cache):
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "classifier.lock"):
         return digits_classifier(16)
+
+
+@pytest.fixture(scope="session")
+def python(cache, tmp_path_factory):
+    """Return a server that starts Python processes in which the toolkit has already been imported."""
+    server = PythonServer(tmp_path_factory.mktemp("processes"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
