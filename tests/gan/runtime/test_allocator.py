@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import pytest
@@ -20,12 +19,11 @@ print(int(kept), faults())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
-def test_freed_memory_is_reused_without_page_faults():
+def test_freed_memory_is_reused_without_page_faults(python):
     kept, faults = {}, {}
     for keep in (False, True):
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT.format(keep=keep)], capture_output=True, text=True, check=True
-        )
+        done = python.run("-c", SCRIPT.format(keep=keep))
+        assert done.returncode == 0, done.stderr
         kept[keep], faults[keep] = map(int, done.stdout.split())
     if not kept[True]:
         pytest.skip("not glibc")
