@@ -18,6 +18,8 @@ def main(command: list[str], output: Path, environment: dict[str, str], cwd: Pat
     os.environ.update(environment)
     os.chdir(cwd)
     torch.set_num_threads(1)
+    script_folder = "" if command[0] in ("-c", "-m") else str(Path(command[0]).resolve().parent)
+    sys.path[:0] = [script_folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     if command[0] == "-c":
         sys.argv = ["-c", *command[2:]]
         exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})

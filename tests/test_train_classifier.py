@@ -1,7 +1,5 @@
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -238,11 +236,9 @@ def test_table_without_operator_norm_and_with_large_learning_rate(tmp_path, trai
     assert "classifier: largest input gradient" in capsys.readouterr().out
 
 
-def test_script_runs_in_any_folder(tmp_path, config):
-    command = [sys.executable, str(ROOT / "train_classifier.py"), "--config", "tiny.yaml", "--out", "run"]
-    good = subprocess.run(
-        [*command, "--device", "cpu", "train.steps=1"], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+def test_script_runs_in_any_folder(tmp_path, config, python):
+    arguments = ["--config", "tiny.yaml", "--out", "run", "--device", "cpu", "train.steps=1"]
+    good = python.run(ROOT / "train_classifier.py", *arguments, cwd=tmp_path)
     assert (good.returncode, good.stderr) == (0, "")
     assert "step 1/1" in good.stdout
 

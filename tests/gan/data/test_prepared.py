@@ -210,14 +210,13 @@ CHILD = """\
 import sys, warnings
 from pathlib import Path
 warnings.simplefilter("error", UserWarning)
-sys.path.insert(0, sys.argv[1])
 from test_prepared import prepare, slow_source
-print(prepare(slow_source(Path(sys.argv[2]))).fingerprint)
+print(prepare(slow_source(Path(sys.argv[1]))).fingerprint)
 """
 
 
 def test_two_processes_prepare_the_same_source(root, python):
-    child = python.start("-c", CHILD, Path(__file__).parent, root)
+    child = python.start("-c", CHILD, root, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})
     ours = prepare(slow_source(root))
     done = child.wait()
     assert (done.returncode, done.stderr) == (0, "")

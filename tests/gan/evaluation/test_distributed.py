@@ -11,7 +11,6 @@ from gan.evaluation.features import BATCH_SIZE
 # One of the processes. It saves its features and scores for each number of images.
 PROGRAM = """
 import sys, torch
-sys.path.insert(0, sys.argv.pop(1))
 from pixels import PixelExtractor, random_data
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.features import extract_image_features
@@ -41,8 +40,8 @@ def run_processes(python, tmp_path):
     """Return a function that runs a process for each list of arguments. All of them use one cache."""
 
     def run(*argument_lists):
-        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-        commands = [("-c", PROGRAM, Path(__file__).parent, *arguments) for arguments in argument_lists]
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
+        commands = [("-c", PROGRAM, *arguments) for arguments in argument_lists]
         processes = [python.start(*command, env=environment) for command in commands]
         assert [process.wait().returncode for process in processes] == [0] * len(commands)
 
