@@ -1,4 +1,8 @@
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,9 @@ from filelock import FileLock
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from gan.evaluation.extractors.digits import digits_classifier
+from metrics.extractors.digits import train_digits_classifier
+from metrics.lipschitz import steepest_slope
+from tests.processes import PythonServer
 from train_gan import main
 
 TINY = """\
@@ -18,19 +25,24 @@ regularizers: {r1: {weight: 0.1, every: 3}}
 train: {steps: 4, batch_size: 8, n_critic: 2}
 log: {every: 1}
 eval: {every: 2, metrics: [fd_digits70_test, modes70, kl70, confident70, is_digits70]}
-lipschitz: {every: 2, audit_every: 2, iterations: 3}
+lipschitz: {every: 2, audit_every: 4, iterations: 3}
 checkpoint: {every: 2, keep: 1}
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """Use a temporary folder as the cache; all workers of pytest-xdist share it."""
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """Return a temporary folder that all workers of pytest-xdist share."""
     root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(shared_folder):
+    """Use a temporary folder as the cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
-        yield root / "cache"
+        patch.setenv("XDG_CACHE_HOME", str(shared_folder / "cache"))
+        yield shared_folder / "cache"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,10 +56,23 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def classifier(cache):
-    """Return the digits classifier for resolution 16, trained once for all workers."""
+    """Return the digits classifier for resolution 16, trained once for all workers.
+
+    It is trained for 8 epochs instead of 30 and put into the cache, from which every run of the tests reads it.
+    """
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "classifier.lock"):
+    with FileLock(cache / "classifier.lock"), pytest.MonkeyPatch.context() as patch:
+        name = "gan.evaluation.extractors.digits.train_digits_classifier"
+        patch.setattr(name, partial(train_digits_classifier, epochs=8))
         return digits_classifier(16)
+
+
+@pytest.fixture(scope="session")
+def python(cache, tmp_path_factory):
+    """Return a server that starts Python processes in which the toolkit has already been imported."""
+    server = PythonServer(tmp_path_factory.mktemp("processes"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +114,20 @@ def event_files_in_order(monkeypatch):
     monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(0))
 
 
+@contextmanager
+def search_in_one_step() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gan.evaluation.lipschitz.steepest_slope", partial(steepest_slope, steps=1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_slope_search():
+    """Let audits search for the steepest slope in one step instead of 20, which take most of the time of an audit."""
+    with search_in_one_step():
+        yield
+
+
 @pytest.fixture
 def tiny_config(tmp_path) -> Path:
     """Return a YAML file whose run takes a fraction of a second."""
@@ -97,12 +136,27 @@ def tiny_config(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture
-def tiny_run(tiny_config, classifier):
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, classifier):
     """Return a function that trains the tiny config into a folder, with further arguments, and returns the folder."""
+    config = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    config.write_text(TINY)
 
     def run(out: Path, *arguments: str) -> Path:
-        assert main(["--config", str(tiny_config), "--out", str(out), "--device", "cpu", *arguments]) == 0
+        assert main(["--config", str(config), "--out", str(out), "--device", "cpu", *arguments]) == 0
         return out
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, tiny_run) -> Path:
+    """Return the folder of a finished run of the tiny config, with `short_slope_search`. Tests must not change it."""
+    with search_in_one_step():
+        return tiny_run(tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.fixture
+def copied_run(tmp_path, finished_run) -> Path:
+    """Return a copy of the finished run in `tmp_path`, which a test may change."""
+    return shutil.copytree(finished_run, tmp_path / "run")

@@ -1,7 +1,6 @@
 import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,14 +32,30 @@ def python_blocks(page: str) -> str:
     return "\n".join(blocks)
 
 
-def execute(program: str, folder: Path) -> str:
-    """Run a program in `folder` with the toolkit on its path, and return its output."""
-    (folder / "program.py").write_text(program, encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "program.py"]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+# Runs program.py. The toolkit has already been imported, but the program must import it again.
+RUN_PROGRAM = """\
+import runpy, sys
+toolkit = ("classification", "gan", "metrics", "models", "train_classifier", "train_gan")
+for name in [name for name in sys.modules if name.split(".")[0] in toolkit]:
+    del sys.modules[name]
+runpy.run_path("program.py", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def execute(python, tmp_path):
+    """Return a function that runs a program in a temporary folder with the toolkit on its path, and returns its output.
+
+    Raises AssertionError if the program fails.
+    """
+
+    def execute_program(program: str) -> str:
+        (tmp_path / "program.py").write_text(program, encoding="utf-8")
+        done = python.run("-c", RUN_PROGRAM, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return execute_program
 
 
 def anchors(path: Path) -> set[str]:
@@ -79,7 +94,7 @@ Image = Histogram = len
 """
 
 
-def test_examples_in_extending(tmp_path, tiny_config):
+def test_examples_in_extending(tmp_path, tiny_config, execute):
     (tmp_path / "wandb.py").write_text(WANDB)
     program = (
         python_blocks("extending.md")
@@ -93,7 +108,7 @@ run = ["--config", "tiny.yaml", "--out", "run", "--device", "cpu", "train.steps=
 assert main([*run, *parts, metrics]) == 0
 """
     )
-    output = execute(program, tmp_path).splitlines()
+    output = execute(program).splitlines()
     assert {"logged 1 samples", "finished"} <= set(output)
     assert any("loss/D" in line.split() for line in output if line.startswith("logged 1 "))
     assert not list((tmp_path / "run").glob("events.*"))
@@ -105,20 +120,20 @@ assert main([*run, *parts, metrics]) == 0
 
 
 @pytest.mark.skipif(torch.__version__ < ONNX_TORCH, reason="needs a newer PyTorch")
-def test_examples_in_library(tmp_path, tiny_run):
+def test_examples_in_library(tmp_path, tiny_run, execute):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     run = tiny_run(tmp_path / "runs" / "digits-dcgan_conv_norm", "train.steps=1")
     assert export_main([str(run), "--out", str(tmp_path / "generator.onnx")]) == 0
-    out = execute(python_blocks("library.md"), tmp_path)
+    out = execute(python_blocks("library.md"))
     assert out.startswith("0 {'0': ")
 
 
-def test_import_next_to_another_models_package(tmp_path):
+def test_import_next_to_another_models_package(tmp_path, execute):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").write_text("mine = True")
     with pytest.raises(AssertionError, match="cannot import name 'build_generator'"):
-        execute("from models import build_generator", tmp_path)
+        execute("from models import build_generator")
     text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
     (block,) = (block for block in FENCE.findall(text) if "TOOLKIT" in block)
     program = (
@@ -133,13 +148,13 @@ network(torch.rand(2, 1, 4, 4)).sum().backward()
 assert set(LipschitzTracker(network, torch.rand(1, 1, 4, 4)).measure()) == {"0", "2"}
 """
     )
-    execute(program, tmp_path)
+    execute(program)
 
 
-def test_import_next_to_a_nested_models_package(tmp_path):
+def test_import_next_to_a_nested_models_package(tmp_path, execute):
     (tmp_path / "mine" / "models").mkdir(parents=True)
     (tmp_path / "mine" / "models" / "__init__.py").write_text("mine = True")
-    execute("import mine.models\nfrom models.normalizations import normalize\nassert mine.models.mine", tmp_path)
+    execute("import mine.models\nfrom models.normalizations import normalize\nassert mine.models.mine")
 
 
 def test_scaling_shows_table_and_messages_of_the_model(monkeypatch, capsys):

@@ -1,7 +1,5 @@
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,13 +19,14 @@ from gan.run.logging import read_metrics
 from tests.gan.runs import Killed, assert_same_runs, load_newest, read_files, read_numbers
 from train_classifier import main
 
+pytestmark = pytest.mark.usefixtures("short_slope_search")
 ROOT = Path(__file__).parent.parent
 TINY = """\
 data: {name: digits, resolution: 8}
 labels: {noise: 0.2}
-classifier: {name: resnet10, width: 4, normalization: spectral}
+classifier: {name: resnet10, width: 2, normalization: spectral}
 regularizers: {ocnn: {weight: 0.001, every: 2}}
-train: {steps: 4, batch_size: 16, augment: [translation], free: {replays: 3, eps: 8, step: 8}}
+train: {steps: 4, batch_size: 8, augment: [translation], free: {replays: 3, eps: 8, step: 8}}
 log: {every: 1}
 eval: {every: 2, attack: {eps: 16, iterations: 2}, corruptions: [gaussian_noise, gaussian_blur]}
 lipschitz: {every: 2, audit_every: 4, iterations: 2}
@@ -47,15 +46,6 @@ def change_to_tmp_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> Path:
-    """Return the folder of a finished run of the tiny config. Tests must not change it."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.yaml").write_text(TINY)
-    assert main(["--config", str(folder / "tiny.yaml"), "--out", str(folder / "run"), "--device", "cpu"]) == 0
-    return folder / "run"
-
-
 @pytest.fixture
 def config(tmp_path) -> Path:
     path = tmp_path / "tiny.yaml"
@@ -63,15 +53,32 @@ def config(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture
-def train(config):
+@pytest.fixture(scope="module")
+def train(tmp_path_factory, short_slope_search):
     """Return a function that trains the tiny config into a folder, with further command line arguments."""
+    config = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    config.write_text(TINY)
 
     def train_tiny(out: Path, *arguments: str) -> Path:
         assert main(["--config", str(config), "--out", str(out), "--device", "cpu", *arguments]) == 0
         return out
 
     return train_tiny
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, train) -> Path:
+    """Return the folder of a finished run of the tiny config. Tests must not change it."""
+    return train(tmp_path_factory.mktemp("trained") / "run")
+
+
+FIVE_STEPS = ["train.steps=5", "checkpoint.every=1", "checkpoint.keep=9"]
+
+
+@pytest.fixture(scope="module")
+def trained_for_five_steps(tmp_path_factory, train) -> Path:
+    """Return the folder of a finished run with a checkpoint of each step. Tests must not change it."""
+    return train(tmp_path_factory.mktemp("trained") / "run", *FIVE_STEPS)
 
 
 def test_run_writes_files_and_prints_results(tmp_path, train, capsys):
@@ -101,19 +108,18 @@ def test_metrics_jsonl_and_tensorboard_have_the_same_tags(trained):
     events.Reload()
     assert set(events.Tags()["scalars"]) == tags
     assert {line["step"] for line in lines if "metrics/accuracy_test" in line} == {4}, "only after the last step"
-    assert [line["images"] for line in lines] == [16, 32, 48, 64]
+    assert [line["images"] for line in lines] == [8, 16, 24, 32]
 
 
 @pytest.mark.parametrize("step", [1, 4], ids=["between replays of a batch", "after a validation"])
-def test_resume_is_bit_equal(tmp_path, train, event_files_in_order, step):
-    arguments = ["train.steps=5", "checkpoint.every=1", "checkpoint.keep=9"]
-    uninterrupted, resumed = (train(tmp_path / name, *arguments) for name in ("uninterrupted", "resumed"))
+def test_resume_is_bit_equal(tmp_path, train, trained_for_five_steps, event_files_in_order, step):
+    resumed = shutil.copytree(trained_for_five_steps, tmp_path / "resumed")
     for later in range(step + 1, 6):
         (resumed / "checkpoints" / f"step_{later:08d}.pt").unlink()
     assert load_newest(resumed)["step"] == step
-    train(resumed, *arguments, "--resume")
-    assert load_newest(uninterrupted)["delta"].any()
-    assert_same_runs(uninterrupted, resumed)
+    train(resumed, *FIVE_STEPS, "--resume")
+    assert load_newest(trained_for_five_steps)["delta"].any()
+    assert_same_runs(trained_for_five_steps, resumed)
 
 
 @pytest.mark.parametrize("step", [2, 4], ids=["validation", "test"])
@@ -191,7 +197,10 @@ INVALID = {
         ["classifier.normalization=gradient"],
         "`gradient` needs a network with a single logit",
     ),
-    "batch larger than data": (["data.subset=0.01"], r"is larger than the training set \(\d+ images\)"),
+    "batch larger than data": (
+        ["data.subset=0.01", "train.batch_size=16"],
+        r"is larger than the training set \(\d+ images\)",
+    ),
     "missing data": (["data=cifar10"], "data.root: cifar10 is missing or incomplete in 'data'"),
     "nothing to resume": (["--resume", "--out", "none"], r"contains no run \(config.yaml is missing\)"),
     "config of a GAN": (["--config", str(ROOT / "configs/digits/dcgan.yaml")], "generator: unknown key"),
@@ -238,11 +247,9 @@ def test_table_without_operator_norm_and_with_large_learning_rate(tmp_path, trai
     assert "classifier: largest input gradient" in capsys.readouterr().out
 
 
-def test_script_runs_in_any_folder(tmp_path, config):
-    command = [sys.executable, str(ROOT / "train_classifier.py"), "--config", "tiny.yaml", "--out", "run"]
-    good = subprocess.run(
-        [*command, "--device", "cpu", "train.steps=1"], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+def test_script_runs_in_any_folder(tmp_path, config, python):
+    arguments = ["--config", "tiny.yaml", "--out", "run", "--device", "cpu", "train.steps=1"]
+    good = python.run(ROOT / "train_classifier.py", *arguments, cwd=tmp_path)
     assert (good.returncode, good.stderr) == (0, "")
     assert "step 1/1" in good.stdout
 
@@ -259,7 +266,7 @@ def test_comparison_of_classifiers_writes_report(tmp_path, config, monkeypatch):
         last = read_metrics(out / "cells" / row["cell"])[-1]
         assert row["metrics/accuracy_test"] == pytest.approx(last["metrics/accuracy_test"], rel=1e-5)
     report = (out / "report.md").read_text()
-    assert "4 updates (64 training images seen)" in report
+    assert "4 updates (32 training images seen)" in report
     assert "## Lipschitz constant of the classifier" in report
     assert " of D" not in report
     assert "train_classifier.py" in (out / "logs" / "none-seed0.log").read_text()

@@ -20,6 +20,7 @@ from models import ImageShape, build_generator
 from tests.gan.runs import load_newest, read_files
 from train_gan import main
 
+pytestmark = pytest.mark.usefixtures("short_slope_search")
 ROOT = Path(__file__).parent.parent
 
 LAYERS = ("downs.0", "downs.1", "head.linear")
@@ -50,11 +51,10 @@ def test_run_writes_files(tmp_path, tiny_run):
     }
 
 
-def test_metrics_jsonl_and_tensorboard_have_the_same_numbers(tmp_path, tiny_run):
-    folder = tiny_run(tmp_path / "run")
-    lines = read_metrics(folder)
+def test_metrics_jsonl_and_tensorboard_have_the_same_numbers(finished_run):
+    lines = read_metrics(finished_run)
     assert set().union(*lines) == COUNTERS | TAGS
-    events = EventAccumulator(str(folder))
+    events = EventAccumulator(str(finished_run))
     events.Reload()
     assert set(events.Tags()["scalars"]) == TAGS
     assert events.Tags()["images"] == ["samples"]
@@ -64,7 +64,7 @@ def test_metrics_jsonl_and_tensorboard_have_the_same_numbers(tmp_path, tiny_run)
 
 
 def test_generator_file_can_be_loaded(tmp_path, tiny_run):
-    folder = tiny_run(tmp_path / "run", "generator.normalization=spectral")
+    folder = tiny_run(tmp_path / "run", "generator.normalization=spectral", "train.steps=2")
     with safe_open(folder / "generator.safetensors", "pt") as file:
         (tmp_path / "from_metadata.yaml").write_text(file.metadata()["config"])
     config = load_config(Config, tmp_path / "from_metadata.yaml")
@@ -77,8 +77,8 @@ def test_generator_file_can_be_loaded(tmp_path, tiny_run):
 
 
 def test_saved_config_includes_overrides(tmp_path, tiny_run, tiny_config):
-    folder = tiny_run(tmp_path / "run", "seed=3")
-    assert load_config(Config, folder / "config.yaml") == load_config(Config, tiny_config, ["seed=3"])
+    folder = tiny_run(tmp_path / "run", "seed=3", "train.steps=1")
+    assert load_config(Config, folder / "config.yaml") == load_config(Config, tiny_config, ["seed=3", "train.steps=1"])
 
 
 def test_best_checkpoint_has_best_first_metric(tmp_path, tiny_run):
@@ -92,14 +92,15 @@ def test_best_checkpoint_has_best_first_metric(tmp_path, tiny_run):
     assert best["step"] == min(scores, key=scores.get)
 
 
-def test_sample_grid_of_stacked_digits_shows_channels(tmp_path, tiny_run):
-    sizes = {}
-    for name in ("digits", "{name: stacked_digits, size: 20, held_out_size: 20}"):
-        folder = tiny_run(tmp_path / name[:4], f"data={name}", "train.steps=1", "eval.metrics=[modes20]")
-        with Image.open(folder / "samples" / "step_00000001.png") as image:
-            sizes[name[:4]] = image.size
-    assert sizes["{nam"][0] > 3.9 * sizes["digi"][0]
-    assert sizes["{nam"][1] == sizes["digi"][1]
+def test_sample_grid_of_stacked_digits_shows_channels(tmp_path, tiny_run, finished_run):
+    stacked = "data={name: stacked_digits, size: 20, held_out_size: 20}"
+    folder = tiny_run(tmp_path / "run", stacked, "train.steps=1", "eval.metrics=[modes20]")
+    with (
+        Image.open(folder / "samples" / "step_00000001.png") as colored,
+        Image.open(finished_run / "samples" / "step_00000002.png") as gray,
+    ):
+        assert colored.size[0] > 3.9 * gray.size[0]
+        assert colored.size[1] == gray.size[1]
 
 
 def test_run_prints_results_and_paths(tmp_path, tiny_run, capsys):
@@ -190,27 +191,24 @@ def test_invalid_out_folder_is_an_error(tmp_path, tiny_config, classifier, capsy
     assert read_files(tmp_path) == before
 
 
-def test_existing_out_folder_is_not_changed(tmp_path, tiny_config, tiny_run, capsys):
-    folder = tiny_run(tmp_path / "run")
+def test_existing_out_folder_is_not_changed(tmp_path, tiny_config, copied_run, capsys):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("other")
     before = read_files(tmp_path)
     arguments = ["--config", tiny_config, "--device", "cpu", "--out"]
-    assert_error(capsys, [*arguments, folder], "already contains a run; add --resume")
-    assert_error(capsys, [*arguments, folder, "--resume", "seed=5"], r"with another config \(different: seed\)")
+    assert_error(capsys, [*arguments, copied_run], "already contains a run; add --resume")
+    assert_error(capsys, [*arguments, copied_run, "--resume", "seed=5"], r"with another config \(different: seed\)")
     assert_error(capsys, [*arguments, tmp_path / "other"], "is not an empty folder")
     assert_error(capsys, [*arguments, tiny_config], "is not an empty folder")
     assert_error(capsys, [*arguments, tmp_path / "other", "--resume"], "contains no run")
     assert read_files(tmp_path) == before
 
 
-def test_damaged_checkpoint_is_an_error_and_changes_nothing(tmp_path, tiny_run, capsys):
-    folder = tiny_run(tmp_path / "run")
-    (folder / "checkpoints" / "step_00000004.pt").write_bytes(b"damaged")
+def test_damaged_checkpoint_is_an_error_and_changes_nothing(tmp_path, copied_run, capsys):
+    (copied_run / "checkpoints" / "step_00000004.pt").write_bytes(b"damaged")
     before = read_files(tmp_path)
-    assert_error(
-        capsys, ["--out", folder, "--device", "cpu", "--resume", "train.steps=9"], "cannot read the checkpoint"
-    )
+    arguments = ["--out", copied_run, "--device", "cpu", "--resume", "train.steps=9"]
+    assert_error(capsys, arguments, "cannot read the checkpoint")
     assert read_files(tmp_path) == before
 
 
@@ -223,13 +221,15 @@ def test_help_lists_config_keys(capsys):
         assert text in out
 
 
-def test_script_runs_in_any_folder(tmp_path, tiny_config, classifier):
-    command = [sys.executable, str(ROOT / "train_gan.py"), "--config", tiny_config.name, "--out", "run"]
-    good = subprocess.run([*command, "--device", "cpu", "train.steps=1"], capture_output=True, text=True, cwd=tmp_path)
+def test_script_runs_in_any_folder(tmp_path, tiny_config, classifier, python):
+    """The script is started once in a new interpreter, as users start it."""
+    command = [str(ROOT / "train_gan.py"), "--config", tiny_config.name, "--out", "run"]
+    line = [sys.executable, *command, "--device", "cpu", "train.steps=1"]
+    good = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
     assert (good.returncode, good.stderr) == (0, "")
     assert "step 1/1" in good.stdout
     assert (tmp_path / "run" / "generator.safetensors").exists()
-    bad = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    bad = python.run(*command, cwd=tmp_path)
     assert (bad.returncode, bad.stdout) == (2, "")
     assert (
         bad.stderr == "error: --out run already contains a run; add --resume to continue it, or choose another --out\n"
@@ -238,7 +238,7 @@ def test_script_runs_in_any_folder(tmp_path, tiny_config, classifier):
 
 @pytest.mark.parametrize("norm", ["instance", "layer", "group", "batch"])
 def test_results_with_activation_norm_in_discriminator(tmp_path, tiny_run, capsys, norm):
-    tiny_run(tmp_path / "run", f"discriminator.activation_norm={norm}", "train.steps=2")
+    tiny_run(tmp_path / "run", f"discriminator.activation_norm={norm}", "train.steps=1")
     out = capsys.readouterr().out
     assert ("(not affine)" in out) == (norm != "batch")
     product = next(line for line in out.splitlines() if line.startswith("D: product"))
@@ -246,5 +246,5 @@ def test_results_with_activation_norm_in_discriminator(tmp_path, tiny_run, capsy
 
 
 def test_conditional_run_is_audited(tmp_path, tiny_run, capsys):
-    folder = tiny_run(tmp_path / "run", "data.conditional=true", "train.steps=2")
+    folder = tiny_run(tmp_path / "run", "data.conditional=true", "train.steps=1")
     assert any("lipschitz/D/certified" in line for line in read_metrics(folder))

@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -73,8 +74,12 @@ class Checkpoints:
     def _numbered(self) -> list[Path]:
         return sorted(self.folder.glob("step_*.pt"))
 
+    @cached_property
+    def _config_text(self) -> str:
+        return dump_config(self.config)
+
     def _write(self, path: Path, state: dict[str, Any]) -> None:
-        write_atomically(path, lambda file: save(state | {"config": dump_config(self.config)}, file))
+        write_atomically(path, lambda file: save(state | {"config": self._config_text}, file))
 
     def _load(self, path: Path, device: torch.device | str) -> dict[str, Any]:
         state = load(path, device)

@@ -2,10 +2,12 @@ import pytest
 
 from gan.audit import main
 
+pytestmark = pytest.mark.usefixtures("short_slope_search")
+
 
 @pytest.mark.parametrize("normalization", ["none", "conv_norm", "gradient"])
 def test_audit_prints_every_layer(tmp_path, tiny_run, capsys, normalization):
-    folder = tiny_run(tmp_path / "run", f"discriminator.normalization={normalization}")
+    folder = tiny_run(tmp_path / "run", f"discriminator.normalization={normalization}", "train.steps=2")
     capsys.readouterr()
     assert main([str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()

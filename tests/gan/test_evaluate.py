@@ -15,9 +15,9 @@ NAME = "fd_digits70_test"
 
 
 @pytest.fixture
-def run_folder(tmp_path, tiny_run, monkeypatch):
+def run_folder(tmp_path, copied_run, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return tiny_run(tmp_path / "run")
+    return copied_run
 
 
 def evaluate(*arguments):

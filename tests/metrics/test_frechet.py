@@ -8,6 +8,7 @@ import pytest
 import scipy.linalg
 import torch
 from pytorch_fid.fid_score import calculate_frechet_distance
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from metrics.frechet import FeatureStatistics, frechet_distance
 
@@ -33,6 +34,13 @@ def test_distance_matches_its_definition():
     root = scipy.linalg.sqrtm(a.covariance.numpy() @ b.covariance.numpy())
     expected = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * root.real.trace()
     assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_distance_matches_torch_fidelity():
+    features = [random_features(70, 12, seed) for seed in (0, 1)]
+    expected = fid_statistics_to_metric(*map(fid_features_to_statistics, features), verbose=False)
+    a, b = map(FeatureStatistics.from_features, features)
+    assert frechet_distance(a, b) == pytest.approx(expected["frechet_inception_distance"], rel=1e-9)
 
 
 def test_distance_is_symmetric_and_zero_for_equal_sets():

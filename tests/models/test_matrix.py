@@ -15,6 +15,7 @@ from torch import nn
 from models import DISCRIMINATORS, GENERATORS, ImageShape, build_discriminator, build_generator
 from models.activation_norms import ACTIVATION_NORMS
 from models.normalizations import NORMALIZATIONS
+from tests.pairwise import pairwise_cover
 
 TINY = {"width": 8, "blocks": 1, "group_size": 4, "z_dim": 8}
 BATCH_SIZE, CHANNELS, RESOLUTION, NUM_CLASSES = 4, 3, 16, 3
@@ -28,20 +29,6 @@ def is_valid(kind: str, family: str, normalization: str, activation: str) -> boo
     accepts_activation = activation == "none" or family not in WITHOUT_ACTIVATION_NORM
     accepts_normalization = kind == "discriminator" or normalization not in FOR_DISCRIMINATORS
     return accepts_activation and accepts_normalization
-
-
-def pairwise_cover(cases: list[tuple]) -> list[tuple]:
-    """Return a subset of `cases` with every pair of values of two axes that occurs in `cases`.
-
-    Greedy: the next case is the one with the most pairs that are still missing.
-    """
-    pairs = {case: set(itertools.combinations(enumerate(case), 2)) for case in cases}
-    missing = set().union(*pairs.values())
-    cover = []
-    while missing:
-        cover.append(max(cases, key=lambda case: len(pairs[case] & missing)))
-        missing -= pairs[cover[-1]]
-    return cover
 
 
 FAMILIES = [(kind, family) for kind, registry in REGISTRIES.items() for family in registry]

@@ -1,6 +1,7 @@
 """The handwritten digits that are bundled with scikit-learn, single or stacked. They need no download."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, ClassVar, cast
 
 import numpy as np
@@ -62,6 +63,17 @@ class StackedDigits(DatasetConfig):
 
 def _scans(resolution: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return (images (N, 1, H, W) uint8, labels (N,)) of the training and the held-out scans."""
+    scans, labels, train, held_out = _read_scans()
+    gray = torch.from_numpy(scans).float()[:, None] * (255 / 16)
+    images = F.interpolate(gray, size=(resolution, resolution), mode="bilinear", align_corners=False)
+    images = images.round().clamp(0, 255).to(torch.uint8)
+    labels = torch.from_numpy(labels).long()
+    return (images[train], labels[train]), (images[held_out], labels[held_out])
+
+
+@cache  # a run needs them for training and for the features of its metrics
+def _read_scans() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the scans (N, 8, 8) with values from 0 to 16, their labels (N,), and the training and held-out rows."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
     from sklearn.utils import Bunch
@@ -70,11 +82,7 @@ def _scans(resolution: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor
     train, held_out = train_test_split(
         np.arange(len(scans.target)), test_size=360, random_state=SPLIT_SEED, stratify=scans.target
     )
-    gray = torch.from_numpy(scans.images).float()[:, None] * (255 / 16)
-    images = F.interpolate(gray, size=(resolution, resolution), mode="bilinear", align_corners=False)
-    images = images.round().clamp(0, 255).to(torch.uint8)
-    labels = torch.from_numpy(scans.target).long()
-    return (images[train], labels[train]), (images[held_out], labels[held_out])
+    return scans.images, scans.target, train, held_out
 
 
 def _stack(images: Tensor, labels: Tensor, size: int, purpose: str) -> ImageData:

@@ -1,14 +1,11 @@
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from gan.compare.__main__ import main
+from gan.run.lock import hold_lock
 
-ROOT = Path(__file__).parents[3]
 SMALL = """\
 data: {name: digits, resolution: 16}
 generator: {width: 4, z_dim: 8}
@@ -23,35 +20,47 @@ GRID = ("--vary", "discriminator.normalization=none,conv_norm", "--seeds", "0,1"
 
 
 @pytest.fixture(scope="session")
-def small_config(tmp_path_factory) -> Path:
+def small_config(shared_folder) -> Path:
     """A config file whose training takes a second."""
-    path = tmp_path_factory.mktemp("small") / "small.yaml"
-    path.write_text(SMALL)
+    path = shared_folder / "small.yaml"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            path.write_text(SMALL)
     return path
 
 
 @pytest.fixture(scope="session")
-def killed_grid(small_config, classifier, tmp_path_factory) -> Path:
-    """A comparison of two normalizations with two seeds, killed with SIGKILL after its first checkpoint."""
-    out = tmp_path_factory.mktemp("grid") / "out"
-    command = [sys.executable, "-m", "gan.compare", str(small_config), *GRID, "--out", str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not any(out.glob("cells/*/checkpoints/step_*.pt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    time.sleep(1)  # the cells end with the comparison, which a test checks
-    shutil.copytree(out, out.with_name("killed"))
-    return out
+def grids(small_config, classifier, python, shared_folder) -> Path:
+    """The folder of two comparisons of two normalizations with two seeds.
+
+    "killed" was killed with SIGKILL after its first checkpoint. "out" was resumed from it and finished. All workers
+    share this folder, and tests must not change it.
+    """
+    folder = shared_folder / "grids"
+    out, killed = folder / "out", folder / "killed"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (out / "report.html").exists():
+            command = [Path(__file__).with_name("comparison.py"), small_config, *GRID, "--out", out]
+            process = python.start(*command)
+            process.wait_for(lambda: any(out.glob("cells/*/checkpoints/step_*.pt")))
+            process.kill()
+            for log in out.glob("logs/*.log"):
+                with hold_lock(log.with_suffix(".lock"), 60):
+                    pass  # the cell has ended, too
+            shutil.copytree(out, killed)
+            done = python.run(*command)
+            assert (done.returncode, done.stderr) == (0, "")
+    return folder
 
 
 @pytest.fixture(scope="session")
-def grid(killed_grid, small_config) -> Path:
+def killed_grid(grids) -> Path:
+    """A comparison that was killed with SIGKILL after its first checkpoint. Tests must not change it."""
+    return grids / "killed"
+
+
+@pytest.fixture(scope="session")
+def grid(grids) -> Path:
     """The same comparison, resumed and finished. Tests must not change it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("signal.signal", lambda *arguments: None)
-        assert main([str(small_config), *GRID, "--out", str(killed_grid)]) == 0
-    return killed_grid
+    return grids / "out"

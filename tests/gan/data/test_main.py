@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +8,6 @@ from PIL import Image
 
 from gan.data import ImageData
 from gan.data.__main__ import describe_classes, main, pixel_statistics
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -105,8 +101,7 @@ def test_describe_classes():
     assert describe_classes(ImageData(images, labels % 2, 2)) == "2: 0 125, 1 125"
 
 
-def test_command_in_a_subprocess(tmp_path):
-    command = [sys.executable, "-m", "gan.data", "digits", "resolution=8", "--out", "digits.png"]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+def test_command_in_a_process_of_its_own(tmp_path, python):
+    done = python.run("-m", "gan.data", "digits", "resolution=8", "--out", "digits.png")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "digits.png").exists()

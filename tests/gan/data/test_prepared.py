@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -209,22 +207,20 @@ def slow_source(root: Path) -> Source:
 
 
 CHILD = """\
-import sys
+import sys, warnings
 from pathlib import Path
-sys.path[:0] = sys.argv[1:3]
+warnings.simplefilter("error", UserWarning)
 from test_prepared import prepare, slow_source
-print(prepare(slow_source(Path(sys.argv[3]))).fingerprint)
+print(prepare(slow_source(Path(sys.argv[1]))).fingerprint)
 """
 
 
-def test_two_processes_prepare_the_same_source(root):
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
-    command = [sys.executable, "-W", "error::UserWarning", "-c", CHILD, *paths, str(root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        ours = prepare(slow_source(root))
-        out, err = child.communicate(timeout=60)
-    assert (child.returncode, err) == (0, "")
+def test_two_processes_prepare_the_same_source(root, python):
+    child = python.start("-c", CHILD, root, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})
+    ours = prepare(slow_source(root))
+    done = child.wait()
+    assert (done.returncode, done.stderr) == (0, "")
     data = prepare(make_source(root, 2000, decode=fail))
-    assert out.strip() == ours.fingerprint == data.fingerprint == replace(data, preparation=None).fingerprint
+    assert done.stdout.strip() == ours.fingerprint == data.fingerprint == replace(data, preparation=None).fingerprint
     assert torch.equal(ours.images, data.images)
     assert sorted(os.listdir(data.preparation.folder)) == ["images.npy", "info.json", "labels.npy"]

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,17 +14,15 @@ from gan.run.logging import read_metrics
 from metrics.extractors.inception import InceptionExtractor
 from metrics.frechet import FeatureStatistics
 
-FEW_IMAGES = ["train.steps=1", "eval.metrics=[fid12_train10, is12]"]  # Inception is slow on a CPU
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two folders of 10 color images each."""
+    """Two folders of 5 color images each."""
     random = torch.Generator().manual_seed(0)
     paths = []
     for name, contrast in (("fake", 60), ("real", 120)):
         folder = tmp_path_factory.mktemp(name)
-        for number in range(10):
+        for number in range(5):
             coarse = torch.randn(1, 3, 5, 5, generator=random)
             smooth = torch.nn.functional.interpolate(coarse, 32, mode="bicubic")[0]
             pixels = (128 + contrast * smooth).clamp(0, 255).byte().permute(1, 2, 0)
@@ -39,14 +38,14 @@ def test_run_logs_fid_and_extracts_real_features_once(tmp_path, tiny_run, incept
         InceptionExtractor, "__call__", lambda self, images: batch_sizes.append(len(images)) or extract(self, images)
     )
     weights = f"metrics.inception_weights={inception_file}"
-    folder = tiny_run(tmp_path / "a", *FEW_IMAGES, weights)
+    folder = tiny_run(tmp_path / "a", "train.steps=1", "eval.metrics=[fid5_train4, is10]", weights)
     assert "not the published file" in capsys.readouterr().out
-    assert batch_sizes == [10, 12]
-    tiny_run(tmp_path / "b", *FEW_IMAGES, weights)
-    assert batch_sizes == [10, 12, 12]
+    assert batch_sizes == [4, 10]
+    tiny_run(tmp_path / "b", "train.steps=1", "eval.metrics=[fid5_train4]", weights)
+    assert batch_sizes == [4, 10, 5]
     line = read_metrics(folder)[-1]
-    assert line["metrics/fid12_train10"] > 0
-    assert line["metrics/is12"] >= 1
+    assert line["metrics/fid5_train4"] > 0
+    assert line["metrics/is10"] >= 1
 
 
 def test_run_without_weights_warns_and_trains(tmp_path, tiny_run, monkeypatch, capsys):
@@ -60,29 +59,55 @@ def test_run_without_weights_warns_and_trains(tmp_path, tiny_run, monkeypatch, c
     assert not any("fid" in tag for tag in tags)
 
 
-def test_fid_and_kid_of_folders_equal_torch_fidelity(tmp_path, inception_file, folders, capsys):
+def compare_folders(folders, inception_file, out) -> dict[str, float]:
+    """Return the metrics that the command writes to `out` for the two folders."""
+    weights = f"metrics.inception_weights={inception_file}"
+    assert main(["--images", *map(str, folders), weights, "--out", str(out), "--device", "cpu"]) == 0
+    return json.loads(out.read_text())["metrics"]
+
+
+def test_fid_and_kid_of_folders_equal_those_of_torch_fidelitys_features(tmp_path, inception_file, folders, capsys):
+    torch_fidelity = pytest.importorskip("torch_fidelity")
+    extract = torch_fidelity.utils.create_feature_extractor(
+        "inception-v3-compat", ["2048"], cuda=False, verbose=False, feature_extractor_weights_path=str(inception_file)
+    )
+    features, factors = [], []
+    for folder in folders:
+        arrays = [np.asarray(Image.open(folder / f"{number}.png")) for number in range(5)]
+        (x,) = extract(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
+        features.append(x)
+        factors.append((x - x.mean(dim=0)).double() / 2)  # the covariance of 5 features x is factor.T @ factor
+    (a, b), (x, y) = factors, features
+    # The trace of the root of a product of covariances is a sum of singular values.
+    cross = torch.linalg.svdvals(a @ b.T).sum()
+    fid = (x.mean(dim=0) - y.mean(dim=0)).double().square().sum() + a.square().sum() + b.square().sum() - 2 * cross
+    expected = torch_fidelity.metric_kid.kid_features_to_metric(x, y, kid_subset_size=5, verbose=False)
+    scores = compare_folders(folders, inception_file, tmp_path / "scores.json")
+    assert scores["fid5"] == pytest.approx(fid.item(), rel=1e-4)
+    # KID is a difference of kernel values near 1, which torch-fidelity computes in single precision.
+    assert scores["kid5"] == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-6)
+    assert re.search(rf"^fid5 +{scores['fid5']:.6g}$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.slow  # the matrix square root of torch-fidelity takes many seconds
+def test_fid_and_kid_of_folders_equal_torch_fidelity(tmp_path, inception_file, folders):
     torch_fidelity = pytest.importorskip("torch_fidelity")
     expected = torch_fidelity.calculate_metrics(
         input1=str(folders[0]),
         input2=str(folders[1]),
         fid=True,
         kid=True,
-        kid_subset_size=10,
+        kid_subset_size=5,
         cuda=False,
         verbose=False,
         cache=False,
         save_cpu_ram=True,  # no worker processes
         feature_extractor_weights_path=str(inception_file),
     )
-    out = tmp_path / "scores.json"
-    weights = f"metrics.inception_weights={inception_file}"
-    assert main(["--images", *map(str, folders), weights, "--out", str(out), "--device", "cpu"]) == 0
-    scores = json.loads(out.read_text())["metrics"]
-    # For 10 images in 2048 dimensions, the matrix square root of torch-fidelity is accurate to a few digits only.
-    assert scores["fid10"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
-    # KID is a difference of kernel values near 1, which torch-fidelity computes in single precision.
-    assert scores["kid10"] == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-6)
-    assert re.search(rf"^fid10 +{scores['fid10']:.6g}$", capsys.readouterr().out, re.MULTILINE)
+    scores = compare_folders(folders, inception_file, tmp_path / "scores.json")
+    # For 5 images in 2048 dimensions, the matrix square root of torch-fidelity is accurate to a few digits only.
+    assert scores["fid5"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
+    assert scores["kid5"] == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-6)
 
 
 def test_saved_statistics_of_a_folder_are_used_by_a_run(tmp_path, tiny_run, inception_file, folders, capsys):
@@ -90,13 +115,13 @@ def test_saved_statistics_of_a_folder_are_used_by_a_run(tmp_path, tiny_run, ince
     path = tmp_path / "real.npz"
     arguments = ["--images", str(folders[1]), "--save-statistics", str(path), weights, "--device", "cpu"]
     assert main(arguments) == 0
-    assert FeatureStatistics.load(path).count == 10
+    assert FeatureStatistics.load(path).count == 5
     before = path.read_bytes()
     assert main(arguments) == 2
     assert "already exists" in capsys.readouterr().err
     assert path.read_bytes() == before
     folder = tiny_run(
-        tmp_path / "run", "train.steps=1", "eval.metrics=[fid12_file]", weights, f"metrics.statistics={path}"
+        tmp_path / "run", "train.steps=1", "eval.metrics=[fid5_file]", weights, f"metrics.statistics={path}"
     )
-    assert read_metrics(folder)[-1]["metrics/fid12_file"] > 0
+    assert read_metrics(folder)[-1]["metrics/fid5_file"] > 0
     shutil.rmtree(folder)

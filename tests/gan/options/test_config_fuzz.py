@@ -24,7 +24,7 @@ from train_gan import main
 CONFIGS = [
     path for path in sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml")) if get_experiment_type(path) is GAN
 ]
-fuzzed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def mutated_configs(draw) -> bytes:
 TREES = [dump_config(load_config(Config, path)) for path in CONFIGS[:: max(1, len(CONFIGS) // 6)]]
 
 
-@settings(fuzzed, max_examples=120)
+@settings(fuzzed, max_examples=60)
 @given(content=mutated_configs())
 def test_mutated_config(content, folder, capsys):
     check(content, folder, capsys)

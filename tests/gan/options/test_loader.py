@@ -224,7 +224,7 @@ def dataclass_instances(draw, cls):
         return cls()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(config=values(Config))
 def test_dump_and_load_round_trip(config, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"

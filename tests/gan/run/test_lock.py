@@ -1,8 +1,6 @@
 import fcntl
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ from gan.runtime.errors import UserError
 from tests.gan.runs import read_numbers
 from train_gan import main
 
-ROOT = Path(__file__).parents[3]
 HERE = f"process {os.getpid()} on {socket.gethostname()}"
 
 
@@ -21,7 +18,7 @@ def read_files(folder: Path) -> dict[Path, bytes]:
 
 
 def test_second_process_is_refused_and_changes_nothing(tmp_path, tiny_config, tiny_run, capsys):
-    folder = tiny_run(tmp_path / "run")
+    folder = tiny_run(tmp_path / "run", "train.steps=1")
     with locked(folder):
         before = read_files(folder)
         capsys.readouterr()
@@ -29,8 +26,8 @@ def test_second_process_is_refused_and_changes_nothing(tmp_path, tiny_config, ti
         assert capsys.readouterr().err == f"error: {folder} is in use by {HERE}; stop that process first\n"
         assert read_files(folder) == before
     assert not (folder / ".lock").exists()
-    tiny_run(folder, "--resume", "train.steps=5")
-    assert read_numbers(folder)[-1]["step"] == 5
+    tiny_run(folder, "--resume", "train.steps=2")
+    assert read_numbers(folder)[-1]["step"] == 2
 
 
 def test_new_run_is_refused_if_another_started_after_its_check(tmp_path, tiny_config, tiny_run, monkeypatch, capsys):
@@ -41,7 +38,7 @@ def test_new_run_is_refused_if_another_started_after_its_check(tmp_path, tiny_co
         checks.append(folder)
         if len(checks) == 1:
             monkeypatch.setattr("gan.run.cli.run_folder.check_free", check_free)
-            tiny_run(tmp_path / "run", "seed=1")
+            tiny_run(tmp_path / "run", "seed=1", "train.steps=1")
 
     from gan.run.folder import check_free
 
@@ -60,9 +57,9 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_lock_of_a_killed_process_is_free_and_its_temporary_files_are_removed(tmp_path, tiny_run, capsys):
+def test_lock_of_a_killed_process_is_free_and_its_temporary_files_are_removed(tmp_path, python, tiny_run, capsys):
     folder = tmp_path / "run"
-    killed = subprocess.run([sys.executable, "-c", KILLED, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    killed = python.run("-c", KILLED, folder)
     assert killed.returncode == -9
     assert (folder / ".lock").exists()
     (folder / ".config.yaml.x.tmp").touch()
@@ -108,25 +105,23 @@ with hold_lock(Path(sys.argv[1])):
 """
 
 
-def test_at_most_one_process_holds_the_lock(tmp_path):
-    command = [sys.executable, "-c", ONE_AT_A_TIME, tmp_path / "run"]
-    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    for process in processes:  # they do not wait for each other
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+def test_at_most_one_process_holds_the_lock(tmp_path, python):
+    processes = [python.start("-c", ONE_AT_A_TIME, tmp_path / "run") for _ in range(4)]
+    for done in [process.wait() for process in processes]:
+        assert done.returncode == 0, done.stderr
 
 
-def test_hold_lock_waits_for_the_holder(tmp_path):
+def test_hold_lock_waits_for_the_holder(tmp_path, python):
     with hold_lock(tmp_path / "a.lock"):
         with pytest.raises(UserError, match=f"{tmp_path}/a is in use by {HERE}"), hold_lock(tmp_path / "a.lock", 0.2):
             pass
         with hold_lock(tmp_path / "b.lock"):
             pass
-    command = [sys.executable, "-c", HOLDS_A_SECOND, tmp_path / "a.lock"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        with hold_lock(tmp_path / "a.lock", 60):
-            assert (tmp_path / "a.lock").read_text() == HERE
+    process = python.start("-c", HOLDS_A_SECOND, tmp_path / "a.lock")
+    process.wait_for(lambda: process.stdout == "held\n")
+    with hold_lock(tmp_path / "a.lock", 60):
+        assert (tmp_path / "a.lock").read_text() == HERE
+    process.wait()
     assert not list(tmp_path.iterdir())
 
 

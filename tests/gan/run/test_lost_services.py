@@ -3,14 +3,10 @@
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from gan.run.logging import read_metrics
-
-ROOT = Path(__file__).parents[3]
 
 # Trains a config in a process without network, in which TensorBoard may fail in step 2.
 PROGRAM = """\
@@ -35,15 +31,23 @@ sys.exit(train_gan.main(arguments))
 """
 
 
-def train(config: Path, out: Path, environment: dict[str, str], mode: str = "", *overrides: str) -> list[str]:
-    """Train a config in a process with only these environment variables, and return the lines of stderr."""
-    command = [sys.executable, "-c", PROGRAM, mode, "--config", str(config), "--out", str(out), "--device", "cpu"]
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run([*command, *overrides], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert [line["step"] for line in read_metrics(out)] == [1, 2, 3, 4]
-    assert (out / "generator.safetensors").exists()
-    return done.stderr.splitlines()
+@pytest.fixture
+def train(python, tiny_config, tmp_path):
+    """Return a function that trains the tiny config in a process of its own and returns the lines of stderr.
+
+    The process has only the given environment variables.
+    """
+
+    def train_tiny(environment: dict[str, str], mode: str = "", *overrides: str) -> list[str]:
+        out = tmp_path / "run"
+        arguments = [mode, "--config", tiny_config, "--out", out, "--device", "cpu", *overrides]
+        done = python.run("-c", PROGRAM, *arguments, env={"PATH": os.environ["PATH"]} | environment)
+        assert done.returncode == 0, done.stderr
+        assert [line["step"] for line in read_metrics(out)] == [1, 2, 3, 4]
+        assert (out / "generator.safetensors").exists()
+        return done.stderr.splitlines()
+
+    return train_tiny
 
 
 @pytest.fixture
@@ -51,20 +55,20 @@ def filled_cache(classifier, cache) -> dict[str, str]:
     return {"XDG_CACHE_HOME": str(cache)}
 
 
-def test_run_without_network(tiny_config, tmp_path, filled_cache):
-    assert train(tiny_config, tmp_path / "run", filled_cache) == []
+def test_run_without_network(train, filled_cache):
+    assert train(filled_cache) == []
 
 
-def test_metric_that_needs_network_is_left_out(tiny_config, tmp_path, filled_cache):
+def test_metric_that_needs_network_is_left_out(train, tmp_path, filled_cache):
     keys = ["eval.metrics=[fid10_train, modes70]", "metrics.download=true"]
-    lines = train(tiny_config, tmp_path / "run", filled_cache | {"TORCH_HOME": str(tmp_path / "hub")}, "", *keys)
+    lines = train(filled_cache | {"TORCH_HOME": str(tmp_path / "hub")}, "", *keys)
     assert lines == []
     assert all("metrics/modes70" in line for line in read_metrics(tmp_path / "run")[1::2])
 
 
 @pytest.mark.parametrize("mode", ["writer", "folder"])
-def test_run_continues_when_tensorboard_fails(tiny_config, tmp_path, filled_cache, mode):
-    lines = train(tiny_config, tmp_path / "run", filled_cache, mode)
+def test_run_continues_when_tensorboard_fails(train, tmp_path, filled_cache, mode):
+    lines = train(filled_cache, mode)
     message = "warning: cannot write TensorBoard events (Network is unreachable); continuing without them"
     assert lines == ([message] if mode == "writer" else [])
     assert (tmp_path / "run" / "samples" / "step_00000004.png").exists()
@@ -72,7 +76,7 @@ def test_run_continues_when_tensorboard_fails(tiny_config, tmp_path, filled_cach
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["file in the way", "read-only", "no home"])
-def test_unwritable_cache_is_reported_once(tiny_config, tmp_path, case):
+def test_unwritable_cache_is_reported_once(train, tmp_path, case):
     if case == "file in the way":
         (tmp_path / "cache").touch()
         environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -87,7 +91,7 @@ def test_unwritable_cache_is_reported_once(tiny_config, tmp_path, case):
         if os.getuid() == 0:
             environment |= {"HOME": "/dev/null"}  # without HOME, the home folder of root is read from the password file
     try:
-        lines = train(tiny_config, tmp_path / "run", environment)
+        lines = train(environment)
     finally:
         if case == "read-only":
             subprocess.run(["umount", str(tmp_path / "disk")], check=True)

@@ -1,7 +1,4 @@
-import os
 import re
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -47,14 +44,18 @@ def test_invalid_option_is_a_user_error():
         Parser(prog="x").parse_args(["--frog"])
 
 
-def test_closed_output_is_one_line():
-    program = "import sys; from gan.runtime.command import exit_code; sys.exit(exit_code(lambda: print('a result')))"
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        result = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, text=True)
-    finally:
-        os.close(writing)
+PROGRAM_WITH_CLOSED_OUTPUT = """\
+import os, sys
+from gan.runtime.command import exit_code
+reading, writing = os.pipe()
+os.close(reading)
+os.dup2(writing, 1)
+sys.exit(exit_code(lambda: print("a result")))
+"""
+
+
+def test_closed_output_is_one_line(python):
+    result = python.run("-c", PROGRAM_WITH_CLOSED_OUTPUT)
     assert (result.returncode, result.stderr) == (
         2,
         "error: the program that reads the output has exited; write the output to a file instead\n",

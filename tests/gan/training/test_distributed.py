@@ -1,4 +1,4 @@
-"""Runs with several processes that torchrun starts, compared with runs in a single process."""
+"""Runs with several processes, as torchrun starts them, compared with runs in a single process."""
 
 import os
 import subprocess
@@ -102,20 +102,59 @@ TWENTY_STEPS = ("train.steps=20", "eval.every=10", "lipschitz.every=5", "lipschi
 
 
 @pytest.fixture
-def job(tmp_path, tiny_config, classifier, cache):
+def get_arguments(tmp_path, tiny_config):
+    """Return a function that returns the arguments of PROCESS for a run of the tiny config."""
+
+    def get(out: Path, *arguments: str, failure=("none", "-", "-")) -> list[str]:
+        states = tmp_path / f"states-{out.name}"
+        states.mkdir(exist_ok=True)
+        config = [] if "--resume" in arguments else ["--config", tiny_config]
+        return [str(part) for part in (*failure, states, "--out", out, "--device", "cpu", *arguments, *config)]
+
+    return get
+
+
+@pytest.fixture
+def job(tmp_path, get_arguments, classifier, cache):
     """Return a function that trains the tiny config in two processes and returns the completed process of torchrun."""
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
 
     def train(out: Path, *arguments: str, failure=("none", "-", "-"), restarts=0) -> subprocess.CompletedProcess:
         environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        states = tmp_path / f"states-{out.name}"
-        states.mkdir(exist_ok=True)
         command = [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")]
         command += [f"--max-restarts={restarts}"]
-        command += [*map(str, (script, *failure, states, "--out", out, "--device", "cpu", *arguments))]
-        command += [] if "--resume" in arguments else ["--config", str(tiny_config)]
+        command += [str(script), *get_arguments(out, *arguments, failure=failure)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+    return train
+
+
+@pytest.fixture
+def fast_job(python, get_arguments, classifier):
+    """Return a function like that of `job` that starts the two processes itself, with the variables of torchrun."""
+
+    def train(out: Path, *arguments: str) -> subprocess.CompletedProcess:
+        store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        common = {
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(store.port),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "TORCHELASTIC_RUN_ID": "test",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+        processes = [
+            python.start(
+                *("-c", PROCESS, *get_arguments(out, *arguments)),
+                env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in (0, 1)
+        ]
+        first, second = (process.wait() for process in processes)
+        code = first.returncode or second.returncode
+        return subprocess.CompletedProcess([], code, first.stdout + second.stdout, first.stderr + second.stderr)
 
     return train
 
@@ -139,10 +178,11 @@ def assert_close_numbers(folder: Path, expected: Path):
 
 
 @pytest.mark.parametrize(
-    "recipe",
-    [name if name == "all random options" else pytest.param(name, marks=slow) for name in RECIPES],
+    ("launcher", "recipe"),
+    [("fast_job", "all random options"), *(pytest.param("job", recipe, marks=slow) for recipe in RECIPES)],
 )
-def test_two_processes_equal_one(tmp_path, tiny_run, job, recipe):
+def test_two_processes_equal_one(tmp_path, tiny_run, request, launcher, recipe):
+    job = request.getfixturevalue(launcher)
     arguments = (*TWENTY_STEPS, *RECIPES[recipe])
     one = tiny_run(tmp_path / "one", *arguments)
     done = job(tmp_path / "two", *arguments)

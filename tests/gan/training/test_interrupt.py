@@ -89,7 +89,38 @@ def test_signal_stops_run_with_checkpoint_and_exit_code(
     assert_same_runs(uninterrupted, out)
 
 
-def start(*command: object) -> subprocess.Popen:
+LONG_STEP = """\
+import signal, sys, time
+from pathlib import Path
+from gan.runtime.interrupt import Interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with Interrupt():
+    Path(sys.argv[1]).touch()
+    time.sleep(60)
+    time.sleep(60)
+"""
+
+
+def test_second_ctrl_c_kills_process(tmp_path, python):
+    process = python.start("-c", LONG_STEP, tmp_path / "ready")
+    process.wait_for((tmp_path / "ready").exists)
+    process.send_signal(signal.SIGINT)
+    process.wait_for(lambda: process.stderr.endswith("\n") and process.stderr != "\n")
+    assert process.stderr.startswith("\n")
+    assert process.stderr.endswith("Ctrl-C ends at once\n")
+    assert process.is_alive()
+    process.send_signal(signal.SIGINT)
+    assert process.wait().returncode == -signal.SIGINT
+
+
+def test_ignored_ctrl_c_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.get_signal() is None
+
+
+def start_interpreter(*command: object) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
@@ -107,42 +138,14 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-LONG_STEP = """\
-import sys, time
-from pathlib import Path
-from gan.runtime.interrupt import Interrupt
-with Interrupt():
-    Path(sys.argv[1]).touch()
-    time.sleep(60)
-    time.sleep(60)
-"""
-
-
-def test_second_ctrl_c_kills_process(tmp_path):
-    process = start("-c", LONG_STEP, tmp_path / "ready")
-    wait_for((tmp_path / "ready").exists, process)
-    process.send_signal(signal.SIGINT)
-    assert process.stderr.readline() == "\n"
-    assert "Ctrl-C ends at once" in process.stderr.readline()
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
-    assert process.returncode == -signal.SIGINT
-
-
-def test_ignored_ctrl_c_stays_ignored():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Interrupt() as interrupt:
-        signal.raise_signal(signal.SIGINT)
-        assert interrupt.get_signal() is None
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["step", "evaluation"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_default_run_ends_within_ten_seconds_of_signal(tmp_path, moment, number, code):
     out = tmp_path / "run"
-    process = start("train_gan.py", "--device", "cpu", "--out", out, "log.every=1", "eval.every=2", "lipschitz.every=4")
+    process = start_interpreter(
+        "train_gan.py", "--device", "cpu", "--out", out, "log.every=1", "eval.every=2", "lipschitz.every=4"
+    )
     steps = 2 if moment == "evaluation" else 3  # step 2 is logged before it is evaluated
     wait_for(lambda: len(read_metrics(out)) >= steps, process)
     process.send_signal(number)

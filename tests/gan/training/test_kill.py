@@ -1,45 +1,23 @@
 """Runs in their own processes that are killed with SIGKILL, compared with uninterrupted runs."""
 
-import multiprocessing
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gan.run.logging import RunLogger, read_metrics
 from tests.gan.runs import assert_same_runs, load_newest, read_numbers
-from train_gan import main
+from tests.processes import Process, PythonServer
 
 INTERVALS = [
     *("eval.every=20", "lipschitz.every=5", "lipschitz.audit_every=40", "checkpoint.every=3", "checkpoint.keep=2"),
 ]
-TIMEOUT = 600  # seconds, on a busy machine
 
 
-@pytest.fixture(scope="module")
-def processes(classifier):
-    """Return a context that starts processes that have already imported train_gan."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["train_gan"])
-        yield context
-
-
-def start(processes, folder: Path, *arguments: str) -> multiprocessing.Process:
-    process = processes.Process(target=main, args=(["--out", str(folder), "--device", "cpu", *arguments],))
-    process.start()
-    return process
-
-
-def wait_for(process: multiprocessing.Process, condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert process.is_alive(), "the process ended before it could be killed"
-        assert time.monotonic() < deadline, "timeout"
-        time.sleep(0.0005)
+def start(python: PythonServer, folder: Path, *arguments: str) -> Process:
+    program = "import sys, train_gan; sys.exit(train_gan.main(sys.argv[1:]))"
+    return python.start("-c", program, "--out", folder, "--device", "cpu", *arguments)
 
 
 def find_temporary_files(folder: Path) -> set[Path]:
@@ -50,7 +28,7 @@ def get_size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def train_with_kills(processes, folder: Path, arguments: list[str], kills: int) -> int:
+def train_with_kills(python: PythonServer, folder: Path, arguments: list[str], kills: int) -> int:
     """Train a run that is killed `kills` times, every second time while it writes a checkpoint.
 
     After each kill the last line of the log is appended again, completely or in part. Returns how many times the run
@@ -62,39 +40,39 @@ def train_with_kills(processes, folder: Path, arguments: list[str], kills: int) 
     for k in range(kills):
         resume = ["--resume"] if (folder / "config.yaml").exists() else []
         before = get_size(log)
-        process = start(processes, folder, *arguments, *resume)
-        wait_for(process, lambda before=before: abs(get_size(log) - before) > 1000)  # training has begun
+        process = start(python, folder, *arguments, *resume)
+        process.wait_for(lambda before=before: abs(get_size(log) - before) > 1000)  # training has begun
         time.sleep(chance.uniform(0, 0.5))
         if k % 2:
             leftovers = find_temporary_files(folder)
-            wait_for(process, lambda leftovers=leftovers: find_temporary_files(folder) - leftovers)
+            process.wait_for(lambda leftovers=leftovers: find_temporary_files(folder) - leftovers, interval_s=0.0005)
         process.kill()
-        process.join()
-        assert process.exitcode == -9
+        assert process.wait().returncode == -9
         killed_in_checkpoint += bool(find_temporary_files(folder))
         text = log.read_text()
         last = text[text.rindex('{"step"') :]
         log.write_text(text + (last if k % 3 else last[: chance.randrange(1, len(last))]))
-    process = start(processes, folder, *arguments, "--resume")
-    process.join()
+    assert start(python, folder, *arguments, "--resume").wait().returncode == 0
     return killed_in_checkpoint
 
 
-def test_killed_run_is_bit_equal_to_uninterrupted_run(processes, tmp_path, tiny_config):
+def test_killed_run_is_bit_equal_to_uninterrupted_run(python, classifier, tmp_path, tiny_config):
     arguments = ["--config", str(tiny_config), *INTERVALS, "train.steps=60"]
-    train_with_kills(processes, tmp_path / "killed", arguments, kills=2)
-    start(processes, tmp_path / "uninterrupted", *arguments).join()
+    train_with_kills(python, tmp_path / "killed", arguments, kills=2)
+    assert start(python, tmp_path / "uninterrupted", *arguments).wait().returncode == 0
     assert_same_runs(tmp_path / "uninterrupted", tmp_path / "killed")
     assert load_newest(tmp_path / "killed")["step"] == 60
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["conv_norm", "spectral"])
-def test_run_killed_twenty_times_is_bit_equal_to_uninterrupted_run(processes, tmp_path, tiny_config, normalization):
+def test_run_killed_twenty_times_is_bit_equal_to_uninterrupted_run(
+    python, classifier, tmp_path, tiny_config, normalization
+):
     option = f"discriminator.normalization={normalization}"
     arguments = ["--config", str(tiny_config), *INTERVALS, "train.steps=1500", option]
-    assert train_with_kills(processes, tmp_path / "killed", arguments, kills=20) >= 5
-    start(processes, tmp_path / "uninterrupted", *arguments).join()
+    assert train_with_kills(python, tmp_path / "killed", arguments, kills=20) >= 5
+    assert start(python, tmp_path / "uninterrupted", *arguments).wait().returncode == 0
     assert_same_runs(tmp_path / "uninterrupted", tmp_path / "killed")
     assert [line["step"] for line in read_numbers(tmp_path / "killed")] == list(range(1, 1501))
     assert not find_temporary_files(tmp_path / "killed")

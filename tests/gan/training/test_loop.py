@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from gan.training.step import (
 )
 from gan.training.warnings import TrainingWarnings
 from tests.gan.runs import Killed, assert_same_runs, load_newest, read_numbers, resume, same
+
+pytestmark = pytest.mark.usefixtures("short_slope_search")
 
 
 @pytest.fixture
@@ -69,28 +72,44 @@ RECIPES = {
         "regularizers={gradient_penalty: {every: 2}, dragan: {}, srip: {}, spectral_reg: {}}",
     ],
 }
-recipes = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
-@recipes
-def test_resume_after_kill_is_bit_equal(tmp_path, tiny_run, kill_after, recipe):
-    tiny_run(tmp_path / "uninterrupted", "train.steps=5", *recipe)
+@pytest.fixture(scope="module", params=RECIPES.values(), ids=RECIPES)
+def recipe(request) -> list[str]:
+    """Return the overrides of a recipe."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, short_slope_search, tiny_run, recipe):
+    """Return the folder of a finished run of 5 steps with a recipe. Tests must not change it."""
+    return tiny_run(tmp_path_factory.mktemp("uninterrupted") / "run", "train.steps=5", *recipe)
+
+
+@pytest.fixture(scope="module")
+def longer_run(tmp_path_factory, short_slope_search, tiny_run):
+    """Return the folder of a finished run of 6 steps instead of 4. Tests must not change it."""
+    return tiny_run(tmp_path_factory.mktemp("longer") / "run", "train.steps=6")
+
+
+def test_resume_after_kill_is_bit_equal(tmp_path, tiny_run, uninterrupted, kill_after, recipe):
     kill_after(3)
     with pytest.raises(Killed):
         tiny_run(tmp_path / "killed", "train.steps=5", *recipe)
     assert load_newest(tmp_path / "killed")["step"] == 2
     assert read_numbers(tmp_path / "killed")[-1]["step"] == 3
     resume(tmp_path / "killed")
-    assert_same_runs(tmp_path / "uninterrupted", tmp_path / "killed")
+    assert_same_runs(uninterrupted, tmp_path / "killed")
 
 
-def test_resume_before_first_checkpoint_starts_again(tmp_path, tiny_run, kill_after, event_files_in_order):
-    tiny_run(tmp_path / "uninterrupted")
+def test_resume_before_first_checkpoint_starts_again(
+    tmp_path, tiny_run, finished_run, kill_after, event_files_in_order
+):
     kill_after(1)
     with pytest.raises(Killed):
         tiny_run(tmp_path / "killed")
     resume(tmp_path / "killed")
-    assert_same_runs(tmp_path / "uninterrupted", tmp_path / "killed")
+    assert_same_runs(finished_run, tmp_path / "killed")
     events = EventAccumulator(str(tmp_path / "killed"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss/D")] == [1, 2, 3, 4]
@@ -120,8 +139,7 @@ def kill_before_metrics_are_logged(patch, step):
 
 @pytest.mark.parametrize("step", [2, 4], ids=["first evaluation", "last evaluation"])
 @pytest.mark.parametrize("kill", [kill_before_evaluation, kill_before_metrics_are_logged])
-def test_resume_repeats_missing_evaluation(tmp_path, tiny_run, monkeypatch, kill, step):
-    tiny_run(tmp_path / "uninterrupted")
+def test_resume_repeats_missing_evaluation(tmp_path, tiny_run, finished_run, monkeypatch, kill, step):
     with monkeypatch.context() as patch:
         kill(patch, step)
         with pytest.raises(Killed):
@@ -132,7 +150,7 @@ def test_resume_repeats_missing_evaluation(tmp_path, tiny_run, monkeypatch, kill
     assert "loss/D" in last
     assert "metrics/kl70" not in last
     resume(tmp_path / "killed")
-    assert_same_runs(tmp_path / "uninterrupted", tmp_path / "killed")
+    assert_same_runs(finished_run, tmp_path / "killed")
 
 
 def test_resume_without_metrics_repeats_missing_samples_only(tmp_path, tiny_run):
@@ -147,10 +165,9 @@ def test_resume_without_metrics_repeats_missing_samples_only(tmp_path, tiny_run)
     assert samples.stat().st_mtime_ns == written
 
 
-def test_resume_of_run_folder_from_previous_version(tmp_path, tiny_run, monkeypatch):
+def test_resume_of_run_folder_from_previous_version(copied_run, longer_run, monkeypatch):
     """Checkpoints had the keys `best`, `best_by` and `measured`, and the log had a single line for each step."""
-    tiny_run(tmp_path / "new", "train.steps=6")
-    folder = tiny_run(tmp_path / "old")
+    folder = copied_run
     scores = [line["metrics/fd_digits70_test"] for line in read_metrics(folder)[1::2]]
     for path in (folder / "checkpoints").iterdir():
         state = load(path) | {"best": min(scores), "best_by": "fd_digits70_test", "measured": None}
@@ -169,54 +186,50 @@ def test_resume_of_run_folder_from_previous_version(tmp_path, tiny_run, monkeypa
     monkeypatch.setattr(loop, "evaluate", evaluate)
     resume(folder, "train.steps=6")
     assert evaluated == [6]
-    assert read_numbers(folder) == read_numbers(tmp_path / "new")
-    assert same(load_newest(folder), load_newest(tmp_path / "new"))
-    best = [load(run / "checkpoints" / "best.pt")["step"] for run in (folder, tmp_path / "new")]
+    assert read_numbers(folder) == read_numbers(longer_run)
+    assert same(load_newest(folder), load_newest(longer_run))
+    best = [load(run / "checkpoints" / "best.pt")["step"] for run in (folder, longer_run)]
     assert best[0] == best[1]
 
 
 def test_resume_skips_damaged_checkpoint(tmp_path, tiny_run, capsys):
-    options = ("checkpoint.keep=2", "checkpoint.every=1")
-    tiny_run(tmp_path / "uninterrupted", *options)
-    folder = tiny_run(tmp_path / "damaged", *options)
+    folder = tiny_run(tmp_path / "damaged", "checkpoint.keep=2", "checkpoint.every=1")
+    undamaged = shutil.copytree(folder, tmp_path / "undamaged")
     path = folder / "checkpoints" / "step_00000004.pt"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.warns(UserWarning, match=rf"continuing from step_00000003.pt: cannot read the checkpoint {path}: "):
         resume(folder)
     assert f"{folder}: step 3 of 4 on cpu in fp32\n" in capsys.readouterr().out
-    assert_same_runs(tmp_path / "uninterrupted", folder)
+    assert_same_runs(undamaged, folder)
 
 
-def test_resume_with_more_steps_is_bit_equal(tmp_path, tiny_run):
-    tiny_run(tmp_path / "long", "train.steps=6")
-    tiny_run(tmp_path / "short", "train.steps=4")
-    resume(tmp_path / "short", "train.steps=6")
-    assert_same_runs(tmp_path / "long", tmp_path / "short")
+def test_resume_with_more_steps_is_bit_equal(copied_run, longer_run):
+    resume(copied_run, "train.steps=6")
+    assert_same_runs(longer_run, copied_run)
 
 
-def test_resume_of_finished_run_changes_nothing(tmp_path, tiny_run):
-    folder = tiny_run(tmp_path / "run")
-    before = read_numbers(folder), (folder / "config.yaml").read_bytes(), load_newest(folder)
-    resume(folder)
-    assert same((read_numbers(folder), (folder / "config.yaml").read_bytes(), load_newest(folder)), before)
+def test_resume_of_finished_run_changes_nothing(copied_run):
+    def read_state():
+        return read_numbers(copied_run), (copied_run / "config.yaml").read_bytes(), load_newest(copied_run)
+
+    before = read_state()
+    resume(copied_run)
+    assert same(read_state(), before)
 
 
-def test_seeds_differ(tmp_path, tiny_run):
-    a, b = (load_newest(tiny_run(tmp_path / seed, f"seed={seed}")) for seed in ("1", "2"))
+def test_seeds_differ(tmp_path, tiny_run, finished_run):
+    a, b = (load_newest(run) for run in (finished_run, tiny_run(tmp_path / "run", "seed=1")))
     assert not same(a["G"], b["G"])
 
 
-@recipes
-def test_intervals_do_not_affect_training(tmp_path, tiny_run, recipe):
+def test_intervals_do_not_affect_training(tmp_path, tiny_run, uninterrupted, recipe):
     keys = ("log.every", "eval.every", "lipschitz.every", "lipschitz.audit_every", "checkpoint.every")
-    states = [
-        load_newest(tiny_run(tmp_path / every, *recipe, *(f"{key}={every}" for key in keys))) for every in ("1", "1000")
-    ]
+    rarely = tiny_run(tmp_path / "run", "train.steps=5", *recipe, *(f"{key}=1000" for key in keys))
+    states = load_newest(uninterrupted), load_newest(rarely)
     for name in ("G", "D", "G_ema", "optimizer_G", "optimizer_D"):
         assert same(states[0][name], states[1][name]), name
 
 
-@recipes
 def test_measuring_changes_neither_networks_nor_global_random_state(build, recipe):
     experiment = build(*recipe)
     update_D(experiment)
@@ -237,7 +250,6 @@ def test_measuring_changes_neither_networks_nor_global_random_state(build, recip
     assert same(before, read_state())
 
 
-@recipes
 def test_updates_do_not_use_global_random_state(build, recipe):
     experiment = build(*recipe)
     before = torch.get_rng_state()
@@ -330,15 +342,15 @@ def test_best_checkpoint_after_change_of_metric(tmp_path, tiny_run):
     assert load(folder / "checkpoints" / "best.pt")["step"] == min(scores, key=scores.get)
 
 
-def test_resume_of_finished_run_with_other_metrics(tmp_path, tiny_run):
-    folder = tiny_run(tmp_path / "run", "eval.metrics=[modes70]")
-    resume(folder, "eval.metrics=[kl70, modes70]")
-    last = read_numbers(folder)[-1]
-    assert {"metrics/kl70", "metrics/modes70"} <= last.keys()
+def test_resume_of_finished_run_with_other_metrics(copied_run):
+    assert "metrics/kl60" not in read_numbers(copied_run)[-1]
+    resume(copied_run, "eval.metrics=[kl60, modes70]")
+    last = read_numbers(copied_run)[-1]
+    assert {"metrics/kl60", "metrics/modes70"} <= last.keys()
 
 
-def test_every_log_entry_has_counters(tmp_path, tiny_run):
-    for line in read_numbers(tiny_run(tmp_path / "run")):
+def test_every_log_entry_has_counters(finished_run):
+    for line in read_numbers(finished_run):
         assert line["d_steps"] == 2 * line["step"]
         assert line["images"] == 8 * line["d_steps"]
 
@@ -393,9 +405,8 @@ def test_nothing_is_compiled_after_first_step(tmp_path, tiny_run, monkeypatch):
 
 
 @pytest.mark.parametrize("option", ["train.precision=bf16", "train.precision=fp16", "train.channels_last=false"])
-def test_number_and_memory_formats_hardly_affect_losses(tmp_path, tiny_run, option):
+def test_number_and_memory_formats_hardly_affect_losses(tmp_path, tiny_run, finished_run, option):
     default, changed = (
-        read_numbers(tiny_run(tmp_path / name, "train.steps=2", *extra))
-        for name, extra in (("a", ()), ("b", (option,)))
+        read_numbers(run) for run in (finished_run, tiny_run(tmp_path / "run", "train.steps=1", option))
     )
     assert changed[0]["loss/D"] == pytest.approx(default[0]["loss/D"], rel=0.02)

@@ -64,7 +64,8 @@ def test_run_prints_one_line_per_warning_and_continues(tmp_path, tiny_run, monke
     sample, update = loop.fixed_samples, step.update_discriminator
     monkeypatch.setattr(loop, "fixed_samples", lambda *args: sample(*args)[:1].expand(64, -1, -1, -1))
     monkeypatch.setattr(step, "update_discriminator", lambda *args: update(*args) | {"loss/D": torch.tensor(0.0)})
-    folder = tiny_run(tmp_path / "run", "train.steps=8", "train.batch_size=400")
+    data = "data={name: stacked_digits, size: 32, held_out_size: 32}"  # two steps of the tiny config are an epoch
+    folder = tiny_run(tmp_path / "run", data, "train.steps=8", "lipschitz.audit_every=8")
     printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert [line.split(",")[0] for line in printed] == [
         "warning: step 4: mode collapse",

@@ -22,6 +22,7 @@ from metrics.kid import kid
 from metrics.manifold import precision_recall
 
 NAME = "inception-v3-compat"
+LAYERS = ["64", "192", "768", "2048"]
 BATCH_SIZE = 4  # larger batches are not faster and need more memory
 
 
@@ -38,9 +39,16 @@ class Images(Dataset):
 
 @pytest.fixture(scope="module")
 def deep_features(inception_state_dict, image_sets):
-    """Features of the last layer and logits, for 8 images of each set."""
-    extractor = InceptionExtractor(inception_state_dict)
-    return [extractor(images[:8]) for _, images in image_sets]
+    """Features of the last layer and logits, for 8 images."""
+    return InceptionExtractor(inception_state_dict)(image_sets[0][1][:8])
+
+
+@pytest.fixture(scope="module")
+def reference_features(inception_file, image_sets):
+    """torch-fidelity's features of every layer and logits, for 2 images."""
+    names, weights = [*LAYERS, "logits_unbiased"], {"feature_extractor_weights_path": str(inception_file)}
+    reference = torch_fidelity.utils.create_feature_extractor(NAME, names, cuda=False, verbose=False, **weights)
+    return dict(zip([*LAYERS, "logits"], reference(image_sets[0][1][:2]), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +69,7 @@ def reference_metrics(inception_file, **options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_fid_kid_precision_and_recall_match_torch_fidelity(inception_file, image_sets, shallow_features):
     (fake_folder, _), (real_folder, _) = image_sets
     layers = dict.fromkeys(("feature_layer_fid", "feature_layer_kid", "feature_layer_prc"), "64")
@@ -82,41 +91,44 @@ def test_fid_kid_precision_and_recall_match_torch_fidelity(inception_file, image
     assert precision_recall(fake, real) == pytest.approx((expected["precision"], expected["recall"]), rel=1e-6)
 
 
-def test_metrics_of_the_last_layer_match_torch_fidelity(inception_file, image_sets, deep_features):
-    expected = reference_metrics(
-        inception_file, input1=Images(image_sets[0][1][:8]), input2=Images(image_sets[1][1][:8]), isc=True,
-        isc_splits=2, prc=True,
-    )  # fmt: skip
-    fake, real = deep_features
-    assert fake.features.std(dim=0).median() > 0.05 * fake.features.mean()
-    assert expected["inception_score_mean"] > 1.05
-    assert inception_score(fake.logits, splits=2) == pytest.approx(expected["inception_score_mean"], rel=1e-6)
-    assert precision_recall(fake.features, real.features) == pytest.approx(
-        (expected["precision"], expected["recall"]), rel=1e-6
-    )
+def test_inception_score_matches_torch_fidelity(inception_file, image_sets, deep_features):
+    images = Images(image_sets[0][1][:8])
+    expected = reference_metrics(inception_file, input1=images, isc=True, isc_splits=2)["inception_score_mean"]
+    assert deep_features.features.std(dim=0).median() > 0.05 * deep_features.features.mean()
+    assert expected > 1.05
+    assert inception_score(deep_features.logits, splits=2) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("layer", ["64", "192", "768", "2048"])
+@pytest.mark.parametrize("layer", LAYERS)
 def test_features_of_every_layer_match_torch_fidelity(
-    inception_state_dict, inception_file, image_sets, deep_features, layer
+    inception_state_dict, image_sets, deep_features, reference_features, layer
 ):
-    images = image_sets[0][1][:2]
-    names = [layer, "logits_unbiased"] if layer == "2048" else [layer]
-    reference = torch_fidelity.utils.create_feature_extractor(
-        NAME, names, cuda=False, feature_extractor_weights_path=str(inception_file), verbose=False
-    )
-    expected = reference(images)
-    actual = deep_features[0] if layer == "2048" else InceptionExtractor(inception_state_dict, layer)(images)
+    def check(actual, expected):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+    last = layer == LAYERS[-1]
+    actual = deep_features if last else InceptionExtractor(inception_state_dict, layer)(image_sets[0][1][:2])
     assert actual.features.shape[1] == int(layer)
-    torch.testing.assert_close(actual.features[:2], expected[0], rtol=0, atol=1e-5 * expected[0].abs().max().item())
-    if layer == "2048":
-        torch.testing.assert_close(actual.logits[:2], expected[1], rtol=0, atol=1e-5 * expected[1].abs().max().item())
+    check(actual.features[:2], reference_features[layer])
+    if last:
+        check(actual.logits[:2], reference_features["logits"])
     else:
         assert actual.logits is None
 
 
+def test_pytorch_fid_preprocessing_matches_pytorch_fid(inception_state_dict, image_sets, monkeypatch):
+    monkeypatch.setattr(pytorch_fid.inception, "load_state_dict_from_url", lambda url, progress: inception_state_dict)
+    folder, images = image_sets[0]
+    network = pytorch_fid.inception.InceptionV3([pytorch_fid.inception.InceptionV3.BLOCK_INDEX_BY_DIM[64]]).eval()
+    files = sorted(folder.iterdir())[:3]
+    expected = torch.from_numpy(pytorch_fid.fid_score.get_activations(files, network, 3, 64, num_workers=0))
+    actual = InceptionExtractor(inception_state_dict, layer="64", preprocessing="pytorch_fid")(images[:3]).features
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
-def test_pytorch_fid_preprocessing_matches_pytorch_fid(inception_state_dict, image_sets, tmp_path, monkeypatch, capsys):
+def test_frechet_distance_of_folders_matches_pytorch_fid(inception_state_dict, image_sets, tmp_path, monkeypatch):
     monkeypatch.setattr(pytorch_fid.inception, "load_state_dict_from_url", lambda url, progress: inception_state_dict)
     (fake_folder, fake_images), (real_folder, real_images) = image_sets
     saved = tmp_path / "real.npz"
@@ -141,10 +153,12 @@ def test_pytorch_fid_preprocessing_matches_pytorch_fid(inception_state_dict, ima
     assert frechet_distance(fake, real) == pytest.approx(theirs, rel=1e-4)
 
 
-def test_preprocessings_differ(inception_state_dict, image_sets, shallow_features):
-    images = image_sets[0][1][:3]
-    other = InceptionExtractor(inception_state_dict, layer="64", preprocessing="pytorch_fid")(images).features
-    assert (other - shallow_features[0][:3]).abs().max() > 1e-3 * other.abs().max()
+def test_preprocessings_differ(inception_state_dict, image_sets):
+    features, other = (
+        InceptionExtractor(inception_state_dict, "64", preprocessing)(image_sets[0][1][:3]).features
+        for preprocessing in ("torch_fidelity", "pytorch_fid")
+    )
+    assert (other - features).abs().max() > 1e-3 * other.abs().max()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 20), (299, 299), (320, 400)])
@@ -216,11 +230,14 @@ def test_load_weights_with_their_hash(inception_state_dict, inception_file):
     assert all(torch.equal(state_dict[name], inception_state_dict[name]) for name in state_dict)
 
 
-def test_load_weights_without_batch_counts(inception_state_dict, tmp_path, image_sets, shallow_features):
+def test_load_weights_without_batch_counts(inception_state_dict, tmp_path, image_sets):
     old = {name: tensor for name, tensor in inception_state_dict.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth")
-    features = InceptionExtractor(load_inception_weights(tmp_path / "old.pth")[0], "64")(image_sets[0][1][:1]).features
-    torch.testing.assert_close(features, shallow_features[0][:1])
+    features, expected = (
+        InceptionExtractor(state_dict, "64")(image_sets[0][1][:1]).features
+        for state_dict in (load_inception_weights(tmp_path / "old.pth")[0], inception_state_dict)
+    )
+    torch.testing.assert_close(features, expected)
 
 
 def test_invalid_weights_are_rejected(inception_state_dict, inception_file, tmp_path):

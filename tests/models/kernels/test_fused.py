@@ -122,7 +122,7 @@ def test_second_derivatives(kind):
         )
 
     assert torch.autograd.gradcheck(function, (x, layer.weight, layer.bias))
-    assert torch.autograd.gradgradcheck(function, (x, layer.weight, layer.bias))
+    assert torch.autograd.gradgradcheck(function, (x, layer.weight, layer.bias), fast_mode=True)
 
 
 @pytest.mark.parametrize("kind", list(PAIRS))
@@ -282,8 +282,9 @@ def test_bfloat16_rounding(kind):
         assert fused < 1.75 * plain
 
 
-@pytest.mark.parametrize("normalization", ["none", "spectral"])
-@pytest.mark.parametrize("kind", list(PAIRS))
+@pytest.mark.parametrize(
+    ("kind", "normalization"), [("pool", "spectral"), ("nearest", "spectral"), ("bilinear", "none")]
+)
 def test_compiles_without_graph_break(kind, normalization):
     torch.compiler.reset()
     layer = build_normalization(normalization).normalize(Conv2d(4, 6, 3, padding=1)).eval()

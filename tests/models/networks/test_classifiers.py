@@ -13,10 +13,11 @@ NORMS = [name for name in NORMALIZATIONS if name != "gradient"]  # gradient norm
 
 @pytest.mark.parametrize(("config", "name"), [(ResNet18Config, "resnet18"), (ResNet50Config, "resnet50")])
 def test_imagenet_stem_matches_torchvision(config, name):
-    ours = build_classifier(config(stem="imagenet"), ImageShape(3, 64, 1000)).eval()
-    theirs = getattr(torchvision_models, name)().eval()
-    theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    ours = build_classifier(config(stem="imagenet"), ImageShape(3, 32, 1000)).eval()
+    with torch.device("meta"):  # without initial weights
+        theirs = getattr(torchvision_models, name)().eval()
+    theirs.load_state_dict(ours.state_dict(), assign=True)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(ours(x), theirs(x))
 
@@ -58,10 +59,14 @@ def test_activation_norms(norm):
     assert all(p.grad is not None for p in network.parameters())
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", list(CLASSIFIERS))
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [  # a network of each type of block with every normalization
+        (name, norm) for name in CLASSIFIERS for norm in NORMS if name in {"resnet10", "resnet50"} or norm == "none"
+    ],
+)
 def test_every_normalization_has_finite_gradients(name, norm):
-    config = CLASSIFIERS.get(name)(width=4, normalization=NORMALIZATIONS.get(norm)())
+    config = CLASSIFIERS.get(name)(width=2, normalization=NORMALIZATIONS.get(norm)())
     network = build_classifier(config, ImageShape(1, 8, 10))
     logits = network(torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (3, 10)

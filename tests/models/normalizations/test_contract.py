@@ -1,7 +1,7 @@
 """Tests that every registered normalization must pass for every type of layer."""
 
 import copy
-import subprocess
+import shutil
 import sys
 import textwrap
 from collections import defaultdict
@@ -147,15 +147,15 @@ def test_gradients_of_first_and_second_order_in_evaluation(name, options):
         layer = layer.double().eval()
         x = x.double().requires_grad_()
         assert torch.autograd.gradcheck(lambda x, layer=layer: layer(x).tanh().sum(-1), (x,))
-        assert torch.autograd.gradgradcheck(lambda x, layer=layer: layer(x).tanh().sum(-1), (x,))
+        # The fast mode compares random projections of the Jacobians, which is enough to find a wrong derivative.
+        assert torch.autograd.gradgradcheck(lambda x, layer=layer: layer(x).tanh().sum(-1), (x,), fast_mode=True)
         if name != "conv_norm":  # its V is a constant for the gradient; test_conv_norm.py tests it
             parameters = {path: p.detach().clone().requires_grad_() for path, p in layer.named_parameters()}
 
             def output(*values, layer=layer, parameters=parameters, x=x):
                 return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (x.detach(),))
 
-            assert torch.autograd.gradcheck(output, tuple(parameters.values()))
-            # The fast mode compares random projections of the Jacobians, which is enough to find a wrong derivative.
+            assert torch.autograd.gradcheck(output, tuple(parameters.values()), fast_mode=True)
             assert torch.autograd.gradgradcheck(output, tuple(parameters.values()), fast_mode=True)
 
 
@@ -214,19 +214,37 @@ def test_gradient_rejects_include_and_exclude():
             normalize(Network(), build_normalization("gradient", **options))
 
 
-@pytest.mark.slow
-@names
+# Compilation takes long. The fast tests compile a convolution with each normalization, a transposed convolution where
+# the normalization has separate code for it, and a network whose shared layer updates its buffers twice in a pass.
+COMPILED_KINDS = ["conv3s1g1", "conv4s2g2", "transposed", "linear", "embedding"]
+FAST = {(name, "conv3s1g1") for name in NORMALIZATIONS} | {("conv_norm", "transposed"), ("spectral_conv", "transposed")}
+FAST_NETWORKS = {"gradient", "none", "spectral"}
+
+
+def mark_slow(fast: bool) -> tuple:
+    return () if fast else pytest.mark.slow
+
+
 @pytest.mark.filterwarnings("ignore")  # warnings from dynamo
-@pytest.mark.parametrize("kind", ["conv3s1g1", "conv4s2g2", "transposed", "linear", "embedding"])
+@pytest.mark.parametrize(
+    ("name", "options", "kind"),
+    [
+        pytest.param(name, options, kind, marks=mark_slow((name, kind) in FAST and not options))
+        for name, options in OPTIONS
+        for kind in COMPILED_KINDS
+    ],
+)
 def test_compiled_equals_eager(name, options, kind):
+    # A compiled torch.nn spectral norm does not support two forward passes before one backward pass.
     check_compiled(*build(name, options, kind)[::2], two_passes=name != "spectral")
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", sorted(NORMALIZATIONS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=mark_slow(name in FAST_NETWORKS)) for name in sorted(NORMALIZATIONS)]
+)
 def test_compiled_network_equals_eager(name):
     torch.manual_seed(0)
-    # A compiled torch.nn spectral norm does not support two forward passes before one backward pass.
     check_compiled(normalize(Network(), name), torch.randn(2, 4, 8, 8), two_passes=name != "spectral")
 
 
@@ -249,14 +267,24 @@ def check_compiled(layer, x, two_passes):
     torch.testing.assert_close(compiled.eval()(x), eager.eval()(x), rtol=1e-4, atol=1e-5)
 
 
-def test_new_file_is_registered(tmp_path):
-    root = Path(__file__).parents[3]
-    package = tmp_path / "models"
-    for source in (root / "models").rglob("*.py"):
-        target = package / source.relative_to(root / "models")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text())
-    (package / "normalizations" / "halved.py").write_text(
+@pytest.fixture
+def copied_package(tmp_path, monkeypatch):
+    """Return the folder of a copy of the package `models`, from which the test imports it."""
+
+    def is_models(name: str) -> bool:
+        return name.split(".")[0] == "models"
+
+    for name in filter(is_models, list(sys.modules)):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = Path(__file__).parents[3] / "models"
+    yield shutil.copytree(source, tmp_path / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in filter(is_models, list(sys.modules)):
+        del sys.modules[name]
+
+
+def test_new_file_is_registered(copied_package):
+    (copied_package / "normalizations" / "halved.py").write_text(
         textwrap.dedent('''
             """Half of the weight."""
 
@@ -289,13 +317,10 @@ def test_new_file_is_registered(tmp_path):
                     return self.factor * weight
         ''')
     )
-    program = """
-import torch
-from models import DISCRIMINATORS, ImageShape, build_discriminator
-from models.normalizations import build_normalization
-options = DISCRIMINATORS.get("dcgan")(width=4, normalization=build_normalization("halved", factor=0.25))
-network = build_discriminator(options, ImageShape(1, 16))
-head = network.head.linear
-assert torch.equal(head.weight, 0.25 * head.parametrizations.weight.original)
-"""
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, env={"PYTHONPATH": str(tmp_path)})
+    from models import DISCRIMINATORS, ImageShape, build_discriminator, normalizations
+
+    assert normalizations.__file__ == str(copied_package / "normalizations" / "__init__.py")
+    halved = normalizations.build_normalization("halved", factor=0.25)
+    network = build_discriminator(DISCRIMINATORS.get("dcgan")(width=4, normalization=halved), ImageShape(1, 16))
+    head = network.head.linear
+    assert torch.equal(head.weight, 0.25 * head.parametrizations.weight.original)

@@ -3,9 +3,7 @@
 import io
 import os
 import re
-import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from gan.data.datasets.folder import FolderConfig, find_images
 from gan.data.decoding import CorruptImageError, read_image
 from gan.runtime.errors import UserError
 
-ROOT = Path(__file__).parents[3]
 COLORS = np.random.default_rng(0).integers(256, size=(24, 20, 3), dtype=np.uint8)
 MODES = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
@@ -63,10 +60,10 @@ def test_damaged_image_gives_an_image_or_a_short_error(data, changes, kept):
         assert 0 < len(reason) < 300
 
 
-@pytest.fixture
-def mixed_folder(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def mixed_folder(tmp_path_factory) -> Path:
     """Return a folder with nine valid images of different formats, six corrupt images, and files to be ignored."""
-    root = tmp_path / "mixed"
+    root = tmp_path_factory.mktemp("files") / "mixed"
     (root / "日本 語" / "ünï\ncode 🦆").mkdir(parents=True)
     upright = Image.Exif()
     upright[0x0112] = 6  # rotated by 90 degrees
@@ -105,22 +102,26 @@ def mixed_folder(tmp_path) -> Path:
     return root
 
 
-def limit_memory() -> None:
-    """Limit the memory of the command."""
-    resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+LIMITED_MEMORY = """\
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+runpy.run_module("gan.data", run_name="__main__")
+"""
 
 
-def show(root: Path, *keys: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "gan.data", "folder", f"root={root}", "resolution=8", *keys]
-    command += ["--out", f"{root}.png"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=240, preexec_fn=limit_memory
-    )
+@pytest.fixture
+def show(python, mixed_folder, tmp_path):
+    """Return a function that shows the mixed folder in a process with limited memory."""
+
+    def show_folder(*keys: str) -> subprocess.CompletedProcess:
+        arguments = ["folder", f"root={mixed_folder}", "resolution=8", *keys, "--out", tmp_path / "grid.png"]
+        return python.run("-c", LIMITED_MEMORY, *arguments)
+
+    return show_folder
 
 
-def test_valid_images_are_read_and_corrupt_images_are_skipped(mixed_folder):
-    done = show(mixed_folder, "skip_corrupt=true")
+def test_valid_images_are_read_and_corrupt_images_are_skipped(show):
+    done = show("skip_corrupt=true")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^  images       9 of 3 x 8 x 8$", done.stdout, re.MULTILINE)
     assert "  skipped      6 unreadable files\n    bad/bomb.png: more than 178,956,970 pixels\n" in done.stdout
@@ -131,8 +132,8 @@ def test_valid_images_are_read_and_corrupt_images_are_skipped(mixed_folder):
     assert line.startswith("warning: skipped 6 of 15 images in ")
 
 
-def test_corrupt_image_is_a_one_line_error_by_default(mixed_folder):
-    done = show(mixed_folder)
+def test_corrupt_image_is_a_one_line_error_by_default(show):
+    done = show()
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: data: an image in .* cannot be read: bad/bomb\.png: more than .*\n", done.stderr)
 
