@@ -171,7 +171,7 @@ class _Watch(TorchDispatchMode):
         if name in ("_to_copy", "device_put", "copy_", "_copy_from"):
             self._record_copy(name, args, kwargs)
         result = self._answer(name, args, kwargs)
-        if result is None:
+        if result is NotImplemented:
             result = func(*args, **kwargs)
         if (on_gpu or str(kwargs.get("device", "")).startswith(NAME)) and name not in NO_KERNEL and not func.is_view:
             self.gpu.launches[name] += 1
@@ -191,7 +191,7 @@ class _Watch(TorchDispatchMode):
             self.gpu.record("h2d" if target.type == NAME else "d2h", f"{name} {tuple(source.shape)}")
 
     def _answer(self, name: str, args: tuple, kwargs: dict) -> Any:
-        """Return a result of an operation whose shape depends on values, or None for any other operation."""
+        """Return a result of an operation that cannot run without data, NotImplemented for any other operation."""
         x = args[0] if args else None
         if name == "index" and [t.dtype for t in args[1] if isinstance(t, Tensor)] == [torch.bool]:
             ((at, mask),) = ((i, t) for i, t in enumerate(args[1]) if isinstance(t, Tensor))
@@ -204,7 +204,9 @@ class _Watch(TorchDispatchMode):
         if name == "bincount":
             size = kwargs.get("minlength", args[2] if len(args) > 2 else 0)
             return torch.zeros(max(1, size), dtype=torch.long, device=x.device)
-        return None
+        if name == "_fused_adam_":
+            return None
+        return NotImplemented
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
