@@ -130,7 +130,8 @@ def _crop(y: Tensor, window: tuple[Window, Window]) -> Tensor:
         if axis == (0, period, 1) and switch.launches_matter(y):
             continue  # elsewhere the gradient of the slice keeps its layout, on which the last digits depend
         if axis.last < period:
-            y = y[(slice(None),) * dim + (slice(axis.start, axis.last + 1, axis.step),)]
+            length = axis.last + 1 - axis.start
+            y = y.narrow(dim, axis.start, length)[(slice(None),) * dim + (slice(None, None, axis.step),)]
         else:
             y = y.index_select(dim, axis.positions(period, y.device))
     return y
@@ -169,8 +170,8 @@ def _circulant_filter(y: Tensor, v: Tensor, grid: tuple[int, ...], window: tuple
     return filtered.transpose(0, 1).unflatten(2, [axis.count for axis in window]).to(y.dtype)
 
 
-# The constants of `_gram_to_spectrum` and `_spectrum_to_circulant` are computed once. A CUDA graph must not be the first
-# to use them. Fake tensors have no values and belong to a mode, so each mode has its own constants.
+# The constants of the two functions below are computed once. The first use must be outside of a captured CUDA graph.
+# Fake tensors have no values and belong to a mode, so each mode has its own constants.
 
 
 @functools.lru_cache(maxsize=64)
