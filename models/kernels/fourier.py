@@ -1,10 +1,12 @@
 """Preconditioners of convolution kernels in the Fourier domain, and circular filters."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.kernels import switch
@@ -21,6 +23,11 @@ class Window(NamedTuple):
     start: int
     count: int
     step: int
+
+    @property
+    def last(self) -> int:
+        """The last position, before it wraps around."""
+        return self.start + (self.count - 1) * self.step
 
     def positions(self, period: int, device: torch.device | None = None) -> Tensor:
         """Return the positions (count,) in 0 .. period - 1."""
@@ -51,10 +58,25 @@ def preconditioner(kernel: Tensor, grid: Pair, eps: float) -> Tensor:
 
     The spectrum is clamped from below to `eps` times its mean over the frequencies. For a filter of zeros V = 1.
     """
+    if switch.spectrum_by_matrix_is_faster(kernel, grid):
+        return _preconditioner_by_matrix(kernel, tuple(grid), eps)
     spectrum = row_spectrum(kernel, grid)
     mean = kernel.double().square().sum(dim=(1, 2, 3))[:, None, None]  # Parseval
     alive = mean > 0
     return torch.where(alive, torch.maximum(spectrum, eps * mean), 1.0).rsqrt()
+
+
+def _preconditioner_by_matrix(kernel: Tensor, grid: tuple[int, ...], eps: float) -> Tensor:
+    """Compute `preconditioner` in few operations, with a constant matrix instead of the FFT."""
+    kh, kw = kernel.shape[2:]
+    if (kh, kw) == (1, 1) == grid:
+        norm = torch.linalg.vector_norm(kernel, dim=(1, 2), dtype=torch.float64, keepdim=True)[..., 0]
+        return F.threshold(norm, 0, 1).reciprocal()
+    taps = kernel.double().flatten(2).transpose(1, 2)  # (O, kh kw, I)
+    gram = (taps @ taps.transpose(1, 2)).flatten(1)
+    spectrum = gram @ _gram_to_spectrum((kh, kw), grid, eps, kernel.device, _fake_mode(kernel))
+    clamped = torch.maximum(spectrum[:, :-1], spectrum[:, -1:])
+    return F.threshold(clamped, 0, 1).rsqrt().unflatten(1, (grid[0], -1))
 
 
 def circular_filter(y: Tensor, v: Tensor, window: tuple[Window, Window]) -> Tensor:
@@ -63,66 +85,143 @@ def circular_filter(y: Tensor, v: Tensor, window: tuple[Window, Window]) -> Tens
     v is real, (O, m_h, m_w // 2 + 1), and even in frequency. A v of shape (O, 1, 1) is constant over the frequencies.
     The computation has the dtype of v, the result the dtype of y.
     """
+    grid = tuple(y.shape[-2:])
     if v.shape[-2:] == (1, 1):
         return _crop(y * v, window).to(y.dtype)
-    if switch.dense_filter_is_faster(y) and not v.requires_grad:
-        whole = tuple(Window(0, m, 1) for m in y.shape[-2:])
-        return _DenseFilter.apply(y, v, tuple(y.shape[-2:]), whole, window)
-    filtered = _filter if v.requires_grad else _SelfAdjointFilter.apply
-    return _crop(filtered(y.to(v.dtype), v), window).to(y.dtype)
+    if switch.circulant_filter_is_faster(y):
+        return _circulant_filter(y, v, grid, window)
+    whole = (Window(0, grid[0], 1), Window(0, grid[1], 1))
+    return (_fourier_filter if v.requires_grad else _Filter.apply)(y, v, grid, whole, window)
 
 
-class _SelfAdjointFilter(torch.autograd.Function):
-    """y -> F⁻¹[V · F[y]] for a real, even, constant V. It is self-adjoint: backward is the function itself."""
+class _Filter(torch.autograd.Function):
+    """The circular filter from an input window of the grid to an output window, for a constant V.
 
-    @staticmethod
-    def forward(ctx, y: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(v)
-        return _filter(y, v)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (v,) = ctx.saved_tensors
-        return _SelfAdjointFilter.apply(grad, v), None
-
-
-def _filter(y: Tensor, v: Tensor) -> Tensor:
-    return torch.fft.irfft2(torch.fft.rfft2(y) * v, s=y.shape[-2:])
-
-
-def _crop(y: Tensor, window: tuple[Window, Window]) -> Tensor:
-    for dim, (start, count, step) in zip((2, 3), window, strict=True):
-        if start + (count - 1) * step < y.shape[dim]:
-            y = y.narrow(dim, start, (count - 1) * step + 1)[(slice(None),) * dim + (slice(None, None, step),)]
-        else:
-            y = y.index_select(dim, window[dim - 2].positions(y.shape[dim], y.device))
-    return y
-
-
-class _DenseFilter(torch.autograd.Function):
-    """The circular filter from an input window of the grid to an output window, by small matrix products.
-
-    It processes a few images at a time, which fit into the cache, and computes only the output window. V is constant
-    and the filter is self-adjoint, so backward swaps the two windows.
+    The filter on the grid is self-adjoint, because V is real and even. Backward therefore swaps the two windows.
     """
 
     @staticmethod
     def forward(ctx, y: Tensor, v: Tensor, grid: Pair, inputs: tuple[Window, Window], outputs: tuple[Window, Window]):
         ctx.save_for_backward(v)
         ctx.geometry = grid, inputs, outputs
-        return _dense_filter(y, v, grid, inputs, outputs)
+        filtered = _dense_filter if switch.dense_filter_is_faster(y, grid) else _fourier_filter
+        out = filtered(y, v, grid, inputs, outputs)
+        return torch.ops.aten._unsafe_view(out, out.shape)  # no view for autograd, which may be changed in place
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (v,) = ctx.saved_tensors
         grid, inputs, outputs = ctx.geometry
-        return _DenseFilter.apply(grad, v, grid, outputs, inputs), None, None, None, None
+        return _Filter.apply(grad, v, grid, outputs, inputs), None, None, None, None
+
+
+def _fourier_filter(
+    y: Tensor, v: Tensor, grid: Pair, inputs: tuple[Window, Window], outputs: tuple[Window, Window]
+) -> Tensor:
+    """Filter by FFTs, in the dtype of v."""
+    spectrum = torch.fft.rfft2(_embed(y.to(v.dtype), grid, inputs)) * v
+    return _crop(torch.fft.irfft2(spectrum, s=grid), outputs).to(y.dtype)
+
+
+def _crop(y: Tensor, window: tuple[Window, Window]) -> Tensor:
+    """Return the `window` of y (B, O, m_h, m_w)."""
+    for dim, axis in zip((2, 3), window, strict=True):
+        period = y.shape[dim]
+        if axis == (0, period, 1) and switch.launches_matter(y):
+            continue  # elsewhere the gradient of the slice keeps its layout, on which the last digits depend
+        if axis.last < period:
+            length = axis.last + 1 - axis.start
+            y = y.narrow(dim, axis.start, length)[(slice(None),) * dim + (slice(None, None, axis.step),)]
+        else:
+            y = y.index_select(dim, axis.positions(period, y.device))
+    return y
+
+
+def _embed(y: Tensor, grid: Pair, window: tuple[Window, Window]) -> Tensor:
+    """Return a map on `grid` with y (B, O, h, w) at the positions of `window` and zeros elsewhere, adjoint to `_crop`.
+
+    Values at the same position of the grid are added.
+    """
+    if all(axis == (0, period, 1) for axis, period in zip(window, grid, strict=True)):
+        return y
+    if all(axis.step == 1 and axis.last < period for axis, period in zip(window, grid, strict=True)):
+        (top, bottom), (left, right) = (
+            (axis.start, period - 1 - axis.last) for axis, period in zip(window, grid, strict=True)
+        )
+        return F.pad(y, (left, right, top, bottom))
+    for dim, axis, period in zip((3, 2), reversed(window), reversed(grid), strict=True):
+        size = (*y.shape[:dim], period, *y.shape[dim + 1 :])
+        if axis.last < period:
+            where = (slice(None),) * dim + (slice(axis.start, axis.last + 1, axis.step),)
+            wide = y.new_zeros(size)
+            wide[where] = y
+            y = wide
+        else:
+            y = y.new_zeros(size).index_add(dim, axis.positions(period, y.device), y)
+    return y
+
+
+def _circulant_filter(y: Tensor, v: Tensor, grid: tuple[int, ...], window: tuple[Window, Window]) -> Tensor:
+    """Filter by one matrix per channel, from the whole grid to `window`, in the dtype of v."""
+    with torch.autocast(y.device.type, enabled=False):
+        matrices = v.flatten(1) @ _spectrum_to_circulant(grid, window, v.dtype, v.device, _fake_mode(v))
+        maps = y.to(v.dtype).flatten(2).transpose(0, 1)  # (O, B, m_h m_w)
+        filtered = maps @ matrices.unflatten(1, (maps.shape[2], -1))
+    return filtered.transpose(0, 1).unflatten(2, [axis.count for axis in window]).to(y.dtype)
+
+
+# The constants of the two functions below are computed once. The first use must be outside of a captured CUDA graph.
+# Fake tensors have no values and belong to a mode, so each mode has its own constants.
+
+
+@functools.lru_cache(maxsize=64)
+def _gram_to_spectrum(kernel_size: Pair, grid: Pair, eps: float, device: torch.device, mode: object) -> Tensor:
+    """Return the matrix from Gram matrices of the taps (kh² kw²) to spectra (m_h (m_w // 2 + 1)).
+
+    A further last column gives `eps` times the mean of the spectrum, which is the trace.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        taps = [torch.arange(k, device=device) for k in kernel_size]
+        trace = torch.eye(math.prod(kernel_size), dtype=torch.float64, device=device).flatten()
+        return torch.cat([_cosines(grid, taps, taps), eps * trace[:, None]], dim=1)
+
+
+@functools.lru_cache(maxsize=64)
+def _spectrum_to_circulant(
+    grid: Pair, window: tuple[Window, Window], dtype: torch.dtype, device: torch.device, mode: object
+) -> Tensor:
+    """Return the matrix from V (m_h (m_w // 2 + 1)) to filters from the grid to `window` (m_h m_w h w)."""
+    with torch.inference_mode(False), torch.no_grad():
+        whole = [torch.arange(m, device=device) for m in grid]
+        cosines = _cosines(grid, whole, [axis.positions(m, device) for m, axis in zip(grid, window, strict=True)])
+        column = torch.arange(grid[1] // 2 + 1, device=device)
+        multiplicity = torch.where(2 * column % grid[1] == 0, 1, 2).repeat(grid[0])  # in the whole spectrum
+        return (cosines * multiplicity / math.prod(grid)).T.to(dtype).contiguous()
+
+
+def _cosines(grid: Pair, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Return cos(w · (a - b)) in double precision, (a_h a_w b_h b_w, m_h (m_w // 2 + 1)).
+
+    a and b are positions (rows, columns) on `grid`, and w are the frequencies of `torch.fft.rfft2`.
+    """
+    h, w = (
+        ((a[i][:, None] - b[i])[..., None] * torch.arange(count, device=a[i].device) % grid[i]).double() / grid[i]
+        for i, count in enumerate((grid[0], grid[1] // 2 + 1))
+    )
+    turns = h[:, None, :, None, :, None] + w[:, None, :, None]
+    return (2 * math.pi * turns).cos().flatten(0, 3).flatten(1)
+
+
+def _fake_mode(x: Tensor) -> object:
+    return getattr(x, "fake_mode", None)
 
 
 def _dense_filter(
     y: Tensor, v: Tensor, grid: Pair, inputs: tuple[Window, Window], outputs: tuple[Window, Window]
 ) -> Tensor:
     """Filter by separable Hartley transforms, in the dtype of v.
+
+    It processes a few images at a time, which fit into the cache, and computes only the output window.
 
     Let T be the transform of y, and T'(p, q) = T(-p, -q). Then T + T' is 2 Re F[y](p, -q) and T - T' is
     -2 Im F[y](p, q), so the filter multiplies the first by V(p, -q) and the second by V(p, q). Channels are last in all

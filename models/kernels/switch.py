@@ -4,6 +4,7 @@ All decisions by device, dtype, size, compilation and tracing are made here. Whe
 function for a layer (its stride, padding and so on) is decided by its caller.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,6 +21,10 @@ BILINEAR_SIDE = 8
 """Smallest side of a map for which fused bilinear upsampling is faster: on smaller maps its edges cost too much"""
 DENSE_SIDE = 64
 """Largest side of a grid for which a dense transform is faster than the FFT on a CPU"""
+SPECTRUM_ENTRIES = 2**20
+"""Largest number of entries of the constant matrix that computes spectra on a GPU; they are in double precision"""
+CIRCULANT_POSITIONS = 128
+"""Largest number of positions of a grid on which a GPU filters by a matrix per channel"""
 
 RESAMPLING_DEVICES = {"average": ("cpu",), "nearest": ("cpu",), "bilinear": ("cpu",)}
 """Types of devices on which a convolution fused with resampling was measured to be faster (docs/benchmarks.md)"""
@@ -98,14 +103,35 @@ def reading_waits(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
-def dense_filter_is_faster(y: Tensor) -> bool:
-    """Return whether a circular filter of y (B, O, m_h, m_w) is faster by dense transforms than by the FFT."""
-    return y.device.type == "cpu" and max(y.shape[-2:]) <= DENSE_SIDE and not torch.compiler.is_compiling()
+def dense_filter_is_faster(y: Tensor, grid: Sequence[int]) -> bool:
+    """Return whether a circular filter of y (B, O, h, w) on `grid` is faster by dense transforms than by the FFT."""
+    return y.device.type == "cpu" and max(grid) <= DENSE_SIDE and not torch.compiler.is_compiling()
+
+
+def launches_matter(x: Tensor) -> bool:
+    """Return whether small operations on x cost a kernel launch: on a GPU, without a compiler that merges them."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return False
+    return x.device.type != "cpu"
+
+
+def spectrum_by_matrix_is_faster(kernel: Tensor, grid: Sequence[int]) -> bool:
+    """Return whether the spectra of a kernel (O, I, kh, kw) on `grid` should be computed by a matrix, not the FFT.
+
+    The matrix needs fewer kernel launches, which is what a small computation costs on a GPU.
+    """
+    entries = math.prod(kernel.shape[2:]) ** 2 * grid[0] * (grid[1] // 2 + 1)
+    return launches_matter(kernel) and entries <= SPECTRUM_ENTRIES
+
+
+def circulant_filter_is_faster(y: Tensor) -> bool:
+    """Return whether a circular filter of y (B, O, m_h, m_w) should be one matrix product, with fewer launches."""
+    return launches_matter(y) and math.prod(y.shape[-2:]) <= CIRCULANT_POSITIONS
 
 
 def batched_spectral_norm_is_faster(weight: Tensor) -> bool:
     """Return whether the spectral norms of all layers of a network should be computed together.
 
-    This launches a quarter of the kernels, and rounds differently. A CPU gains nothing.
+    This launches a quarter of the kernels, and rounds differently.
     """
-    return weight.device.type != "cpu" and not torch.compiler.is_compiling()
+    return launches_matter(weight)

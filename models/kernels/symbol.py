@@ -38,7 +38,9 @@ def dilate(kernel: Tensor, dilation: Sequence[int]) -> Tensor:
 def fold_phases(kernel: Tensor, stride: Sequence[int]) -> Tensor:
     """Split a kernel into its stride phases: (O, I, kh, kw) -> (O, I, sh, sw, ceil(kh / sh), ceil(kw / sw))."""
     sh, sw = stride
-    kernel = F.pad(kernel, (0, -kernel.shape[3] % sw, 0, -kernel.shape[2] % sh))
+    bottom, right = -kernel.shape[2] % sh, -kernel.shape[3] % sw
+    if bottom or right:  # F.pad copies the kernel even if the padding is zero
+        kernel = F.pad(kernel, (0, right, 0, bottom))
     kernel = kernel.unflatten(3, (-1, sw)).unflatten(2, (-1, sh))  # (O, I, kh', sh, kw', sw)
     return kernel.permute(0, 1, 3, 5, 2, 4)
 

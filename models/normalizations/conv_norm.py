@@ -96,7 +96,7 @@ class UnitRows(Parametrization):
     def forward(self, weight: Tensor) -> Tensor:
         """Scale the rows of (O, I) to unit norm; a zero row stays zero."""
         norm = (weight if self.through_gradient else weight.detach()).norm(dim=1, keepdim=True)
-        return weight / torch.where(norm > 0, norm, 1.0)
+        return weight / F.threshold(norm, 0, 1)
 
 
 class DepthwiseAffine(nn.Module):
@@ -151,11 +151,12 @@ class RunningAverage(nn.Module):
         if not self.training:
             return self.average.to(v.dtype) if self.average.shape == v.shape else v
         if self.average.shape != v.shape:
-            self.average, self.steps = v.detach().clone(), torch.zeros_like(self.steps)
+            self.average = v.detach().clone()
+            self.steps.zero_()
         progress = (self.steps / 40000).clamp(max=1)
         weight = (0.5 * (torch.cos(math.pi * progress) + 1)).clamp(min=0.01)
-        self.average = torch.lerp(self.average, v.detach(), weight.to(v))
-        self.steps = self.steps + 1
+        self.average.lerp_(v.detach(), weight.to(v))  # in place, as a CUDA graph requires
+        self.steps.add_(1)
         return v
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
