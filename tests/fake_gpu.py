@@ -36,9 +36,9 @@ PACKAGES = ("/gan/", "/models/", "/metrics/", "/classification/")
 WAITING = ("sync", "h2d", "d2h")
 VIEWS = {  # operations without a kernel, besides those that PyTorch calls views
     "view _unsafe_view t transpose permute expand detach alias slice select unsqueeze squeeze as_strided split",
-    "split_with_sizes unbind empty empty_like empty_strided new_empty new_empty_strided lift_fresh device resize_ unfold",
-    "view_as_real is_same_size diagonal chunk reshape _reshape_alias real imag set_ narrow movedim flatten unflatten",
-    "contiguous",
+    "split_with_sizes unbind empty empty_like empty_strided new_empty new_empty_strided lift_fresh device resize_",
+    "unfold view_as_real is_same_size diagonal chunk reshape _reshape_alias real imag set_ narrow movedim flatten",
+    "unflatten contiguous",
 }
 NO_KERNEL = {name for line in VIEWS for name in line.split()}
 DATA_DEPENDENT = ("nonzero", "_unique2", "unique_dim", "masked_select", "unique_consecutive", "bincount")

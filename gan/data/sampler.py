@@ -81,7 +81,7 @@ class Sampler:
         return self.transform(images, rng.generator(self.device, *self.purpose(position))), y
 
     def fetch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return the images (B, C, H, W) uint8 and labels (B,) of a batch, on the device or, if streamed, on the host."""
+        """Return images (B, C, H, W) uint8 and labels (B,) of a batch, on the device or, if streamed, on the host."""
         if self._stream is not None:
             return self._stream.batch(position, size)
         index = self._order.indices(position, size)

@@ -3,8 +3,8 @@
 A field may have the type bool, int, float, str, Literal, tuple, `X | None`, a dataclass, a *family* or
 `dict[str, family]`. A family is a base class with a `registry`: the YAML chooses one of its classes by name, as `hinge`
 or as `{name: hinge, option: ...}`. In a `dict[str, family]` the keys are the names. `Annotated[X, Range]` limits a
-number. A renamed field declares its old name: `field(default=4, metadata={"alias": "old_name"})`. If values were renamed
-with it, `"old_values": {"old": "new"}` is added.
+number. A renamed field declares its old name: `field(default=4, metadata={"alias": "old_name"})`. If values were
+renamed with it, `"old_values": {"old": "new"}` is added.
 """
 
 import dataclasses

@@ -87,5 +87,8 @@ def _edge_correction(x: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, Tenso
 
 
 def _upsample_lines(lines: Tensor) -> Tensor:
-    """Upsample lines (B, C, N) by 2: (B, C, 2 N). Equal to mode="linear", whose backward is not deterministic on CUDA."""
+    """Upsample lines (B, C, N) by 2: (B, C, 2 N).
+
+    Equal to mode="linear", whose backward pass is not deterministic on CUDA.
+    """
     return F.interpolate(lines[:, :, None], scale_factor=(1, 2), mode="bilinear")[:, :, 0]
