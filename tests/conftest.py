@@ -4,8 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from filelock import FileLock
-from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from gan.evaluation.extractors.digits import digits_classifier
 from train_gan import main
@@ -45,6 +43,8 @@ def one_thread():
 @pytest.fixture(scope="session")
 def classifier(cache):
     """Return the digits classifier for resolution 16, trained once for all workers."""
+    from filelock import FileLock  # here, so that tests without it need only PyTorch
+
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "classifier.lock"):
         return digits_classifier(16)
@@ -86,6 +86,8 @@ def inception_file(inception_state_dict, tmp_path_factory) -> Path:
 @pytest.fixture
 def event_files_in_order(monkeypatch):
     """Number the event files of this process from 0, so that their names sort in the order of their creation."""
+    from tensorboard.summary.writer.event_file_writer import AtomicCounter
+
     monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(0))
 
 
