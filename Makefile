@@ -1,5 +1,5 @@
 # Uses the active environment: pip install -e '.[dev]'
-.PHONY: check test smoke docs
+.PHONY: check test smoke docs gpu
 
 check:  ## lint, format, types, imports, documentation, a GPU without hardware
 	.ci/check
@@ -15,3 +15,6 @@ smoke:  ## train, sample and audit a tiny run, half a minute
 
 docs:  ## build the site in build/site
 	python -m mkdocs build --strict
+
+gpu:  ## settle what only a GPU can, at most 8 minutes
+	python benchmarks/gpu_check.py

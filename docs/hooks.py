@@ -18,6 +18,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.gpu.results import format_page  # noqa: E402
 from classification.config import Config as ClassifierConfig  # noqa: E402
 from gan.compare.__main__ import run as run_compare  # noqa: E402
 from gan.config import Config  # noqa: E402
@@ -25,6 +26,8 @@ from gan.options.help import reference  # noqa: E402
 
 REFERENCE_MARK = "<!-- the keys -->"
 SCHEMAS = {"config.md": Config, "config_classifier.md": ClassifierConfig}
+GPU_MARK = "<!-- the GPU tables -->"
+GPU_RESULTS = ROOT / "docs" / "benchmarks"  # one JSON file for each GPU, written by `make gpu`
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # path in the repository -> on the site
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
 
@@ -85,10 +88,12 @@ def _glob(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Insert the config reference and the links to a study's report; adapt relative links to the site."""
+    """Insert what is generated: the config reference, GPU tables, links to a study's report. Adapt relative links."""
     uri = page.file.src_uri
     if uri in SCHEMAS:
         markdown = markdown.replace(REFERENCE_MARK, reference(SCHEMAS[uri]))
+    if uri == "benchmarks.md":
+        markdown = markdown.replace(GPU_MARK, format_page(GPU_RESULTS))
     folder, name = posixpath.split(uri)
     if posixpath.dirname(folder) == "studies" and name == "README.md":
         links = [

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from filelock import FileLock
-from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from gan.evaluation.extractors.digits import digits_classifier
 from metrics.extractors.digits import train_digits_classifier
@@ -60,6 +58,8 @@ def classifier(cache):
 
     It is trained for 8 epochs instead of 30 and put into the cache, from which every run of the tests reads it.
     """
+    from filelock import FileLock  # here, so that tests without it need only PyTorch
+
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "classifier.lock"), pytest.MonkeyPatch.context() as patch:
         name = "gan.evaluation.extractors.digits.train_digits_classifier"
@@ -111,6 +111,8 @@ def inception_file(inception_state_dict, tmp_path_factory) -> Path:
 @pytest.fixture
 def event_files_in_order(monkeypatch):
     """Number the event files of this process from 0, so that their names sort in the order of their creation."""
+    from tensorboard.summary.writer.event_file_writer import AtomicCounter
+
     monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(0))
 
 

@@ -45,6 +45,7 @@ class CUDAGraphs:
         """Discard all graphs, because a tensor that they use was replaced."""
         self._calls.clear()
         self._captured.clear()
+        self._pool = torch.cuda.graph_pool_handle()  # PyTorch captures into no pool whose graphs are all gone
 
     def _run_on_side_stream(self, function: Callable[[], Results]) -> Results:
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -58,7 +59,8 @@ class CUDAGraphs:
         for generator in self._generators:
             graph.register_generator_state(generator)
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            # In this mode, threads that prepare the next images may allocate pinned memory meanwhile.
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 results = function()
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]

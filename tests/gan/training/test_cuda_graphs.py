@@ -1,20 +1,18 @@
 """Training steps whose updates are captured once and repeated."""
 
 import contextlib
+import io
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
-from gan.config import Config
-from gan.data import ImageData, Splits
-from gan.options.loader import load_config
 from gan.runtime.cuda_graphs import WARMUP_CALLS, CUDAGraphs
 from gan.runtime.errors import UserError
 from gan.runtime.rng import set_deterministic
-from gan.training.build import build_experiment, find_obstacle_to_graphs
+from gan.training.build import find_obstacle_to_graphs
 from gan.training.step import training_step
+from tests.gan.experiments import build_on_random_images
 from tests.gan.runs import same
 
 RECIPES = {
@@ -97,12 +95,16 @@ def cuda_without_gpu(monkeypatch):
         def wait_stream(self, other):
             pass
 
+    def capture(graph, pool, stream, capture_error_mode):
+        graph.pool = pool
+        return contextlib.nullcontext()
+
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
     return replays
 
 
@@ -122,8 +124,12 @@ def test_calls_are_eager_then_captured_then_replayed(cuda_without_gpu):
     assert calls == ["a", "b"] * (WARMUP_CALLS + 1)
     assert [kind for kind, _ in cuda_without_gpu] == [*["generator", "replay"] * 2, *["replay"] * 4]
     graphs.clear()
-    graphs.run("a", lambda: function("a"))
-    assert len(calls) == 2 * (WARMUP_CALLS + 1) + 1
+    for _ in range(WARMUP_CALLS + 1):
+        graphs.run("a", lambda: function("a"))
+    assert len(calls) == 3 * (WARMUP_CALLS + 1)
+    pools = [graph.pool for kind, graph in cuda_without_gpu if kind == "replay"]
+    assert len(set(pools[:-1])) == 1
+    assert pools[-1] is not pools[0]  # PyTorch captures into no pool whose graphs are all gone
 
 
 def test_failed_capture_is_a_user_error(cuda_without_gpu):
@@ -161,40 +167,48 @@ def test_graph_on_a_cpu_is_a_user_error(build):
         build("train.graph=true")
 
 
-GPU_RECIPES = {
-    "digits conv_norm": ("digits/dcgan_conv_norm", []),
-    "resnet bilinear spectral": ("cifar10/sngan_resnet_mimicry", []),
-    "resnet conv_norm bf16": ("cifar10/sngan_resnet_conv_norm", ["train.precision=bf16"]),
-    "resnet fp16": ("cifar10/sngan_resnet", ["train.precision=fp16"]),
+GPU_RECIPES = {  # config, shape of the images, overrides
+    "digits, lazy penalty": ("digits/dcgan", (16, 1), []),
+    "digits, conv_norm": ("digits/dcgan_conv_norm", (16, 1), []),
+    "resnet, bilinear, spectral": ("cifar10/sngan_resnet_mimicry", (32, 3), []),
+    "resnet, conv_norm": ("cifar10/sngan_resnet_conv_norm", (32, 3), []),
+    "resnet, conv_norm, bf16": ("cifar10/sngan_resnet_conv_norm", (32, 3), ["train.precision=bf16"]),
+    "resnet, streamed images": ("cifar10/sngan_resnet", (32, 3), ["data.device_budget_gb=0"]),
+    "resnet, fp16": ("cifar10/sngan_resnet", (32, 3), ["train.precision=fp16"]),
+    "resnet, batch norm, labels": ("cifar10/wgan_gp_resnet", (32, 3), ["data.conditional=true"]),
 }
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("name", "extra"), GPU_RECIPES.values(), ids=GPU_RECIPES)
-def test_captured_steps_equal_eager_ones(name, extra, request):
+@pytest.mark.parametrize(("name", "shape", "extra"), GPU_RECIPES.values(), ids=GPU_RECIPES)
+def test_captured_eager_and_resumed_steps_are_bit_equal(name, shape, extra, request):
     set_deterministic(True)
     request.addfinalizer(lambda: set_deterministic(False))
-    states = []
-    for graph in ("false", "true"):
-        experiment = build_on_gpu(name, f"train.graph={graph}", *extra)
-        for _ in range(WARMUP_CALLS + 4):
-            losses = training_step(experiment, experiment.G, experiment.D)
-        states.append((read_state(experiment), losses))
-    assert same(*states)
+    side, channels = shape
 
+    def build(graph):
+        return build_on_random_images(name, f"train.graph={graph}", *extra, side=side, channels=channels)
 
-def build_on_gpu(name, *overrides):
-    """Return the experiment of a shipped config, with random images and without metrics."""
-    path = Path(__file__).parents[3] / "configs" / f"{name}.yaml"
-    small = ["generator.width=32", "discriminator.width=32", "eval.metrics=[]", *overrides]
-    config = load_config(Config, path, small)
-    if config.data.shows_digits:
-        splits = config.data.load()
-    else:
-        images = torch.randint(256, (512, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        data = ImageData(images, torch.arange(512) % 10, 10)
-        splits = Splits(data, data)
-    experiment = build_experiment(config, splits, torch.device("cuda"))
-    experiment.G.train()
-    experiment.D.train()
-    return experiment
+    def take_steps(experiment, count):
+        return [
+            {tag: loss.item() for tag, loss in training_step(experiment, experiment.G, experiment.D).items()}
+            for _ in range(count)
+        ]
+
+    # Each combination of penalties that are due has a graph of its own.
+    cycle = max((regularizer.every for regularizer in build("false").config.regularizers.values()), default=1)
+    half, steps = cycle * (WARMUP_CALLS + 2), cycle * (WARMUP_CALLS + 4)
+    eager, captured, resumed = build("false"), build("true"), build("true")
+    losses = take_steps(eager, steps)
+    assert take_steps(captured, half) == losses[:half]
+    saved = io.BytesIO()
+    torch.save(captured.state_dict(), saved)
+    assert take_steps(captured, steps - half) == losses[half:]
+    assert same(read_state(captured), read_state(eager))
+
+    saved.seek(0)
+    resumed.load_state_dict(torch.load(saved, map_location="cpu", weights_only=False))
+    assert take_steps(resumed, steps - half) == losses[half:]  # most of them are warm-up calls
+    assert same(read_state(resumed), read_state(eager))
+    captured.load_state_dict(resumed.state_dict())  # also into an experiment that has graphs
+    assert take_steps(captured, WARMUP_CALLS + 2) == take_steps(eager, WARMUP_CALLS + 2)

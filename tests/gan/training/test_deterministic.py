@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.io import write_png
 
 from gan.runtime.rng import set_deterministic
-from tests.gan.runs import assert_same_runs
+from gan.training.step import training_step
+from models.kernels import switch
+from tests.gan.experiments import build_on_random_images
+from tests.gan.runs import assert_same_runs, load_newest, read_numbers, same
 
 pytestmark = pytest.mark.usefixtures("short_slope_search")
 ROOT = Path(__file__).parents[3]
@@ -50,16 +54,39 @@ def test_deterministic_runs_of_two_processes_are_bit_equal(tmp_path, tiny_config
 
 
 @pytest.mark.gpu
-def test_deterministic_runs_and_resume_on_gpu_are_bit_equal(tmp_path, tiny_config, classifier):
-    def train(name: str, *arguments: str) -> None:
-        command = [sys.executable, "train_gan.py", "--config", tiny_config, "--out", tmp_path / name]
-        subprocess.run(
-            [*command, "--device", "cuda", "log.to=[]", *ALL_RANDOM_OPTIONS, *arguments], cwd=ROOT, check=True
-        )
+def test_deterministic_runs_and_resume_on_gpu_are_bit_equal(tmp_path, tiny_config):
+    pytest.importorskip("safetensors")
+    pytest.importorskip("tqdm")
+    (tmp_path / "images").mkdir()
+    random = torch.Generator().manual_seed(0)
+    for k, pixels in enumerate(torch.randint(256, (32, 3, 16, 16), generator=random, dtype=torch.uint8)):
+        write_png(pixels, str(tmp_path / "images" / f"{k}.png"))
 
-    train("a")
-    train("b")
-    assert_same_runs(tmp_path / "a", tmp_path / "b")
+    def train(name: str, *arguments: str) -> Path:
+        command = [sys.executable, "train_gan.py", "--config", tiny_config, "--out", tmp_path / name]
+        data = f"data={{name: folder, root: '{tmp_path / 'images'}', horizontal_flip: true, dequantize: true}}"
+        options = ["log.to=[]", "eval.metrics=[]", *ALL_RANDOM_OPTIONS, data, *arguments]
+        subprocess.run([*command, "--device", "cuda", *options], cwd=ROOT, check=True)
+        return tmp_path / name
+
+    whole, again = train("a"), train("b")
     train("c", "train.steps=2")
-    train("c", "--resume")
-    assert_same_runs(tmp_path / "a", tmp_path / "c")
+    for other in (again, train("c", "--resume")):
+        assert read_numbers(whole) == read_numbers(other)
+        assert same(load_newest(whole), load_newest(other))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_deterministic_steps_on_gpu(monkeypatch, upsample, fused):
+    monkeypatch.setattr(switch, "RESAMPLING_DEVICES", dict.fromkeys(switch.RESAMPLING_DEVICES, ("cuda",) * fused))
+    set_deterministic(True)
+    options = [f"generator.upsample={upsample}", "generator.attention=16", "train.augment=[translation]"]
+    states = []
+    for _ in range(2):
+        experiment = build_on_random_images("cifar10/sngan_resnet", "train.graph=false", *options)
+        for _ in range(2):
+            training_step(experiment, experiment.G, experiment.D)
+        states.append(experiment.state_dict())
+    assert same(*states)

@@ -119,6 +119,32 @@ def test_double_precision(name, options, kind):
     assert all(p.grad.dtype == torch.float64 for p in layer.parameters())
 
 
+@pytest.mark.gpu
+@names
+@layers
+def test_gpu_equals_double_precision_on_cpu(name, options, kind, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    layer, _, x = build(name, options, kind)
+    results = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
+        copied = copy.deepcopy(layer).to(device, dtype)
+        inputs = (x.to(device, dtype) if x.is_floating_point() else x.to(device)).detach()
+        inputs.requires_grad_(x.is_floating_point())
+        for _ in range(2):  # the second pass starts from the state that the first has left
+            copied.zero_grad()
+            y = copied(inputs)
+            weights = torch.arange(y.numel(), dtype=torch.float64).cos().view_as(y).to(y)
+            (y * weights).sum().backward()
+        gradients = {path: parameter.grad for path, parameter in copied.named_parameters()}
+        results.append({"output": y.detach(), "input": inputs.grad, **gradients})
+    exact, measured = ({path: part for path, part in parts.items() if part is not None} for parts in results)
+    assert exact.keys() == measured.keys()
+    largest = max(part.abs().max() for part in exact.values())
+    for path, part in exact.items():  # some gradients are zero but for rounding
+        error = (measured[path].cpu().double() - part).abs().max()
+        assert error < 1e-3 * max(part.abs().max(), 0.05 * largest), path
+
+
 @names
 @few_layers
 def test_bfloat16_autocast(name, options, kind):

@@ -1,0 +1,117 @@
+"""Training steps on a GPU: the host never waits, and compiled steps, fp16 and NCCL work."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gan.objectives.regularizers import REGULARIZERS
+from gan.training.loop import compile_networks
+from gan.training.step import training_step
+from models.normalizations import NORMALIZATIONS
+from tests.gan.experiments import build_on_random_images
+
+pytestmark = pytest.mark.gpu  # that is, pytest.mark.gpu on each test
+
+ROOT = Path(__file__).parents[3]
+D_NORM = "discriminator.normalization="
+SMALL = ("generator.width=16", "discriminator.width=16", "train.n_critic=1", "train.batch_size=8")
+EAGER = "train.graph=false"
+CHOICES = [
+    *(D_NORM + name for name in sorted(NORMALIZATIONS)),
+    D_NORM + "{name: spectral_conv, rescan_every: 1}",
+    "generator.normalization=spectral",
+    *(f"regularizers={{{name}: {{}}}}" for name in sorted(REGULARIZERS)),
+    *("train.precision=bf16", "train.precision=fp16", "train.precision=tf32"),
+    *("data.conditional=true", "data={horizontal_flip: true, dequantize: true}"),
+    *("train.augment=[color, translation, cutout]", "train.generator_batch_size=16"),
+]
+
+
+def to_numbers(losses):
+    return {tag: loss.item() for tag, loss in losses.items()}
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions(monkeypatch):
+    """Compute in fp32 and not in TensorFloat-32, as the commands do."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("network", ["cifar10/sngan_resnet", "cifar10/dcgan"])
+@pytest.mark.parametrize("choice", CHOICES)
+def test_host_does_not_wait(network, choice):
+    experiment = build_on_random_images(network, *SMALL, EAGER, choice)
+    training_step(experiment, experiment.G, experiment.D)  # brings the order of the first epoch to the GPU
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = training_step(experiment, experiment.G, experiment.D)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(map(math.isfinite, to_numbers(losses).values()))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+def test_losses_in_other_formats_are_close(precision):
+    losses = []
+    for name in ("fp32", precision):
+        experiment = build_on_random_images("cifar10/sngan_resnet", *SMALL, f"train.precision={name}")
+        losses.append([to_numbers(training_step(experiment, experiment.G, experiment.D)) for _ in range(8)])
+        assert all(parameter.isfinite().all() for parameter in (*experiment.G.parameters(), *experiment.D.parameters()))
+    for exact, rounded in zip(*losses, strict=True):
+        assert rounded == pytest.approx(exact, rel=0.1, abs=0.1)
+
+
+PROCESS = """
+import sys
+import torch
+import torch.distributed as dist
+from gan.runtime.distributed import all_gather, process_group
+from gan.training.step import training_step
+from tests.gan.experiments import build_on_random_images
+
+device = torch.device("cuda")
+with process_group(device):
+    assert "nccl" in str(dist.get_backend_config())
+    x = torch.full((3,), 2.0, device=device)
+    dist.all_reduce(x)
+    parts = [torch.empty_like(x)]
+    dist.all_gather(parts, x)
+    assert parts[0].tolist() == [2.0] * 3
+    box = [{"steps": 2}]
+    dist.broadcast_object_list(box)  # by gloo
+    experiment = build_on_random_images("cifar10/dcgan", "generator.width=8", "discriminator.width=8")
+    for _ in range(box[0]["steps"]):
+        losses = training_step(experiment, experiment.G, experiment.D)
+    assert all(loss.isfinite() for loss in losses.values())
+    print("done")
+"""
+
+
+def test_nccl_with_one_process(tmp_path):
+    script = tmp_path / "process.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{PROCESS}")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", script]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "done" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+@pytest.mark.parametrize("normalization", ["spectral", "conv_norm"])
+def test_compiled_steps_equal_eager_ones(normalization):
+    torch.compiler.reset()
+    losses = []
+    for flag in ("false", "true"):
+        options = (*SMALL, EAGER, D_NORM + normalization, f"train.compile={flag}")
+        experiment = build_on_random_images("cifar10/dcgan", *options, side=16)
+        networks = compile_networks(experiment)
+        losses.append([to_numbers(training_step(experiment, *networks)) for _ in range(3)])
+    for eager, compiled in zip(*losses, strict=True):
+        assert compiled == pytest.approx(eager, rel=1e-3, abs=1e-3)
