@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -100,9 +100,9 @@ class _Part:
     """A weight and its singular vectors, with the axes of the weight in the order of a stack of matrices."""
 
     def __init__(self, layer: nn.Module):
-        holder: Any = layer.parametrizations["weight"]  # pyright: ignore[reportIndexIssue]
-        self.parametrization: DividedBySpectralNorm = holder[0]
-        weight: Tensor = holder.original
+        parametrizations = _get_parametrizations(layer)
+        self.parametrization: DividedBySpectralNorm = parametrizations[0]
+        weight: Tensor = parametrizations.original
         out_dim = self.parametrization.out_dim
         columns = [dim for dim in range(weight.dim()) if dim != out_dim]
         # The columns in the order in which they are stored, so that no stack reorders a weight in channels last.
@@ -139,14 +139,15 @@ def _normalize_together(network: nn.Module, inputs: tuple) -> None:
         with torch.no_grad():
             matrices = [weight.flatten(2) for weight in weights]
             v = [_stack([part.v for part in stack]).flatten(1)[..., None] for stack in stacks.values()]
+            sizes = [len(matrix) for matrix in matrices]
+            u, sigma = v, v[0].new_empty(0)
             for _ in range(options.n_power_iterations):
                 u = [matrix @ vector for matrix, vector in zip(matrices, v, strict=True)]
                 v = [matrix.mT @ vector for matrix, vector in zip(matrices, u, strict=True)]
                 u_norms, v_norms = _norms([*u, *v], options.eps).chunk(2)
-                sizes = [len(matrix) for matrix in matrices]
                 u = [x / n[:, None, None] for x, n in zip(u, u_norms.split(sizes), strict=True)]
                 v = [x / n[:, None, None] for x, n in zip(v, v_norms.split(sizes), strict=True)]
-            sigma = v_norms / u_norms  # ||Wᵀ W v|| / ||W v|| = ||Wᵀ u|| = uᵀ W v, with the new u and v
+                sigma = v_norms / u_norms  # ||Wᵀ W v|| / ||W v|| = ||Wᵀ u|| = uᵀ W v, with the new u and v
             new = [vector for stack in (*u, *v) for vector in stack.unbind()]
             old = [*(part.u for part in parts), *(part.v for part in parts)]
             torch._foreach_copy_(old, [n.view(o.shape) for n, o in zip(new, old, strict=True)])  # pyright: ignore[reportPrivateImportUsage]
@@ -198,5 +199,9 @@ def _norms(stacks: list[Tensor], eps: float) -> Tensor:
 def _is_normalized(layer: nn.Module) -> bool:
     if not parametrize.is_parametrized(layer, "weight"):
         return False
-    parametrizations: Any = layer.parametrizations["weight"]  # pyright: ignore[reportIndexIssue]
+    parametrizations = _get_parametrizations(layer)
     return len(parametrizations) == 1 and isinstance(parametrizations[0], DividedBySpectralNorm)
+
+
+def _get_parametrizations(layer: nn.Module) -> Any:
+    return cast(nn.ModuleDict, layer.parametrizations)["weight"]
