@@ -5,6 +5,9 @@ CUDA. `gpu.events` lists what a CUDA stream would wait for (reading a number, a 
 between host and device), and the creation of generators, which a CUDA graph cannot capture. `gpu.launches` counts the
 operations that would launch a kernel.
 
+Tests that use it are marked `fake_gpu`, and run in processes of their own: autograd does not know a device that is
+registered after its first backward pass, and other tests should not see the device.
+
 Kernels that run under another name on CUDA, or several kernels behind one operation, are not seen: the counts compare
 two versions of a program, and are no prediction of its time.
 """
@@ -33,9 +36,9 @@ PACKAGES = ("/gan/", "/models/", "/metrics/", "/classification/")
 WAITING = ("sync", "h2d", "d2h")
 VIEWS = {  # operations without a kernel, besides those that PyTorch calls views
     "view _unsafe_view t transpose permute expand detach alias slice select unsqueeze squeeze as_strided split",
-    "split_with_sizes unbind empty empty_like empty_strided new_empty new_empty_strided lift_fresh device resize_ unfold",
+    "split_with_sizes unbind empty empty_like empty_strided new_empty new_empty_strided lift_fresh device resize_",
     "view_as_real is_same_size diagonal chunk reshape _reshape_alias real imag set_ narrow movedim flatten unflatten",
-    "contiguous",
+    "contiguous unfold",
 }
 NO_KERNEL = {name for line in VIEWS for name in line.split()}
 DATA_DEPENDENT = ("nonzero", "_unique2", "unique_dim", "masked_select", "unique_consecutive", "bincount")
