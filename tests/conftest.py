@@ -52,12 +52,12 @@ def one_thread():
 def classifier(cache):
     """Return the digits classifier for resolution 16, trained once for all workers.
 
-    It is trained for 8 epochs instead of 30 and put into the cache, from which every run of the tests reads it.
+    It is trained for 12 epochs instead of 30 and put into the cache, from which every run of the tests reads it.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "classifier.lock"), pytest.MonkeyPatch.context() as patch:
         name = "gan.evaluation.extractors.digits.train_digits_classifier"
-        patch.setattr(name, partial(train_digits_classifier, epochs=8))
+        patch.setattr(name, partial(train_digits_classifier, epochs=12))
         return digits_classifier(16)
 
 

@@ -61,8 +61,8 @@ def recipe(request) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, short_slope_search, tiny_run, recipe):
-    """Return the folder of a finished run of 5 steps with a recipe. Tests must not change it."""
-    return tiny_run(tmp_path_factory.mktemp("uninterrupted") / "run", "train.steps=5", *recipe)
+    """Return the folder of a finished run with a recipe. Tests must not change it."""
+    return tiny_run(tmp_path_factory.mktemp("uninterrupted") / "run", *recipe)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def longer_run(tmp_path_factory, short_slope_search, tiny_run):
 def test_resume_after_kill_is_bit_equal(tmp_path, tiny_run, uninterrupted, kill_after, recipe):
     kill_after(3)
     with pytest.raises(Killed):
-        tiny_run(tmp_path / "killed", "train.steps=5", *recipe)
+        tiny_run(tmp_path / "killed", *recipe)
     assert load_newest(tmp_path / "killed")["step"] == 2
     assert read_numbers(tmp_path / "killed")[-1]["step"] == 3
     resume(tmp_path / "killed")
@@ -203,7 +203,7 @@ def test_seeds_differ(tmp_path, tiny_run, finished_run):
 
 def test_intervals_do_not_affect_training(tmp_path, tiny_run, uninterrupted, recipe):
     keys = ("log.every", "eval.every", "lipschitz.every", "lipschitz.audit_every", "checkpoint.every")
-    rarely = tiny_run(tmp_path / "run", "train.steps=5", *recipe, *(f"{key}=1000" for key in keys))
+    rarely = tiny_run(tmp_path / "run", *recipe, *(f"{key}=1000" for key in keys))
     states = load_newest(uninterrupted), load_newest(rarely)
     for name in ("G", "D", "G_ema", "optimizer_G", "optimizer_D"):
         assert same(states[0][name], states[1][name]), name

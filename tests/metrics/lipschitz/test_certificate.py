@@ -16,7 +16,7 @@ ROUNDING = 1 - 1e-9
 
 
 @given(convolutions())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_bound_holds_for_any_geometry_and_padding(case):
     layer, shape = case
     truth = dense_norm(layer, shape)

@@ -1,5 +1,6 @@
 """spectral_conv: the norm of the normalized convolution against a dense SVD."""
 
+import itertools
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.normalizations import build_normalization
+from tests.pairwise import pairwise_cover
 
 GRID = 8
 
@@ -59,9 +61,10 @@ def test_new_layer_has_norm_gain_on_its_grid(conv):
     assert norm(out.flatten(1)) == pytest.approx(1.5, rel=1e-3)
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
-@pytest.mark.parametrize("kernel", [3, 4])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "optimizer"),
+    pairwise_cover([*itertools.product([3, 4], [1, 2], [torch.optim.Adam, torch.optim.SGD])]),
+)
 def test_norm_is_the_gain_after_training(dense_matrix, kernel, stride, optimizer):
     torch.manual_seed(0)
     circular = nn.Conv2d(6, 8, kernel, stride, (kernel - 1) // 2, padding_mode="circular")
