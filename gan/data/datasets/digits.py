@@ -82,7 +82,7 @@ def _read_scans() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     train, held_out = train_test_split(
         np.arange(len(scans.target)), test_size=360, random_state=SPLIT_SEED, stratify=scans.target
     )
-    return scans.images, scans.target, train, held_out
+    return scans.images, scans.target, np.asarray(train), np.asarray(held_out)
 
 
 def _stack(images: Tensor, labels: Tensor, size: int, purpose: str) -> ImageData:
