@@ -18,6 +18,7 @@ from tests.gan.runs import assert_same_runs, read_numbers, resume
 from train_gan import main
 
 ROOT = Path(__file__).parents[3]
+OPTIONS = ("--device", "cpu", "lipschitz.audit_every=4")
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def uninterrupted(tmp_path_factory, classifier, two_batches):
     """Return the folder of a run without signals."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     (folder / "tiny.yaml").write_text(TINY)
-    assert main(["--config", str(folder / "tiny.yaml"), "--device", "cpu", "--out", str(folder / "run")]) == 0
+    assert main(["--config", str(folder / "tiny.yaml"), *OPTIONS, "--out", str(folder / "run")]) == 0
     return folder / "run"
 
 
@@ -76,7 +77,7 @@ def test_signal_stops_run_with_checkpoint_and_exit_code(
     out = tmp_path / "interrupted"
     with monkeypatch.context() as patch:
         raise_signal_in_call(patch, number, owner, name, call)
-        assert main(["--config", str(tiny_config), "--device", "cpu", "--out", str(out)]) == code
+        assert main(["--config", str(tiny_config), *OPTIONS, "--out", str(out)]) == code
     err = capfd.readouterr().err
     assert f"{signal.Signals(number).name}: finishing the step and writing a checkpoint" in err
     assert err.endswith(f"interrupted at step {stopped_at}, with a checkpoint; --resume continues from here\n")

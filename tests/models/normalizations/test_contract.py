@@ -1,6 +1,7 @@
 """Tests that every registered normalization must pass for every type of layer."""
 
 import copy
+import itertools
 import shutil
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from torch import nn
 
 from gan.training.ema import EMA
 from models.normalizations import NORMALIZATIONS, build_normalization, normalize
+from tests.pairwise import pairwise_cover
 
 IMAGES = (2, 4, 8, 8)
 OPTIONS = [(name, {}) for name in NORMALIZATIONS] + [
@@ -26,9 +28,7 @@ LAYERS = {
             lambda k=kernel, s=stride, g=groups: nn.Conv2d(4, 6, k, s, 1, groups=g),
             lambda: torch.randn(IMAGES),
         )
-        for kernel in (1, 2, 3, 4)
-        for stride in (1, 2)
-        for groups in (1, 2)
+        for kernel, stride, groups in pairwise_cover([*itertools.product((1, 2, 3, 4), (1, 2), (1, 2))])
     },
     "conv_dilated_reflect": (
         lambda: nn.Conv2d(4, 6, 3, padding=2, dilation=2, padding_mode="reflect"),

@@ -36,8 +36,8 @@ class Links(HTMLParser):
 def test_html_report_embeds_all_images(grid):
     text = (grid / "report.html").read_text()
     page = Links(text)
-    # 5 metrics, 2 of the network, 3 layers, and a sample of each arm.
-    assert len(page.images) == 5 + 2 + 3 + 2
+    # 2 metrics, 2 of the network, 3 layers, and a sample of each arm.
+    assert len(page.images) == 2 + 2 + 3 + 2
     assert all(link.startswith("data:") for link in page.links)
     for source in page.images:
         kind, data = re.fullmatch(r"data:image/([a-z+]+);base64,(.*)", source).groups()
@@ -54,7 +54,7 @@ def test_html_report_embeds_all_images(grid):
 def test_markdown_report_links_existing_images(grid):
     text = (grid / "report.md").read_text()
     links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
-    assert len(links) == 12
+    assert len(links) == 9
     for link in links:
         with Image.open(grid / link) as picture:
             picture.verify()
