@@ -123,7 +123,7 @@ def test_gan_config(path, tmp_path, replace_data):
 def test_classifier_config(path, tmp_path, replace_data):
     config = load_config(CLASSIFIER.schema, path)
     # A classifier accepts images of any size. The stem for ImageNet divides it by 4.
-    replace_data(type(config.data), side=48 if config.classifier.stem == "imagenet" else 16)
+    replace_data(type(config.data), side=32 if config.classifier.stem == "imagenet" else 16)
     run = tmp_path / "run"
     small = [*SHARED, *CLASSIFIER_ONLY]
     assert train_classifier.main(["--config", str(path), "--out", str(run), "--device", "cpu", *small]) == 0

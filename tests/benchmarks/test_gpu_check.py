@@ -27,6 +27,7 @@ def make_stage(tmp_path, request):
     return make
 
 
+@pytest.mark.slow  # it waits until a stage is out of time
 def test_stages_that_crash_and_hang_keep_their_results(tmp_path, make_stage):
     child = "import subprocess; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).wait()"
     stages = {
@@ -50,6 +51,7 @@ def test_stages_that_crash_and_hang_keep_their_results(tmp_path, make_stage):
     assert len(summaries) == len(stages) + 1
 
 
+@pytest.mark.slow
 def test_stage_without_time_is_not_started(tmp_path, make_stage):
     stages = {name: make_stage(name, "time.sleep(600)") for name in ("a", "b")}
     run_stages(stages, tmp_path / "r", tmp_path / "log", 4)

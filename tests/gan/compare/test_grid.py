@@ -95,9 +95,8 @@ def test_repeated_command_trains_nothing_and_new_arms_add_cells(grid, small_conf
     description = read_json(out / "grid.json")
     del description["base"]["data"]["workers"], description["base"]["metrics"]  # as if the defaults were new
     (out / "grid.json").write_text(json.dumps(description))
-    with monkeypatch.context() as patch:
-        patch.setattr("gan.compare.report.write.write_report", lambda *arguments: [])  # other tests check it
-        assert main([str(small_config), *GRID, "--out", str(out)]) == 0
+    monkeypatch.setattr("gan.compare.report.write.write_report", lambda *arguments: [])  # other tests check it
+    assert main([str(small_config), *GRID, "--out", str(out)]) == 0
     assert count_starts(out) == count_starts(grid)
     assert get_results(out) == get_results(grid)
     (out / "cells" / "quick-seed7").mkdir()

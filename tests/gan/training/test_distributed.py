@@ -299,8 +299,11 @@ def kill_in_step(patch, number: int) -> None:
     patch.setattr(loop, "training_step", step_or_die)
 
 
-@pytest.mark.parametrize("options", [["--out", "given"], []], ids=["--out", "numbered folder"])
-@pytest.mark.parametrize(("killed_in", "continued_from"), [(3, 2), (1, 0)])
+@pytest.mark.parametrize(
+    ("options", "killed_in", "continued_from"),
+    [(["--out", "given"], 1, 0), ([], 3, 2)],
+    ids=["given folder, no checkpoint", "numbered folder"],
+)
 def test_restarted_attempt_continues_run_of_first(
     tmp_path, tiny_config, tiny_run, torchrun, monkeypatch, capsys, options, killed_in, continued_from
 ):
@@ -316,7 +319,7 @@ def test_restarted_attempt_continues_run_of_first(
             main(arguments)
     capsys.readouterr()
     assert main(arguments) == 0
-    assert f"{folder}: step {continued_from} of 4 on cpu\n" in capsys.readouterr().out
+    assert f"{folder}: step {continued_from} of 4 on cpu in fp32\n" in capsys.readouterr().out
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
     assert_same_runs(tiny_run(tmp_path / "uninterrupted"), folder)
 

@@ -11,7 +11,7 @@ from tests.gan.runs import assert_same_runs, load_newest, read_numbers
 from tests.processes import Process, PythonServer
 
 INTERVALS = [
-    *("eval.every=20", "lipschitz.every=5", "lipschitz.audit_every=40", "checkpoint.every=3", "checkpoint.keep=2"),
+    *("eval.every=20", "lipschitz.every=10", "lipschitz.audit_every=40", "checkpoint.every=3", "checkpoint.keep=2"),
 ]
 
 
@@ -57,11 +57,11 @@ def train_with_kills(python: PythonServer, folder: Path, arguments: list[str], k
 
 
 def test_killed_run_is_bit_equal_to_uninterrupted_run(python, classifier, tmp_path, tiny_config):
-    arguments = ["--config", str(tiny_config), *INTERVALS, "train.steps=60"]
+    arguments = ["--config", str(tiny_config), *INTERVALS, "train.steps=40"]
     train_with_kills(python, tmp_path / "killed", arguments, kills=2)
     assert start(python, tmp_path / "uninterrupted", *arguments).wait().returncode == 0
     assert_same_runs(tmp_path / "uninterrupted", tmp_path / "killed")
-    assert load_newest(tmp_path / "killed")["step"] == 60
+    assert load_newest(tmp_path / "killed")["step"] == 40
 
 
 @pytest.mark.slow
