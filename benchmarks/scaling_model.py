@@ -1,6 +1,6 @@
 """Predict the time of a training step on several GPUs from a model of the communication. Nothing is measured here.
 
-    python benchmarks/scaling_model.py [--device-ms 60] [--host-ms 27] [--batches 64 256 1024] [--gpus 2 4 8]
+    python benchmarks/scaling_model.py [--device-ms 17] [--host-ms 9.4] [--batches 64 256 1024] [--gpus 2 4 8]
 
 Counted: the messages of a step, from the parameters of both networks and the number of updates. Assumed: the times of a
 step on one GPU, the bandwidths, and the latencies. Replace them by your measurements.
@@ -49,9 +49,9 @@ LINKS = {  # assumptions, in the order of magnitude of such hardware
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=CONFIG, help="of 32 x 32 images without classes")
-    parser.add_argument("--device-ms", type=float, default=60, help="GPU time of a step at the config's batch size")
-    # tests/fake_gpu.py counts 3,333 operations in a step of this config; 8 us each is an assumption.
-    parser.add_argument("--host-ms", type=float, default=27, help="CPU time to launch the kernels of a step")
+    parser.add_argument("--device-ms", type=float, default=17, help="GPU time of a step at the config's batch size")
+    # tests/fake_gpu.py counts 1,175 operations in a step of this config; 8 us each is an assumption.
+    parser.add_argument("--host-ms", type=float, default=9.4, help="CPU time to launch the kernels of a step")
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--gpus", type=int, nargs="+", default=[2, 4, 8])
     options = parser.parse_args()
