@@ -35,8 +35,12 @@ class Inputs:
 
         The labels (B,) are None for an unconditional GAN.
         """
-        x, y = self.sampler.batch(position + self.rollbacks * ROLLBACK_OFFSET, count)
+        x, y = self.sampler.batch(self.stream_position(position), count)
         return self.to_memory_format(x), None if self.num_classes is None else y
+
+    def stream_position(self, position: int) -> int:
+        """Return where the images of a position are in the sampler's stream: after a rollback, elsewhere."""
+        return position + self.rollbacks * ROLLBACK_OFFSET
 
     def to_memory_format(self, x: Tensor) -> Tensor:
         """Return images (B, C, H, W) in the memory format of the networks."""
@@ -95,7 +99,7 @@ class UpdateInputs:
         self.augmentation.manual_seed(inputs.derive_seed("augmentation", network, number))
         self.penalty.manual_seed(inputs.derive_seed("penalty", number))
         if self._num_real > 0:
-            position += inputs.rollbacks * ROLLBACK_OFFSET
+            position = inputs.stream_position(position)
             self._pixels.manual_seed(rng.derive_seed(*inputs.sampler.purpose(position)))
             for buffer, values in zip(
                 (self._images, self._labels), inputs.sampler.fetch(position, self._num_real), strict=True

@@ -58,11 +58,12 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
 
             logs = due(config.log.every) or due(config.lipschitz.every) or due(config.lipschitz.audit_every)
             saves, evaluates = due(config.checkpoint.every), due(config.eval.every)
-            if logs or saves or evaluates:
+            acts = logs or saves or evaluates
+            if acts:
                 experiment.average_batch_statistics()
-            if (logs or saves or evaluates) and has_diverged(experiment, folder, recorder, losses):
-                throughput.restart(experiment.images)
-                continue
+                if has_diverged(experiment, folder, recorder, losses):
+                    throughput.restart(experiment.images)
+                    continue
 
             numbers, spectra = measure(experiment, losses, throughput, due)
             if recorder is not None and logs:
@@ -78,8 +79,7 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
                     evaluate(experiment, recorder, interrupt, warnings)
 
             # Read after the evaluation, which a signal stops early. Several processes must agree on it: not each step.
-            exchanges = world_size() == 1 or logs or saves or evaluates
-            if exchanges and (signal_number := interrupt.get_signal()) is not None:
+            if (acts or world_size() == 1) and (signal_number := interrupt.get_signal()) is not None:
                 if has_diverged(experiment, folder, recorder, losses):
                     throughput.restart(experiment.images)
                     continue
@@ -87,7 +87,7 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
                     save(experiment, recorder)
                 stop_interrupted(signal_number, experiment.step)
 
-            if logs or saves or evaluates:
+            if acts:
                 throughput.restart(experiment.images)  # measuring and writing do not count as training
 
 

@@ -125,7 +125,7 @@ def _normalize_together(network: nn.Module, inputs: tuple) -> None:
     The results are those of `DividedBySpectralNorm.forward`, rounded differently. Layers of the same shape share each
     product, and all layers share the computation of the norms.
     """
-    if not network.training or not switch.batched_spectral_norm_is_faster(next(network.parameters())):
+    if not _is_normalized_together(network):
         return
     stacks: dict[tuple, list[_Part]] = defaultdict(list)
     for part in map(_Part, filter(_is_normalized, network.modules())):
@@ -158,7 +158,7 @@ def _normalize_together(network: nn.Module, inputs: tuple) -> None:
 
 def _forget_weights(network: nn.Module, inputs: tuple, output: object) -> None:
     """Drop the normalized weights of layers that the forward pass did not use."""
-    for module in network.modules():
+    for module in network.modules() if _is_normalized_together(network) else ():
         if isinstance(module, DividedBySpectralNorm):
             module.normalized = None
 
@@ -194,6 +194,10 @@ def _norms(stacks: list[Tensor], eps: float) -> Tensor:
     """Return the norms of all vectors of some stacks (n, r, 1) in one tensor, at least `eps`."""
     vectors = [vector for stack in stacks for vector in stack.unbind()]
     return torch.stack(torch._foreach_norm(vectors)).clamp_min(eps)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _is_normalized_together(network: nn.Module) -> bool:
+    return network.training and switch.batched_spectral_norm_is_faster(next(network.parameters()))
 
 
 def _is_normalized(layer: nn.Module) -> bool:
