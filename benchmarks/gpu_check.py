@@ -33,13 +33,14 @@ STAGES = {
     "tests": ("correctness", 150, False),
     "runs": ("correctness", 150, False),
     "step": ("speed", 90, True),
-    "profiles": ("speed", 60, True),
-    "rewrites": ("kernels", 45, True),
-    "normalizations": ("speed", 110, True),
-    "lipschitz": ("speed", 40, True),
-    "networks": ("speed", 50, True),
-    "ceilings": ("kernels", 45, True),
     "compiled": ("speed", 150, True),
+    "normalizations": ("speed", 80, True),
+    "profiles": ("speed", 80, True),
+    "lipschitz": ("speed", 40, True),
+    "filters": ("kernels", 30, True),
+    "rewrites": ("kernels", 40, True),
+    "networks": ("speed", 50, True),
+    "ceilings": ("kernels", 60, True),
 }
 DEFAULT_OUT = ROOT / "build" / "gpu_check"
 DEFAULT_SECONDS = 465.0  # 8 minutes, less what starting and ending processes takes

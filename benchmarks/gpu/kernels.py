@@ -16,27 +16,29 @@ from models.kernels import fourier, fused, switch
 
 LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SHAPES = {  # mode: (channels, side of the input) of the layers of SNGAN-ResNet 32
-    "average": [(128, 32), (128, 16)],
-    "nearest": [(256, 4), (256, 8), (256, 16)],
-    "bilinear": [(256, 4), (256, 8), (256, 16)],
+SHAPES: dict[tuple[str, switch.Fusion], list[tuple[int, int]]] = {
+    # mode, and what is blurred: (channels, side of the input) of the layers of SNGAN-ResNet 32
+    ("average", "kernel"): [(128, 32), (128, 16)],
+    ("nearest", "kernel"): [(256, 4), (256, 8), (256, 16)],
+    ("nearest", "map"): [(256, 4), (256, 8), (256, 16)],
+    ("bilinear", "map"): [(256, 16)],
 }
 
 
 def rewrites(task: Task) -> None:
     """Time convolutions fused with resampling against the plain form, forward and backward, in turns.
 
-    Both are captured as CUDA graphs, as in a training step. A mode should be enabled where the times of all layers
+    Both are captured as CUDA graphs, as in a training step. A form should be enabled where the times of all layers
     together are shorter in both formats.
     """
-    for mode, shapes in SHAPES.items():
+    for (mode, fusion), shapes in SHAPES.items():
         faster = {}
         for name, dtype in DTYPES.items():
             totals = [0.0, 0.0]
             for channels, side in shapes:
-                label = f"{mode}, {channels} x {side} x {side}, {name}"
+                label = f"{mode}, {fusion}, {channels} x {side} x {side}, {name}"
                 with task.attempt(label):
-                    plain, rewritten, error = _measure_rewrite(task, mode, channels, side, dtype)
+                    plain, rewritten, error = _measure_rewrite(task, mode, fusion, channels, side, dtype)
                     totals[0] += statistics.median(plain)
                     totals[1] += statistics.median(rewritten)
                     low, middle, high = ratios(plain, rewritten)
@@ -46,15 +48,16 @@ def rewrites(task: Task) -> None:
                     task.note(label, **numbers, **{"speed of the fused form": speed, "relative error": error})
             if totals[1] > 0:
                 faster[name] = totals[0] / totals[1]
-        with task.attempt(mode):
-            enabled = task.device.type in switch.RESAMPLING_DEVICES[mode]
+        label = f"{mode}, {fusion}"
+        with task.attempt(label):
+            enabled = switch.FUSED_RESAMPLING[task.device.type].get(mode) == fusion
             speeds = {f"speed, {name}": value for name, value in faster.items()}
             better = len(faster) == len(DTYPES) and min(faster.values()) > 1
-            task.note(mode, **speeds, **{"faster in both": better, "enabled now": enabled})
+            task.note(label, **speeds, **{"faster in both": better, "enabled now": enabled})
 
 
 def _measure_rewrite(
-    task: Task, mode: str, channels: int, side: int, dtype: torch.dtype
+    task: Task, mode: str, fusion: switch.Fusion, channels: int, side: int, dtype: torch.dtype
 ) -> tuple[list[float], list[float], float]:
     """Return the seconds of the plain and the fused form of each turn, and the largest relative error of the latter."""
     batch, channels = (2, 8) if task.tiny else (128 if mode == "average" else 64, channels)
@@ -79,8 +82,8 @@ def _measure_rewrite(
 
     def rewritten(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if mode == "average":
-            return fused.conv_pool(x, weight, bias, (1, 1), 1)
-        return fused.upsample_conv(x, weight, bias, mode)
+            return fused.conv_pool(x, weight, bias, (1, 1), 1, fusion)
+        return fused.upsample_conv(x, weight, bias, mode, fusion)
 
     pairs = zip(run(plain), run(rewritten), strict=True)
     error = max(((b.float() - a.float()).norm() / a.float().norm()).item() for a, b in pairs)
@@ -96,7 +99,7 @@ def _layout(shape: tuple[int, ...]) -> torch.memory_format:
 
 
 def ceilings(task: Task) -> None:
-    """Write what the device can do: copies, matrix products, convolutions, and ConvNorm's filter in two ways."""
+    """Write what the device can do: copies, matrix products, and convolutions."""
     with task.attempt("copy"):
         source = torch.randn(2**18 if task.tiny else 2**29, device=task.device)
         target = torch.empty_like(source)
@@ -114,7 +117,6 @@ def ceilings(task: Task) -> None:
                 task.note(label, **{"TFLOP/s": 2e-12 * size**3 / seconds, "ms": 1000 * seconds})
     torch.set_float32_matmul_precision("highest")
     _measure_convolutions(task)
-    _measure_filters(task)
 
 
 def _measure_convolutions(task: Task) -> None:
@@ -144,8 +146,8 @@ def _measure_convolutions(task: Task) -> None:
                             task.note(label, **{"TFLOP/s": operations / seconds, "ms": 1000 * seconds})
 
 
-def _measure_filters(task: Task) -> None:
-    """Time ConvNorm's circular filter, forward and backward, by the FFT and by dense transforms."""
+def filters(task: Task) -> None:
+    """Time ConvNorm's circular filter, forward and backward, by the FFT and by matrix products."""
     batch, channels = (2, 8) if task.tiny else (128, 128)
     for side in (34, 18, 10):
         window = (fourier.Window(1, side - 2, 1), fourier.Window(1, side - 2, 1))
@@ -155,7 +157,7 @@ def _measure_filters(task: Task) -> None:
             y = torch.randn(batch, channels, side, side, device=task.device, dtype=dtype)
             y = y.contiguous(memory_format=torch.channels_last).requires_grad_()
             reference = None
-            for way, dense in (("FFT", False), ("dense transforms", True)):
+            for way in ("FFT", "by axes", "by one matrix"):
                 label = f"filter, {channels} x {side} x {side}, {name}, {way}"
 
                 def run(y=y, v=v, window=window) -> Tensor:
@@ -165,13 +167,14 @@ def _measure_filters(task: Task) -> None:
 
                 with (
                     task.attempt(label),
-                    mock.patch.object(switch, "dense_filter_is_faster", lambda y, dense=dense: dense),
-                    mock.patch.object(fourier, "CHUNK_BYTES", 2**21 if task.device.type == "cpu" else 2**31),
+                    mock.patch.object(switch, "filter_by_matrices_is_faster", lambda y, w=way: w == "by one matrix"),
+                    mock.patch.object(switch, "filter_by_axes_is_faster", lambda y, w=way: w == "by axes"),
+                    mock.patch.object(switch, "dense_filter_is_faster", lambda y, grid: False),
                 ):
                     filtered = run().float()
                     reference = filtered if reference is None else reference
                     error = ((filtered - reference).norm() / reference.norm()).item()
-                    seconds = _seconds(task, run)
+                    seconds = _seconds(task, capture(run, task.device))
                     # Forward and backward read and write the map once each.
                     rate = 4e-12 * y.nbytes / seconds
                     numbers = {"ms": 1000 * seconds, "TB/s if each map is read and written once": rate}

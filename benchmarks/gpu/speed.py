@@ -27,7 +27,7 @@ from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.training.loop import compile_networks
 from gan.training.step import training_step
 
-EAGER, CAPTURED = "train.graph=false", "train.graph=auto"
+EAGER, CAPTURED, COMPILED = "train.graph=false", "train.graph=auto", "train.compile=true"
 NORM = "discriminator.normalization="
 NORMALIZATIONS = ("spectral", "conv_norm", "none", "spectral_conv")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
@@ -51,7 +51,7 @@ def step(task: Task) -> None:
         for precision in PRECISIONS:
             keys = (graph, f"train.precision={precision}")
             contestants[f"{precision}, {form}"] = lambda keys=keys: step_contestant(task.build(MIMICRY, *keys))
-    task.compare(contestants, "torch-mimicry, fp32", "fp32, eager", "bf16, eager")
+    task.compare(contestants, "torch-mimicry, fp32", "fp32, eager", "tf32, eager", "bf16, eager")
 
 
 def _run_in_precision(function: Callable[[], None], precision: Precision) -> None:
@@ -63,9 +63,9 @@ def normalizations(task: Task) -> None:
     """Time a step of SNGAN-ResNet 32 with each normalization of D, relative to spectral norm."""
     for precision, graph, form in (
         ("bf16", CAPTURED, "captured"),
-        ("bf16", EAGER, "eager"),
-        ("fp32", CAPTURED, "captured"),
         ("tf32", CAPTURED, "captured"),
+        ("fp32", CAPTURED, "captured"),
+        ("bf16", EAGER, "eager"),
     ):
         contestants = {}
         for name in NORMALIZATIONS:
@@ -112,16 +112,16 @@ KINDS = {  # of kernels, by parts of their names; the first that fits counts
 
 def profiles(task: Task) -> None:
     """Write the share of the wall time in which a kernel runs, the number of kernels, and their time by kind."""
-    for precision, name, graph, form in (
-        ("bf16", "spectral", CAPTURED, "captured"),
-        ("bf16", "conv_norm", CAPTURED, "captured"),
-        ("bf16", "spectral", EAGER, "eager"),
-        ("bf16", "conv_norm", EAGER, "eager"),
-        ("fp32", "spectral", CAPTURED, "captured"),
+    for precision, name, keys, form in (
+        ("bf16", "spectral", (CAPTURED,), "captured"),
+        ("bf16", "conv_norm", (CAPTURED,), "captured"),
+        ("bf16", "spectral", (CAPTURED, COMPILED), "compiled"),
+        ("bf16", "conv_norm", (CAPTURED, COMPILED), "compiled"),
+        ("bf16", "spectral", (EAGER,), "eager"),
     ):
         label = f"{name}, {precision}, {form}"
         with task.attempt(label):
-            contestant = step_contestant(task.build(RESNET, graph, NORM + name, f"train.precision={precision}"))
+            contestant = step_contestant(task.build(RESNET, *keys, NORM + name, f"train.precision={precision}"))
             contestant.warm_up(task)
             wall = 1000 * statistics.median(contestant.measure(task) for _ in range(3))
             count = 1 if task.tiny else 5
@@ -132,13 +132,17 @@ def profiles(task: Task) -> None:
             busy = _covered_ms([(kernel.time_range.start, kernel.time_range.end) for kernel in kernels]) / count
             by_kind: Counter[str] = Counter()
             by_name: Counter[str] = Counter()
+            launches: Counter[str] = Counter()
             for kernel in kernels:
                 elapsed = kernel.time_range.elapsed_us() / 1000 / count
                 by_kind[_kind(kernel.name)] += elapsed
                 by_name[kernel.name[:100]] += elapsed
+                launches[kernel.name[:100]] += 1
             numbers = {"ms": wall, "kernels, ms": busy, "kernels / wall": busy / wall}
             task.note(label, **numbers, **{"kernels, number": round(len(kernels) / count)}, **contestant.facts)
             task.note(f"{label}: ms by kind", value=", ".join(f"{k} {ms:.3g}" for k, ms in by_kind.most_common()))
+            for kernel, ms in by_name.most_common():
+                print(f"{label}: {ms:9.4f} ms, {launches[kernel] / count:6.1f} x {kernel}")
             task.note(f"{label}: longest", value=", ".join(f"{k} {ms:.3g}" for k, ms in by_name.most_common(8)))
 
 
@@ -190,31 +194,25 @@ def lipschitz(task: Task) -> None:
 
 
 def compiled(task: Task) -> None:
-    """Time compiled steps against eager and captured ones; the losses must be those of eager steps."""
-    for name, precision in (("spectral", "bf16"), ("conv_norm", "bf16"), ("none", "bf16"), ("spectral", "fp32")):
+    """Time captured steps of compiled networks against captured and eager ones, and compare the losses of a step."""
+    for name, precision in (("spectral", "bf16"), ("conv_norm", "bf16"), ("none", "bf16"), ("spectral", "tf32")):
         label = f"{name}, {precision}"
-        if task.seconds_left < 30 and not task.tiny:
+        if task.seconds_left < 25 and not task.tiny:
             task.note(f"{label}: not run", reason="no time was left")
             continue
         torch.compiler.reset()
-        keys = (NORM + name, f"train.precision={precision}", EAGER)
+        keys = (NORM + name, f"train.precision={precision}")
         with task.attempt(label):
-            experiment, losses = task.build(RESNET, *keys), []
-            other = task.build(RESNET, *keys, "train.compile=true")
-            networks = compile_networks(other)
-
-            def first_step(other=other, networks=networks, losses=losses) -> None:
-                losses.append(to_numbers(training_step(other, *networks)))
-
-            seconds = measure_seconds(first_step, task.device)
-            losses.append(to_numbers(training_step(experiment, experiment.G, experiment.D)))
+            eager, other = task.build(RESNET, *keys, EAGER), task.build(RESNET, *keys, CAPTURED, COMPILED)
+            compiled_step = step_contestant(other)
+            losses: list[dict[str, float]] = []
+            seconds = measure_seconds(lambda f=compiled_step.function: losses.append(to_numbers(f())), task.device)
+            losses.append(to_numbers(training_step(eager, eager.G, eager.D)))
             difference = largest_difference(losses[1], losses[0])
             task.note(f"{label}: compilation", **{"seconds": seconds, "largest difference of losses": difference})
             contestants = {
-                f"{label}, compiled": lambda o=other, n=networks: Contestant(
-                    partial(training_step, o, *n), o.config.train.images_per_step, captured=False
-                ),
-                f"{label}, eager": lambda e=experiment: step_contestant(e),
-                f"{label}, captured": lambda keys=keys: step_contestant(task.build(RESNET, *keys[:2], CAPTURED)),
+                f"{label}, compiled": lambda c=compiled_step: c,
+                f"{label}, captured": lambda keys=keys: step_contestant(task.build(RESNET, *keys, CAPTURED)),
+                f"{label}, eager": lambda e=eager: step_contestant(e),
             }
             task.compare(contestants, f"{label}, eager", repeats=3)

@@ -101,8 +101,6 @@ def find_obstacle_to_graphs(config: Config, device: torch.device, G: nn.Module, 
         return f"a CUDA graph needs a CUDA device, not {device.type}"
     if world_size() > 1:
         return "the messages between processes are not captured"
-    if config.train.compile:
-        return "compiled networks are not captured"
     modules = [*G.named_modules(), *D.named_modules()]
     varying = next((path for path, module in modules if varies_between_calls(module)), None)
     return None if varying is None else f"the layer {varying} runs other kernels from time to time"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -32,12 +33,12 @@ class Conv2d(nn.Conv2d):
                 return winograd.conv3x3(x, self.weight, self.bias, 1)
             return super().forward(x)
         if resample == "average":
-            if self._is_dense() and switch.fused_resampling_is_faster(x, resample):
+            if self._is_dense() and (fusion := switch.choose_resampling(x, resample)) is not None:
                 padding = cast("tuple[int, int]", self.padding)
-                return fused.conv_pool(x, self.weight, self.bias, padding, self.groups)
+                return fused.conv_pool(x, self.weight, self.bias, padding, self.groups, fusion)
             return F.avg_pool2d(super().forward(x), 2)
-        if self._keeps_size_3x3() and switch.fused_resampling_is_faster(x, resample):
-            return fused.upsample_conv(x, self.weight, self.bias, resample)
+        if self._keeps_size_3x3() and (fusion := switch.choose_resampling(x, resample)) is not None:
+            return fused.upsample_conv(x, self.weight, self.bias, resample, fusion)
         return super().forward(upsample(x, resample))
 
     def _is_dense(self) -> bool:
@@ -68,7 +69,15 @@ def upsample_then_conv(layer: nn.Module, x: Tensor, mode: Upsampling = "nearest"
 
 def upsample(x: Tensor, mode: Upsampling = "nearest") -> Tensor:
     """Upsample x (B, C, H, W) by 2. Bilinear upsampling treats pixels as areas and repeats the edges."""
-    return F.interpolate(x, scale_factor=2, mode=mode)
+    if not switch.is_enabled(x):
+        return F.interpolate(x, scale_factor=2, mode=mode)
+    if switch.channels_last_is_faster(x):
+        x = x.contiguous(memory_format=torch.channels_last)
+        if mode == "nearest":  # the backward pass of `interpolate`, compiled, adds the pixels one by one
+            rows = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
+            return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    with torch.autocast(x.device.type, enabled=False):  # it would convert the map to fp32
+        return F.interpolate(x, scale_factor=2, mode=mode)
 
 
 def conv2d(

@@ -1,6 +1,5 @@
 """Preconditioners of convolution kernels in the Fourier domain, and circular filters."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from models.kernels import switch
 from models.kernels.buffers import BufferPool
+from models.kernels.constants import constant, fake_mode
 
 Pair = Sequence[int]  # (height, width)
 
@@ -74,7 +74,7 @@ def _preconditioner_by_matrix(kernel: Tensor, grid: tuple[int, ...], eps: float)
         return F.threshold(norm, 0, 1).reciprocal()
     taps = kernel.double().flatten(2).transpose(1, 2)  # (O, kh kw, I)
     gram = (taps @ taps.transpose(1, 2)).flatten(1)
-    spectrum = gram @ _gram_to_spectrum((kh, kw), grid, eps, kernel.device, _fake_mode(kernel))
+    spectrum = gram @ _gram_to_spectrum((kh, kw), grid, eps, kernel.device, fake_mode(kernel))
     clamped = torch.maximum(spectrum[:, :-1], spectrum[:, -1:])
     return F.threshold(clamped, 0, 1).rsqrt().unflatten(1, (grid[0], -1))
 
@@ -83,13 +83,16 @@ def circular_filter(y: Tensor, v: Tensor, window: tuple[Window, Window]) -> Tens
     """Return a window of F⁻¹[V · F[y]], channel by channel: (B, O, m_h, m_w) -> (B, O, h, w).
 
     v is real, (O, m_h, m_w // 2 + 1), and even in frequency. A v of shape (O, 1, 1) is constant over the frequencies.
-    The computation has the dtype of v, the result the dtype of y.
+    The result has the dtype of y. The computation has at least single precision, except for y of 16 bits on a GPU.
     """
     grid = tuple(y.shape[-2:])
+    if v.shape[-2:] != (1, 1) and switch.filter_by_matrices_is_faster(y):
+        return _matrix_filter(y, v, grid, window)
+    if v.shape[-2:] != (1, 1) and switch.filter_by_axes_is_faster(y):
+        return _separable_filter(y, v, grid, window)
+    v = v.to(torch.promote_types(y.dtype, torch.float32))
     if v.shape[-2:] == (1, 1):
         return _crop(y * v, window).to(y.dtype)
-    if switch.circulant_filter_is_faster(y):
-        return _circulant_filter(y, v, grid, window)
     whole = (Window(0, grid[0], 1), Window(0, grid[1], 1))
     return (_fourier_filter if v.requires_grad else _Filter.apply)(y, v, grid, whole, window)
 
@@ -161,46 +164,109 @@ def _embed(y: Tensor, grid: Pair, window: tuple[Window, Window]) -> Tensor:
     return y
 
 
-def _circulant_filter(y: Tensor, v: Tensor, grid: tuple[int, ...], window: tuple[Window, Window]) -> Tensor:
-    """Filter by one matrix per channel, from the whole grid to `window`, in the dtype of v."""
+def _matrix_filter(y: Tensor, v: Tensor, grid: tuple[int, ...], window: tuple[Window, Window]) -> Tensor:
+    """Filter by two matrix products in the dtype of y, from the whole grid to `window`.
+
+    The first leads to the real Fourier basis, the second back. V is even, so it scales the cosine and the sine of a
+    frequency alike. Channels are last in all intermediate results.
+    """
+    whole = (Window(0, grid[0], 1), Window(0, grid[1], 1))
+    analysis, synthesis = (
+        _fourier_basis(grid, tuple(map(tuple, w)), y.dtype, y.device, fake_mode(y)) for w in (whole, window)
+    )
     with torch.autocast(y.device.type, enabled=False):
-        matrices = v.flatten(1) @ _spectrum_to_circulant(grid, window, v.dtype, v.device, _fake_mode(v))
-        maps = y.to(v.dtype).flatten(2).transpose(0, 1)  # (O, B, m_h m_w)
-        filtered = maps @ matrices.unflatten(1, (maps.shape[2], -1))
-    return filtered.transpose(0, 1).unflatten(2, [axis.count for axis in window]).to(y.dtype)
+        gains = v.flatten(1).mT.to(y.dtype, memory_format=torch.contiguous_format)  # (frequencies, O)
+        maps = y.permute(0, 2, 3, 1).flatten(1, 2)  # (B, m_h m_w, O)
+        spectra = _multiply(analysis.mT, maps).unflatten(1, (2, -1)) * gains
+        filtered = _multiply(synthesis, spectra.flatten(1, 2))
+    return filtered.unflatten(1, [axis.count for axis in window]).permute(0, 3, 1, 2)
 
 
-# The constants of the two functions below are computed once. The first use must be outside of a captured CUDA graph.
-# Fake tensors have no values and belong to a mode, so each mode has its own constants.
+def _separable_filter(y: Tensor, v: Tensor, grid: tuple[int, ...], window: tuple[Window, Window]) -> Tensor:
+    """Filter by two matrix products along each axis in the dtype of y, from the whole grid to `window`.
+
+    The columns are transformed to cosines and sines, and the rows of both, as real and imaginary parts, to the
+    frequencies of the rows. V scales the real and the imaginary part of a frequency alike. Channels are last in all
+    intermediate results.
+    """
+    count, (height, width), half = len(y), grid, v.shape[-1]
+    whole = (Window(0, height, 1), Window(0, width, 1))
+    (rows, columns), (rows_out, columns_out) = (
+        (
+            _complex_basis(height, tuple(w[0]), y.dtype, y.device, fake_mode(y)),
+            _real_basis(width, tuple(w[1]), y.dtype, y.device, fake_mode(y)),
+        )
+        for w in (whole, window)
+    )
+    with torch.autocast(y.device.type, enabled=False):
+        gains = v.permute(1, 2, 0)[:, None].to(y.dtype, memory_format=torch.contiguous_format)  # (m_h, 1, half, O)
+        maps = y.permute(0, 2, 3, 1).flatten(0, 1)  # (B m_h, m_w, O)
+        spectra = _multiply(rows.mT, _multiply(columns.mT, maps).view(count, 2 * height, -1))  # (B, 2 m_h, half O)
+        spectra = spectra.view(count, height, 2, half, -1) * gains
+        spectra = _multiply(rows_out, spectra.view(count, 2 * height, -1))  # (B, 2 h, half O)
+        filtered = _multiply(columns_out, spectra.view(count * window[0].count, 2 * half, -1))  # (B h, w, O)
+    return filtered.unflatten(0, (count, -1)).permute(0, 3, 1, 2)
 
 
-@functools.lru_cache(maxsize=64)
+def _multiply(matrix: Tensor, batch: Tensor) -> Tensor:
+    """Multiply each element of `batch` (n, k, l) by `matrix` (m, k): (n, m, l)."""
+    return torch.bmm(matrix.expand(len(batch), -1, -1), batch)
+
+
+@constant
 def _gram_to_spectrum(kernel_size: Pair, grid: Pair, eps: float, device: torch.device, mode: object) -> Tensor:
     """Return the matrix from Gram matrices of the taps (kh² kw²) to spectra (m_h (m_w // 2 + 1)).
 
     A further last column gives `eps` times the mean of the spectrum, which is the trace.
     """
-    with torch.inference_mode(False), torch.no_grad():
-        taps = [torch.arange(k, device=device) for k in kernel_size]
-        trace = torch.eye(math.prod(kernel_size), dtype=torch.float64, device=device).flatten()
-        return torch.cat([_cosines(grid, taps, taps), eps * trace[:, None]], dim=1)
+    taps = [torch.arange(k, device=device) for k in kernel_size]
+    trace = torch.eye(math.prod(kernel_size), dtype=torch.float64, device=device).flatten()
+    return torch.cat([_angles(grid, taps, taps).cos(), eps * trace[:, None]], dim=1)
 
 
-@functools.lru_cache(maxsize=64)
-def _spectrum_to_circulant(
-    grid: Pair, window: tuple[Window, Window], dtype: torch.dtype, device: torch.device, mode: object
+@constant
+def _fourier_basis(
+    grid: Pair, window: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device, mode: object
 ) -> Tensor:
-    """Return the matrix from V (m_h (m_w // 2 + 1)) to filters from the grid to `window` (m_h m_w h w)."""
-    with torch.inference_mode(False), torch.no_grad():
-        whole = [torch.arange(m, device=device) for m in grid]
-        cosines = _cosines(grid, whole, [axis.positions(m, device) for m, axis in zip(grid, window, strict=True)])
-        column = torch.arange(grid[1] // 2 + 1, device=device)
-        multiplicity = torch.where(2 * column % grid[1] == 0, 1, 2).repeat(grid[0])  # in the whole spectrum
-        return (cosines * multiplicity / math.prod(grid)).T.to(dtype).contiguous()
+    """Return the cosines and sines of the frequencies of `torch.fft.rfft2` at the positions of `window`.
+
+    The matrix (h w, 2 m_h (m_w // 2 + 1)) times its transpose for the whole grid is the identity.
+    """
+    origin = [torch.zeros(1, dtype=torch.int64, device=device)] * 2
+    angles = _angles(grid, [Window(*axis).positions(m, device) for m, axis in zip(grid, window, strict=True)], origin)
+    column = torch.arange(grid[1] // 2 + 1, device=device)
+    multiplicity = torch.where(2 * column % grid[1] == 0, 1.0, 2.0).double().repeat(grid[0])  # in the whole spectrum
+    basis = torch.cat([angles.cos(), angles.sin()], dim=1)
+    return (basis * (multiplicity / math.prod(grid)).sqrt().repeat(2)).to(dtype)
 
 
-def _cosines(grid: Pair, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Return cos(w · (a - b)) in double precision, (a_h a_w b_h b_w, m_h (m_w // 2 + 1)).
+@constant
+def _real_basis(period: int, window: tuple[int, ...], dtype: torch.dtype, device: torch.device, mode: object) -> Tensor:
+    """Return the cosines and sines of the frequencies of `torch.fft.rfft` at positions, (n, 2 (period // 2 + 1)).
+
+    The matrix times its transpose for all positions is the identity.
+    """
+    frequency = torch.arange(period // 2 + 1, device=device)
+    angles = 2 * math.pi / period * (Window(*window).positions(period, device)[:, None] * frequency % period).double()
+    multiplicity = torch.where(2 * frequency % period == 0, 1.0, 2.0).double()  # in the whole spectrum
+    return (torch.cat([angles.cos(), angles.sin()], dim=1) * (multiplicity / period).sqrt().repeat(2)).to(dtype)
+
+
+@constant
+def _complex_basis(period: int, window: tuple[int, ...], dtype: torch.dtype, device: torch.device, mode: object) -> Tensor:
+    """Return the DFT of complex numbers at positions, as a matrix of real and imaginary parts, (2 n, 2 period).
+
+    The matrix times its transpose for all positions is the identity.
+    """
+    positions, frequency = Window(*window).positions(period, device), torch.arange(period, device=device)
+    angles = 2 * math.pi / period * (positions[:, None] * frequency % period).double()
+    cos, sin = angles.cos(), angles.sin()
+    parts = torch.stack([torch.stack([cos, sin], dim=-1), torch.stack([-sin, cos], dim=-1)], dim=1)  # (n, 2, period, 2)
+    return (parts.flatten(2).flatten(0, 1) / math.sqrt(period)).to(dtype)
+
+
+def _angles(grid: Pair, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Return the angles w · (a - b) in double precision, (a_h a_w b_h b_w, m_h (m_w // 2 + 1)).
 
     a and b are positions (rows, columns) on `grid`, and w are the frequencies of `torch.fft.rfft2`.
     """
@@ -209,11 +275,7 @@ def _cosines(grid: Pair, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         for i, count in enumerate((grid[0], grid[1] // 2 + 1))
     )
     turns = h[:, None, :, None, :, None] + w[:, None, :, None]
-    return (2 * math.pi * turns).cos().flatten(0, 3).flatten(1)
-
-
-def _fake_mode(x: Tensor) -> object:
-    return getattr(x, "fake_mode", None)
+    return (2 * math.pi * turns).flatten(0, 3).flatten(1)
 
 
 def _dense_filter(

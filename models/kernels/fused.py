@@ -1,9 +1,13 @@
-"""A 3x3 convolution fused with 2x resampling: the same function with a quarter of the multiplications.
+"""A 3x3 convolution fused with 2x resampling: the same function with fewer multiplications.
 
 Averaging 2 x 2 pixels is a blur of which every second pixel is kept. Upsampling inserts zeros between the pixels and
 then blurs, with the box [1, 1] (nearest) or the tent [1, 3, 3, 1] / 4 (bilinear). A blur commutes with a convolution,
-so the convolution can run with stride 2 (the order of operations in StyleGAN2: Karras et al., CVPR 2020), and the blur
-costs one pass over the map. The fused form equals the plain form up to rounding.
+so the convolution can run with stride 2. There are two forms, which equal the plain form up to rounding:
+
+- The map is blurred (the order of operations in StyleGAN2: Karras et al., CVPR 2020). This has a quarter of the
+  multiplications, and costs one pass over the map.
+- The kernel is blurred, and becomes 4x4 (Progressive GAN: Karras et al., ICLR 2018, in the authors' code). This has
+  four ninths of the multiplications, and needs no pass over the map.
 """
 
 from collections.abc import Sequence
@@ -12,19 +16,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.kernels.constants import constant, fake_mode
+from models.kernels.switch import Fusion
 
-def conv_pool(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], groups: int) -> Tensor:
+
+def conv_pool(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], groups: int, blurred: Fusion
+) -> Tensor:
     """Convolve x (B, I, H, W) with zero padding at stride 1, then average 2 x 2 pixels: (B, O, H' / 2, W' / 2)."""
+    if blurred == "kernel":
+        return F.conv2d(x, _blur_kernel(weight, 0.25), bias, 2, tuple(padding), 1, groups)
     blur_padding = [min(1, p) for p in padding]  # beyond that, the blurred map is zero
     rest = [p - b for p, b in zip(padding, blur_padding, strict=True)]
     return F.conv2d(F.avg_pool2d(x, 2, 1, blur_padding), weight, bias, 2, rest, 1, groups)
 
 
-def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None, mode: str) -> Tensor:
+def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None, mode: str, blurred: Fusion) -> Tensor:
     """Upsample x (B, I, H, W) by 2, then convolve with weight (O, I, 3, 3) and padding 1: (B, O, 2H, 2W).
 
-    `mode` is nearest or bilinear.
+    `mode` is nearest or bilinear. The kernel can be blurred for nearest only.
     """
+    if blurred == "kernel":
+        kernel = _blur_kernel(weight, 1.0, flip=True).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
     # The output has one more pixel than needed: oneDNN is several times slower for an odd output in bfloat16.
     z = F.conv_transpose2d(x, weight.transpose(0, 1).flip(2, 3), stride=2, output_padding=1)
     if mode == "nearest":
@@ -34,6 +48,28 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None, mode: str) -> 
     y = _Blur.apply(z, bias, taps, 1)
     y = y.clone().index_add_(2, *_edge_correction(x, weight, 2))  # a copy: under vmap the blur returns a view
     return y.index_add_(3, *_edge_correction(x, weight, 3))
+
+
+def _blur_kernel(weight: Tensor, factor: float, flip: bool = False) -> Tensor:
+    """Return `factor` times the sum of a kernel (O, I, kh, kw) and its shifts by one tap: (O, I, kh + 1, kw + 1).
+
+    It is in channels last, and flipped on request.
+    """
+    size = tuple(weight.shape[2:])
+    blur = _blur_matrix(size, factor, flip, weight.dtype, weight.device, fake_mode(weight))
+    with torch.autocast(weight.device.type, enabled=False):
+        taps = torch.bmm(blur.expand(len(weight), -1, -1), weight.permute(0, 2, 3, 1).flatten(1, 2))
+    return taps.unflatten(1, [k + 1 for k in size]).permute(0, 3, 1, 2)
+
+
+@constant
+def _blur_matrix(
+    size: tuple[int, ...], factor: float, flip: bool, dtype: torch.dtype, device: torch.device, mode: object
+) -> Tensor:
+    """Return the matrix from the taps of a kernel to those of the blurred kernel, ((kh + 1) (kw + 1), kh kw)."""
+    rows, columns = (torch.eye(k + 1, k, device=device) + torch.eye(k + 1, k, device=device).roll(1, 0) for k in size)
+    matrix = factor * torch.kron(rows, columns)
+    return (matrix.flip(1) if flip else matrix).to(dtype)
 
 
 class _Blur(torch.autograd.Function):

@@ -7,11 +7,15 @@ function for a layer (its stride, padding and so on) is decided by its caller.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, fx
 
 from models.kernels import winograd
+
+Fusion = Literal["map", "kernel"]
+"""What a convolution that is fused with resampling blurs"""
 
 WINOGRAD_CHANNELS = 128
 """Smallest number of input and output channels for which Winograd's transforms of the tiles are worthwhile"""
@@ -23,11 +27,18 @@ DENSE_SIDE = 64
 """Largest side of a grid for which a dense transform is faster than the FFT on a CPU"""
 SPECTRUM_ENTRIES = 2**20
 """Largest number of entries of the constant matrix that computes spectra on a GPU; they are in double precision"""
-CIRCULANT_POSITIONS = 128
-"""Largest number of positions of a grid on which a GPU filters by a matrix per channel"""
+FILTER_POSITIONS = 400
+"""Largest number of positions of a grid on which a GPU filters by one matrix, not along each axis"""
 
-RESAMPLING_DEVICES = {"average": ("cpu",), "nearest": ("cpu",), "bilinear": ("cpu",)}
-"""Types of devices on which a convolution fused with resampling was measured to be faster (docs/benchmarks.md)"""
+FILTER_SIDE = 160
+"""Largest side of a grid on which a GPU filters by matrix products along each axis, not the FFT"""
+
+FUSED_RESAMPLING: dict[str, dict[str, Fusion]] = {
+    "cpu": {"average": "map", "nearest": "map", "bilinear": "map"},
+    "cuda": {"average": "kernel", "nearest": "kernel"},
+}
+"""By type of device and mode: the form of `models.kernels.fused` that was measured to be faster than the plain form
+(docs/benchmarks.md)"""
 
 _plain = False
 
@@ -71,14 +82,22 @@ def winograd_is_faster(x: Tensor, out_channels: int, padding: int) -> bool:
     return large and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def fused_resampling_is_faster(x: Tensor, mode: str) -> bool:
-    """Return whether a convolution of x (B, I, H, W) should be fused with upsampling before or averaging after it.
+def choose_resampling(x: Tensor, mode: str) -> Fusion | None:
+    """Return how a convolution of x (B, I, H, W) should be fused with upsampling before or averaging after it.
 
-    `mode` is nearest, bilinear or average.
+    `mode` is nearest, bilinear or average. None means that it should not be fused.
     """
-    if not is_enabled(x) or x.device.type not in RESAMPLING_DEVICES[mode]:
-        return False
-    return mode != "bilinear" or min(x.shape[2:]) >= BILINEAR_SIDE
+    if not is_enabled(x) or (mode == "bilinear" and min(x.shape[2:]) < BILINEAR_SIDE):
+        return None
+    return FUSED_RESAMPLING.get(x.device.type, {}).get(mode)
+
+
+def channels_last_is_faster(x: Tensor) -> bool:
+    """Return whether x (B, C, H, W) should be upsampled in channels last, whatever its layout.
+
+    The other kernels of a GPU go through all images and channels in each thread.
+    """
+    return x.device.type != "cpu"
 
 
 def explicit_padding_is_faster(x: Tensor, stride: Sequence[int]) -> bool:
@@ -121,12 +140,20 @@ def spectrum_by_matrix_is_faster(kernel: Tensor, grid: Sequence[int]) -> bool:
     The matrix needs fewer kernel launches, which is what a small computation costs on a GPU.
     """
     entries = math.prod(kernel.shape[2:]) ** 2 * grid[0] * (grid[1] // 2 + 1)
-    return launches_matter(kernel) and entries <= SPECTRUM_ENTRIES
+    return kernel.device.type != "cpu" and entries <= SPECTRUM_ENTRIES
 
 
-def circulant_filter_is_faster(y: Tensor) -> bool:
-    """Return whether a circular filter of y (B, O, m_h, m_w) should be one matrix product, with fewer launches."""
-    return launches_matter(y) and math.prod(y.shape[-2:]) <= CIRCULANT_POSITIONS
+def filter_by_matrices_is_faster(y: Tensor) -> bool:
+    """Return whether a circular filter of y (B, O, m_h, m_w) should be two matrix products, not the FFT.
+
+    They need no copies to other layouts, and have 16 bits if y has.
+    """
+    return y.device.type != "cpu" and math.prod(y.shape[-2:]) <= FILTER_POSITIONS
+
+
+def filter_by_axes_is_faster(y: Tensor) -> bool:
+    """Return whether a circular filter of y (B, O, m_h, m_w) should be matrix products along each axis, not the FFT."""
+    return y.device.type != "cpu" and max(y.shape[-2:]) <= FILTER_SIDE
 
 
 def batched_spectral_norm_is_faster(weight: Tensor) -> bool:
@@ -134,4 +161,4 @@ def batched_spectral_norm_is_faster(weight: Tensor) -> bool:
 
     This launches a quarter of the kernels, and rounds differently.
     """
-    return launches_matter(weight)
+    return weight.device.type != "cpu"

@@ -218,7 +218,7 @@ class ConvNormLayer(nn.Module, ABC):
         The filter is applied in float32 or wider.
         """
         v = self.preconditioner(kernel, y.shape[-2:])
-        return circular_filter(y, v if y.dtype == torch.float64 else v.float(), window)
+        return circular_filter(y, v, window)
 
     def _finish(self, y: Tensor) -> Tensor:
         if self.conv.bias is not None:

@@ -148,7 +148,6 @@ def test_failed_capture_is_a_user_error(cuda_without_gpu):
 @pytest.mark.parametrize(
     ("override", "obstacle"),
     [
-        ("train.compile=true", "compiled networks are not captured"),
         ("discriminator.normalization=spectral_conv", "the layer .*parametrizations.weight.0 runs other kernels"),
         ("log.every=1", None),
     ],

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gan.objectives.regularizers import REGULARIZERS
+from gan.runtime.cuda_graphs import WARMUP_CALLS
 from gan.training.loop import compile_networks
 from gan.training.step import training_step
 from models.normalizations import NORMALIZATIONS
@@ -57,24 +58,25 @@ def test_host_does_not_wait(network, choice):
     assert all(map(math.isfinite, to_numbers(losses).values()))
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
-def test_losses_in_other_formats_are_close(precision):
+@pytest.mark.parametrize(("precision", "tolerance"), [("tf32", 0.01), ("bf16", 0.05), ("fp16", 0.05)])
+def test_losses_in_other_formats_are_close(precision, tolerance):
     losses = []
     for name in ("fp32", precision):
         experiment = build_on_random_images("cifar10/sngan_resnet", *SMALL, f"train.precision={name}")
         losses.append([to_numbers(training_step(experiment, experiment.G, experiment.D)) for _ in range(8)])
         assert all(parameter.isfinite().all() for parameter in (*experiment.G.parameters(), *experiment.D.parameters()))
-    for exact, rounded in zip(*losses, strict=True):
-        assert rounded == pytest.approx(exact, rel=0.1, abs=0.1)
+    # Of the first step: later ones are chaotic, and the rounding error grows.
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=tolerance, abs=tolerance)
 
 
 PROCESS = """
-import sys
+import runpy
 import torch
 import torch.distributed as dist
-from gan.runtime.distributed import all_gather, process_group
+from gan.runtime.distributed import process_group
 from gan.training.step import training_step
-from tests.gan.experiments import build_on_random_images
+
+build_on_random_images = runpy.run_path("tests/gan/experiments.py")["build_on_random_images"]
 
 device = torch.device("cuda")
 with process_group(device):
@@ -105,13 +107,14 @@ def test_nccl_with_one_process(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler
 @pytest.mark.parametrize("normalization", ["spectral", "conv_norm"])
-def test_compiled_steps_equal_eager_ones(normalization):
+def test_compiled_and_captured_steps_equal_eager_ones(normalization):
     torch.compiler.reset()
     losses = []
-    for flag in ("false", "true"):
-        options = (*SMALL, EAGER, D_NORM + normalization, f"train.compile={flag}")
+    for keys in ((EAGER,), ("train.compile=true", "train.graph=true")):
+        options = (*SMALL, D_NORM + normalization, *keys)
         experiment = build_on_random_images("cifar10/dcgan", *options, side=16)
         networks = compile_networks(experiment)
-        losses.append([to_numbers(training_step(experiment, *networks)) for _ in range(3)])
+        steps = range(WARMUP_CALLS + 2)
+        losses.append([to_numbers(training_step(experiment, *networks)) for _ in steps])
     for eager, compiled in zip(*losses, strict=True):
         assert compiled == pytest.approx(eager, rel=1e-3, abs=1e-3)
