@@ -6,6 +6,7 @@ and every custom layer is supported.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from models.kernels import plain_kernels
 from models.kernels.switch import reading_waits
 
 LinearMap = Callable[[Tensor], Tensor]
+
+EXHAUSTED = 1e-6
+"""Part of a vector outside of a Krylov space, relative to its norm, that counts as rounding error"""
 
 
 def operator_norm(layer: nn.Module, input_shape: Sequence[int], iterations: int = 50) -> float:
@@ -77,51 +81,64 @@ def affine_map(layer: nn.Module, example: Tensor) -> tuple[LinearMap, LinearMap]
     return forward, adjoint
 
 
-def krylov_space(forward: LinearMap, adjoint: LinearMap, start: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Return an orthonormal basis (k, n) of the Krylov space of AᵀA, and AᵀA in that basis (k, k), for a linear map A.
+class KrylovSpace(NamedTuple):
+    """Orthonormal vectors, and AᵀA in their basis. Only the rows before the first small value of `new` count."""
+
+    basis: Tensor
+    """Vectors of the space (k, n)"""
+    matrix: Tensor
+    """AᵀA in the basis (k, k), in double precision"""
+    new: Tensor
+    """How much of AᵀA times each vector is outside of the space up to it (k,), relative to its norm"""
+
+
+def krylov_space(forward: LinearMap, adjoint: LinearMap, start: Tensor, iterations: int) -> KrylovSpace:
+    """Return the Krylov space of AᵀA for a linear map A and a start vector.
 
     The basis is built with full reorthogonalization. In exact arithmetic this is Golub-Kahan bidiagonalization (Golub &
-    Van Loan, section 10.4). The iteration stops as soon as the space is exhausted. Where the host would have to wait
-    to know that, it goes on: the remaining basis vectors are zero, with -1 on the diagonal of the matrix, below all
-    eigenvalues of AᵀA. A diverged A leaves NaN or infinity in the matrix.
+    Van Loan, section 10.4). The iteration stops as soon as the space is exhausted, unless the host would have to wait
+    to know that. A diverged A leaves NaN or infinity in the matrix.
     """
-    basis = start.flatten()[None] / start.norm()  # (j, n)
-    images = basis[:0]  # AᵀA of each row
-    exhausted = torch.zeros((), dtype=torch.bool, device=start.device)
-    unused = []  # whether each row is zero
-    for _ in range(min(iterations, start.numel())):
-        unused.append(exhausted)
-        image = adjoint(forward(basis[-1].view_as(start))).flatten()
-        images = torch.cat([images, image[None]])
-        rest = image
+    iterations = min(iterations, start.numel())
+    basis = start.new_empty(iterations, start.numel())
+    torch.div(start.flatten(), start.norm(), out=basis[0])
+    images, new = [], []
+    for i in range(iterations):
+        image = adjoint(forward(basis[i].view_as(start))).flatten()
+        rest, known = image, basis[: i + 1]
         for _ in range(2):  # the second pass removes rounding errors
-            rest = rest - basis.T @ (basis @ rest)
+            rest = rest - known.T @ (known @ rest)
         size = rest.norm()
-        exhausted = exhausted | ~(size > 1e-6 * image.norm())  # also after NaN
-        if not reading_waits(exhausted) and exhausted:
+        images.append(image)
+        new.append(size / image.norm())
+        if i + 1 == iterations or (not reading_waits(size) and not new[-1] > EXHAUSTED):
             break
-        basis = torch.cat([basis, torch.where(exhausted, 0.0, rest / size)[None]])
+        torch.div(rest, size, out=basis[i + 1])
     basis = basis[: len(images)]
-    projected = (basis @ images.T).double()
-    return basis, (projected + projected.T) / 2 - torch.stack(unused).double().diag()
+    projected = (basis @ torch.stack(images).T).double()
+    return KrylovSpace(basis, (projected + projected.T) / 2, torch.stack(new).double())
 
 
-def largest_singular_values(spaces: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[float, Tensor]]:
-    """Return the largest singular value and its unit right singular vector (n,) for the `krylov_space` of each map.
+def largest_singular_values(spaces: Sequence[KrylovSpace]) -> list[tuple[float, Tensor]]:
+    """Return the largest singular value and its unit right singular vector (n,) of the map of each space.
 
     This is the Rayleigh-Ritz method. The small eigenproblems are solved on the host, with one copy in each direction.
     The value is NaN for a diverged map, and its vector is then the first of the basis.
     """
+    if not spaces:
+        return []
+    on_host = to_host([tensor for space in spaces for tensor in (space.matrix, space.new)])
     values, tops = [], []
-    for matrix in to_host([matrix for _, matrix in spaces]):
-        value, top = math.nan, torch.eye(len(matrix), dtype=matrix.dtype)[0]
+    for matrix, new in zip(on_host[::2], on_host[1::2], strict=True):
+        exhausted = (~(new > EXHAUSTED)).nonzero()  # also NaN
+        count = int(exhausted[0]) + 1 if len(exhausted) else len(new)
+        matrix = matrix[:count, :count]
+        value, top = math.nan, torch.eye(count, dtype=matrix.dtype)[0]
         if matrix.isfinite().all():
             eigenvalues, vectors = torch.linalg.eigh(matrix)
             value, top = eigenvalues[-1].clamp(min=0).sqrt().item(), vectors[:, -1]
         values.append(value)
         tops.append(top)
-    if not spaces:
-        return []
-    on_device = torch.cat(tops).to(spaces[0][0].device).split([len(top) for top in tops])
-    vectors = [top.to(basis.dtype) @ basis for top, (basis, _) in zip(on_device, spaces, strict=True)]
+    on_device = torch.cat(tops).to(spaces[0].basis.device).split([len(top) for top in tops])
+    vectors = [top.to(s.basis.dtype) @ s.basis[: len(top)] for top, s in zip(on_device, spaces, strict=True)]
     return [(value, vector / vector.norm()) for value, vector in zip(values, vectors, strict=True)]

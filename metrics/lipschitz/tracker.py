@@ -45,7 +45,7 @@ class LipschitzTracker:
 
         All layers are measured before the host waits for the device.
         """
-        with eval_mode(self.model), plain_kernels():
+        with eval_mode(self.model), plain_kernels(), parametrize.cached():  # a layer is applied many times
             spaces = [
                 krylov_space(*affine_map(self.model.get_submodule(path), vector), vector, self.iterations)
                 for path, vector in self._vectors.items()

@@ -86,7 +86,7 @@ def circular_filter(y: Tensor, v: Tensor, window: tuple[Window, Window]) -> Tens
     The result has the dtype of y. The computation has at least single precision, except for y of 16 bits on a GPU.
     """
     grid = tuple(y.shape[-2:])
-    if v.shape[-2:] != (1, 1) and switch.filter_by_matrices_is_faster(y):
+    if v.shape[-2:] != (1, 1) and switch.filter_by_matrix_is_faster(y):
         return _matrix_filter(y, v, grid, window)
     if v.shape[-2:] != (1, 1) and switch.filter_by_axes_is_faster(y):
         return _separable_filter(y, v, grid, window)
@@ -253,7 +253,9 @@ def _real_basis(period: int, window: tuple[int, ...], dtype: torch.dtype, device
 
 
 @constant
-def _complex_basis(period: int, window: tuple[int, ...], dtype: torch.dtype, device: torch.device, mode: object) -> Tensor:
+def _complex_basis(
+    period: int, window: tuple[int, ...], dtype: torch.dtype, device: torch.device, mode: object
+) -> Tensor:
     """Return the DFT of complex numbers at positions, as a matrix of real and imaginary parts, (2 n, 2 period).
 
     The matrix times its transpose for all positions is the identity.

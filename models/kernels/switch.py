@@ -27,11 +27,10 @@ DENSE_SIDE = 64
 """Largest side of a grid for which a dense transform is faster than the FFT on a CPU"""
 SPECTRUM_ENTRIES = 2**20
 """Largest number of entries of the constant matrix that computes spectra on a GPU; they are in double precision"""
-FILTER_POSITIONS = 400
-"""Largest number of positions of a grid on which a GPU filters by one matrix, not along each axis"""
-
+FILTER_POSITIONS = {2: 1600, 4: 128, 8: 128}
+"""By bytes of a number: largest number of positions of a grid on which a GPU filters by one matrix"""
 FILTER_SIDE = 160
-"""Largest side of a grid on which a GPU filters by matrix products along each axis, not the FFT"""
+"""Largest side of a grid on which a GPU filters by a matrix for each axis, if not by one matrix"""
 
 FUSED_RESAMPLING: dict[str, dict[str, Fusion]] = {
     "cpu": {"average": "map", "nearest": "map", "bilinear": "map"},
@@ -143,16 +142,16 @@ def spectrum_by_matrix_is_faster(kernel: Tensor, grid: Sequence[int]) -> bool:
     return kernel.device.type != "cpu" and entries <= SPECTRUM_ENTRIES
 
 
-def filter_by_matrices_is_faster(y: Tensor) -> bool:
-    """Return whether a circular filter of y (B, O, m_h, m_w) should be two matrix products, not the FFT.
-
-    They need no copies to other layouts, and have 16 bits if y has.
-    """
-    return y.device.type != "cpu" and math.prod(y.shape[-2:]) <= FILTER_POSITIONS
+def filter_by_matrix_is_faster(y: Tensor) -> bool:
+    """Return whether a circular filter of y (B, O, m_h, m_w) should be a product with one matrix and its inverse."""
+    return y.device.type != "cpu" and math.prod(y.shape[-2:]) <= FILTER_POSITIONS[y.dtype.itemsize]
 
 
 def filter_by_axes_is_faster(y: Tensor) -> bool:
-    """Return whether a circular filter of y (B, O, m_h, m_w) should be matrix products along each axis, not the FFT."""
+    """Return whether a circular filter of y (B, O, m_h, m_w) should be matrix products along each axis, not the FFT.
+
+    They need no copies to other layouts, and have 16 bits if y has.
+    """
     return y.device.type != "cpu" and max(y.shape[-2:]) <= FILTER_SIDE
 
 

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from models import ImageShape
-from models.kernels import Conv2d, conv_then_pool, plain_kernels, upsample_then_conv
+from models.kernels import Conv2d, conv_then_pool, plain_kernels, switch, upsample, upsample_then_conv
 from models.networks.resnet import ResNetDiscriminatorConfig, ResNetGeneratorConfig
 from models.normalizations import build_normalization
 
@@ -99,3 +100,17 @@ def test_plain_kernels_is_restored(recorded_strides):
             raise ValueError("inside")
         assert recorded_strides(conv_then_pool, layer, x) == [(1, 1)]
     assert recorded_strides(conv_then_pool, layer, x) == [(2, 2)]
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_upsampling_in_channels_last(mode, memory_format, monkeypatch):
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
+    expected = F.interpolate(x, scale_factor=2, mode=mode)
+    cotangent = torch.randn_like(expected)
+    monkeypatch.setattr(switch, "channels_last_is_faster", lambda x: True)
+    y = upsample(x, mode)
+    assert torch.equal(y, expected)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    gradients = (torch.autograd.grad(output, x, cotangent) for output in (y, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)

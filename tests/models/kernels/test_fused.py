@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from metrics.lipschitz import LipschitzTracker, certified_bound
 from models import ImageShape
-from models.kernels import Conv2d, conv_then_pool, plain_kernels, upsample, upsample_then_conv
+from models.kernels import Conv2d, conv_then_pool, plain_kernels, switch, upsample, upsample_then_conv
 from models.kernels.switch import BILINEAR_SIDE
 from models.networks.resnet import ResNetDiscriminatorConfig
 from models.normalizations import build_normalization
@@ -28,11 +29,23 @@ def plain_upsample(layer, x, mode):
     return layer(upsample(x, mode))
 
 
+def blur_the_kernel(function):
+    """Return the function with a blur of the kernel instead of the map, as on a GPU."""
+
+    def call(layer, x):
+        with mock.patch.dict(switch.FUSED_RESAMPLING, cpu=switch.FUSED_RESAMPLING["cuda"]):
+            return function(layer, x)
+
+    return call
+
+
 PAIRS = {  # fused form, plain form
     "pool": (conv_then_pool, plain_pool),
     "nearest": (partial(upsample_then_conv, mode="nearest"), partial(plain_upsample, mode="nearest")),
     "bilinear": (partial(upsample_then_conv, mode="bilinear"), partial(plain_upsample, mode="bilinear")),
 }
+for kind in ("pool", "nearest"):
+    PAIRS[f"{kind}, kernel"] = (blur_the_kernel(PAIRS[kind][0]), PAIRS[kind][1])
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -76,14 +89,14 @@ def test_pooling_for_any_geometry(data, recorded_strides):
     dtype = draw(st.sampled_from(list(TOLERANCE)))
     layer = Conv2d(*channels, kernel, padding=padding, groups=groups, bias=draw(st.booleans()), dtype=dtype)
     x = torch.randn(draw(st.integers(1, 3)), channels[0], *size, dtype=dtype)
-    compare("pool", layer, x, recorded_strides)
+    compare(draw(st.sampled_from(["pool", "pool, kernel"])), layer, x, recorded_strides)
 
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_upsampling_for_any_geometry(data, recorded_strides):
     draw = data.draw
-    mode = draw(st.sampled_from(["nearest", "bilinear"]))
+    mode = draw(st.sampled_from(["nearest", "nearest, kernel", "bilinear"]))
     side = st.integers(BILINEAR_SIDE, 11) if mode == "bilinear" else st.integers(1, 8)
     channels, dtype = draw(st.tuples(*[st.integers(1, 4)] * 2)), draw(st.sampled_from(list(TOLERANCE)))
     layer = Conv2d(*channels, 3, padding=1, bias=draw(st.booleans()), dtype=dtype)

@@ -21,7 +21,7 @@ def like_a_gpu(monkeypatch):
     def use():
         monkeypatch.setattr(switch, "launches_matter", lambda x: True)
         monkeypatch.setattr(switch, "dense_filter_is_faster", lambda y, grid: False)
-        monkeypatch.setattr(switch, "filter_by_matrices_is_faster", lambda y: y.shape[-2:].numel() <= 400)
+        monkeypatch.setattr(switch, "filter_by_matrix_is_faster", lambda y: y.shape[-2:].numel() <= 400)
 
     return use
 
