@@ -169,7 +169,7 @@ def filters(task: Task) -> None:
                     task.attempt(label),
                     mock.patch.object(switch, "filter_by_matrix_is_faster", lambda y, w=way: w == "by one matrix"),
                     mock.patch.object(switch, "filter_by_axes_is_faster", lambda y, w=way: w == "by axes"),
-                    mock.patch.object(switch, "dense_filter_is_faster", lambda y, grid: False),
+                    mock.patch.object(switch, "dense_filter_is_faster", return_value=False),
                 ):
                     filtered = run().float()
                     reference = filtered if reference is None else reference
