@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.gpu.chart import write_chart  # noqa: E402
 from benchmarks.gpu.driver import Stage, run_stages  # noqa: E402
 from benchmarks.gpu.results import END, collect, file_name, format_tables, write_json  # noqa: E402
 
@@ -87,13 +88,17 @@ def summarize(options: argparse.Namespace) -> None:
     """Write the summary and the JSON of all results so far."""
     stages = collect(options.out / "results.jsonl")
     stages = {name: stages[name] for name in STAGES if name in stages}
-    gpu = stages.get("environment", {}).get("device", {}).get("name", "unknown device")
+    device = stages.get("environment", {}).get("device", {})
+    gpu = device.get("name", "unknown device")
+    for results in stages.values():
+        results.get(END, {})["revision"] = device.get("revision", "unknown")
     (options.out / "summary.md").write_text(format_tables(gpu, stages) + "\n", encoding="utf-8")
     write_json(options.out / file_name(gpu), gpu, stages)
     if stages.get("environment", {}).get(END, {"ended": "complete"})["ended"] != "complete":
         sys.exit(f"the stage environment failed; see {options.out / 'log.txt'}")  # for example without a GPU
     if options.device == "cuda" and not options.tiny and gpu != "unknown device":
-        write_json(ROOT / "docs" / "benchmarks" / file_name(gpu), gpu, stages)
+        page = ROOT / "docs" / "benchmarks" / file_name(gpu)
+        write_chart(page.with_suffix(".svg"), gpu, write_json(page, gpu, stages))
 
 
 def run_stage(options: argparse.Namespace) -> None:

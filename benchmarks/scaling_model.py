@@ -1,18 +1,20 @@
-"""Predict the time of a training step on several GPUs from a model of the communication. Nothing is measured here.
+"""Predict the time of a training step on several GPUs from that on one, and a model of the communication.
 
-    python benchmarks/scaling_model.py [--device-ms 17] [--host-ms 9.4] [--batches 64 256 1024] [--gpus 2 4 8]
+    python benchmarks/scaling_model.py [--device-ms 19.8] [--host-ms 90] [--batches 64 256 1024] [--gpus 2 4 8]
 
-Counted: the messages of a step, from the parameters of both networks and the number of updates. Assumed: the times of a
-step on one GPU, the bandwidths, and the latencies. Replace them by your measurements.
+Counted: the messages of a step, from the parameters of both networks and the number of updates. Measured: the times of
+a step on one GPU. Assumed: the bandwidths, and the latencies. Replace them by your measurements.
 
 With N GPUs, batch size B, and messages of S bytes, the model is
 
+    step(1, B) = device * B / B0
     step(N, B) = max(host, device * B / (B0 * N)) + the sum of message(N, S)
     message(N, S) = 2 (N - 1) * latency + 2 (N - 1) / N * S / bandwidth
 
-`host` is the time in which the CPU launches the kernels of a step, at any batch size. `device` is the time in which one
-GPU runs them at the batch size B0 of the config. A message is a ring all-reduce after a backward pass. The model is
-optimistic, because a GPU needs more than half the time for half the images when the batch is small.
+`host` is the time in which the CPU launches the kernels of a step, at any batch size; a single process launches them as
+one CUDA graph. `device` is the time in which one GPU runs them at the batch size B0 of the config. A message is a ring
+all-reduce after a backward pass. The model is optimistic, because a GPU needs more than half the time for half the
+images when the batch is small.
 """
 
 import argparse
@@ -49,9 +51,9 @@ LINKS = {  # assumptions, in the order of magnitude of such hardware
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=CONFIG, help="of 32 x 32 images without classes")
-    parser.add_argument("--device-ms", type=float, default=17, help="GPU time of a step at the config's batch size")
-    # tests/fake_gpu.py counts 1,175 operations in a step of this config; 8 us each is an assumption.
-    parser.add_argument("--host-ms", type=float, default=9.4, help="CPU time to launch the kernels of a step")
+    # The defaults are those of an H100 in bf16, captured and eager (docs/benchmarks.md).
+    parser.add_argument("--device-ms", type=float, default=19.8, help="GPU time of a step at the config's batch size")
+    parser.add_argument("--host-ms", type=float, default=90, help="CPU time to launch the kernels of a step")
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--gpus", type=int, nargs="+", default=[2, 4, 8])
     options = parser.parse_args()
@@ -63,10 +65,12 @@ def main() -> None:
     print("|--:|---|--:|" + "--:|" * len(options.gpus))
     for batch in options.batches:
         device_ms = options.device_ms * batch / config.train.batch_size
-        one = step_ms(1, device_ms, options.host_ms, messages, next(iter(LINKS.values())))
         for name, link in LINKS.items():
             times = [step_ms(gpus, device_ms, options.host_ms, messages, link) for gpus in options.gpus]
-            print(f"| {batch} | {name} | {one:.0f} ms |" + "".join(f" {t:.0f} ms ({one / t:.2f}x) |" for t in times))
+            print(
+                f"| {batch} | {name} | {device_ms:.0f} ms |"
+                + "".join(f" {t:.0f} ms ({device_ms / t:.2f}x) |" for t in times)
+            )
 
 
 def count_messages(config: Config) -> list[int]:

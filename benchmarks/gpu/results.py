@@ -34,13 +34,18 @@ def collect(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return stages
 
 
-def write_json(file: Path, name: str, stages: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Write results as the file of a GPU. Stages that are in the file already and were not run again are kept."""
+def write_json(file: Path, name: str, stages: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Write results as the file of a GPU, and return the stages in it.
+
+    Stages that are in the file already and were not run again are kept.
+    """
     earlier = json.loads(file.read_text(encoding="utf-8"))["stages"] if file.exists() else {}
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")
-    partial.write_text(json.dumps({"gpu": name, "stages": earlier | stages}, indent=1) + "\n", encoding="utf-8")
+    stages = earlier | stages
+    partial.write_text(json.dumps({"gpu": name, "stages": stages}, indent=1) + "\n", encoding="utf-8")
     partial.replace(file)
+    return stages
 
 
 def file_name(gpu: str) -> str:
@@ -59,12 +64,19 @@ def format_tables(gpu: str, stages: dict[str, dict[str, dict[str, Any]]]) -> str
     parts = [f"### {gpu}"]
     for stage, results in stages.items():
         end = results.get(END)
-        parts.append(f"**{stage}**" if end is None else f"**{stage}** ({end['ended']}, {end['seconds']:.0f} s)")
+        facts = "" if end is None else f" ({end['ended']}, {end['seconds']:.0f} s{_format_revision(end)})"
+        parts.append(f"**{stage}**{facts}")
         for keys, rows in _group_by_keys(results):
             table = [["", *keys], ["---", *["--:"] * len(keys)]]
             table += [[what, *(_format(values[key]) for key in keys)] for what, values in rows]
             parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
     return "\n\n".join(parts)
+
+
+def _format_revision(end: dict[str, Any]) -> str:
+    """Return the abbreviated revision of the code that a stage ran."""
+    name, dirty, _ = end.get("revision", "").partition("-dirty")
+    return f", revision {name[:7]}{dirty}" if name else ""
 
 
 def _group_by_keys(results: dict[str, dict[str, Any]]) -> Iterable[tuple[tuple[str, ...], list]]:

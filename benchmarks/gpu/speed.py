@@ -142,7 +142,6 @@ def profiles(task: Task) -> None:
             task.note(f"{label}: ms by kind", value=", ".join(f"{k} {ms:.3g}" for k, ms in by_kind.most_common()))
             for kernel, ms in by_name.most_common():
                 print(f"{label}: {ms:9.4f} ms, {launches[kernel] / count:6.1f} x {kernel}")
-            task.note(f"{label}: longest", value=", ".join(f"{k} {ms:.3g}" for k, ms in by_name.most_common(8)))
 
 
 def _kernels(events: list[FunctionEvent], on_cuda: bool) -> list[FunctionEvent]:

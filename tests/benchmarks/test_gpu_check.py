@@ -1,12 +1,16 @@
 """The driver and the tables of the GPU check, with stages that crash and hang."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu.chart import write_chart
 from benchmarks.gpu.driver import Stage, run_stages
 from benchmarks.gpu.results import END, NOT_MEASURED, append, collect, file_name, format_page, write_json
 
+ROOT = Path(__file__).parents[2]
 NOTE = """
 import sys, time
 from pathlib import Path
@@ -68,14 +72,22 @@ def test_results_become_a_table(tmp_path):
     append(lines, "step", "eager", {"images/s": 12345.6, "captured": False})
     append(lines, "step", "graph", {"images/s": 0.5, "captured": True})
     append(lines, "step", "peer: error", {"error": "a | b\nc"})
-    append(lines, "step", END, {"ended": "complete", "seconds": 3.2})
+    append(lines, "step", END, {"ended": "complete", "seconds": 3.2, "revision": "0123456789-dirty"})
     file = tmp_path / file_name("NVIDIA H100 80GB HBM3")
     assert file.name == "nvidia-h100-80gb-hbm3.json"
     write_json(file, "NVIDIA H100 80GB HBM3", {"ceilings": {"copy": {"TB/s": 2.5}}})
     write_json(file, "NVIDIA H100 80GB HBM3", collect(lines))  # keeps the other stage
     assert format_page(tmp_path).splitlines() == [
         *("### NVIDIA H100 80GB HBM3", "", "**ceilings**", ""),
-        *("|  | TB/s |", "| --- | --: |", "| copy | 2.5 |", "", "**step** (complete, 3 s)", ""),
+        *("|  | TB/s |", "| --- | --: |", "| copy | 2.5 |", "", "**step** (complete, 3 s, revision 0123456-dirty)", ""),
         *("|  | images/s | captured |", "| --- | --: | --: |", "| eager | 12,346 | no |", "| graph | 0.5 | yes |", ""),
         *("|  | error |", "| --- | --: |", "| peer: error | a \\| b c |"),
     ]
+
+
+def test_charts_of_the_documentation_show_its_results(tmp_path):
+    results = list((ROOT / "docs" / "benchmarks").glob("*.json"))
+    assert results
+    for file in results:
+        write_chart(tmp_path / "chart.svg", **json.loads(file.read_text()))
+        assert (tmp_path / "chart.svg").read_text() == file.with_suffix(".svg").read_text()
