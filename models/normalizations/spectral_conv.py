@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.kernels.eager import eager
 from models.kernels.symbol import dilate, fold_phases
 from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
 from models.normalizations.weight_matrices import Layout, clamp_positive, direction, get_weight
@@ -74,7 +73,7 @@ class UnitConvolution(Parametrization):
         self.groups = Layout.from_layer(layer).groups
         self.stride = getattr(layer, "stride", (1, 1))
         self.dilation = getattr(layer, "dilation", (1, 1))
-        self.accesses = 0
+        self.accesses = torch.zeros((), dtype=torch.int64, device="cpu")  # no buffer, which would move to the device
         kernel = self._kernel(get_weight(layer).detach())
         # Constants of the scans. As buffers they are on the device, so that a scan does not wait for it.
         candidates, candidate_of = _half_grid([options.grid if k > 1 else 1 for k in kernel.shape[-2:]])
@@ -82,49 +81,45 @@ class UnitConvolution(Parametrization):
         self.register_buffer("candidates", candidates.to(kernel.device), persistent=False)
         self.register_buffer("candidate_of", candidate_of.to(kernel.device), persistent=False)
         self.register_buffer("start", start.to(kernel), persistent=False)
-        frequencies, u, v = self._scan(kernel, 5 * SETTLE_STEPS)
-        self.register_buffer("frequencies", frequencies)
-        self.register_buffer("u", u)
-        self.register_buffer("v", v)
+        scan = _scan(
+            kernel, candidates, candidate_of, start.to(kernel), options.tracked, options.grid, 5 * SETTLE_STEPS
+        )
+        for name, tensor in zip(("frequencies", "u", "v"), scan, strict=True):
+            self.register_buffer(name, tensor)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalized weight."""
-        frequencies, u, v = self._track(weight)
         kernel = self._kernel(weight)
-        sigma = (u * _apply(kernel, v, self._waves(frequencies, kernel))).sum(dim=(1, 2))
+        if self.training:
+            self._track(kernel)
+        # Copies, since a second forward pass may update the buffers before the backward pass of the first.
+        frequencies, u, v = self.frequencies.clone(), self.u.clone(), self.v.clone()
+        sigma = (u * _apply(kernel, v, _waves(frequencies, kernel, self.options.grid))).sum(dim=(1, 2))
         return weight * (self.options.gain / clamp_positive(sigma.amax()))
 
     def get_extra_state(self) -> Tensor:
         """Return the number of accesses, so that a resumed run scans at the same steps."""
-        return torch.tensor(self.accesses)
+        return self.accesses.clone()
 
     def set_extra_state(self, state: Tensor) -> None:
         """Load the number of accesses."""
-        self.accesses = int(state)
+        self.accesses.copy_(state)
 
     def extra_repr(self) -> str:
         """Show the options."""
         return f"gain={self.options.gain:g}, tracked={self.u.shape[-1]}, grid={self.options.grid}"
 
-    @eager  # a compiled graph would make the number of accesses a constant
     @torch.no_grad()
-    def _track(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return copies of frequencies, u and v, updated first in training.
-
-        They are copies because a second forward pass may update the buffers before the backward pass of the first.
-        """
-        frequencies, u, v = buffers = self.frequencies, self.u, self.v
-        if self.training:
-            kernel = self._kernel(weight)
-            self.accesses += 1
-            if self.accesses % self.options.rescan_every == 0:
-                updated = self._scan(kernel, SETTLE_STEPS)
-            else:
-                waves = self._waves(self.frequencies, kernel)
-                updated = self.frequencies, *_power_iteration(kernel, self.u, self.v, waves, 1)
-            for buffer, value in zip(buffers, updated, strict=True):
-                buffer.copy_(value)
-        return frequencies.clone(), u.clone(), v.clone()
+    def _track(self, kernel: Tensor) -> None:
+        """Update frequencies, u and v."""
+        # A compiled graph would make the number of accesses a constant, but does not look into an operator.
+        compiles = torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
+        (_track_operator if compiles else _track)(
+            kernel.detach(),
+            *(self.frequencies, self.u, self.v, self.accesses),
+            *(self.candidates, self.candidate_of, self.start),
+            *(self.options.tracked, self.options.grid, self.options.rescan_every),
+        )
 
     def _kernel(self, weight: Tensor) -> Tensor:
         """Return W' as (g, O, J, kh', kw'), with J the input channels times the stride phases.
@@ -135,32 +130,71 @@ class UnitConvolution(Parametrization):
         folded = fold_phases(dilate(weight, self.dilation), self.stride).flatten(1, 3)
         return folded.unflatten(0, (self.groups, -1))
 
-    def _scan(self, kernel: Tensor, settle_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return frequencies (g, T, 2) as indices into the grid, with their u and v: peaks of ||K(w)|| first."""
-        start, candidates = self.start, self.candidates.expand(self.groups, -1, -1)
-        v = start.expand(self.groups, -1, -1, len(self.candidates)) / start.norm()
-        u = kernel.new_zeros(self.groups, kernel.shape[1], 2, len(self.candidates))
-        waves = self._waves(candidates, kernel)
-        u, v = _power_iteration(kernel, u, v, waves, SCAN_STEPS)
-        norms = (u * _apply(kernel, v, waves)).sum(dim=(1, 2))  # (g, candidates)
 
-        lattice = norms[:, self.candidate_of]  # (g, height, width)
-        peak = F.max_pool2d(F.pad(lattice[:, None], (1, 1, 1, 1), mode="circular"), 3, 1)[:, 0].flatten(1)
-        peak = peak[:, self.candidates[:, 0] * lattice.shape[2] + self.candidates[:, 1]]
-        score = torch.where(norms >= peak, norms, norms - norms.amax())  # neighbors of the peaks come second
-        kept = score.topk(min(self.options.tracked, len(self.candidates)), dim=1).indices  # (g, T)
-        frequencies = candidates.gather(1, kept[:, :, None].expand(-1, -1, 2))
-        u, v = (x.gather(3, kept[:, None, None].expand(-1, *x.shape[1:3], -1)) for x in (u, v))
-        return frequencies, *_power_iteration(kernel, u, v, self._waves(frequencies, kernel), settle_steps)
+def _track(
+    kernel: Tensor,
+    frequencies: Tensor,
+    u: Tensor,
+    v: Tensor,
+    accesses: Tensor,
+    candidates: Tensor,
+    candidate_of: Tensor,
+    start: Tensor,
+    tracked: int,
+    grid: int,
+    rescan_every: int,
+) -> None:
+    """Count an access, and update the frequencies and their vectors: by a scan, or by one power iteration."""
+    accesses.add_(1)
+    if int(accesses) % rescan_every == 0:
+        updated = _scan(kernel, candidates, candidate_of, start, tracked, grid, SETTLE_STEPS)
+    else:
+        updated = frequencies, *_power_iteration(kernel, u, v, _waves(frequencies, kernel, grid), 1)
+    for buffer, value in zip((frequencies, u, v), updated, strict=True):
+        buffer.copy_(value)
 
-    def _waves(self, frequencies: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of w·(a, b), each (g, 1, kh' kw', T), for frequencies (g, T, 2)."""
-        kh, kw = kernel.shape[-2:]
-        a = torch.arange(kh, device=kernel.device).repeat_interleave(kw)[:, None]
-        b = torch.arange(kw, device=kernel.device).repeat(kh)[:, None]
-        turns = frequencies[:, None, :, 0] * a + frequencies[:, None, :, 1] * b
-        angle = (2 * math.pi / self.options.grid) * (turns % self.options.grid).double()
-        return angle.cos()[:, None].to(kernel.dtype), angle.sin()[:, None].to(kernel.dtype)
+
+_track_operator = torch.library.custom_op(
+    "convnorm_gan::track", _track, mutates_args=("frequencies", "u", "v", "accesses")
+)
+
+
+def _scan(
+    kernel: Tensor,
+    candidates: Tensor,
+    candidate_of: Tensor,
+    start: Tensor,
+    tracked: int,
+    grid: int,
+    settle_steps: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return frequencies (g, T, 2) as indices into the grid, with their u and v: peaks of ||K(w)|| first."""
+    groups = len(kernel)
+    expanded = candidates.expand(groups, -1, -1)
+    v = start.expand(groups, -1, -1, len(candidates)) / start.norm()
+    u = kernel.new_zeros(groups, kernel.shape[1], 2, len(candidates))
+    waves = _waves(expanded, kernel, grid)
+    u, v = _power_iteration(kernel, u, v, waves, SCAN_STEPS)
+    norms = (u * _apply(kernel, v, waves)).sum(dim=(1, 2))  # (g, candidates)
+
+    lattice = norms[:, candidate_of]  # (g, height, width)
+    peak = F.max_pool2d(F.pad(lattice[:, None], (1, 1, 1, 1), mode="circular"), 3, 1)[:, 0].flatten(1)
+    peak = peak[:, candidates[:, 0] * lattice.shape[2] + candidates[:, 1]]
+    score = torch.where(norms >= peak, norms, norms - norms.amax())  # neighbors of the peaks come second
+    kept = score.topk(min(tracked, len(candidates)), dim=1).indices  # (g, T)
+    frequencies = expanded.gather(1, kept[:, :, None].expand(-1, -1, 2))
+    u, v = (x.gather(3, kept[:, None, None].expand(-1, *x.shape[1:3], -1)) for x in (u, v))
+    return frequencies, *_power_iteration(kernel, u, v, _waves(frequencies, kernel, grid), settle_steps)
+
+
+def _waves(frequencies: Tensor, kernel: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of w·(a, b), each (g, 1, kh' kw', T), for frequencies (g, T, 2)."""
+    kh, kw = kernel.shape[-2:]
+    a = torch.arange(kh, device=kernel.device).repeat_interleave(kw)[:, None]
+    b = torch.arange(kw, device=kernel.device).repeat(kh)[:, None]
+    turns = frequencies[:, None, :, 0] * a + frequencies[:, None, :, 1] * b
+    angle = (2 * math.pi / grid) * (turns % grid).double()
+    return angle.cos()[:, None].to(kernel.dtype), angle.sin()[:, None].to(kernel.dtype)
 
 
 def _half_grid(size: Sequence[int]) -> tuple[Tensor, Tensor]:

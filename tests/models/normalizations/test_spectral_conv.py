@@ -1,5 +1,6 @@
 """spectral_conv: the norm of the normalized convolution against a dense SVD."""
 
+import copy
 import itertools
 import math
 
@@ -139,6 +140,18 @@ def test_resume_is_bit_equal():
     for _ in range(3):
         assert torch.equal(layer.weight, resumed.weight)
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in layer.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_compiled_layers_are_one_graph_with_scans():
+    torch.manual_seed(0)
+    layers = nn.Sequential(*(spectral_conv(nn.Conv2d(4, 4, 3), rescan_every=2) for _ in range(2)))
+    other, x = copy.deepcopy(layers), torch.randn(2, 4, 8, 8)
+    torch.compiler.reset()
+    compiled = torch.compile(layers, backend="aot_eager", fullgraph=True)
+    for _ in range(5):
+        assert torch.equal(compiled(x), other(x))
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in layers.state_dict().items())
 
 
 def test_weight_of_zeros_is_finite_and_recovers():
