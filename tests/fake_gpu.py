@@ -176,6 +176,8 @@ class _Watch(TorchDispatchMode):
         result = self._answer(name, args, kwargs)
         if result is NotImplemented:
             result = func(*args, **kwargs)
+        if name.startswith("convolution") and on_gpu:
+            result = _lay_out_as_cudnn(result, args)
         if (on_gpu or str(kwargs.get("device", "")).startswith(NAME)) and name not in NO_KERNEL and not func.is_view:
             self.gpu.launches[name] += 1
         return result
@@ -210,6 +212,19 @@ class _Watch(TorchDispatchMode):
         if name == "_fused_adam_":
             return None
         return NotImplemented
+
+
+def _lay_out_as_cudnn(results: Any, args: tuple) -> Any:
+    """Return the maps and kernels of a convolution or its backward pass in channels last, if an argument is."""
+    maps = [x for x in args[:3] if isinstance(x, Tensor) and x.dim() == 4]
+    if not any(x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous() for x in maps):
+        return results
+
+    def lay_out(x: Any) -> Any:
+        is_map = isinstance(x, Tensor) and x.dim() == 4
+        return x.contiguous(memory_format=torch.channels_last) if is_map else x
+
+    return lay_out(results) if isinstance(results, Tensor) else tuple(map(lay_out, results))
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

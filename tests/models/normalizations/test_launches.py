@@ -16,12 +16,13 @@ def conv_norm(layer, **options):
 
 @pytest.mark.parametrize(
     ("kernel", "side", "forward", "both"),
-    [(3, 32, 12, 18), (3, 8, 11, 14), (4, 8, 11, 16), (1, 8, 7, 10)],
+    [(3, 32, 14, 21), (3, 8, 12, 17), (4, 8, 12, 19), (1, 8, 7, 10)],
 )
 def test_launches(kernel, side, forward, both):
     with FakeGPU() as gpu:
         layer = conv_norm(nn.Conv2d(8, 16, kernel, padding=kernel // 2)).to(gpu.device)
-        x = torch.zeros(4, 8, side, side, device=gpu.device)
+        layer = layer.to(memory_format=torch.channels_last)
+        x = torch.zeros(4, 8, side, side, device=gpu.device).contiguous(memory_format=torch.channels_last)
         layer(x).sum().backward()  # computes the constants
         gpu.forget()
         y = layer(x)
