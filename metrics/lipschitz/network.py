@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from metrics.lipschitz.eval_mode import eval_mode
+from models.kernels.switch import launches_matter
+
+JACOBIAN_BATCH = 128
+"""Images that a GPU computes at once for the Jacobian of a generator"""
 
 
 def input_gradient_norms(network: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -49,20 +53,24 @@ def jacobian_singular_values(network: nn.Module, z: Tensor, y: Tensor | None = N
     """Return the singular values of ∂G(z)/∂z at each latent (B, d), as (B, d), largest first.
 
     The Jacobian is computed column by column, since z has far fewer entries than an image: the vector-Jacobian product
-    is linear in its vector, and its own vector-Jacobian product is a column. The network is in evaluation mode. The
-    values are NaN for a diverged network. They are on the CPU, where small eigenproblems are solved.
+    is linear in its vector, and its own vector-Jacobian product is a column. On a GPU, the latents are repeated to
+    compute several columns at once. The network is in evaluation mode. The values are NaN for a diverged network. They
+    are on the CPU, where small eigenproblems are solved.
     """
+    repeats = min(z.shape[1], max(1, JACOBIAN_BATCH // len(z))) if launches_matter(z) else 1
     with eval_mode(network), torch.enable_grad():
-        z = z.detach().requires_grad_(True)
-        output = (network(z) if y is None else network(z, y)).flatten(1)
+        z = z.detach().repeat_interleave(repeats, 0).requires_grad_(True)
+        output = (network(z) if y is None else network(z, y.repeat_interleave(repeats))).flatten(1)
         cotangent = torch.zeros_like(output).requires_grad_(True)
         (pullback,) = torch.autograd.grad(output, z, cotangent, create_graph=True)  # Jᵀ c, linear in c
+        pullback = pullback.unflatten(0, (-1, repeats))  # (B, repeats, d)
         columns = []
-        for i in range(z.shape[1]):
-            # The gradient of (Jᵀ c)_i with respect to c is the i-th column of J.
-            (column,) = torch.autograd.grad(pullback[:, i].sum(), cotangent, retain_graph=True)
-            columns.append(column)
-        jacobian = torch.stack(columns, dim=2).double()  # (B, C H W, d)
+        for i in range(0, z.shape[1], repeats):
+            # The gradient of (Jᵀ c)_i with respect to c is the i-th column of J. The repeats give the next columns.
+            entries = pullback[:, :, i : i + repeats].diagonal(dim1=1, dim2=2)
+            (gradient,) = torch.autograd.grad(entries.sum(), cotangent, retain_graph=True)
+            columns.append(gradient.unflatten(0, (-1, repeats))[:, : entries.shape[1]])
+        jacobian = torch.cat(columns, dim=1).mT.contiguous().double()  # (B, C H W, d)
     gram = (jacobian.mT @ jacobian).cpu()
     if not gram.isfinite().all():
         return torch.full(gram.shape[:2], math.nan)

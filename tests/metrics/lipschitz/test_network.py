@@ -36,7 +36,10 @@ def test_ascent_finds_larger_slopes_than_the_initial_gradient():
     assert 0.8 < found <= 2.0 * (1 + 1e-5)
 
 
-def test_jacobian_singular_values():
+@pytest.mark.parametrize("at_once", [0, 3, 9, 100])  # 1, 1, 3 and all 4 columns
+def test_jacobian_singular_values(at_once, monkeypatch):
+    monkeypatch.setattr("metrics.lipschitz.network.launches_matter", lambda x: at_once > 0)
+    monkeypatch.setattr("metrics.lipschitz.network.JACOBIAN_BATCH", at_once)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 20), nn.Tanh(), nn.Linear(20, 12), nn.Unflatten(1, (3, 2, 2))).double()
     z = points(3, 4).double()
