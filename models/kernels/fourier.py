@@ -171,9 +171,7 @@ def _matrix_filter(y: Tensor, v: Tensor, grid: tuple[int, ...], window: tuple[Wi
     frequency alike. Channels are last in all intermediate results.
     """
     whole = (Window(0, grid[0], 1), Window(0, grid[1], 1))
-    analysis, synthesis = (
-        _fourier_basis(grid, tuple(map(tuple, w)), y.dtype, y.device, fake_mode(y)) for w in (whole, window)
-    )
+    analysis, synthesis = (_fourier_basis(grid, w, y.dtype, y.device, fake_mode(y)) for w in (whole, window))
     with torch.autocast(y.device.type, enabled=False):
         gains = v.flatten(1).mT.to(y.dtype, memory_format=torch.contiguous_format)  # (frequencies, O)
         maps = y.permute(0, 2, 3, 1).flatten(1, 2)  # (B, m_h m_w, O)
@@ -193,8 +191,8 @@ def _separable_filter(y: Tensor, v: Tensor, grid: tuple[int, ...], window: tuple
     whole = (Window(0, height, 1), Window(0, width, 1))
     (rows, columns), (rows_out, columns_out) = (
         (
-            _complex_basis(height, tuple(w[0]), y.dtype, y.device, fake_mode(y)),
-            _real_basis(width, tuple(w[1]), y.dtype, y.device, fake_mode(y)),
+            _complex_basis(height, w[0], y.dtype, y.device, fake_mode(y)),
+            _real_basis(width, w[1], y.dtype, y.device, fake_mode(y)),
         )
         for w in (whole, window)
     )
@@ -226,14 +224,14 @@ def _gram_to_spectrum(kernel_size: Pair, grid: Pair, eps: float, device: torch.d
 
 @constant
 def _fourier_basis(
-    grid: Pair, window: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device, mode: object
+    grid: Pair, window: tuple[Window, Window], dtype: torch.dtype, device: torch.device, mode: object
 ) -> Tensor:
     """Return the cosines and sines of the frequencies of `torch.fft.rfft2` at the positions of `window`.
 
     The matrix (h w, 2 m_h (m_w // 2 + 1)) times its transpose for the whole grid is the identity.
     """
     origin = [torch.zeros(1, dtype=torch.int64, device=device)] * 2
-    angles = _angles(grid, [Window(*axis).positions(m, device) for m, axis in zip(grid, window, strict=True)], origin)
+    angles = _angles(grid, [axis.positions(m, device) for m, axis in zip(grid, window, strict=True)], origin)
     column = torch.arange(grid[1] // 2 + 1, device=device)
     multiplicity = torch.where(2 * column % grid[1] == 0, 1.0, 2.0).double().repeat(grid[0])  # in the whole spectrum
     basis = torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -241,26 +239,24 @@ def _fourier_basis(
 
 
 @constant
-def _real_basis(period: int, window: tuple[int, ...], dtype: torch.dtype, device: torch.device, mode: object) -> Tensor:
+def _real_basis(period: int, window: Window, dtype: torch.dtype, device: torch.device, mode: object) -> Tensor:
     """Return the cosines and sines of the frequencies of `torch.fft.rfft` at positions, (n, 2 (period // 2 + 1)).
 
     The matrix times its transpose for all positions is the identity.
     """
     frequency = torch.arange(period // 2 + 1, device=device)
-    angles = 2 * math.pi / period * (Window(*window).positions(period, device)[:, None] * frequency % period).double()
+    angles = 2 * math.pi / period * (window.positions(period, device)[:, None] * frequency % period).double()
     multiplicity = torch.where(2 * frequency % period == 0, 1.0, 2.0).double()  # in the whole spectrum
     return (torch.cat([angles.cos(), angles.sin()], dim=1) * (multiplicity / period).sqrt().repeat(2)).to(dtype)
 
 
 @constant
-def _complex_basis(
-    period: int, window: tuple[int, ...], dtype: torch.dtype, device: torch.device, mode: object
-) -> Tensor:
+def _complex_basis(period: int, window: Window, dtype: torch.dtype, device: torch.device, mode: object) -> Tensor:
     """Return the DFT of complex numbers at positions, as a matrix of real and imaginary parts, (2 n, 2 period).
 
     The matrix times its transpose for all positions is the identity.
     """
-    positions, frequency = Window(*window).positions(period, device), torch.arange(period, device=device)
+    positions, frequency = window.positions(period, device), torch.arange(period, device=device)
     angles = 2 * math.pi / period * (positions[:, None] * frequency % period).double()
     cos, sin = angles.cos(), angles.sin()
     parts = torch.stack([torch.stack([cos, sin], dim=-1), torch.stack([-sin, cos], dim=-1)], dim=1)  # (n, 2, period, 2)

@@ -213,12 +213,8 @@ class ConvNormLayer(nn.Module, ABC):
         return f"affine={self.options.affine}, stride={self.options.stride!r}"
 
     def _precondition(self, y: Tensor, kernel: Tensor, window: tuple[Window, Window]) -> Tensor:
-        """Filter each channel of y (B, O, m_h, m_w) by the V of `kernel` (O, I, kh, kw), and crop it to `window`.
-
-        The filter is applied in float32 or wider.
-        """
-        v = self.preconditioner(kernel, y.shape[-2:])
-        return circular_filter(y, v, window)
+        """Filter each channel of y (B, O, m_h, m_w) by the V of `kernel` (O, I, kh, kw), and crop it to `window`."""
+        return circular_filter(y, self.preconditioner(kernel, y.shape[-2:]), window)
 
     def _finish(self, y: Tensor) -> Tensor:
         if self.conv.bias is not None:

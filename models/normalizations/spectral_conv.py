@@ -81,11 +81,11 @@ class UnitConvolution(Parametrization):
         self.register_buffer("candidates", candidates.to(kernel.device), persistent=False)
         self.register_buffer("candidate_of", candidate_of.to(kernel.device), persistent=False)
         self.register_buffer("start", start.to(kernel), persistent=False)
-        scan = _scan(
-            kernel, candidates, candidate_of, start.to(kernel), options.tracked, options.grid, 5 * SETTLE_STEPS
-        )
-        for name, tensor in zip(("frequencies", "u", "v"), scan, strict=True):
-            self.register_buffer(name, tensor)
+        constants = self.candidates, self.candidate_of, self.start
+        frequencies, u, v = _scan(kernel, *constants, options.tracked, options.grid, 5 * SETTLE_STEPS)
+        self.register_buffer("frequencies", frequencies)
+        self.register_buffer("u", u)
+        self.register_buffer("v", v)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalized weight."""
