@@ -24,7 +24,7 @@ from gan.run import folder as run_folder
 from gan.run.logging import METRICS, read_metrics
 from gan.runtime.files import write_atomically, write_text
 
-TEXT_COLUMNS = ("cell", "arm", "status", "reason", "hardware")
+TEXT_COLUMNS = ("cell", "arm", "status", "reason", "hardware", "precision")
 COUNTERS = ("step", "images")
 RESULTS = ("metrics/", "lipschitz/")  # prefixes of the tags in results.csv
 MAX_CURVE_ROWS = 200
@@ -113,6 +113,7 @@ def _read_results(folder: GridFolder, name: str) -> Row:
     last: Row = {}
     for line in lines:
         last |= line
+    row["precision"] = config.train.precision
     row["seconds_per_step"] = get_seconds_per_step(lines, config.train.images_per_step)
     row |= {tag: last[tag] for tag in last if tag in COUNTERS or tag.startswith(RESULTS)}
     write_table(folder.curve_file(name), get_curve(lines))

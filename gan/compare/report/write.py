@@ -266,7 +266,10 @@ def _build_problem_section(comparison: Comparison) -> list[Block]:
 
 
 def _build_reproduction_section(comparison: Comparison) -> list[Block]:
-    hardware = dict.fromkeys(row["hardware"] for row in comparison.rows if "hardware" in row)
+    hardware, precisions = (
+        "; ".join(dict.fromkeys(row[column] for row in comparison.rows if column in row))
+        for column in ("hardware", "precision")
+    )
     blocks: list[Block] = [Heading("How to do it again")]
     for run in comparison.description.runs:
         packages = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
@@ -274,6 +277,9 @@ def _build_reproduction_section(comparison: Comparison) -> list[Block]:
     base = yaml.dump(comparison.description.base, Dumper=Dumper, sort_keys=False, default_flow_style=None)
     return [
         *blocks,
-        Paragraph(f"The cells ran on: {'; '.join(hardware) or 'hardware not recorded'}. The base config, resolved:"),
+        Paragraph(
+            f"The cells ran on: {hardware or 'hardware not recorded'}; number format: {precisions or 'not recorded'}."
+            " The base config, resolved:"
+        ),
         Code(base.rstrip()),
     ]

@@ -66,7 +66,7 @@ def test_report_has_the_command_and_claims_nothing_for_two_seeds(grid, small_con
     text = (grid / "report.md").read_text()
     assert f"python -m gan.compare {small_config} --vary discriminator.normalization=none,conv_norm" in text
     assert re.search(r"Revision ([0-9a-f]{40}(-dirty)?|\d+\.\d+\.\d+); python 3\.\d+\.\d+, torch \d", text)
-    assert re.search(r"The cells ran on: .+ \(\d+ cores\)", text)
+    assert re.search(r"The cells ran on: .+ \(\d+ cores\); number format: fp32\.", text)
     assert "2 arms, seeds 0, 1: 4 of 4 cells finished" in text
     assert "No significance is claimed for conv_norm" in text
     assert "permutation test" not in text
