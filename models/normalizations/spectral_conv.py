@@ -1,7 +1,7 @@
 """Spectral normalization by the norm of the convolution, not of its reshaped kernel (Farnia et al., ICLR 2019)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -154,9 +154,16 @@ def _track(
         buffer.copy_(value)
 
 
-_track_operator = torch.library.custom_op(
-    "convnorm_gan::track", _track, mutates_args=("frequencies", "u", "v", "accesses")
-)
+def _register_operator() -> Callable[..., None]:
+    """Return `_track` as an operator of PyTorch. A second copy of this module must not register it again."""
+    namespace, name = "convnorm_gan", "track"
+    if hasattr(getattr(torch.ops, namespace), name):
+        return getattr(getattr(torch.ops, namespace), name)
+    mutated = ("frequencies", "u", "v", "accesses")
+    return torch.library.custom_op(f"{namespace}::{name}", _track, mutates_args=mutated)
+
+
+_track_operator = _register_operator()
 
 
 def _scan(

@@ -309,6 +309,13 @@ def copied_package(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+def test_second_copy_of_the_package_leaves_the_operator_of_the_first(copied_package):
+    from models.normalizations import spectral_conv
+
+    assert spectral_conv.__file__.startswith(str(copied_package))
+    assert spectral_conv._track_operator is torch.ops.convnorm_gan.track
+
+
 def test_new_file_is_registered(copied_package):
     (copied_package / "normalizations" / "halved.py").write_text(
         textwrap.dedent('''
