@@ -13,6 +13,7 @@ from benchmarks.gpu.task import Contestant, Task, capture
 from benchmarks.timing import ratios
 from gan.runtime.precision import training_precision
 from models.kernels import fourier, fused, switch
+from models.kernels.circular_filter import Window, circular_filter
 
 LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -150,7 +151,7 @@ def filters(task: Task) -> None:
     """Time ConvNorm's circular filter, forward and backward, by the FFT and by matrix products."""
     batch, channels = (2, 8) if task.tiny else (128, 128)
     for side in (34, 18, 10):
-        window = (fourier.Window(1, side - 2, 1), fourier.Window(1, side - 2, 1))
+        window = (Window(1, side - 2, 1), Window(1, side - 2, 1))
         kernel = torch.randn(channels, channels, 3, 3, device=task.device)
         v = fourier.preconditioner(kernel, (side, side), 1e-6).float()
         for name, dtype in DTYPES.items():
@@ -161,7 +162,7 @@ def filters(task: Task) -> None:
                 label = f"filter, {channels} x {side} x {side}, {name}, {way}"
 
                 def run(y=y, v=v, window=window) -> Tensor:
-                    filtered = fourier.circular_filter(y, v, window)
+                    filtered = circular_filter(y, v, window)
                     torch.autograd.grad(filtered, y, filtered.detach())
                     return filtered.detach()
 

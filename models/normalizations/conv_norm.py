@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.activation_norms.batch import BatchNorm
+from models.kernels.circular_filter import Window, circular_filter
 from models.kernels.conv import conv2d
-from models.kernels.fourier import Pair, Window, circular_filter, preconditioner
+from models.kernels.fourier import Pair, preconditioner
 from models.kernels.symbol import (
     dilate,
     effective_kernel_size,

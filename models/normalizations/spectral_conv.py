@@ -156,11 +156,9 @@ def _track(
 
 def _register_operator() -> Callable[..., None]:
     """Return `_track` as an operator of PyTorch. A second copy of this module must not register it again."""
-    namespace, name = "convnorm_gan", "track"
-    if hasattr(getattr(torch.ops, namespace), name):
-        return getattr(getattr(torch.ops, namespace), name)
-    mutated = ("frequencies", "u", "v", "accesses")
-    return torch.library.custom_op(f"{namespace}::{name}", _track, mutates_args=mutated)
+    if hasattr(torch.ops.convnorm_gan, "track"):
+        return torch.ops.convnorm_gan.track
+    return torch.library.custom_op("convnorm_gan::track", _track, mutates_args=("frequencies", "u", "v", "accesses"))
 
 
 _track_operator = _register_operator()

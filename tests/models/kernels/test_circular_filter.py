@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from models.kernels import fourier
-from models.kernels.fourier import Window
+from models.kernels import circular_filter, fourier
+from models.kernels.circular_filter import Window
 
 GRIDS = [(8, 8), (7, 5), (6, 9), (1, 4), (3, 2), (18, 20)]
-FILTERS = {"one matrix": fourier._matrix_filter, "axes": fourier._separable_filter}
+FILTERS = {"one matrix": circular_filter._matrix_filter, "axes": circular_filter._separable_filter}
 
 
 def choose_windows(height: int, width: int):
@@ -24,9 +24,14 @@ def build(grid, dtype=torch.float64):
     return y.requires_grad_(), fourier.preconditioner(kernel, grid, 1e-6)
 
 
+def apply(function, y, v, window):
+    """Filter from the whole grid to a window."""
+    grid = tuple(y.shape[2:])
+    return function(y, v, grid, (Window(0, grid[0], 1), Window(0, grid[1], 1)), window)
+
+
 def filter_by_fft(y, v, window):
-    whole = (Window(0, y.shape[2], 1), Window(0, y.shape[3], 1))
-    return fourier._crop(fourier._fourier_filter(y, v, y.shape[2:], whole, whole), window)
+    return apply(circular_filter._fourier_filter, y, v, window)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -36,7 +41,7 @@ def test_filter_and_gradients_equal_those_of_the_fft(name, grid):
     v.requires_grad_()
     for window in choose_windows(*grid):
         results = []
-        for function in (lambda y, v, w: FILTERS[name](y, v, grid, w), filter_by_fft):
+        for function in (lambda y, v, w: apply(FILTERS[name], y, v, w), filter_by_fft):
             out = function(y, v, window)
             cotangent = torch.linspace(-1, 2, out.numel(), dtype=y.dtype).view(out.shape)
             results.append([out, *torch.autograd.grad(out, (y, v), cotangent)])
@@ -50,7 +55,7 @@ def test_filter_and_gradients_equal_those_of_the_fft(name, grid):
 @pytest.mark.parametrize("name", FILTERS)
 def test_filter_keeps_channels_last(name):
     y, v = build((8, 10))
-    out = FILTERS[name](y, v, (8, 10), (Window(1, 6, 1), Window(2, 8, 1)))
+    out = apply(FILTERS[name], y, v, (Window(1, 6, 1), Window(2, 8, 1)))
     assert out.is_contiguous(memory_format=torch.channels_last)
     (gradient,) = torch.autograd.grad(out.sum(), y)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
@@ -61,6 +66,6 @@ def test_error_of_16_bits(name):
     y, v = build((18, 18), torch.bfloat16)
     window = (Window(1, 16, 1), Window(1, 16, 1))
     exact = filter_by_fft(y.double(), v, window)
-    out = FILTERS[name](y, v, (18, 18), window)
+    out = apply(FILTERS[name], y, v, window)
     assert out.dtype == torch.bfloat16
     assert (out.double() - exact).norm() < 0.01 * exact.norm()
