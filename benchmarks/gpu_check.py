@@ -65,7 +65,8 @@ def main() -> None:
     names = ["environment", *(name for name in STAGES if name != "environment" and name in (options.only or STAGES))]
     stages = {name: make_stage(name, options) for name in names}
     results = options.out / "results.jsonl"
-    run_stages(stages, results, options.out / "log.txt", options.seconds, after=lambda: summarize(options))
+    log = options.out / "log.txt"
+    run_stages(stages, results, log, options.seconds, lambda: summarize(options), get_revision)
     print((options.out / "summary.md").read_text(encoding="utf-8"))
     ends = {name: values[END]["ended"] for name, values in collect(results).items() if name in names}
     incomplete = [f"{name}: {end}" for name, end in ends.items() if end != "complete"]
@@ -84,14 +85,18 @@ def make_stage(name: str, options: argparse.Namespace) -> Stage:
     return Stage(command, seconds * (SLOWER if options.device == "cpu" else 1), alone)
 
 
+def get_revision() -> dict[str, str]:
+    """Return the revision of the code, which a stage records: others in the results may have run another one."""
+    from gan.runtime.provenance import revision  # imports PyTorch, while the first stages run
+
+    return {"revision": revision()}
+
+
 def summarize(options: argparse.Namespace) -> None:
     """Write the summary and the JSON of all results so far."""
     stages = collect(options.out / "results.jsonl")
     stages = {name: stages[name] for name in STAGES if name in stages}
-    device = stages.get("environment", {}).get("device", {})
-    gpu = device.get("name", "unknown device")
-    for results in stages.values():
-        results.get(END, {})["revision"] = device.get("revision", "unknown")
+    gpu = stages.get("environment", {}).get("device", {}).get("name", "unknown device")
     (options.out / "summary.md").write_text(format_tables(gpu, stages) + "\n", encoding="utf-8")
     write_json(options.out / file_name(gpu), gpu, stages)
     if stages.get("environment", {}).get(END, {"ended": "complete"})["ended"] != "complete":

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.results import END, append
 
@@ -43,8 +44,8 @@ class _Running:
     def is_done(self) -> bool:
         return self.process.poll() is not None or time.monotonic() > self.until
 
-    def finish(self, results: Path) -> None:
-        """End the process if it still runs, and write how it ended."""
+    def finish(self, results: Path, get_facts: Callable[[], dict[str, Any]]) -> None:
+        """End the process if it still runs, and write how it ended, with the facts."""
         late = self.process.poll() is None
         if late:
             self._signal(signal.SIGTERM)  # torchrun passes it on to processes in other sessions
@@ -53,7 +54,8 @@ class _Running:
         self._signal(signal.SIGKILL)  # also what the process may have left behind
         code = self.process.wait()
         outcome = "out of time" if late else "complete" if code == 0 else f"failed, exit code {code}"
-        append(results, self.name, END, {"ended": outcome, "seconds": round(time.monotonic() - self.started, 1)})
+        seconds = round(time.monotonic() - self.started, 1)
+        append(results, self.name, END, {"ended": outcome, "seconds": seconds} | get_facts())
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -61,11 +63,17 @@ class _Running:
 
 
 def run_stages(
-    stages: dict[str, Stage], results: Path, log: Path, seconds: float, after: Callable[[], None] = lambda: None
+    stages: dict[str, Stage],
+    results: Path,
+    log: Path,
+    seconds: float,
+    after: Callable[[], None] = lambda: None,
+    get_facts: Callable[[], dict[str, Any]] = dict,
 ) -> None:
     """Run the stages by name for at most `seconds`: first those that may share the device, then the others in order.
 
-    `after` is called after each stage. Processes are ended when this returns or raises.
+    `after` is called after each stage. What `get_facts` returns is written with how a stage ended. Processes are ended
+    when this returns or raises.
     """
     end = time.monotonic() + seconds
     shared = {name: stage for name, stage in stages.items() if not stage.alone}
@@ -81,9 +89,9 @@ def run_stages(
                 time.sleep(0.05)
                 for part in [part for part in running if part.is_done()]:
                     running.remove(part)
-                    part.finish(results)
+                    part.finish(results, get_facts)
                     after()
         finally:
             for part in running:  # interrupted
-                part.finish(results)
+                part.finish(results, get_facts)
     after()
