@@ -1,8 +1,9 @@
 """The symbol of a convolution: the matrix K(w) by which it acts on a frequency w, with stride phases as channels.
 
-A convolution of stride s is a stride-1 convolution of its s² input phases (polyphase form). Its operator norm on the
-infinite plane is sup_w ||K(w)||. On a periodic grid of N positions it is the maximum over the N frequencies of that
-grid.
+A convolution of stride s is a stride-1 convolution of its input phases (polyphase form), s² of them in two dimensions.
+Its operator norm on the infinite plane is sup_w ||K(w)||. On a periodic grid of N positions it is the maximum over the
+N frequencies of that grid. All functions take kernels of one, two or three spatial dimensions: (O, I, *k) is (O, I, k),
+(O, I, kh, kw) or (O, I, kd, kh, kw).
 """
 
 import itertools
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
 
 from models.kernels.switch import reading_waits
 
@@ -19,30 +21,29 @@ CHUNK = 2**24  # entries of K(w) that are held in memory at once
 SQUARINGS = 4  # between two tests for convergence, if a test makes the host wait
 
 
-def effective_kernel_size(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
+def effective_kernel_size(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
     """Return the size of a kernel including the gaps of its dilation, d (k - 1) + 1 per axis."""
-    kh, kw = (d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
-    return kh, kw
+    return tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
 
 
 def dilate(kernel: Tensor, dilation: Sequence[int]) -> Tensor:
-    """Insert the zeros of a dilation into a kernel: (O, I, kh, kw) -> (O, I, dh (kh - 1) + 1, dw (kw - 1) + 1)."""
-    if tuple(dilation) == (1, 1):
+    """Insert the zeros of a dilation into a kernel: (O, I, *k) -> (O, I, *(d (k - 1) + 1))."""
+    if all(d == 1 for d in dilation):
         return kernel
-    dh, dw = dilation
     out = kernel.new_zeros(*kernel.shape[:2], *effective_kernel_size(kernel.shape[2:], dilation))
-    out[..., ::dh, ::dw] = kernel
+    out[(..., *(slice(None, None, d) for d in dilation))] = kernel
     return out
 
 
 def fold_phases(kernel: Tensor, stride: Sequence[int]) -> Tensor:
-    """Split a kernel into its stride phases: (O, I, kh, kw) -> (O, I, sh, sw, ceil(kh / sh), ceil(kw / sw))."""
-    sh, sw = stride
-    bottom, right = -kernel.shape[2] % sh, -kernel.shape[3] % sw
-    if bottom or right:  # F.pad copies the kernel even if the padding is zero
-        kernel = F.pad(kernel, (0, right, 0, bottom))
-    kernel = kernel.unflatten(3, (-1, sw)).unflatten(2, (-1, sh))  # (O, I, kh', sh, kw', sw)
-    return kernel.permute(0, 1, 3, 5, 2, 4)
+    """Split a kernel into its stride phases: (O, I, *k) -> (O, I, *s, *ceil(k / s))."""
+    missing = [-k % s for k, s in zip(kernel.shape[2:], stride, strict=True)]
+    if any(missing):  # F.pad copies the kernel even if the padding is zero
+        kernel = F.pad(kernel, [side for m in reversed(missing) for side in (0, m)])
+    for axis, s in reversed(list(enumerate(stride, start=2))):
+        kernel = kernel.unflatten(axis, (-1, s))  # at the end (O, I, kh', sh, kw', sw) in two dimensions
+    taps = range(2, kernel.dim(), 2)
+    return kernel.permute(0, 1, *(axis + 1 for axis in taps), *taps)
 
 
 def polyphase_taps(kernel_size: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
@@ -50,23 +51,26 @@ def polyphase_taps(kernel_size: Sequence[int], stride: Sequence[int]) -> tuple[i
     return tuple(-(-k // s) for k, s in zip(kernel_size, stride, strict=True))
 
 
-def padding_sides(conv: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the padding ((top, bottom), (left, right)) of a convolution, with 'same' and 'valid' as numbers."""
-    left, right, top, bottom = conv._reversed_padding_repeated_twice
-    return (top, bottom), (left, right)
+def padding_sides(conv: _ConvNd) -> tuple[tuple[int, int], ...]:
+    """Return the padding (before, after) of a convolution per axis, with 'same' and 'valid' as numbers.
+
+    In two dimensions this is ((top, bottom), (left, right)).
+    """
+    last_axis_first = conv._reversed_padding_repeated_twice
+    return tuple(zip(last_axis_first[::2], last_axis_first[1::2], strict=True))[::-1]
 
 
-def padding_multiplicity(conv: nn.Conv2d, size: Sequence[int] | None) -> int:
+def padding_multiplicity(conv: _ConvNd, size: Sequence[int] | None) -> int:
     """Return how often the padding of `conv` repeats a pixel at most; its square root is the norm of the padding map.
 
-    `size` is the (H, W) of the input. With None the result holds for every size.
+    `size` is that of the input without channels, such as (H, W). With None the result holds for every size.
     """
     if conv.padding_mode == "zeros":
         return 1
     repeats = 1
     for axis, sides in enumerate(padding_sides(conv)):
-        if size is None:
-            repeats *= 1 + max(sides) if conv.padding_mode == "replicate" else 3
+        if size is None:  # replicate padding repeats the only pixel of a map of size 1 on both sides
+            repeats *= 1 + sum(sides) if conv.padding_mode == "replicate" else 3
             continue
         positions = torch.arange(size[axis], dtype=torch.float32)[None, None]
         padded = F.pad(positions, sides, mode=conv.padding_mode).long().flatten()
@@ -77,7 +81,7 @@ def padding_multiplicity(conv: nn.Conv2d, size: Sequence[int] | None) -> int:
 def plane_norm(kernel: Tensor, stride: Sequence[int]) -> float:
     """Return an upper bound of a convolution's norm on the infinite plane, which also holds for any zero padding.
 
-    `kernel` is (O, I, kh, kw), dilated. The bound is the norm on a grid that is fine enough for a Riesz factor below
+    `kernel` is (O, I, *k), dilated. The bound is the norm on a grid that is fine enough for a Riesz factor below
     1.01 per axis, times that factor.
     """
     taps = polyphase_taps(kernel.shape[2:], stride)
@@ -88,19 +92,21 @@ def plane_norm(kernel: Tensor, stride: Sequence[int]) -> float:
 def symbol_norm(kernel: Tensor, stride: Sequence[int], grid: Sequence[int]) -> float:
     """Return max ||K(w)|| over the frequencies of a periodic `grid`, an upper bound tight to 1e-6 (relative).
 
-    `kernel` is (O, I, kh, kw), dilated. It may be larger than the grid; then it wraps around. The computation is in
-    double precision for a kernel of any dtype, since rounding must not push a bound below the true norm.
+    `kernel` is (O, I, *k), dilated. It may be larger than the grid; then it wraps around. The computation is in double
+    precision for a kernel of any dtype, since rounding must not push a bound below the true norm.
     """
-    folded = fold_phases(kernel.double(), stride).flatten(1, 3)  # (O, I s², kh', kw')
+    folded = fold_phases(kernel.double(), stride).flatten(1, len(stride) + 1)  # (O, I prod(s), *k')
     if folded.shape[0] > folded.shape[1]:
         folded = folded.transpose(0, 1)  # the transpose has the same norm and a smaller Gram matrix
-    phases = [_roots_of_unity(m, k, kernel.device) for m, k in zip(grid, folded.shape[2:], strict=True)]
-    half = phases[1][: grid[1] // 2 + 1]  # K(-w) is the conjugate of K(w), so half of the frequencies suffice
-    columns = torch.einsum("oiab,wb->woia", folded.to(half.dtype), half)  # (m_w / 2 + 1, O, I s², kh')
+    roots = [_roots_of_unity(m, k, kernel.device) for m, k in zip(grid, folded.shape[2:], strict=True)]
+    roots[-1] = roots[-1][: grid[-1] // 2 + 1]  # K(-w) is the conjugate of K(w), so half of the frequencies suffice
+    partial = folded.to(roots[0].dtype)[None]  # the sum over the axes so far: (frequencies, O, I prod(s), *k')
+    for axis_roots in reversed(roots[1:]):
+        partial = torch.einsum("foi...a,wa->wfoi...", partial, axis_roots).flatten(0, 1)
     best = 0.0
-    rows = max(1, CHUNK // (columns[..., 0].numel()))
-    for block in phases[0].split(rows):
-        matrices = torch.einsum("woia,ha->hwoi", columns, block).flatten(0, 1)
+    rows = max(1, CHUNK // partial[..., 0].numel())
+    for block in roots[0].split(rows):
+        matrices = torch.einsum("foia,wa->wfoi", partial, block).flatten(0, 1)
         best = max(best, largest_norm(matrices, at_least=best))
     return best
 

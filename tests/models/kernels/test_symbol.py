@@ -73,3 +73,24 @@ def test_padding(mode):
     assert padding_multiplicity(conv, (8, 8)) == known
     assert padding_multiplicity(conv, None) >= known
     assert padding_sides(nn.Conv2d(1, 1, (1, 4), padding="same")) == ((0, 0), (1, 2))
+    # The only pixel of a map of size 1 is repeated on both sides.
+    assert padding_multiplicity(nn.Conv2d(1, 1, 3, padding=5, padding_mode="replicate"), None) == 11 * 11
+
+
+@pytest.mark.parametrize("dimensions", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_one_and_three_dimensions(dimensions, stride, dense_matrix):
+    torch.manual_seed(0)
+    layer_type, side = {1: (nn.Conv1d, 12), 3: (nn.Conv3d, 4)}[dimensions]
+    shape, strides = (2, *[side] * dimensions), [stride] * dimensions
+    circular = layer_type(2, 3, 3, stride, 1, padding_mode="circular", dtype=torch.float64)
+    kernel = circular.weight.detach()
+    truth = torch.linalg.matrix_norm(dense_matrix(circular, shape), 2).item()
+    assert truth * ROUNDING <= symbol_norm(kernel, strides, [side // stride] * dimensions) <= truth * (1 + 2e-6)
+    assert truth * ROUNDING <= plane_norm(kernel, strides)
+    zeros = layer_type(2, 3, 2, stride, 2, dilation=2, dtype=torch.float64)
+    truth = torch.linalg.matrix_norm(dense_matrix(zeros, shape), 2).item()
+    assert truth * ROUNDING <= plane_norm(dilate(zeros.weight.detach(), zeros.dilation), strides)
+    replicated = layer_type(1, 1, 3, padding=(1, 2, 3)[:dimensions], padding_mode="replicate")
+    assert padding_sides(replicated) == tuple((p, p) for p in (1, 2, 3)[:dimensions])
+    assert padding_multiplicity(replicated, shape[1:]) == math.prod(1 + p for p in (1, 2, 3)[:dimensions])
