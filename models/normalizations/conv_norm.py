@@ -265,6 +265,7 @@ class ConvNorm2d(ConvNormLayer):
     """ConvNorm of an `nn.Conv2d`: (B, I, H, W) -> (B, O, H', W'), the shape of the bare convolution."""
 
     conv: nn.Conv2d
+    lipschitz_bound = ConvNormLayer.lipschitz_bound  # it describes this forward pass
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve on the grid, precondition, crop, subsample and apply the affine part."""
@@ -324,6 +325,7 @@ class ConvNormTranspose2d(ConvNormLayer):
     """ConvNorm of an `nn.ConvTranspose2d`: preconditions each output channel and stride phase on the input grid."""
 
     conv: nn.ConvTranspose2d
+    lipschitz_bound = ConvNormLayer.lipschitz_bound  # it describes this forward pass
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (B, I, H, W) to the shape of the bare transposed convolution."""
