@@ -7,7 +7,7 @@ N frequencies of that grid. All functions take kernels of one, two or three spat
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,6 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from models.kernels.eigenvalues import largest_eigenvalue
-
-CHUNK = 2**22  # entries of matrices that are held in memory at once
 
 
 def effective_kernel_size(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
@@ -99,40 +97,73 @@ def symbol_norm(kernel: Tensor, stride: Sequence[int], grid: Sequence[int], grou
     """
     folded = fold_phases(kernel.double(), stride).flatten(1, len(stride) + 1)  # (O, I prod(s) / groups, *k')
     folded, scale = _normalize(folded)
+    if not math.isfinite(scale):
+        return math.inf
     folded = folded.unflatten(0, (groups, -1))
     if folded.shape[1] > folded.shape[2]:
         folded = folded.transpose(1, 2)  # the transpose has the same norm and smaller Gram matrices
-    return scale * math.sqrt(largest_eigenvalue(_gram_matrices(folded, grid)))
+    return scale * math.sqrt(_largest_square(folded, grid))
 
 
-def _gram_matrices(kernel: Tensor, grid: Sequence[int]) -> Iterator[Tensor]:
-    """Yield K(w) K(w)ᴴ for the frequencies w of `grid` and each group, in chunks (F, n, n).
+def _largest_square(kernel: Tensor, grid: Sequence[int]) -> float:
+    """Return an upper bound of the eigenvalues of K(w) K(w)ᴴ for the frequencies w of `grid` and all groups.
 
-    `kernel` is (groups, n, m, *k). K(-w) is the conjugate of K(w), so half of the frequencies suffice.
+    `kernel` is (groups, n, m, *k). K(-w) is the conjugate of K(w), so half of the frequencies suffice. The matrix is
+    the sum of R_l exp(-i w l) over the lags l, with the autocorrelation R of the kernel, except if the frequencies are
+    so few that K(w) itself is cheaper.
     """
     taps = kernel.shape[3:]
     grid = [m if k > 1 else 1 for m, k in zip(grid, taps, strict=True)]  # K(w) is constant along an axis with one tap
-    frequencies = torch.cartesian_prod(*(torch.arange(m) for m in (*grid[:-1], grid[-1] // 2 + 1)))
-    frequencies = frequencies.view(-1, len(grid)).to(kernel.device)
-    places = torch.cartesian_prod(*(torch.arange(k) for k in taps)).view(-1, len(grid)).to(kernel.device)
-    blocks = kernel.flatten(3).movedim(3, 1)  # (groups, T, n, m)
-    size = len(kernel) * kernel.shape[1]
-    direct = 4 * len(frequencies) < len(places) ** 2
-    lags, products = (places, blocks) if direct else _autocorrelation(blocks, places)
-    step = max(1, CHUNK // (size * max(kernel.shape[1:3] if direct else kernel.shape[1:2])))
-    for some in frequencies.split(step):
-        angles = _angles(some, lags, grid)
-        cos, sin = angles.cos(), angles.sin()
-        if direct:
-            symbol = torch.einsum("fl,glnm->gfnm", torch.complex(cos, -sin), products.to(torch.complex128))
-            yield (symbol @ symbol.mH).flatten(0, 1)
-        else:
-            # R_l exp(-i w l) plus its adjoint; the lag 0 counts half
-            real = torch.einsum("fl,glnm->gfnm", cos, products + products.mT)
-            if len(lags) == 1:
-                yield real.flatten(0, 1)
-                return
-            yield torch.complex(real, torch.einsum("fl,glnm->gfnm", sin, products.mT - products)).flatten(0, 1)
+    frequencies = _positions([*grid[:-1], grid[-1] // 2 + 1]).to(kernel.device)
+    places = _positions(taps).to(kernel.device)
+    blocks = kernel.flatten(3).movedim(3, 1)  # the taps (groups, T, n, m)
+    count, unit = len(frequencies) * len(kernel), torch.finfo(torch.float32).eps / 2
+    if 4 * len(frequencies) < len(places) ** 2:
+        taps_of_groups = torch.complex(blocks, torch.zeros_like(blocks))
+
+        def multiply(indices: Tensor, dtype: torch.dtype) -> Tensor:
+            group, where = indices // len(frequencies), indices % len(frequencies)
+            angles = _angles(frequencies[where.to(kernel.device)], places, grid)
+            symbol = _combine(torch.complex(angles.cos(), -angles.sin()), taps_of_groups, group)
+            return _as_complex(symbol @ symbol.mH, dtype)
+
+        square = blocks.flatten(2).norm(dim=2).sum(dim=1).max().item() ** 2  # at least the Frobenius norm of K(w)
+        return largest_eigenvalue(multiply, count, max(kernel.shape[1:3]), unit * square)
+
+    lags, products = _autocorrelation(blocks, places)
+    parts = products + products.mT, products.mT - products
+    single = [part.float() for part in parts]
+
+    def add(indices: Tensor, dtype: torch.dtype) -> Tensor:
+        group, where = indices // len(frequencies), indices % len(frequencies)
+        angles = _angles(frequencies[where.to(kernel.device)], lags, grid)
+        even, odd = parts if dtype is torch.float64 else single
+        real = _combine(angles.cos().to(dtype), even, group)
+        return real if len(lags) == 1 else torch.complex(real, _combine(angles.sin().to(dtype), odd, group))
+
+    # The entries are sums of L products, and the lags have two terms each in the real and in the imaginary part.
+    error = (4 * len(lags) + 12) * unit * products.abs().sum(dim=1).norm(dim=(1, 2)).max().item()
+    return largest_eigenvalue(add, count, kernel.shape[1], error)
+
+
+def _combine(waves: Tensor, parts: Tensor, group: Tensor) -> Tensor:
+    """Return Σ_l waves_fl parts_gl, (F, a, b), for waves (F, L), parts (groups, L, a, b) and the groups g (F,)."""
+    if len(parts) == 1:
+        return (waves @ parts[0].flatten(1)).unflatten(1, parts.shape[2:])
+    combined = waves.new_empty(len(waves), *parts.shape[2:])
+    for g in group.unique().tolist():
+        where = (group == g).nonzero()[:, 0].to(waves.device)
+        combined[where] = (waves[where] @ parts[g].flatten(1)).unflatten(1, parts.shape[2:])
+    return combined
+
+
+def _as_complex(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    return matrices.to(torch.complex64) if dtype is torch.float32 else matrices
+
+
+def _positions(sizes: Sequence[int]) -> Tensor:
+    """Return all positions of a grid, (prod(sizes), axes)."""
+    return torch.cartesian_prod(*(torch.arange(size) for size in sizes)).view(-1, len(sizes))
 
 
 def _autocorrelation(blocks: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,20 +201,28 @@ def largest_norm(matrices: Tensor) -> float:
 
     The result is infinite if an entry is not finite.
     """
-    matrices = matrices.to(torch.complex128 if matrices.is_complex() else torch.float64)
     matrices, scale = _normalize(matrices.reshape(-1, *matrices.shape[-2:]))
-    if matrices.shape[1] > matrices.shape[2]:
-        matrices = matrices.mH
-    step = max(1, CHUNK // matrices[0].numel())
-    return scale * math.sqrt(largest_eigenvalue(part @ part.mH for part in matrices.split(step)))
+    if not math.isfinite(scale):
+        return math.inf
+    wide = matrices.shape[1] <= matrices.shape[2]
+
+    def multiply(indices: Tensor, dtype: torch.dtype) -> Tensor:
+        part = matrices[indices.to(matrices.device)]
+        part = part.to(torch.complex128 if part.is_complex() else torch.float64)
+        gram = part @ part.mH if wide else part.mH @ part
+        return _as_complex(gram, dtype) if gram.is_complex() else gram.to(dtype)
+
+    error = torch.finfo(torch.float32).eps / 2 * matrices.abs().double().square().sum(dim=(1, 2)).max().item()
+    return scale * math.sqrt(largest_eigenvalue(multiply, len(matrices), max(matrices.shape[1:]), error))
 
 
 def _normalize(tensor: Tensor) -> tuple[Tensor, float]:
-    """Return a tensor with entries up to 1, so that products neither overflow nor vanish, and the factor."""
+    """Return a tensor with entries up to 1, so that products neither overflow nor vanish, and the factor.
+
+    The factor is not finite if an entry is not.
+    """
     scale = tensor.abs().max().item() if tensor.numel() else 0.0
-    if not 0 < scale < math.inf:
-        return tensor, 1.0
-    return tensor / scale, scale
+    return (tensor / scale, scale) if scale else (tensor, 1.0)
 
 
 def riesz_factor(taps: Sequence[int], grid: Sequence[int]) -> float:
