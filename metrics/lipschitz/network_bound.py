@@ -42,7 +42,8 @@ class _Bounds:
             id(trace.x): Value(trace.x.shape, trace.x.device, lambda: 1.0),
         }
         if trace.y is not None:
-            self.known[id(trace.y)] = Choice(trace.y.shape, lambda label: label)
+            device = trace.y.device
+            self.known[id(trace.y)] = Choice(trace.y.shape, lambda label: label.to(device))
         for step in trace.steps:
             for output, known in zip(tree_leaves(step.output), self._bound(step), strict=True):
                 self.known[id(output)] = known

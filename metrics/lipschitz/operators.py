@@ -452,8 +452,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _average_pooled),
     **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), _max_pooled),
     **dict.fromkeys(("adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive_max_pooled),
-    "fill": _filled, "zero": _filled, "copy": _copied, "where": _where, "masked_fill": _masked_fill, "_to_copy": _cast, "lerp": _interpolated,
-    "_log_softmax": _log_softmax, "convolution": _convolution,
+    **dict.fromkeys(("fill", "zero"), _filled), "copy": _copied, "where": _where, "masked_fill": _masked_fill,
+    "_to_copy": _cast, "lerp": _interpolated, "_log_softmax": _log_softmax, "convolution": _convolution,
 }  # fmt: skip
 
 

@@ -89,7 +89,6 @@ def record(network: nn.Module, x: Tensor, y: Tensor | None) -> Trace:
     with ExitStack() as contexts:
         for context in (
             torch.no_grad(),
-            torch.autocast(x.device.type, enabled=False),
             plain_kernels(),
             _restored_attributes(network),
             recorder.opaque_modules(),
@@ -100,7 +99,8 @@ def record(network: nn.Module, x: Tensor, y: Tensor | None) -> Trace:
         try:
             outputs = torch.func.functionalize(run)(example, *rest)
         except Exception as error:  # a network that cannot run like this, for any reason
-            raise UntraceableError(recorder.failure or recorder.place(_first_line(error))) from error
+            message = str(error) if isinstance(error, UntraceableError) else recorder.place(_first_line(error))
+            raise UntraceableError(recorder.failure or message) from error
     if recorder.failure is not None:  # and the network has caught the error
         raise UntraceableError(recorder.failure)
     return Trace(example, labels, recorder.steps, outputs)
@@ -126,10 +126,10 @@ class _Recorder(TorchDispatchMode):
         name = str(func.overloadpacket)
         if name == "prim.device":
             return func(*args, **kwargs)
+        opaque = func is torch.ops.convnorm_gan.opaque.default
+        name = self.calls[args[1]].name if opaque else name
         try:
-            if func is torch.ops.convnorm_gan.opaque.default:
-                return self._call(*args)
-            return self._apply(func, name, args, kwargs)
+            return self._call(*args) if opaque else self._apply(func, name, args, kwargs)
         except Exception as error:
             message = str(error) if isinstance(error, UntraceableError) else f"{name} ({_first_line(error)})"
             self.failure = self.failure or self.place(message)

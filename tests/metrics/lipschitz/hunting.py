@@ -1,6 +1,7 @@
 """Random small networks, and a search for a pair of inputs whose outputs differ by more than a bound allows."""
 
 import random
+import warnings
 
 import torch
 from torch import nn
@@ -12,13 +13,13 @@ CHANNELS, SIDE = 4, 6
 SHAPE = (CHANNELS, SIDE, SIDE)
 
 
-def steepest_ratio(network, shape=SHAPE, starts=8, steps=25, seed=0):
+def steepest_ratio(network, shape=SHAPE, starts=8, steps=25, seed=0, scale=1.0):
     """Return the largest ||f(a) - f(b)|| / ||a - b|| that gradient ascent over pairs finds, for all outputs together.
 
     The distance of each pair stays the same: small ones follow the Jacobian, large ones see jumps and saturation.
     """
     generator = torch.Generator().manual_seed(seed)
-    a = torch.randn(starts, *shape, generator=generator, dtype=torch.float64)
+    a = scale * torch.randn(starts, *shape, generator=generator, dtype=torch.float64)
     distance = torch.logspace(-3, 1, starts, dtype=torch.float64)
     direction = torch.randn(a.shape, generator=generator, dtype=torch.float64)
     best = 0.0
@@ -88,7 +89,9 @@ def _conv(choose):
 
 
 def _old_style(layer):
-    layer = spectral_norm(layer) if layer.weight.numel() % 2 == 0 else weight_norm(layer)
+    with warnings.catch_warnings():  # old-style weight norm is deprecated
+        warnings.simplefilter("ignore", FutureWarning)
+        layer = spectral_norm(layer) if layer.dilation == (1, 1) else weight_norm(layer)
     name = "weight_orig" if hasattr(layer, "weight_orig") else "weight_g"
     layer(torch.zeros(1, *SHAPE))
     with torch.no_grad():
