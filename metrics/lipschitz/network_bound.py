@@ -93,7 +93,7 @@ def _choice(step: Step, args: Any, kwargs: Any, index: int) -> Choice:
         count = min(count, len(args[0]))
 
     def evaluate(label: Tensor) -> Tensor:
-        filled, options = tree_map_only(Choice, lambda choice: choice.evaluate(label), (args, kwargs))
+        filled, options = tree_map_only(Choice, lambda choice: choice.at(label), (args, kwargs))
         return tree_leaves(step.function(*filled, **options))[index]
 
     return Choice(shape, evaluate, count)

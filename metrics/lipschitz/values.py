@@ -62,11 +62,16 @@ class Choice:
     """Returns the tensor for labels y (1,), None if it is unknown"""
     count: float = math.inf
 
+    def at(self, label: Tensor) -> Tensor:
+        """Return the tensor for labels y (1,), if it is known."""
+        assert self.evaluate is not None
+        return self.evaluate(label)
+
     def candidates(self) -> list[Tensor] | None:
         """Return the tensor for each label, None if there are infinitely many."""
         if self.evaluate is None or math.isinf(self.count):
             return None
-        return [self.evaluate(torch.tensor([label])) for label in range(int(self.count))]
+        return [self.at(torch.tensor([label])) for label in range(int(self.count))]
 
 
 def schur_bound(shape: Sequence[int], device: Any, maps: Sequence[LinearMap]) -> float:
