@@ -14,12 +14,18 @@ REGULARIZERS: Registry["Regularizer"] = Registry("regularizer")
 
 
 class Batch(NamedTuple):
-    """The inputs of D in one step: images (B, C, H, W) and their labels (B,), or None if there are no labels."""
+    """The inputs of D in one step: images (B, C, H, W) and their labels (B,), or None if there are no labels.
+
+    With augmentation, `x_real` and `x_fake` are the augmented images, and their autograd graphs lead to `raw_real` and
+    `raw_fake`, the images before it.
+    """
 
     x_real: Tensor
     y_real: Tensor | None
     x_fake: Tensor
     y_fake: Tensor | None
+    raw_real: Tensor | None = None
+    raw_fake: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ class R1(Regularizer):
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
         """Return half of the mean squared gradient norm at the real images."""
-        return 0.5 * gradient_norms(D, batch.x_real, batch.y_real).square().mean()
+        return 0.5 * gradient_norms(D, batch.x_real, batch.y_real, batch.raw_real).square().mean()
 
 
 @REGULARIZERS.register("r2")
@@ -28,7 +28,7 @@ class R2(Regularizer):
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
         """Return half of the mean squared gradient norm at the fake images."""
-        return 0.5 * gradient_norms(D, batch.x_fake, batch.y_fake).square().mean()
+        return 0.5 * gradient_norms(D, batch.x_fake, batch.y_fake, batch.raw_fake).square().mean()
 
 
 @REGULARIZERS.register("gradient_penalty")
@@ -64,10 +64,14 @@ class DRAGAN(Regularizer):
         return (gradient_norms(D, perturbed, batch.y_real) - 1).square().mean()
 
 
-def gradient_norms(D: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
-    """Return ||∇ₓ D(x)|| for each image, (B,), differentiable with respect to the parameters of D."""
-    x = x.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(D(x, y).sum(), x, create_graph=True)
+def gradient_norms(D: nn.Module, x: Tensor, y: Tensor | None, raw: Tensor | None = None) -> Tensor:
+    """Return ||∇ₓ D(x)|| for each image, (B,), differentiable with respect to the parameters of D.
+
+    If x was computed from images `raw`, the gradient is with respect to these.
+    """
+    if raw is None:
+        raw = x = x.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(D(x, y).sum(), raw, create_graph=True)
     return gradient.float().flatten(1).norm(dim=1)
 
 
