@@ -22,7 +22,7 @@ SETTLE_STEPS = 20  # further power iterations at the tracked frequencies; five t
 @NORMALIZATIONS.register("spectral_conv")
 @dataclass(frozen=True, kw_only=True)
 class SpectralConvNorm(Normalization):
-    r"""gain W / σ, with σ the norm of the convolution operator, stride included (Farnia et al., ICLR 2019, section 4).
+    r"""gain W / σ, with σ the norm of the convolution operator, stride included (Farnia et al., ICLR 2019).
 
     With the stride phases as input channels, W -> W', the operator is block diagonal in frequency:
 

@@ -32,7 +32,8 @@ class Batch(NamedTuple):
 class Regularizer(ABC):
     """Base class of all penalties on D.
 
-    With `every` = k the training loop applies the penalty at every k-th D step and multiplies it by k.
+    With `every` = k the training loop applies the penalty at every k-th D step and multiplies it by k. It is part of
+    the same update as the loss. StyleGAN2's code makes a separate update for it, and therefore changes Adam's options.
     """
 
     registry: ClassVar[Registry["Regularizer"]] = REGULARIZERS
@@ -40,7 +41,7 @@ class Regularizer(ABC):
     weight: Annotated[float, AT_LEAST_0] = 1.0
     """Factor of the penalty in D's loss"""
     every: Annotated[int, AT_LEAST_1] = 1
-    """Apply at every k-th D step, with k times the weight (lazy regularization, Karras et al. 2020)"""
+    """Apply at every k-th D step, with k times the weight (lazy regularization, Karras et al., CVPR 2020)"""
 
     def is_due(self, d_step: int) -> bool:
         """Return whether the penalty is applied at this D step."""

@@ -1,13 +1,15 @@
-"""The updates of G and D with R3GAN's loss and penalties, against the authors' code."""
+"""The updates of G and D, against the code of the papers' authors."""
 
 import math
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from gan.training.step import update_discriminator, update_generator
+from gan.training.step import training_step, update_discriminator, update_generator
+from models.normalizations.spectral import DividedBySpectralNorm
 
 
 def sines(*shape, scale=1.0):
@@ -121,3 +123,18 @@ def test_other_losses_draw_the_labels_of_fakes(make):
     losses = update_discriminator(experiment, experiment.G, experiment.D, inputs, ())
     expected = experiment.D(experiment.G(sines(6, 4), Y_FAKE), Y_FAKE).mean().item()
     assert losses["logits/fake"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_power_iterations_of_a_training_step(build, monkeypatch):
+    """D sees real and fake images together: 5 + 1 power iterations, where separate passes would do 2 * 5 + 1."""
+    experiment = build("discriminator.normalization=spectral", "train.n_critic=5", "regularizers={r1: null}")
+    counts = Counter()
+    original = DividedBySpectralNorm._iterate
+
+    def count(self, matrix, iterations):
+        counts[self] += iterations
+        original(self, matrix, iterations)
+
+    monkeypatch.setattr(DividedBySpectralNorm, "_iterate", count)
+    training_step(experiment, experiment.G, experiment.D)
+    assert set(counts.values()) == {6}
