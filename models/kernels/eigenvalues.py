@@ -9,7 +9,7 @@ TOLERANCE = 1e-6
 """Relative error of the square root of the result"""
 CHUNK = 2**22  # entries of matrices that are held in memory at once
 POWER_STEPS = 5
-EXACT = 4  # matrices whose eigenvalues are computed at once
+EXACT = 2  # matrices whose eigenvalues are computed at once
 
 Build = Callable[[Tensor, torch.dtype], Tensor]
 
@@ -46,9 +46,11 @@ def _reduce(build: Build, indices: Tensor, dtype: torch.dtype, largest: float, e
         vectors = matrices @ vectors
         growth = vectors.norm(dim=1, keepdim=True)
         vectors = vectors / growth.clamp_min(1e-30)
-    top = growth[:, 0, 0].topk(min(EXACT, len(matrices))).indices.cpu()
-    exact = torch.linalg.eigvalsh(build(indices[top], torch.float64))[:, -1].max().item()
-    largest = max(largest, exact)
+    top = indices[:0]
+    if dtype is torch.float64 or growth.max() > largest:  # otherwise this is not needed to raise `largest`
+        top = growth[:, 0, 0].topk(min(EXACT, len(matrices))).indices.cpu()
+        exact = torch.linalg.eigvalsh(build(indices[top], torch.float64))[:, -1].max().item()
+        largest = max(largest, exact)
     limit = largest * (1 + TOLERANCE)
     # A factorization is exact for a matrix that differs by γ tr(t I - G) at most, with γ = (n + 1) u for real numbers
     # (Rump, BIT 2006), and √2 times as much for complex ones, to first order in the rounding unit u.

@@ -305,6 +305,9 @@ NETWORKS = {
     "transposed": Network(lambda self, x: self.a(x.flatten(2)), a=nn.ConvTranspose1d(3, 4, 4, stride=2)),
     "three dimensions": Network(lambda self, x: self.a(x[:, None]), a=nn.Conv3d(1, 4, 3, padding=1)),
     "circular": Network(lambda self, x: self.a(F.pad(x, (1, 1, 1, 1), mode="circular")), a=conv(3, 4, 3)),
+    "channels last": nn.Sequential(
+        same().to(memory_format=torch.channels_last), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)
+    ),
     "functional": Network(lambda self, x: F.max_pool2d(F.dropout(x, training=self.training), 2, 1)),
     "standardized weight": Network(
         lambda self, x: F.conv2d(x, (self.w - self.w.mean()) / self.w.std()), w=nn.Parameter(torch.randn(4, 3, 3, 3))
