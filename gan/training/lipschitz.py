@@ -8,6 +8,7 @@ from gan.runtime.distributed import local_shard
 from gan.training.experiment import Experiment
 from gan.training.inputs import concatenate_labels
 from metrics.lipschitz import jacobian_singular_values
+from models.calls import call_network
 
 JACOBIAN_POINTS = 4  # latents at which the Jacobian of G is computed
 
@@ -46,7 +47,7 @@ def draw_points(experiment: Experiment) -> tuple[Tensor, Tensor | None]:
     x_real = x_real.to(dtype)
     z, y = inputs.training_latents(size, "lipschitz", step)
     with torch.no_grad():
-        x_fake = experiment.ema.network(z.to(dtype), y)
+        x_fake = call_network(experiment.ema.network, z.to(dtype), y)
     random = inputs.generator("interpolation", step)
     t = local_shard(torch.rand(size, 1, 1, 1, generator=random, device=random.device, dtype=dtype))
     points = torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)])

@@ -13,6 +13,7 @@ from gan.runtime.distributed import average_gradients
 from gan.runtime.precision import autocast, training_precision
 from gan.training.experiment import Experiment
 from gan.training.inputs import UpdateInputs, concatenate_labels
+from models.calls import call_network, get_logits
 
 Penalties = tuple[Regularizer, ...]
 
@@ -109,12 +110,14 @@ def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs:
     experiment.D.requires_grad_(False)
     with autocast(experiment.device, config.train.precision):
         z, y = inputs.latents()
-        logits_fake = D(augment(G(z, y).float(), config.train.augment, inputs.augmentation), y).float()
+        x_fake = augment(call_network(G, z, y).float(), config.train.augment, inputs.augmentation)
+        logits_fake = get_logits(D, x_fake, y).float()
         logits_real = None
         if config.loss.generator_sees_real:
             x_real, y_real = inputs.real_images()
             with torch.no_grad():
-                logits_real = D(augment(x_real, config.train.augment, inputs.augmentation), y_real).float()
+                x_real = augment(x_real, config.train.augment, inputs.augmentation)
+                logits_real = get_logits(D, x_real, y_real).float()
         loss = config.loss.generator(logits_fake, logits_real)
     update_weights(experiment.G, loss, experiment.optimizer_G, experiment.scaler_G)
     experiment.D.requires_grad_(True)
@@ -137,7 +140,7 @@ def draw_batch(inputs: UpdateInputs, G: nn.Module, train: TrainConfig, device: t
     x_real, y_real = inputs.real_images()
     with autocast(device, train.precision), torch.no_grad():
         z, y_fake = inputs.latents()
-        x_fake = G(z, y_fake)
+        x_fake = call_network(G, z, y_fake)
     x_real = augment(x_real, train.augment, inputs.augmentation)
     return Batch(x_real, y_real, augment(x_fake.to(x_real.dtype), train.augment, inputs.augmentation), y_fake)
 
@@ -148,8 +151,9 @@ def discriminate(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     One forward pass serves both, unless D has batch norm, whose statistics would mix the two.
     """
     if any(isinstance(module, _BatchNorm) for module in D.modules()):
-        return D(batch.x_real, batch.y_real), D(batch.x_fake, batch.y_fake)
-    logits = D(torch.cat([batch.x_real, batch.x_fake]), concatenate_labels(batch.y_real, batch.y_fake))
+        return get_logits(D, batch.x_real, batch.y_real), get_logits(D, batch.x_fake, batch.y_fake)
+    x, y = torch.cat([batch.x_real, batch.x_fake]), concatenate_labels(batch.y_real, batch.y_fake)
+    logits = get_logits(D, x, y)
     return logits[: len(batch.x_real)], logits[len(batch.x_real) :]
 
 
