@@ -16,9 +16,9 @@ def get_logits(D: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
     D returns (B,) or (B, 1). Raises ValueError for anything else: other shapes would be summed or broadcast silently.
     """
     logits = call_network(D, x, y)
-    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found not in ((len(x),), (len(x), 1)):
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape not in ((len(x),), (len(x), 1)):
         raise ValueError(
-            f"a discriminator needs to return one logit per input, logits of shape {(len(x),)}, but the shape is {found}"
+            f"a discriminator needs one logit per input, logits of shape {(len(x),)}, but the shape is {shape}"
         )
     return logits.flatten()

@@ -45,13 +45,13 @@ class CalledLayer(nn.Module):
 
 def record_calls(
     model: nn.Module, layers: Mapping[str, nn.Module], example_inputs: tuple[Any, ...]
-) -> tuple[dict[str, tuple[nn.Module, tuple[int, ...]]], dict[str, str]]:
+) -> tuple[dict[str, tuple[nn.Module, torch.Size]], dict[str, str]]:
     """Return each layer as a map of one tensor with the shape of its input, and why other layers are no such map.
 
     Both are by path. Shapes have no batch dimension. A layer that is called several times is recorded at its largest
     input. The model runs once for the example inputs, in evaluation mode.
     """
-    found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {}
+    found: dict[str, tuple[nn.Module, torch.Size]] = {}
     reasons = dict.fromkeys(layers, "its forward pass is never called")
 
     def record(path: str):
@@ -71,7 +71,8 @@ def record_calls(
     finally:
         for handle in handles:
             handle.remove()
-    return found, {path: reason for path, reason in reasons.items() if path not in found}
+    calls = {path: found[path] for path in layers if path in found}
+    return calls, {path: reason for path, reason in reasons.items() if path not in found}
 
 
 def _as_map(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[nn.Module, torch.Size] | str:

@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.host import to_host
 from models.kernels import plain_kernels
 from models.kernels.switch import reading_waits
+from models.overrides import find_override
+from models.protocols import is_composite_layer
 
 LinearMap = Callable[[Tensor], Tensor]
 
@@ -40,18 +44,28 @@ def operator_norm(layer: nn.Module, input_shape: Sequence[int], iterations: int 
 
 
 @torch.no_grad()
-def is_affine(layer: nn.Module, direction: Tensor) -> bool:
+def is_affine(layer: nn.Module, direction: Tensor) -> Tensor:
     """Return whether f(v + 2 u) - f(v) + 2 (f(-u) - f(0)) is 0 for the layer f, as it is for every affine f.
 
     v is `direction`, scaled to entries near 1, and u is v in reverse order. A diverged layer counts as affine, so that
-    its norm is reported as NaN.
+    its norm is reported as NaN. The result is on the device of the layer.
     """
     v = direction * direction.numel() ** 0.5
     u = v.flatten().flip(0).view_as(v)
     values = [join_outputs(layer(x[None]), 1) for x in (v + 2 * u, v, -u, torch.zeros_like(v))]
     deviation = values[0] - values[1] + 2 * (values[2] - values[3])
     scale = torch.stack(values).abs().max().double()
-    return bool(~deviation.isfinite().all() | (deviation.abs().max() <= 1e-3 * scale))
+    return ~deviation.isfinite().all() | (deviation.abs().max() <= 1e-3 * scale)
+
+
+def stays_affine(layer: nn.Module) -> bool:
+    """Return whether an affine layer is affine for all values of its parameters.
+
+    Another layer may be affine by accident, such as a residual block whose branch has a factor of 0 at first.
+    """
+    return is_composite_layer(layer) or (
+        isinstance(layer, _ConvNd | nn.Linear | _BatchNorm) and find_override(layer) is None
+    )
 
 
 def start_vector(layer: nn.Module, input_shape: Sequence[int]) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -18,6 +19,7 @@ from metrics.lipschitz.operator_norm import (
     krylov_space,
     largest_singular_values,
     start_vector,
+    stays_affine,
 )
 from models.kernels import plain_kernels
 from models.protocols import LipschitzBounded, is_composite_layer
@@ -63,8 +65,9 @@ class LipschitzTracker:
     def measure(self) -> dict[str, float]:
         """Return the operator norm of each layer by module path. The model is not changed.
 
-        All layers are measured before the host waits for the device. The norm of a diverged layer is NaN, and so is
-        that of a layer that raises an error, which is reported as a warning.
+        All layers are measured before the host waits for the device. The norm is NaN for a diverged layer; for a layer
+        that is no longer affine, such as a residual block whose branch had a factor of 0 at first; and for a layer that
+        raises an error, which is reported as a warning.
         """
         with eval_mode(self.model), plain_kernels(), parametrize.cached():  # a layer is applied many times
             spaces = {
@@ -79,10 +82,10 @@ class LipschitzTracker:
     def product(self, norms: dict[str, float]) -> float:
         """Return the product of the layers' norms. It is an estimate for a chain of layers, not a bound.
 
-        Each factor is a lower bound, and residual branches are multiplied like layers of a chain. A layer that is
-        called several times counts once. A layer inside a measured layer does not count, nor does a layer of integers such as
-        class labels, which is constant. The product is NaN if a layer that counts has no norm, and for a model that
-        computes its own bound, since it does more than apply its layers.
+        Each factor is a lower bound, and residual branches are multiplied like layers of a chain. A layer counts once,
+        however often it is called. A layer inside a measured layer does not count. Nor does a layer of integers, such
+        as class labels, because it is constant. The product is NaN if a layer that counts has no norm, and for a model
+        that computes its own bound, since it does more than apply its layers.
         """
         unknown = [path for path, reason in self.unmeasured.items() if reason != INTEGERS]
         if isinstance(self.model, LipschitzBounded) or _outermost(unknown, norms):
@@ -104,8 +107,11 @@ class LipschitzTracker:
                 self._vectors[path] = stored.to(vector)
 
     def _krylov_space(self, path: str) -> KrylovSpace:
-        start = self._vectors[path]
-        return krylov_space(*affine_map(self.layers[path], start), start, self.iterations)
+        layer, start = self.layers[path], self._vectors[path]
+        space = krylov_space(*affine_map(layer, start), start, self.iterations)
+        if stays_affine(layer):
+            return space
+        return space._replace(matrix=torch.where(is_affine(layer, start), space.matrix, math.nan))
 
 
 def _find_layers(model: nn.Module) -> dict[str, nn.Module]:

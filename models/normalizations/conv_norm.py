@@ -195,6 +195,10 @@ class ConvNormLayer(nn.Module, ABC):
         """Return whether the convolution is circular on the grid of its own input of `size`."""
         return False
 
+    def get_convolution(self) -> nn.Conv2d | nn.ConvTranspose2d:
+        """Return the convolution that is preconditioned, see `models.protocols.ConvolutionWrapper`."""
+        return self.conv
+
     def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
         """Return an upper bound of the layer's Lipschitz constant in evaluation mode.
 
