@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from metrics.lipschitz.eval_mode import eval_mode, measurable
 from models.kernels import plain_kernels
 
-INTEGERS = "its input is not floating-point"
+INTEGERS = "called with integers"
 """The reason why a table of embeddings, for example, is not measured"""
 
 
@@ -52,7 +52,9 @@ def record_calls(
     input. The model runs once for the example inputs, in evaluation mode.
     """
     found: dict[str, tuple[nn.Module, torch.Size]] = {}
-    reasons = dict.fromkeys(layers, "its forward pass is never called")
+    reasons = dict.fromkeys(layers, "never called")
+    called = {path: layer for path, layer in layers.items() if not isinstance(layer, torch.jit.ScriptModule)}
+    reasons |= dict.fromkeys(layers.keys() - called.keys(), "a ScriptModule, which accepts no hooks")
 
     def record(path: str):
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -64,7 +66,7 @@ def record_calls(
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(record(path), with_kwargs=True) for path, layer in layers.items()]
+    handles = [layer.register_forward_pre_hook(record(path), with_kwargs=True) for path, layer in called.items()]
     try:  # with plain kernels, so that a convolution after upsampling gets the upsampled map
         with eval_mode(model), plain_kernels(), torch.no_grad():
             model(*(measurable(value) if isinstance(value, Tensor) else value for value in example_inputs))
@@ -81,14 +83,14 @@ def _as_map(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     tensors = {place: value for place, value in arguments.items() if isinstance(value, Tensor)}
     inputs = {place: value for place, value in tensors.items() if value.is_floating_point()}
     if not tensors:
-        return "it is called without a tensor"
+        return "called without a tensor"
     if not inputs:
         return INTEGERS
     x = next(iter(inputs.values()))
     if any(value is not x for value in inputs.values()):
-        return "it is called with several tensors"
+        return "called with several tensors"
     if x.dim() == 0 or len(x) == 0:
-        return "its input has no batch dimension"
+        return "called without a batch dimension"
     if tuple(arguments) == (0,):
         return layer, x.shape[1:]
 

@@ -53,7 +53,9 @@ class LipschitzTracker:
             for path, (layer, shape) in calls.items():
                 try:
                     vector = start_vector(layer, shape)
-                    reason = None if is_affine(layer, vector) else "it is not affine in evaluation mode"
+                    reason = None if is_affine(layer, vector) else "not affine"
+                    if reason is None:
+                        krylov_space(*affine_map(layer, vector), vector, 1)  # an error if it is not differentiable
                 except Exception as error:  # the code of any layer may run here
                     reason = describe(error)
                 if reason is None:

@@ -75,6 +75,6 @@ def test_layers_without_a_norm_are_listed_by_reason():
     network.unused = nn.Linear(2, 2)
     network.forward = lambda x: network[3](network[2](network[1](network[0](x))))
     assert explain_unmeasured(LipschitzTracker(network, torch.zeros(1, 4))) == [
-        "no operator norm: 1, 2, 3 (it is not affine in evaluation mode)",
-        "no operator norm: unused (its forward pass is never called)",
+        "no operator norm: 1, 2, 3 (not affine)",
+        "no operator norm: unused (never called)",
     ]

@@ -120,7 +120,7 @@ def test_block_with_a_parameter_of_its_own_does_not_hide_its_layers():
     norms = tracker.measure()
     expected = {"0": 2.0, "0.f": 2.0, "1.f.0": 2.0, "1.f.2": 2.0}
     assert norms == {path: pytest.approx(norm, rel=1e-6) for path, norm in expected.items()}
-    assert tracker.unmeasured == {"1": "it is not affine in evaluation mode"}
+    assert tracker.unmeasured == {"1": "not affine"}
     assert math.isnan(tracker.product(norms))  # the parameter of the block is a factor that is not known
     tracker = LipschitzTracker(nn.Sequential(affine, nn.ReLU(), double(3)), torch.zeros(1, 3))
     assert tracker.product(tracker.measure()) == pytest.approx(2 * 2)  # the layer inside the block does not count
@@ -223,12 +223,12 @@ def test_unusual_layers_do_not_hide_the_others():
     tracker = LipschitzTracker(network, torch.randn(2, 3, 4))
     norms = tracker.measure()
     assert tracker.unmeasured == {
-        "embedding": "its input is not floating-point",
-        "attention": "it is not affine in evaluation mode",
-        "attention.out_proj": "its forward pass is never called",
-        "lstm": "it is not affine in evaluation mode",
-        "bilinear": "it is called with several tensors",
-        "never": "its forward pass is never called",
+        "embedding": "called with integers",
+        "attention": "not affine",
+        "attention.out_proj": "never called",
+        "lstm": "not affine",
+        "bilinear": "called with several tensors",
+        "never": "never called",
     }
     shared = operator_norm(network.shared, (1, 12))  # at its largest input
     assert norms == {
@@ -243,6 +243,21 @@ def test_unusual_layers_do_not_hide_the_others():
     assert math.isnan(tracker.product(norms))
     for path, layer in tracker.layers.items():
         assert singular_values(layer, tracker.input_shapes[path]).max().item() == pytest.approx(norms[path], rel=1e-3)
+
+
+class Detached(Fragile):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_layers_that_cannot_be_differentiated_or_hooked_are_not_measured():
+    scripted = torch.jit.script(nn.Linear(3, 3))
+    tracker = LipschitzTracker(nn.Sequential(double(3), Detached(), scripted), torch.zeros(1, 3))
+    assert list(tracker.unmeasured) == ["1", "2"]
+    assert tracker.unmeasured["1"].startswith("RuntimeError: ")
+    assert tracker.unmeasured["2"] == "a ScriptModule, which accepts no hooks"
+    assert tracker.measure() == {"0": pytest.approx(2, rel=1e-6)}
 
 
 def test_layer_that_raises_an_error_is_not_measured():
