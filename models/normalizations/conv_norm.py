@@ -35,7 +35,7 @@ AFFINE_GRID = 64  # frequencies per axis at which the response of the affine ker
 @NORMALIZATIONS.register("conv_norm")
 @dataclass(frozen=True, kw_only=True)
 class ConvNorm(Normalization):
-    r"""Scales each output channel of a convolution at each frequency, so that it is a co-isometry (paper, eq. 3-5).
+    r"""Scales each output channel of a convolution at each frequency, so that it is a co-isometry.
 
     With ^ the 2-D DFT on a grid on which the linear convolution is circular,
 
