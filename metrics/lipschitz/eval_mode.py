@@ -23,7 +23,8 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         for device_type in {"cpu", *(tensor.device.type for tensor in tensors)}:
-            stack.enter_context(torch.autocast(device_type, enabled=False))
+            if torch.amp.is_autocast_available(device_type):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
         try:
             network.eval()
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from metrics.lipschitz.calls import CalledLayer
@@ -38,6 +39,8 @@ class CircularConvolution(NamedTuple):
     """Stride-1 kernel of each group (G, a, b, *taps), with stride phases as channels; it wraps around the grid"""
     grid: tuple[int, ...]
     """Positions per axis"""
+    count: int
+    """Singular values per frequency and group; there may be more than min(a, b), which are then 0"""
     is_layer: bool
     """Whether its singular values are those of the layer, whose padding then makes no difference"""
 
@@ -66,7 +69,7 @@ class CircularConvolution(NamedTuple):
 
 
 def read_convolution(layer: nn.Module, input_shape: Sequence[int]) -> CircularConvolution | None:
-    """Return the circular convolution with the weight of a convolution or linear layer of `torch.nn`.
+    """Return the circular convolution with the weight of a convolution, linear layer or batch norm of `torch.nn`.
 
     It is on the map of the input, or on a coarser one if its singular values are too expensive. None for other layers,
     and for those that may compute something else than their type says.
@@ -75,18 +78,26 @@ def read_convolution(layer: nn.Module, input_shape: Sequence[int]) -> CircularCo
     if find_override(layer) is not None:
         return None
     if isinstance(layer, nn.Linear):
-        return _limit(CircularConvolution(layer.weight[None, ..., None], (math.prod(input_shape[:-1]),), is_layer=True))
+        grid = (math.prod(input_shape[:-1]),)
+        return _limit(CircularConvolution(layer.weight[None, ..., None], grid, min(layer.weight.shape), is_layer=True))
+    if isinstance(layer, _BatchNorm) and layer.running_var is not None:  # a depthwise 1x1 convolution
+        scale = (layer.running_var + layer.eps).rsqrt() * (1 if layer.weight is None else layer.weight)
+        return CircularConvolution(scale[:, None, None, None], (math.prod(input_shape[1:]),), 1, is_layer=True)
     if not isinstance(layer, _ConvNd) or len(input_shape) != len(layer.kernel_size) + 1:
         return None
-    kernel = fold_phases(dilate(layer.weight, layer.dilation), layer.stride).flatten(1, 1 + len(layer.stride))
+    kernel = dilate(layer.weight, layer.dilation)
+    size = kernel.shape[2:]
+    steps = [min(s, k) for s, k in zip(layer.stride, size, strict=True)]  # the kernel is 0 at other phases
+    kernel = fold_phases(kernel, steps).flatten(1, 1 + len(steps))
     kernel = kernel.unflatten(0, (layer.groups, -1))  # (G, O / G, I / G phases, *taps), or with I and O swapped
+    count = min(kernel.shape[1], layer.weight.shape[1] * math.prod(layer.stride))
     if isinstance(layer, _ConvTransposeNd):  # the adjoint has the same singular values
         grid = tuple(input_shape[1:])
         is_layer = all(k == 1 and p == 0 for k, p in zip(kernel.shape[3:], layer.padding, strict=True))
     else:
         grid = tuple(-(-n // s) for n, s in zip(input_shape[1:], layer.stride, strict=True))
         is_layer = _is_circular(layer, input_shape[1:], kernel.shape[3:])
-    return _limit(CircularConvolution(kernel, grid, is_layer))
+    return _limit(CircularConvolution(kernel, grid, count, is_layer))
 
 
 def measure_convolution(layer: nn.Module, input_shape: Sequence[int]) -> CircularConvolution | None:
@@ -121,7 +132,8 @@ def measure_convolution(layer: nn.Module, input_shape: Sequence[int]) -> Circula
     if upsamples:
         kernel = fold_phases(kernel, conv.stride).movedim(1, 1 + len(steps)).flatten(0, len(steps))
     kernel = kernel.unflatten(0, (conv.groups, -1))
-    return _limit(CircularConvolution(kernel, tuple(kernel.shape[3:]), is_layer=False))
+    grid = tuple(kernel.shape[3:])
+    return _limit(CircularConvolution(kernel, grid, min(kernel.shape[1:3]), is_layer=False))
 
 
 def _is_circular(conv: _ConvNd, size: Sequence[int], taps: Sequence[int]) -> bool:

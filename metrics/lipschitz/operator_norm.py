@@ -39,7 +39,7 @@ def operator_norm(layer: nn.Module, input_shape: Sequence[int], iterations: int 
         if not is_affine(layer, start):
             raise ValueError(f"{type(layer).__name__} is not affine in evaluation mode: it has no operator norm")
         space = krylov_space(*affine_map(layer, start), start, iterations)
-    ((sigma, _),) = largest_singular_values([space])
+        ((sigma, _),) = largest_singular_values([space])
     return sigma
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metrics.lipschitz.eval_mode import eval_mode
@@ -61,7 +62,8 @@ def stable_rank(values: Tensor) -> float:
 
 def _values_of_convolution(convolution: CircularConvolution) -> Tensor:
     symbols, repeats = convolution.symbols()
-    values = _singular_values(symbols).flatten(1)  # (F, G a)
+    values = _singular_values(symbols)  # (F, G, min(a, b))
+    values = F.pad(values, (0, convolution.count - values.shape[2])).flatten(1)
     total = math.prod(convolution.grid)  # given, so that the host does not wait for the sum of the repeats
     return values.repeat_interleave(repeats, dim=0, output_size=total).flatten().sort(descending=True).values
 

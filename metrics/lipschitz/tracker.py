@@ -75,9 +75,10 @@ class LipschitzTracker:
             spaces = {
                 path: attempt(f"the norm of {path}", partial(self._krylov_space, path), None) for path in self.layers
             }
-        measured = {path: space for path, space in spaces.items() if space is not None}
+            measured = {path: space for path, space in spaces.items() if space is not None}
+            results = largest_singular_values(list(measured.values()))
         norms = dict.fromkeys(spaces, math.nan)
-        for path, (norm, vector) in zip(measured, largest_singular_values(list(measured.values())), strict=True):
+        for path, (norm, vector) in zip(measured, results, strict=True):
             norms[path], self._vectors[path] = norm, vector.view(self.input_shapes[path])
         return norms
 
