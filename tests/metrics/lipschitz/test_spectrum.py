@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,14 @@ from torch import nn
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from metrics.lipschitz import frequencies, singular_values, stable_rank
+from gan.config import Config
+from gan.options.loader import load_config
+from metrics.lipschitz import LipschitzTracker, frequencies, singular_values, stable_rank
 from metrics.lipschitz.spectrum import is_exact
+from models import ImageShape, build_discriminator
 from models.normalizations.conv_norm import ConvNorm
+
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def dense_values(layer, shape):
@@ -172,3 +178,26 @@ def test_stable_rank():
 def test_layer_that_is_not_affine():
     assert singular_values(nn.GELU(), (4,)).isnan().all()
     assert singular_values(nn.GroupNorm(1, 4), (4, 2, 2)).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "overrides"),
+    [
+        ("cifar10/r3gan", 32, ["discriminator.width=32"]),  # the basis, a 4x4 kernel on a 4x4 map, has no smaller map
+        ("stl10/sngan_resnet_mimicry", 48, []),
+    ],
+)
+def test_every_layer_of_a_recipe_has_a_spectrum(monkeypatch, name, side, overrides):
+    def values_without_svd(matrices):
+        return torch.zeros(*matrices.shape[:-2], min(matrices.shape[-2:]))
+
+    config = load_config(Config, CONFIGS / f"{name}.yaml", overrides)
+    D = build_discriminator(config.discriminator, ImageShape(3, side))
+    tracker = LipschitzTracker(D, torch.zeros(1, 3, side, side))
+    assert not tracker.unmeasured
+    monkeypatch.setattr("metrics.lipschitz.spectrum._singular_values", values_without_svd)
+    for path, layer in tracker.layers.items():
+        shape = tracker.input_shapes[path]
+        # The number of values is that of a dense matrix: none is measured on a smaller map.
+        outputs = layer(torch.zeros(1, *shape)).numel()
+        assert len(singular_values(layer, shape)) == min(math.prod(shape), outputs), path
