@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from metrics.lipschitz.calls import CalledLayer
+from metrics.lipschitz.layer_calls import CalledLayer
 from metrics.lipschitz.operator_norm import join_outputs, own_tensor
 from models.kernels.symbol import dilate, effective_kernel_size, fold_phases, padding_sides
 from models.overrides import find_override

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from metrics.lipschitz.attempt import attempt, describe
-from metrics.lipschitz.calls import INTEGERS, record_calls
 from metrics.lipschitz.eval_mode import eval_mode
+from metrics.lipschitz.layer_calls import INTEGERS, record_calls
 from metrics.lipschitz.operator_norm import (
     KrylovSpace,
     affine_map,
