@@ -5,10 +5,9 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
-from models.normalizations.weight_matrices import Layout, clamp_positive, get_weight
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
+from models.normalizations.weight_matrices import SMALLEST_DIVISOR, Layout, divisor, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 
@@ -36,7 +35,7 @@ class ONI(Normalization):
 
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Reparametrize `layer.weight` and return the layer."""
-        return parametrize.register_parametrization(layer, "weight", NewtonOrthogonalization(layer, self))
+        return reparametrize(layer, NewtonOrthogonalization(layer, self))
 
 
 class NewtonOrthogonalization(Parametrization):
@@ -56,7 +55,7 @@ class NewtonOrthogonalization(Parametrization):
         z = z.unflatten(1, (self.blocks, -1)).flatten(0, 1)  # (g blocks, rows, columns)
         if z.shape[2] > 1:
             z = z - z.mean(dim=2, keepdim=True)
-        v = z / clamp_positive((z @ z.mT).norm(dim=(1, 2), keepdim=True)).sqrt()
+        v = z / divisor((z @ z.mT).norm(dim=(1, 2), keepdim=True), SMALLEST_DIVISOR**2).sqrt()
         s = v @ v.mT
         # B_t+1 = B_t (3/2 I - 1/2 B_t S B_t), with S B_t updated separately. The paper's form is equal in exact
         # arithmetic, but its rounding errors grow with T.
@@ -66,6 +65,13 @@ class NewtonOrthogonalization(Parametrization):
             step = 1.5 * eye - 0.5 * (b @ sb)
             b, sb = step @ b, sb @ step
         return self.layout.restore(self.options.scale * (b @ v), weight)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Raise NotImplementedError: Newton's iteration has no inverse in closed form."""
+        raise NotImplementedError(
+            "oni cannot find the tensor whose normalized weight is a given one; assign to"
+            " layer.parametrizations.weight.original instead of layer.weight"
+        )
 
     def extra_repr(self) -> str:
         """Show the options."""
