@@ -33,7 +33,7 @@ def fold_taps(kernel: Tensor, stride: Sequence[int], dilation: Sequence[int]) ->
     index = [[x % s for x in axis] for axis, s in zip(pixels, stride, strict=True)]
     index += [[p.index(x // s) for x in axis] for axis, s, p in zip(pixels, stride, positions, strict=True)]
     mode = fake_mode(kernel)
-    grids = [_axis(tuple(v), i % len(size), len(size), kernel.device, mode) for i, v in enumerate(index)]
+    grids = tuple(_axis(tuple(v), i % len(size), len(size), kernel.device, mode) for i, v in enumerate(index))
     return folded.index_put(grids, kernel.movedim((0, 1), (-2, -1))).movedim((-2, -1), (0, 1)), positions
 
 

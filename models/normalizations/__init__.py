@@ -12,10 +12,23 @@ from torch import nn
 
 from models.normalizations.base import NORMALIZATIONS, Normalization
 from models.normalizations.none import NoNormalization
-from models.normalizations.selection import check_no_string, describe_untouched, untouched_parameters
+from models.normalizations.selection import (
+    check_no_string,
+    describe_weights,
+    is_chosen,
+    untouched_parameters,
+    untouched_weights,
+)
 from models.registry import import_submodules
 
-__all__ = ["NORMALIZATIONS", "Normalization", "build_normalization", "normalize", "untouched_parameters"]
+__all__ = [
+    "NORMALIZATIONS",
+    "Normalization",
+    "build_normalization",
+    "describe_untouched",
+    "normalize",
+    "untouched_parameters",
+]
 
 import_submodules(sys.modules[__name__])
 
@@ -65,9 +78,21 @@ def normalize(
         check_no_string(include)
         normalization = replace(normalization, include=tuple(include))
     normalized = normalization.apply(network, types, exclude)
-    if isinstance(normalization, NoNormalization):
-        return normalized
     skipped = () if types is None else normalization.types
-    if note := describe_untouched(normalized, normalization.include, (*normalization.exclude, *exclude), skipped):
-        logger.warning("%s: %s", normalization.name, note)
+    forgotten = {
+        name: weight
+        for name, weight in untouched_weights(normalized).items()
+        if is_chosen(path := name.rpartition(".")[0], normalization.include, (*normalization.exclude, *exclude))
+        and not isinstance(normalized.get_submodule(path), skipped)
+    }
+    if forgotten and not isinstance(normalization, NoNormalization):
+        logger.warning("%s: %s", normalization.name, describe_weights(normalized, forgotten))
     return normalized
+
+
+def describe_untouched(network: nn.Module, normalization: Normalization) -> str | None:
+    """Return one line on the weights of a network that `normalization` left as they are, or None if there are none."""
+    weights = untouched_weights(network)
+    if not weights or isinstance(normalization, NoNormalization):
+        return None
+    return f"{normalization.name}: {describe_weights(network, weights)}"

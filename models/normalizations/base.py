@@ -13,6 +13,8 @@ from torch.nn.utils import parametrize
 from models.normalizations.layers import Parametrization, Wrapper
 from models.normalizations.obstacles import find_obstacle_to_parametrization
 from models.normalizations.selection import check_no_string, select_layers
+from models.normalizations.tying import find_shared_weights, share_parametrizations
+from models.normalizations.weight_matrices import get_weight
 from models.registry import Registry
 
 __all__ = ["LAYER_TYPES", "NORMALIZATIONS", "Normalization", "Parametrization", "Wrapper", "reparametrize"]
@@ -79,16 +81,18 @@ class Normalization(ABC):
 
         `types` is a part of the types that this normalization accepts, by default all of them. Raises TypeError for a
         string instead of a sequence of patterns. Raises ValueError, and changes nothing, if a pattern matches no layer,
-        if a layer cannot be normalized, or if no layer is left to normalize.
+        if a layer cannot be normalized, or if no layer is left to normalize. Weights that layers share stay shared.
         """
+        layers, shared = self.select(network, types, exclude), find_shared_weights(network)
         replaced: dict[nn.Module, nn.Module] = {}
-        for path, layer in self.select(network, types, exclude).items():
+        for path, layer in layers.items():
             if layer not in replaced:
                 replaced[layer] = self.normalize(layer)
             if not path:
                 return replaced[layer]
             parent, _, name = path.rpartition(".")
             setattr(network.get_submodule(parent), name, replaced[layer])
+        share_parametrizations(shared)
         return network
 
 
@@ -100,7 +104,7 @@ def reparametrize(layer: nn.Module, parametrization: Parametrization, unsafe: bo
     """
     if obstacle := find_obstacle_to_parametrization(layer):
         raise ValueError(f"{type(layer).__name__} cannot be normalized: {obstacle}")
-    if parametrize.is_parametrized(layer, "weight") and hasattr(parametrization, "right_inverse"):
+    if parametrize.is_parametrized(layer, "weight"):
         with torch.no_grad(), suppress(NotImplementedError):  # computes the state; PyTorch calls it for a plain weight
-            parametrization.right_inverse(layer.weight)
+            parametrization.right_inverse(get_weight(layer))
     return parametrize.register_parametrization(layer, "weight", parametrization, unsafe=unsafe)

@@ -74,7 +74,8 @@ class GradientNormalized(Wrapper):
             raise RuntimeError("gradient normalization computes a gradient, which torch.jit.trace cannot record")
         differentiable = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
-            x, y = (t.clone() if t is not None and t.is_inference() else t for t in (x, y))
+            x = x.clone() if x.is_inference() else x
+            y = y.clone() if y is not None and y.is_inference() else y
             if not (differentiable and x.requires_grad):
                 x = x.detach().requires_grad_(True)
             logits = self.network(x) if y is None else self.network(x, y)

@@ -21,6 +21,13 @@ class Parametrization(nn.Module):
         with switch.without_autocast(tensors[0].device):
             return super().__call__(*tensors)
 
+    def right_inverse(self, weight: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the tensors to store for a new weight. Raises NotImplementedError where there is no inverse."""
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot find the tensor whose normalized weight is a given one; assign to"
+            " layer.parametrizations.weight.original instead of layer.weight"
+        )
+
 
 class Wrapper(nn.Module, ABC):
     """Base class of modules that normalize a layer or a network from outside.
@@ -38,8 +45,6 @@ class Wrapper(nn.Module, ABC):
     def trace(self, *arguments: Any) -> fx.Proxy:
         """Record a call of this module as a node of the graph that `torch.fx` traces, as for PyTorch's own layers."""
         tracer = next(argument.tracer for argument in arguments if isinstance(argument, fx.Proxy))
-        if tracer.root is self:
-            raise TypeError(
-                f"torch.fx can trace a network that contains {type(self).__name__}, but not the layer alone"
-            )
+        if not isinstance(tracer, fx.Tracer) or tracer.root is self:
+            raise TypeError(f"torch.fx traces a network that contains {type(self).__name__}, but not the layer alone")
         return tracer.create_proxy("call_module", tracer.path_of_module(self), arguments, {})

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from models.kernels.symbol import effective_kernel_size
@@ -39,14 +39,16 @@ def find_obstacle_to_parametrization(layer: nn.Module) -> str | None:
     parametrized = parametrize.is_parametrized(layer, "weight")
     if not parametrized and "weight" not in layer._parameters and "weight" not in layer._buffers:
         return "its weight is no parameter, but computed by other code"
-    if isinstance(layer._parameters.get("weight"), UninitializedTensorMixin):
+    if isinstance(layer._parameters.get("weight"), UninitializedParameter):
         return "its weight is not initialized; run a forward pass first"
     if layer._forward_pre_hooks:
         return "it has a forward pre-hook, which may change its weight"
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
         return "max_norm changes its weight in place"
     override = find_override(layer)
-    return None if override is None or _computes_with_its_weight(layer) else override
+    if override is None or _computes_with_its_weight(layer):
+        return None
+    return f"{override}, which does not compute with a parametrized weight as with a plain one"
 
 
 def find_obstacle_to_wrapping(layer: nn.Module) -> str | None:

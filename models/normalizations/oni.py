@@ -66,13 +66,6 @@ class NewtonOrthogonalization(Parametrization):
             b, sb = step @ b, sb @ step
         return self.layout.restore(self.options.scale * (b @ v), weight)
 
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """Raise NotImplementedError: Newton's iteration has no inverse in closed form."""
-        raise NotImplementedError(
-            "oni cannot find the tensor whose normalized weight is a given one; assign to"
-            " layer.parametrizations.weight.original instead of layer.weight"
-        )
-
     def extra_repr(self) -> str:
         """Show the options."""
         return f"iterations={self.options.iterations}, scale={self.options.scale:g}, blocks={self.blocks}"

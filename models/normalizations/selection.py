@@ -46,7 +46,7 @@ def select_layers(
     layers = find_layers(network)
     candidates = {path: layer for path, layer in layers.items() if isinstance(_unwrap(layer), normalization.types)}
     check_patterns(network, layers, include, exclude)
-    for pattern in include:
+    for pattern in include if tuple(include) != ("*",) else ():
         matched = {path: layer for path, layer in layers.items() if fnmatchcase(path, pattern)}
         if matched and not matched.keys() & candidates.keys():
             raise ValueError(f"{name} cannot normalize {_describe(matched)}: {accepted}")
@@ -108,26 +108,16 @@ def untouched_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in network.named_parameters() if parameter not in touched}
 
 
-def describe_untouched(
-    network: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = (), left_out: Types = ()
-) -> str | None:
-    """Return one line on the weights that no normalization covers, or None if there are none.
+def untouched_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the `untouched_parameters` of several dimensions, that is without biases and the like."""
+    return {name: parameter for name, parameter in untouched_parameters(network).items() if parameter.dim() > 1}
 
-    Weights are parameters of several dimensions. Those that the patterns leave out are not mentioned, nor those of
-    layers of the types `left_out`.
-    """
-    untouched = untouched_parameters(network)
-    owners = {name: name.rpartition(".")[0] for name, parameter in untouched.items() if parameter.dim() > 1}
-    weights = [
-        name
-        for name, path in owners.items()
-        if is_chosen(path, include, exclude) and not isinstance(network.get_submodule(path), left_out)
-    ]
-    if not weights:
-        return None
+
+def describe_weights(network: nn.Module, weights: Mapping[str, nn.Parameter]) -> str:
+    """Return one line that counts and lists the weights of a network that are not normalized."""
     total = sum(parameter.numel() for parameter in network.parameters())
-    share = sum(untouched[name].numel() for name in weights)
-    return f"not normalized are {len(weights)} weights with {share} of {total} parameters: {_join(weights)}"
+    share = sum(parameter.numel() for parameter in weights.values())
+    return f"{len(weights)} weights with {share} of {total} parameters are not normalized: {_join(list(weights))}"
 
 
 def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:

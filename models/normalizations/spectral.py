@@ -87,7 +87,10 @@ class DividedBySpectralNorm(Parametrization):
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Return `weight`, which is its own normalized weight if its norm is 1."""
-        self._iterate(self._matrix(weight), INITIAL_ITERATIONS)
+        matrix = self._matrix(weight)
+        sigma = torch.vdot(self._u, torch.mv(matrix, self._v))
+        if not torch.isclose(sigma, torch.ones_like(sigma)):  # else the vectors fit, as those of `layer.weight` itself
+            self._iterate(matrix, INITIAL_ITERATIONS)
         return weight
 
     def extra_repr(self) -> str:

@@ -1,6 +1,5 @@
 """Weight normalization (Salimans & Kingma, NeurIPS 2016)."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
 from models.normalizations.obstacles import find_normalization
+from models.normalizations.tying import find_shared_weights
 from models.normalizations.weight_matrices import Layout, divisor, random_directions
 
 
@@ -41,7 +41,7 @@ class WeightNorm(Normalization):
     ) -> dict[str, nn.Module]:
         """Return the layers that `apply` normalizes. Raises ValueError if a weight would not stay shared."""
         layers = super().select(network, types, exclude)
-        for users in _find_shared_weights(network):
+        for users in find_shared_weights(network):
             chosen = [path for path, layer in users.items() if path in layers]
             layouts = {Layout.from_layer(layer) for layer in users.values()}
             if chosen and (len(chosen) < len(users) or len(layouts) > 1):
@@ -50,17 +50,6 @@ class WeightNorm(Normalization):
                     " same layout of the weight, or exclude all"
                 )
         return layers
-
-    def apply(
-        self, network: nn.Module, types: tuple[type[nn.Module], ...] | None = None, exclude: Sequence[str] = ()
-    ) -> nn.Module:
-        """Normalize every layer of `network` in place, and return it; see `Normalization.apply`."""
-        shared = _find_shared_weights(network)
-        normalized = super().apply(network, types, exclude)
-        for first, *others in (users.values() for users in shared):
-            for other in others if parametrize.is_parametrized(first, "weight") else ():
-                other.get_submodule("parametrizations")["weight"] = first.get_submodule("parametrizations")["weight"]  # pyright: ignore
-        return normalized
 
 
 class ScaledDirection(Parametrization):
@@ -87,13 +76,3 @@ class ScaledDirection(Parametrization):
         shape = [1] * weight.dim()
         shape[1 if self.layout.transposed else 0] = -1
         return norm.view(shape), v
-
-
-def _find_shared_weights(network: nn.Module) -> list[dict[str, nn.Module]]:
-    """Return the modules that use each shared weight, by path, for every parameter of more than one module."""
-    users: dict[nn.Parameter, dict[str, nn.Module]] = defaultdict(dict)
-    for path, module in network.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                users[parameter][path] = module
-    return [modules for modules in users.values() if len(modules) > 1]
