@@ -34,7 +34,7 @@ FASTER = 3.0  # bar: how many times faster than the paper's algorithm as written
 
 
 class Transcription(nn.Module):
-    """ConvNorm as the paper writes it (Algorithm 1): the FFT of all kernels at every pass, no saving anywhere."""
+    """ConvNorm as the paper writes it: the FFT of all kernels at every pass, no saving anywhere."""
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()

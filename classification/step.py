@@ -32,7 +32,7 @@ def training_step(experiment: Experiment, x: Tensor, y: Tensor) -> dict[str, Ten
     """Update the classifier once and return its loss without penalties, and its accuracy (%), as scalars on the device.
 
     x (B, C, H, W) are images in [0, 1] with labels y (B,). In free adversarial training the same backward pass also
-    updates the perturbation (Shafahi et al., NeurIPS 2019, algorithm 1).
+    updates the perturbation (Shafahi et al., NeurIPS 2019).
     """
     with training_precision(experiment.config.train.precision):
         return _update(experiment, x, y)

@@ -1,4 +1,4 @@
-"""Fréchet distance between Gaussian fits of two sets of features (Heusel et al., NeurIPS 2017, eq. 6).
+"""Fréchet distance between Gaussian fits of two sets of features (Heusel et al., NeurIPS 2017).
 
 All computations use double precision. In single precision, the distance between small sets has an error of about 1%.
 """

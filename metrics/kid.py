@@ -1,4 +1,4 @@
-"""Kernel inception distance (Bińkowski et al., ICLR 2018, sec. 4)."""
+"""Kernel inception distance (Bińkowski et al., ICLR 2018)."""
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ def kid(fake: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000,
 
 
 def _squared_mmd(x: Tensor, y: Tensor) -> Tensor:
-    """Return the unbiased squared MMD between two sets (m, d) (Gretton et al., JMLR 2012, eq. 3)."""
+    """Return the unbiased squared MMD between two sets (m, d) (Gretton et al., JMLR 2012)."""
     count = len(x)
     within = sum(_kernel(z, z).sum() - (z.square().mean(dim=1) + 1).pow(3).sum() for z in (x, y))
     return within / (count * (count - 1)) - 2 * _kernel(x, y).mean()

@@ -13,8 +13,8 @@ def precision_recall(fake: Tensor, real: Tensor, neighbors: int = 3) -> tuple[fl
 
     The neighborhood of a feature is the ball whose radius is the distance to its k-th nearest neighbor in the same set,
     where k is `neighbors`. Precision is the fraction of fake features in the neighborhood of any real feature. Recall
-    is the fraction of real features in the neighborhood of any fake feature (Kynkäänniemi et al., NeurIPS 2019, eq. 1
-    and 2). Raises ValueError if there are too few features or if the dimensions differ.
+    is the fraction of real features in the neighborhood of any fake feature (Kynkäänniemi et al., NeurIPS 2019).
+    Raises ValueError if there are too few features or if the dimensions differ.
     """
     fake_radii, real_radii = _get_radii(fake, neighbors), _get_radii(real, neighbors)
     precise, recalled = real_radii.new_zeros(()), torch.zeros_like(real_radii, dtype=torch.bool)
@@ -25,7 +25,7 @@ def precision_recall(fake: Tensor, real: Tensor, neighbors: int = 3) -> tuple[fl
 
 
 def density_coverage(fake: Tensor, real: Tensor, neighbors: int = 5) -> tuple[float, float]:
-    """Return density and coverage of features (N, d) and (M, d) (Naeem et al., ICML 2020, eq. 4 and 5).
+    """Return density and coverage of features (N, d) and (M, d) (Naeem et al., ICML 2020).
 
     Density is the mean number of real neighborhoods that contain a fake feature, divided by `neighbors`. It can exceed
     1. Coverage is the fraction of real neighborhoods that contain at least one fake feature. Both are close to 1 if

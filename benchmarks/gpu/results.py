@@ -37,12 +37,14 @@ def collect(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
 def write_json(file: Path, name: str, stages: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Write results as the file of a GPU, and return the stages in it.
 
-    Stages that are in the file already and were not run again are kept.
+    Stages that are in the file already are kept if they were not run again, or if that run measured nothing.
     """
     earlier = json.loads(file.read_text(encoding="utf-8"))["stages"] if file.exists() else {}
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")
-    stages = earlier | stages
+    stages = earlier | {
+        stage: results for stage, results in stages.items() if stage not in earlier or set(results) - {END}
+    }
     partial.write_text(json.dumps({"gpu": name, "stages": stages}, indent=1) + "\n", encoding="utf-8")
     partial.replace(file)
     return stages

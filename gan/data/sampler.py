@@ -64,8 +64,7 @@ class Sampler:
         self._order = Order(len(data) if rows is None else len(rows), seed, self.images.device, rows)
         self._stream: Stream | None = None
         if not fits:
-            pin_memory = device.type == "cuda"
-            self._stream = Stream(data.images, data.labels, self._order.indices, options.workers, pin_memory)
+            self._stream = Stream(data.images, data.labels, self._order.indices, options.workers, device)
 
     @property
     def streams(self) -> bool:
@@ -77,11 +76,11 @@ class Sampler:
 
         B is `size`, or the size of this process's shard.
         """
-        images, y = (part.to(self.device, non_blocking=True) for part in self.fetch(position, size))
+        images, y = self.fetch(position, size)
         return self.transform(images, rng.generator(self.device, *self.purpose(position))), y
 
     def fetch(self, position: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return the images (B, C, H, W) uint8 and labels (B,) of a batch, on the host if they are streamed."""
+        """Return the images (B, C, H, W) uint8 and labels (B,) of a batch, on the device."""
         if self._stream is not None:
             return self._stream.batch(position, size)
         index = self._order.indices(position, size)

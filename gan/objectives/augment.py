@@ -1,4 +1,7 @@
-"""Differentiable augmentation of real and fake images (DiffAugment: Zhao et al., NeurIPS 2020)."""
+"""Differentiable augmentation of real and fake images (DiffAugment: Zhao et al., NeurIPS 2020).
+
+The operations and their constants are those of the authors' code (github.com/mit-han-lab/data-efficient-gans).
+"""
 
 from collections.abc import Callable, Sequence
 

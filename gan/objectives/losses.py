@@ -17,7 +17,8 @@ class Loss(ABC):
     """Base class of all losses. A high logit means real. Both methods return a scalar to be minimized."""
 
     registry: ClassVar[Registry["Loss"]] = LOSSES
-    generator_sees_real: ClassVar[bool] = False  # whether the loss of G needs the logits of real images
+    generator_sees_real: ClassVar[bool] = False
+    """Whether real and fake images are compared: G's loss needs real logits, and fakes have the labels of real ones"""
 
     @abstractmethod
     def discriminator(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ class Loss(ABC):
 @LOSSES.register("hinge")
 @dataclass(frozen=True, kw_only=True)
 class Hinge(Loss):
-    """Hinge loss (Lim & Ye 2017; Miyato et al. 2018, eq. 16-17)."""
+    """Hinge loss (Lim & Ye 2017; Miyato et al., ICLR 2018)."""
 
     def discriminator(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
         """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))]."""
@@ -48,7 +49,7 @@ class Hinge(Loss):
 @LOSSES.register("nonsaturating")
 @dataclass(frozen=True, kw_only=True)
 class NonSaturating(Loss):
-    """Cross-entropy loss of the original GAN, non-saturating for the generator (Goodfellow et al. 2014, section 3)."""
+    """Cross-entropy loss of the original GAN, non-saturating for the generator (Goodfellow et al., NeurIPS 2014)."""
 
     def discriminator(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
         """-E[log σ(D(x))] - E[log(1 - σ(D(G(z))))]."""
@@ -62,7 +63,7 @@ class NonSaturating(Loss):
 @LOSSES.register("wasserstein")
 @dataclass(frozen=True, kw_only=True)
 class Wasserstein(Loss):
-    """Wasserstein loss (Arjovsky et al., ICML 2017, eq. 2).
+    """Wasserstein loss (Arjovsky et al., ICML 2017).
 
     It requires a normalization or a penalty that limits the Lipschitz constant of D.
     """
@@ -79,7 +80,7 @@ class Wasserstein(Loss):
 @LOSSES.register("least_squares")
 @dataclass(frozen=True, kw_only=True)
 class LeastSquares(Loss):
-    """Least-squares loss with targets 0 (fake) and 1 (real) (Mao et al., ICCV 2017, eq. 9)."""
+    """Least-squares loss with targets 0 (fake) and 1 (real) (Mao et al., ICCV 2017)."""
 
     def discriminator(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
         """½ E[(D(x) - 1)²] + ½ E[D(G(z))²]."""
@@ -93,7 +94,10 @@ class LeastSquares(Loss):
 @LOSSES.register("relativistic")
 @dataclass(frozen=True, kw_only=True)
 class Relativistic(Loss):
-    """Relativistic pairing loss (Jolicoeur-Martineau 2019; R3GAN: Huang et al., NeurIPS 2024, eq. 2)."""
+    """Relativistic pairing loss (Jolicoeur-Martineau 2019; R3GAN: Huang et al., NeurIPS 2024).
+
+    As in R3GAN's code, both images of a pair have the same label, that of the real image.
+    """
 
     generator_sees_real: ClassVar[bool] = True
 

@@ -104,7 +104,7 @@ class UpdateInputs:
             for buffer, values in zip(
                 (self._images, self._labels), inputs.sampler.fetch(position, self._num_real), strict=True
             ):
-                buffer.copy_(values, non_blocking=True)
+                buffer.copy_(values)
 
     def real_images(self) -> tuple[Tensor, Tensor | None]:
         """Return the local shard of the real images (B, C, H, W), and their labels (B,), or None without classes."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gan.config import TrainConfig
+from gan.config import Config
 from gan.objectives.augment import augment
 from gan.objectives.regularizers import Batch, Regularizer
 from gan.runtime.distributed import average_gradients
@@ -81,7 +81,7 @@ def update_discriminator(
 ) -> dict[str, Tensor]:
     """Update D once; return its loss without penalties, and its mean logits."""
     config, precision = experiment.config, experiment.config.train.precision
-    batch = draw_batch(inputs, G, config.train, experiment.device)
+    batch = draw_batch(inputs, G, config, experiment.device)
     experiment.optimizer_D.zero_grad()
     with autocast(experiment.device, precision):
         logits_real, logits_fake = discriminate(D, batch)
@@ -109,12 +109,14 @@ def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs:
     experiment.D.requires_grad_(False)
     with autocast(experiment.device, config.train.precision):
         z, y = inputs.latents()
+        x_real = None
+        if config.loss.generator_sees_real:
+            x_real, y = inputs.real_images()  # G draws its images for the labels of the real ones
         logits_fake = D(augment(G(z, y).float(), config.train.augment, inputs.augmentation), y).float()
         logits_real = None
-        if config.loss.generator_sees_real:
-            x_real, y_real = inputs.real_images()
+        if x_real is not None:
             with torch.no_grad():
-                logits_real = D(augment(x_real, config.train.augment, inputs.augmentation), y_real).float()
+                logits_real = D(augment(x_real, config.train.augment, inputs.augmentation), y).float()
         loss = config.loss.generator(logits_fake, logits_real)
     update_weights(experiment.G, loss, experiment.optimizer_G, experiment.scaler_G)
     experiment.D.requires_grad_(True)
@@ -132,25 +134,32 @@ def update_weights(
     scaler.update()
 
 
-def draw_batch(inputs: UpdateInputs, G: nn.Module, train: TrainConfig, device: torch.device) -> Batch:
+def draw_batch(inputs: UpdateInputs, G: nn.Module, config: Config, device: torch.device) -> Batch:
     """Return the real and generated images of a D update, augmented in the same way; G gets no gradient."""
     x_real, y_real = inputs.real_images()
-    with autocast(device, train.precision), torch.no_grad():
+    with autocast(device, config.train.precision), torch.no_grad():
         z, y_fake = inputs.latents()
-        x_fake = G(z, y_fake)
-    x_real = augment(x_real, train.augment, inputs.augmentation)
-    return Batch(x_real, y_real, augment(x_fake.to(x_real.dtype), train.augment, inputs.augmentation), y_fake)
+        if config.loss.generator_sees_real:
+            y_fake = y_real  # pairs of a real and a fake image have the same label
+        x_fake = G(z, y_fake).to(x_real.dtype)
+    if not config.train.augment:
+        return Batch(x_real, y_real, x_fake, y_fake)
+    raw_real, raw_fake = x_real.requires_grad_(), x_fake.requires_grad_()
+    x_real, x_fake = (augment(raw, config.train.augment, inputs.augmentation) for raw in (raw_real, raw_fake))
+    return Batch(x_real, y_real, x_fake, y_fake, raw_real, raw_fake)
 
 
 def discriminate(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the logits (B,) of real and generated images.
 
-    One forward pass serves both, unless D has batch norm, whose statistics would mix the two.
+    One forward pass serves both, unless D has batch norm, whose statistics would mix the two. The images get no
+    gradient.
     """
+    x_real, x_fake = batch.x_real.detach(), batch.x_fake.detach()
     if any(isinstance(module, _BatchNorm) for module in D.modules()):
-        return D(batch.x_real, batch.y_real), D(batch.x_fake, batch.y_fake)
-    logits = D(torch.cat([batch.x_real, batch.x_fake]), concatenate_labels(batch.y_real, batch.y_fake))
-    return logits[: len(batch.x_real)], logits[len(batch.x_real) :]
+        return D(x_real, batch.y_real), D(x_fake, batch.y_fake)
+    logits = D(torch.cat([x_real, x_fake]), concatenate_labels(batch.y_real, batch.y_fake))
+    return logits[: len(x_real)], logits[len(x_real) :]
 
 
 def learning_rate_factor(schedule: str, progress: float) -> float:

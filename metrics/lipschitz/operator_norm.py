@@ -96,8 +96,8 @@ def krylov_space(forward: LinearMap, adjoint: LinearMap, start: Tensor, iteratio
     """Return the Krylov space of AᵀA for a linear map A and a start vector.
 
     The basis is built with full reorthogonalization. In exact arithmetic this is Golub-Kahan bidiagonalization (Golub &
-    Van Loan, section 10.4). The iteration stops as soon as the space is exhausted, unless the host would have to wait
-    to know that. A diverged A leaves NaN or infinity in the matrix.
+    Van Loan). The iteration stops as soon as the space is exhausted, unless the host would have to wait to know that. A
+    diverged A leaves NaN or infinity in the matrix.
     """
     iterations = min(iterations, start.numel())
     basis = start.new_empty(iterations, start.numel())

@@ -32,7 +32,7 @@ class ActivationNorm(ABC):
 
 
 class ClassConditional(nn.Module):
-    """gamma_y * norm(x) + beta_y (Dumoulin et al., ICLR 2017, eq. 5; de Vries et al., NeurIPS 2017, eq. 4).
+    """gamma_y * norm(x) + beta_y (Dumoulin et al., ICLR 2017; de Vries et al., NeurIPS 2017).
 
     `norm` is a norm without learned scale and shift. gamma is initialized to 1 and beta to 0. They are parameters
     instead of an `nn.Embedding`, because weight normalizations apply to embeddings but must not change gamma and beta.

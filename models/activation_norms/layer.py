@@ -15,7 +15,7 @@ from models.ranges import AT_LEAST_0
 class LayerNormConfig(ActivationNorm):
     """Layer normalization over C, H and W of each image (B, C, H, W), with a learned scale and shift per channel.
 
-    This is the layer norm in the critics of WGAN-GP (Gulrajani et al., NeurIPS 2017, section 4), which SNGAN also
+    This is the layer norm in the critics of WGAN-GP (Gulrajani et al., NeurIPS 2017), which SNGAN also
     compares with. It equals a group norm with one group. The layer norm in transformers normalizes over C only.
     """
 

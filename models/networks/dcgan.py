@@ -100,7 +100,7 @@ class DCGANDiscriminator(nn.Module):
 
 
 def init_normal(module: nn.Module) -> None:
-    """Initialize the weights from N(0, 0.02²) and the biases to 0 (DCGAN paper, section 4)."""
+    """Initialize the weights from N(0, 0.02²) and the biases to 0 (DCGAN paper)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
         if isinstance(bias := getattr(module, "bias", None), Tensor):

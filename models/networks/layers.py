@@ -42,7 +42,7 @@ def check_labels(y: Tensor | None, num_classes: int | None) -> None:
 
 
 class ProjectionHead(nn.Module):
-    """Linear output layer with a projection term for the class (Miyato & Koyama, ICLR 2018, eq. 5).
+    """Linear output layer with a projection term for the class (Miyato & Koyama, ICLR 2018).
 
     Computes the logits l(φ) + <e_y, φ> (B,) for features φ (B, F) and labels y (B,), where l is a linear layer and e
     is an embedding of the classes. Without classes, the logits are l(φ).
@@ -67,7 +67,7 @@ class ProjectionHead(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention x + γ o(attention(x)) on feature maps (SAGAN, Zhang et al., ICML 2019, eq. 1-3).
+    """Self-attention x + γ o(attention(x)) on feature maps (SAGAN, Zhang et al., ICML 2019).
 
     γ starts at 0, so the module starts as the identity. As in the authors' code, all convolutions are 1x1 without bias,
     queries and keys have C / 8 channels, values have C / 2 channels, and keys and values are max-pooled to half the

@@ -1,4 +1,4 @@
-"""R3GAN's networks for small images (Huang et al., NeurIPS 2024, section 3 and appendix).
+"""R3GAN's networks for small images (Huang et al., NeurIPS 2024).
 
 All feature maps have the same width, and there are no activation norms. The networks consist of stages of residual
 blocks, one stage per resolution from 4 x 4 up, with bilinear resampling between the stages. The defaults are the

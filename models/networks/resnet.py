@@ -1,4 +1,4 @@
-"""SNGAN's residual networks (Miyato et al., ICLR 2018, tables 4 to 6; Miyato & Koyama, ICLR 2018, for 64 and labels).
+"""SNGAN's residual networks (Miyato et al., ICLR 2018; Miyato & Koyama, ICLR 2018, for 64 and labels).
 
 There are two kinds of tables. Up to 32 x 32 (CIFAR-10) all feature maps have the same width. The generator doubles the
 resolution in each block; the discriminator has four blocks, two of which halve it. Above 32 x 32, the width doubles

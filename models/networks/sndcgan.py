@@ -1,4 +1,4 @@
-"""SNDCGAN, the standard CNN of SNGAN (Miyato et al., ICLR 2018, table 3), for resolutions that are multiples of 8.
+"""SNDCGAN, the standard CNN of SNGAN (Miyato et al., ICLR 2018), for resolutions that are multiples of 8.
 
 The paper uses it for 32 x 32 and 48 x 48 images. The class-conditional networks follow those of DCGAN.
 """
@@ -46,7 +46,7 @@ class SNDCGANGenerator(nn.Module):
     """The SNDCGAN generator.
 
     Maps z (B, z_dim) and, if class-conditional, labels y (B,) to images (B, C, H, W) in [-1, 1].
-    As in the authors' code, the projection is also followed by a norm and ReLU, which table 3 of the paper omits.
+    As in the authors' code, the projection is also followed by a norm and ReLU, which the paper's table omits.
     """
 
     def __init__(self, image: ImageShape, z_dim: int, width: int, activation_norm: ActivationNorm):
@@ -76,7 +76,7 @@ class SNDCGANDiscriminator(nn.Module):
     """The SNDCGAN discriminator.
 
     Maps images (B, C, H, W) and, if class-conditional, labels y (B,) to logits (B,).
-    The channels follow the paper's table 3. In the authors' code, the stride-2 convolutions double them instead.
+    The channels follow the paper's table. In the authors' code, the stride-2 convolutions double them instead.
     There is no activation norm after the first convolution. As in DCGAN, the projection head operates on the flattened
     last feature map.
     """

@@ -13,13 +13,13 @@ from models.ranges import AT_LEAST_0, AT_LEAST_1
 @NORMALIZATIONS.register("bidirectional_spectral")
 @dataclass(frozen=True, kw_only=True)
 class BidirectionalSpectralNorm(Normalization):
-    """scale W / ½ (σ(W_1) + σ(W_2)), the kernel as O x (I prod(k)) and as I x (O prod(k)) matrix (paper, section 5).
+    """scale W / ½ (σ(W_1) + σ(W_2)), with W_1 the kernel as O x (I prod(k)) and W_2 as I x (O prod(k)).
 
     Spectral normalization uses only the first unfolding, this normalization the mean of both, as Xavier initialization
     uses the mean of fan-in and fan-out. For a linear or embedding layer both unfoldings have the same norm, and this is
     spectral normalization with a scale. A weight of zeros is not divided. For a grouped convolution, σ is the largest
     value of all groups. In training, each access of the weight does `n_power_iterations`; in evaluation the singular
-    vectors do not change.
+    vectors do not change. The authors' code (github.com/fjxmlzn/BSN) also multiplies the biases by the scale.
     """
 
     scale: Annotated[float, AT_LEAST_0] = 1.0

@@ -15,7 +15,7 @@ from models.ranges import AT_LEAST_0
 @NORMALIZATIONS.register("conv_norm")
 @dataclass(frozen=True, kw_only=True)
 class ConvNorm(Normalization):
-    r"""Scales each output channel of a convolution at each frequency, so that it is a co-isometry (paper, eq. 3-5).
+    r"""Scales each output channel of a convolution at each frequency, so that it is a co-isometry.
 
     With ^ the DFT, in as many dimensions as the convolution has, on a grid on which the linear convolution is circular,
 

@@ -15,12 +15,13 @@ from models.protocols import GetBound
 @NORMALIZATIONS.register("gradient")
 @dataclass(frozen=True, kw_only=True)
 class GradientNorm(Normalization):
-    """f(x) / (||∇ₓ f(x)|| + |f(x)|), with f the whole discriminator (paper, section 3).
+    """f(x) / (||∇ₓ f(x)|| + |f(x)|), with f the whole discriminator.
 
     The logits are in (-1, 1). Where f is linear in a neighborhood of x (almost everywhere for ReLU networks), the
     gradient of the result has the norm (||∇f|| / (||∇f|| + |f|))² <= 1. This does not give a Lipschitz constant, since
     ||∇f|| and hence the result are discontinuous between linear pieces; and it does not hold for a smooth f. The layers
-    are not normalized, so the product of their norms is unrelated to the normalized network.
+    are not normalized, so the product of their norms is unrelated to the normalized network. This is the function
+    `normalize_gradient` of the authors' code (github.com/basiclab/GNGAN-PyTorch).
 
     Each pass costs a forward and a backward pass of f, in evaluation too, and each training step a double backward
     pass. It runs in eager mode under torch.compile. Training and evaluation compute the same function. The gradient is

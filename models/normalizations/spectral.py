@@ -22,15 +22,16 @@ INITIAL_ITERATIONS = 15
 @NORMALIZATIONS.register("spectral")
 @dataclass(frozen=True, kw_only=True)
 class SpectralNorm(Normalization):
-    """W / σ(W_r), with W_r the kernel reshaped to an O x (I prod(k)) matrix (Miyato et al., ICLR 2018, eq. 8).
+    """W / σ(W_r), with W_r the kernel reshaped to an O x (I prod(k)) matrix (Miyato et al., ICLR 2018).
 
     σ(W_r) is not the norm of the convolution. The operator norm of the normalized layer lies between 1 and ceil(k / s)
     for stride s, so the network is not 1-Lipschitz. In training, each access of the weight does `n_power_iterations`;
-    in evaluation the singular vectors do not change.
+    in evaluation the singular vectors do not change. A D without batch norm sees real and fake images in one pass, so
+    with n_critic = 5 an iteration of training does 6 power iterations, and one more for each gradient penalty. The
+    authors' code and torch-mimicry pass them separately and do 11; `n_power_iterations: 2` does 12.
 
     The function, its initialization and its state are those of `torch.nn.utils.parametrizations.spectral_norm`, except
-    that a weight of zeros is not divided. Under
-    autocast, σ is computed in the precision of the weight.
+    that a weight of zeros is not divided. Under autocast, σ is computed in the precision of the weight.
     """
 
     has_state: ClassVar[bool] = True

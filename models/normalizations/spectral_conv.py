@@ -22,7 +22,7 @@ SETTLE_STEPS = 20  # further power iterations at the tracked frequencies; five t
 @NORMALIZATIONS.register("spectral_conv")
 @dataclass(frozen=True, kw_only=True)
 class SpectralConvNorm(Normalization):
-    r"""gain W / σ, with σ the norm of the convolution operator, stride included (Farnia et al., ICLR 2019, section 4).
+    r"""gain W / σ, with σ the norm of the convolution operator, stride included (Farnia et al., ICLR 2019).
 
     With the stride phases as input channels, W -> W', the operator is block diagonal in frequency:
 
@@ -37,7 +37,9 @@ class SpectralConvNorm(Normalization):
     Where a dilated kernel is larger than the grid, the lattice would be too coarse for it. Its positions p are then
     divided by their common divisor along the axis. This only scales w, and k is then the size without dilation.
 
-    The paper applies power iteration to the convolution of whole maps. Here, singular vectors are stored for the
+    The authors' code (github.com/jessemzhang/dl_spectral_normalization) divides by max(1, σ / β), so that β bounds the
+    norm and smaller norms do not change; here, the norm always is the gain. Their σ is that of the layer with its zero
+    padding on its map, by power iteration on whole maps. Here, singular vectors are stored for the
     `tracked` frequencies with the largest norms. In training, each access of the weight does one power iteration, which
     costs one product with the reshaped kernel, as for `spectral`. Every `rescan_every`-th access scans the whole grid.
     In evaluation, frequencies and vectors do not change.

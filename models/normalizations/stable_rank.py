@@ -19,7 +19,7 @@ from models.ranges import AT_LEAST_1, Range
 @NORMALIZATIONS.register("stable_rank")
 @dataclass(frozen=True, kw_only=True)
 class StableRankNorm(Normalization):
-    """u uᵀ W / σ_1 + γ R with R = (I - u uᵀ) W / σ_1 and γ = min(1, sqrt(r - 1) / ||R||_F) (paper, algorithm 2).
+    """u uᵀ W / σ_1 + γ R with R = (I - u uᵀ) W / σ_1 and γ = min(1, sqrt(r - 1) / ||R||_F).
 
     At convergence the first term is u vᵀ. Written in terms of W, it has a gradient, which a matrix with a single row
     needs.

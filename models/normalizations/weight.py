@@ -16,7 +16,7 @@ from models.normalizations.weight_matrices import Layout, divisor, random_direct
 @NORMALIZATIONS.register("weight")
 @dataclass(frozen=True, kw_only=True)
 class WeightNorm(Normalization):
-    """g_o v_o / ||v_o|| for each output channel o, with learned g and v (Salimans & Kingma, NeurIPS 2016, eq. 2).
+    """g_o v_o / ||v_o|| for each output channel o, with learned g and v (Salimans & Kingma, NeurIPS 2016).
 
     The initial weight does not change. Training and evaluation compute the same function. The norm is not bounded,
     since g is not. The function and the parameter names are those of `torch.nn.utils.parametrizations.weight_norm`,

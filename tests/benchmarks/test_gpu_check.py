@@ -77,6 +77,8 @@ def test_results_become_a_table(tmp_path):
     assert file.name == "nvidia-h100-80gb-hbm3.json"
     write_json(file, "NVIDIA H100 80GB HBM3", {"ceilings": {"copy": {"TB/s": 2.5}}})
     write_json(file, "NVIDIA H100 80GB HBM3", collect(lines))  # keeps the other stage
+    not_started = {END: {"ended": "not started, no time was left", "seconds": 0}}
+    write_json(file, "NVIDIA H100 80GB HBM3", {"step": not_started})  # keeps the earlier results
     assert format_page(tmp_path).splitlines() == [
         *("### NVIDIA H100 80GB HBM3", "", "**ceilings**", ""),
         *("|  | TB/s |", "| --- | --: |", "| copy | 2.5 |", "", "**step** (complete, 3 s, revision 0123456-dirty)", ""),

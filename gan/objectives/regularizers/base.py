@@ -14,19 +14,26 @@ REGULARIZERS: Registry["Regularizer"] = Registry("regularizer")
 
 
 class Batch(NamedTuple):
-    """The inputs of D in one step: images (B, C, H, W) and their labels (B,), or None if there are no labels."""
+    """The inputs of D in one step: images (B, C, H, W) and their labels (B,), or None if there are no labels.
+
+    With augmentation, `x_real` and `x_fake` are the augmented images, and their autograd graphs lead to `raw_real` and
+    `raw_fake`, the images before it.
+    """
 
     x_real: Tensor
     y_real: Tensor | None
     x_fake: Tensor
     y_fake: Tensor | None
+    raw_real: Tensor | None = None
+    raw_fake: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Regularizer(ABC):
     """Base class of all penalties on D.
 
-    With `every` = k the training loop applies the penalty at every k-th D step and multiplies it by k.
+    With `every` = k the training loop applies the penalty at every k-th D step and multiplies it by k. It is part of
+    the same update as the loss. StyleGAN2's code makes a separate update for it, and therefore changes Adam's options.
     """
 
     registry: ClassVar[Registry["Regularizer"]] = REGULARIZERS
@@ -34,7 +41,7 @@ class Regularizer(ABC):
     weight: Annotated[float, AT_LEAST_0] = 1.0
     """Factor of the penalty in D's loss"""
     every: Annotated[int, AT_LEAST_1] = 1
-    """Apply at every k-th D step, with k times the weight (lazy regularization, Karras et al. 2020)"""
+    """Apply at every k-th D step, with k times the weight (lazy regularization, Karras et al., CVPR 2020)"""
 
     def is_due(self, d_step: int) -> bool:
         """Return whether the penalty is applied at this D step."""

@@ -6,9 +6,9 @@ original kernel.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +37,10 @@ class WeightPenalty(Regularizer):
 @REGULARIZERS.register("orthogonal")
 @dataclass(frozen=True, kw_only=True)
 class Orthogonal(WeightPenalty):
-    """Σ ||W Wᵀ ⊙ (1 - I)||²_F over the weight matrices (Brock et al., ICLR 2019, eq. 4).
+    """Σ ||W Wᵀ ⊙ (1 - I)||²_F over the weight matrices (Brock et al., ICLR 2019).
 
-    The norms of the rows are not constrained.
+    The norms of the rows are not constrained. The authors' PyTorch code (github.com/ajbrock/BigGAN-PyTorch) adds the
+    gradient of half of this penalty, so that its strength s is the weight s / 2 here.
     """
 
     weight: Annotated[float, AT_LEAST_0] = 1e-4
@@ -54,14 +55,26 @@ class Orthogonal(WeightPenalty):
 @REGULARIZERS.register("ocnn")
 @dataclass(frozen=True, kw_only=True)
 class OrthogonalConvolution(WeightPenalty):
-    """Σ ||Conv(W, W) - I₀||²_F: orthogonality of the strided convolution itself (OCNN: Wang et al., CVPR 2020, eq. 7).
+    """Σ ||Conv(W, W) - I₀||²_F: orthogonality of the strided convolution itself (OCNN: Wang et al., CVPR 2020).
 
     Conv(W, W) is the correlation of the kernel with itself at all multiples of the stride, and I₀ is the identity at
     shift 0. A linear layer has only the shift 0.
+
+    The authors' code (`deconv_orth_dist` and `orth_dist` of
+    github.com/samaonline/Orthogonal-Convolutional-Neural-Networks) computes something else, which `form: code` selects:
+
+    - the norm of each layer, not its square, so that weights of the two forms are not comparable
+    - padding 1 for every kernel and stride. For k = 3 and stride 1 this leaves out the shifts of 2. For k = 3 and
+      stride 2 there is no shift 0, and I₀ is at the shift of 1 along both axes, so that a delta kernel is penalized
+    - for linear layers, and for kernels that do not overlap themselves, the smaller of both Gram matrices
+
+    Their scripts apply the penalty to some layers of a ResNet; here it applies to all layers.
     """
 
     weight: Annotated[float, AT_LEAST_0] = 0.01
     """Factor of the penalty in D's loss"""
+    form: Literal["paper", "code"] = "paper"
+    """`paper`: the squared norm over all shifts; `code`: as in the authors' code, the norm at padding 1"""
 
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
         """Return the sum over all layers."""
@@ -72,42 +85,52 @@ class OrthogonalConvolution(WeightPenalty):
             kernel, stride, groups = layer.weight[:, :, None, None], (1, 1), 1
         else:
             kernel, stride, groups = layer.weight, layer.stride, layer.groups
-        # Shifts are multiples of the stride. Dilation needs no special case: it scales all offsets in the kernel.
-        padding = [(k - 1) // s * s for k, s in zip(kernel.shape[2:], stride, strict=True)]
         penalty = kernel.new_zeros(())
         for part in kernel.chunk(groups):
-            products = F.conv2d(part, part, stride=stride, padding=padding)  # (O, O, shifts, shifts)
-            target = torch.zeros_like(products)
-            target[:, :, products.shape[2] // 2, products.shape[3] // 2] = torch.eye(len(part), device=part.device)
-            penalty = penalty + (products - target).square().sum()
+            if self.form == "paper":
+                # Shifts are multiples of the stride. Dilation needs no special case: it scales all offsets.
+                padding = [(k - 1) // s * s for k, s in zip(kernel.shape[2:], stride, strict=True)]
+                penalty = penalty + _self_correlation_error(part, stride, padding).square().sum()
+            elif all(k <= s for k, s in zip(kernel.shape[2:], stride, strict=True)):
+                penalty = penalty + _isometry_error(part.flatten(1)).norm()
+            else:
+                penalty = penalty + _self_correlation_error(part, stride, [1, 1]).norm()
         return penalty
 
 
 @REGULARIZERS.register("srip")
 @dataclass(frozen=True, kw_only=True)
 class SRIP(WeightPenalty):
-    """Σ σ(W Wᵀ - I)²: spectral restricted isometry (Bansal et al., NeurIPS 2018, eq. 6), by power iteration."""
+    """Σ σ(W Wᵀ - I)²: spectral restricted isometry (Bansal et al., NeurIPS 2018), by power iteration.
+
+    W has one row per output channel. If there are more rows than columns, Wᵀ W takes the place of W Wᵀ, since only the
+    smaller of both can be the identity. This is the authors' code for Wide ResNets
+    (github.com/VITA-Group/Orthogonality-in-CNNs), up to the distribution of the first vector, which is uniform there.
+    Their code for ImageNet and SVHN always uses Wᵀ W, where the penalty of a matrix with more columns than rows is at
+    least 1, even if its rows are orthonormal. As in both, the gradient passes through the power iteration.
+    """
 
     weight: Annotated[float, AT_LEAST_0] = 1e-2
     """Factor of the penalty in D's loss"""
     iterations: Annotated[int, AT_LEAST_1] = 2
-    """Number of power iterations; each step starts from a new random vector, as in the paper"""
+    """Number of products with the matrix; each step starts from a new random vector, as in the paper"""
 
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
         """Return the sum over all layers."""
         return _sum(self._matrix_penalty(matrix, random) for matrix in _list_matrices(network))
 
     def _matrix_penalty(self, matrix: Tensor, random: torch.Generator) -> Tensor:
-        if len(matrix) > matrix.shape[1]:  # only the smaller Gram matrix can be the identity
-            matrix = matrix.T
-        deviation = matrix @ matrix.T - torch.eye(len(matrix), device=matrix.device, dtype=matrix.dtype)
-        return _largest_singular_value(deviation, self.iterations, random).square()
+        deviation = _isometry_error(matrix)
+        v = torch.randn(len(deviation), generator=random, device=matrix.device, dtype=matrix.dtype)
+        for _ in range(self.iterations):
+            v = deviation @ F.normalize(v, dim=0)
+        return v.square().sum()
 
 
 @REGULARIZERS.register("spectral_reg")
 @dataclass(frozen=True, kw_only=True)
 class SpectralRegularization(WeightPenalty):
-    """½ Σ σ(W)² over the weight matrices (Yoshida & Miyato 2017, eq. 2), by power iteration."""
+    """½ Σ σ(W)² over the weight matrices (Yoshida & Miyato 2017), by power iteration."""
 
     weight: Annotated[float, AT_LEAST_0] = 1e-2
     """Factor of the penalty in D's loss"""
@@ -132,6 +155,20 @@ def _list_matrices(network: nn.Module) -> Iterator[Tensor]:
 
 def _sum(terms: Iterator[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum()
+
+
+def _self_correlation_error(kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """Return the inner products of the kernel (O, I, kh, kw) with its shifts, minus the identity at the central one."""
+    products = F.conv2d(kernel, kernel, stride=tuple(stride), padding=tuple(padding))  # (O, O, shifts, shifts)
+    target = torch.zeros_like(products)
+    target[:, :, products.shape[2] // 2, products.shape[3] // 2] = torch.eye(len(kernel), device=kernel.device)
+    return products - target
+
+
+def _isometry_error(matrix: Tensor) -> Tensor:
+    """Return the smaller Gram matrix minus the identity."""
+    matrix = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    return matrix @ matrix.T - torch.eye(len(matrix), device=matrix.device, dtype=matrix.dtype)
 
 
 def _largest_singular_value(matrix: Tensor, iterations: int, random: torch.Generator) -> Tensor:

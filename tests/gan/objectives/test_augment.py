@@ -30,6 +30,23 @@ def test_gradients_reach_every_image(images, name):
     assert (x.grad.flatten(1).norm(dim=1) > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("names", "norm", "product"),
+    [
+        (["color"], 26.184898, 86.325157),
+        (["translation"], 25.439505, 25.301138),
+        (["cutout"], 24.169086, 82.995224),
+        (["color", "translation", "cutout"], 21.668854, 15.024318),
+    ],
+)
+def test_augmentations_equal_the_authors_code(names, norm, product):
+    """DiffAugment_pytorch.py, commit 0b63395 of mit-han-lab/data-efficient-gans, after torch.manual_seed(0)."""
+    x = torch.sin(torch.arange(1.0, 1486, dtype=torch.float64).square()).view(5, 3, 9, 11).float()
+    augmented = augment(x, names, generator(0))
+    assert augmented.norm().item() == pytest.approx(norm, rel=1e-6)
+    assert (augmented * x.flip(3)).sum().item() == pytest.approx(product, rel=1e-5)
+
+
 def test_no_augmentations_return_the_same_images(images):
     assert augment(images, [], generator()) is images
 

@@ -76,6 +76,25 @@ def test_one_centered_penalties_of_linear_network(name, norm):
     assert value.item() == pytest.approx((norm - 1) ** 2, abs=1e-6)
 
 
+def augmented_batch() -> Batch:
+    """Return a batch whose augmentation doubles the real images and triples the fakes."""
+    raw_real, raw_fake = (x.requires_grad_() for x in batch()[::2][:2])
+    return Batch(2 * raw_real, torch.arange(5), 3 * raw_fake, torch.arange(5, 10), raw_real, raw_fake)
+
+
+@pytest.mark.parametrize(("name", "scale"), [("r1", 2), ("r2", 3), ("gradient_penalty", 1), ("dragan", 1)])
+def test_only_r1_and_r2_are_at_the_images_before_the_augmentation(name, scale):
+    inputs = augmented_batch()
+    plain = Batch(inputs.x_real, inputs.y_real, inputs.x_fake, inputs.y_fake)
+    regularizer = REGULARIZERS.get(name)()
+    D = Quadratic()
+    expected = scale**2 * regularizer.penalty(D, plain, random()).item()
+    value = regularizer.penalty(D, inputs, random())
+    assert value.item() == pytest.approx(expected)
+    value.backward()
+    assert D.c.grad is not None
+
+
 def test_gradient_penalty_uses_points_between_real_and_fake():
     apart = Batch(torch.full((99, 1, 1, 1), 1.0), None, torch.full((99, 1, 1, 1), 3.0), None)
     inputs = []

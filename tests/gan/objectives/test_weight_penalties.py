@@ -58,6 +58,75 @@ def test_ocnn_of_orthogonal_grouped_convolution_is_zero():
     assert penalty("ocnn", layer).item() == pytest.approx(0, abs=1e-12)
 
 
+# The authors' code at commit aa7f569 of samaonline/Orthogonal-Convolutional-Neural-Networks, in double precision:
+# deconv_orth_dist(W, stride, padding), or orth_dist(W) where no stride is given, of the weight of `sines`.
+AUTHORS_OCNN = [  # shape, stride, padding, value
+    ((4, 3, 3, 3), 1, 1, 1.8665532667398765),
+    ((4, 3, 3, 3), 2, 1, 2.395023356951112),
+    ((4, 3, 4, 4), 2, 1, 2.551694590933679),
+    ((4, 3, 3, 3), 1, 2, 2.653755590370516),
+    ((4, 3, 3, 3), 2, 2, 1.3796561822343334),
+    ((4, 3, 4, 4), 2, 2, 3.116452638872226),
+    ((6, 4, 1, 1), None, None, 1.4645836524321003),
+    ((4, 3, 3, 3), None, None, 0.7141322679957554),
+]
+
+
+def sines(*shape, scale):
+    return scale * torch.sin(torch.arange(1.0, math.prod(shape) + 1, dtype=torch.float64).square()).view(shape)
+
+
+@pytest.mark.parametrize(("shape", "stride", "padding", "value"), AUTHORS_OCNN)
+def test_ocnn_equals_the_authors_code(shape, stride, padding, value):
+    layer = nn.Conv2d(shape[1], shape[0], shape[2], stride or shape[2], bias=False)
+    layer.weight = nn.Parameter(sines(*shape, scale=0.3))
+    if padding == 2:  # all shifts
+        assert penalty("ocnn", layer).item() == pytest.approx(value**2, rel=1e-6)
+    else:
+        assert penalty("ocnn", layer, form="code").item() == pytest.approx(value, rel=1e-6)
+        assert penalty("ocnn", nn.Sequential(layer, layer, layer), form="code").item() == pytest.approx(value, rel=1e-6)
+
+
+def test_ocnn_in_the_form_of_the_code_of_a_linear_layer():
+    """orth_dist(W) of the authors' code at commit aa7f569."""
+    layer = linear(sines(4, 6, scale=0.3))
+    assert penalty("ocnn", layer, form="code").item() == pytest.approx(1.516456782389433, rel=1e-6)
+    penalty("ocnn", linear(torch.eye(3)), form="code").backward()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "value", "gradient"),
+    [
+        (sines(12, 4, scale=0.5), 1.0720630895327736, 7.4088690599402245),
+        (sines(12, 4, scale=0.5).T, 1.0720630895327736, 7.4088690599402245),
+        (sines(6, 6, scale=0.5).T, 0.40421236986541986, 1.4868195166483567),
+    ],
+    ids=["tall", "wide", "square"],
+)
+def test_srip_equals_the_authors_code(matrix, value, gradient):
+    """The value and the norm of the gradient of `l2_reg_ortho` for the tall or square matrix, without `.T`.
+
+    It is that of Imagenet/resnet/train_n.py, commit 99897ee of VITA-Group/Orthogonality-in-CNNs, in double precision,
+    with Torch's seed 0. It uses Wᵀ W for any matrix. The authors' code for Wide ResNets takes the smaller Gram matrix,
+    W Wᵀ if both have the same size, but starts from a uniform vector.
+    """
+    layer = linear(matrix.contiguous())
+    result = penalty("srip", layer)
+    result.backward()
+    assert result.item() == pytest.approx(value, rel=1e-9)
+    assert layer.weight.grad.norm().item() == pytest.approx(gradient, rel=1e-9)
+
+
+def test_orthogonal_has_twice_the_gradient_of_the_authors_code():
+    """`ortho` of utils.py, commit 9845943 of ajbrock/BigGAN-PyTorch, with strength 1."""
+    layer = nn.Conv2d(2, 4, 3, bias=False)
+    layer.weight = nn.Parameter(sines(4, 2, 3, 3, scale=0.3))
+    (0.5 * penalty("orthogonal", layer)).backward()
+    assert layer.weight.grad.norm().item() == pytest.approx(0.6260512498804783, rel=1e-9)
+    expected = torch.tensor([0.015643452400767522, 0.06681269500471113, -0.0489091014484975], dtype=torch.float64)
+    torch.testing.assert_close(layer.weight.grad.flatten()[:3], expected)
+
+
 @pytest.mark.parametrize(("name", "expected"), [("orthogonal", 0), ("srip", 0), ("spectral_reg", 0.5 * 2)])
 def test_each_group_is_a_separate_matrix(name, expected):
     layer = nn.Conv2d(4, 4, 1, groups=2, bias=False)

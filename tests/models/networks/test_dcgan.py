@@ -25,7 +25,7 @@ def test_unsupported_resolution_is_rejected(config):
 
 
 def test_layers_at_64_match_the_paper():
-    # Figure 1 of the paper: from 1024 x 4 x 4 to 128 x 32 x 32, then 3 x 64 x 64.
+    # In the figure of the paper: from 1024 x 4 x 4 to 128 x 32 x 32, then 3 x 64 x 64.
     generator = DCGANGeneratorConfig(width=128, z_dim=100).build(ImageShape(3, 64))
     assert (generator.project.in_features, generator.project.out_features) == (100, 1024 * 4 * 4)
     assert [(up.in_channels, up.out_channels) for up in generator.ups] == [

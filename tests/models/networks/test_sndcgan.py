@@ -1,4 +1,4 @@
-"""SNDCGAN: layers as in table 3 of Miyato et al. (2018), and the former name `sncnn`."""
+"""SNDCGAN: layers as in the table of Miyato et al. (2018), and the former name `sncnn`."""
 
 import pytest
 import torch

@@ -21,6 +21,7 @@ OPTIONS = [(name, {}) for name in NORMALIZATIONS] + [
     ("conv_norm", {"running_average": True}),
     ("conv_norm", {"through_gradient": True, "affine": False}),
     ("conv_norm", {"stride": "paper", "batch_norm": True}),
+    ("oni", {"learn_scale": True}),
 ]
 LAYERS = {
     **{
@@ -45,7 +46,7 @@ LAYERS = {
 }
 
 # For a row with a single entry, these normalizations keep only its sign.
-SIGN_ONLY = defaultdict(set, oni={"parametrizations.weight.original"}, weight={"parametrizations.weight.original1"})
+SIGN_ONLY = defaultdict(set, weight={"parametrizations.weight.original1"})
 
 names = pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda value: str(value) if value else "")
 layers = pytest.mark.parametrize("kind", LAYERS)

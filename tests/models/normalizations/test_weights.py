@@ -1,6 +1,7 @@
 """The normalizations of reshaped weights: weight, spectral, bidirectional_spectral, stable_rank, oni."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -177,25 +178,72 @@ def test_stable_rank_of_a_transposed_convolution():
     assert stable_rank(rows(layer, transposed=True)) == pytest.approx(1.6, rel=1e-4)
 
 
-def test_oni_equals_the_authors_algorithm():
-    torch.manual_seed(0)
-    conv = nn.Conv2d(3, 5, 3)
-    z = conv.weight.detach().flatten(1)
-    z = z - z.mean(dim=1, keepdim=True)
-    s = z @ z.T
-    size = s.norm()
-    s, b = s / size, torch.eye(5)
-    for _ in range(5):
-        b = 1.5 * b - 0.5 * torch.linalg.matrix_power(b, 3) @ s
-    torch.testing.assert_close(normalized("oni", conv).weight.flatten(1), b @ z / size.sqrt())
+# The first entries of ONINorm(T=5)(W), and its largest and smallest singular values that are not 0, for
+# W = 0.3 sin(1²), 0.3 sin(2²), ...: ONI_PyTorch/extension/normalization/NormedConv.py, commit 387c4ee of
+# huangleiBuaa/ONI, in double precision.
+AUTHORS_ONI = {
+    (4, 3, 3, 3): (
+        [0.21546871504170734, -0.24092269183793438, 0.19423721816753398],
+        0.9999967845189508,
+        0.9999927571897312,
+    ),
+    (6, 6, 1, 1): (
+        [0.5721021783450826, -0.030011911835314858, 0.3103963078645418],
+        0.9999927521374101,
+        0.766143194023084,
+    ),
+    (12, 1, 2, 2): (
+        [0.3015015614211468, -0.26454492409745906, 0.08561316987318926],
+        0.9999939742932494,
+        0.9999883762426718,
+    ),
+    (8, 4, 1, 1): (
+        [0.4193459424932839, -0.31412021810562607, 0.04734386656838977],
+        0.9999917385357099,
+        0.9999328402059457,
+    ),
+}
 
 
-def test_oni_with_more_rows_than_columns():
+def oni_of_sines(shape, **options):
+    weight = 0.3 * torch.sin(torch.arange(1.0, math.prod(shape) + 1, dtype=torch.float64).square()).view(shape)
+    conv = nn.Conv2d(shape[1], shape[0], shape[2])
+    conv.weight = nn.Parameter(weight)
+    return normalized("oni", conv, **options)
+
+
+@pytest.mark.parametrize(("shape", "expected"), AUTHORS_ONI.items(), ids=str)
+def test_oni_equals_the_authors_code(shape, expected):
+    """Also for square matrices and those with more rows than columns."""
+    entries, largest, smallest = expected
+    matrix = oni_of_sines(shape).weight.detach().flatten(1)
+    torch.testing.assert_close(matrix[0, :3], torch.tensor(entries, dtype=torch.float64), rtol=1e-6, atol=0)
+    singular = torch.linalg.svdvals(matrix)
+    rank = min(matrix.shape[0], matrix.shape[1] - 1)  # the mean of each row is 0
+    assert singular[0].item() == pytest.approx(largest, rel=1e-6)
+    assert singular[rank - 1].item() == pytest.approx(smallest, rel=1e-6)
+    assert (singular[rank:] < 1e-10).all()
+
+
+def test_oni_of_a_grouped_transposed_convolution_has_orthogonal_columns():
     torch.manual_seed(0)
-    layer = normalized("oni", nn.Linear(4, 12), iterations=30)
-    blocks = layer.weight.detach().view(4, 3, 4)  # blocks of 4 - 1 = 3 rows, since centering reduces the rank by one
-    torch.testing.assert_close(blocks @ blocks.mT, torch.eye(3).expand(4, 3, 3), rtol=1e-3, atol=1e-3)
-    assert torch.linalg.matrix_norm(layer.weight, 2) <= 4**0.5 * (1 + 1e-5)
+    layer = normalized("oni", nn.ConvTranspose2d(6, 16, 1, groups=2), iterations=30)
+    for block in layer.weight.detach().flatten(1).unflatten(0, (2, 3)):  # (inputs, outputs) of each group
+        assert torch.linalg.svdvals(block).tolist() == pytest.approx([1, 1, 0], abs=1e-3)
+
+
+def test_oni_learns_a_scale_for_each_output_channel():
+    fixed, learned = oni_of_sines((4, 3, 3, 3), scale=1.414), oni_of_sines((4, 3, 3, 3), scale=1.414, learn_scale=True)
+    assert torch.equal(fixed.weight, learned.weight)
+    assert [name for name, _ in fixed.named_parameters()] == ["bias", "parametrizations.weight.original"]
+    scale = dict(learned.named_parameters())["parametrizations.weight.0.scale"]
+    assert scale.flatten().tolist() == [1.414] * 4
+    learned.weight[2].sum().backward()
+    assert scale.grad.flatten().bool().tolist() == [False, False, True, False]
+    with torch.no_grad():
+        scale[0, 2] *= 3
+    ratios = (learned.weight / fixed.weight).mean((1, 2, 3))
+    torch.testing.assert_close(ratios, torch.tensor([1.0, 1, 3, 1], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", ["weight", "bidirectional_spectral", "stable_rank", "oni"])
