@@ -104,8 +104,8 @@ class ConvNormLayer(Wrapper):
     def _bias_owner(self) -> nn.Module:
         return self.conv if self.affine is None else self.affine
 
-    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
-        """Map (B, I, *n) or (I, *n) to the shape of the bare convolution."""
+    def _call(self, x: Tensor, *arguments: Any) -> Tensor:
+        """Return the output for a batch or a single map, or record the call where `torch.fx` traces."""
         if isinstance(x, fx.Proxy):
             return self.trace(x, *arguments)  # pyright: ignore[reportReturnType]
         conv = self.conv
@@ -115,11 +115,11 @@ class ConvNormLayer(Wrapper):
                 " them on the layer itself"
             )
         if x.dim() == len(conv.kernel_size) + 1:
-            return self(x[None], *arguments)[0]
-        return self.compute(x, *arguments)
+            return self._compute(x[None], *arguments)[0]
+        return self._compute(x, *arguments)
 
     @abstractmethod
-    def compute(self, x: Tensor) -> Tensor:
+    def _compute(self, x: Tensor, *arguments: Any) -> Tensor:
         """Return the output for x (B, I, *n)."""
 
     @abstractmethod
@@ -212,7 +212,11 @@ class ConvNormLayer(Wrapper):
 class ConvNormForward(ConvNormLayer):
     """ConvNorm of a convolution: (B, I, *n) -> (B, O, *n'), the shape of the bare convolution."""
 
-    def compute(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, I, *n) or (I, *n) to the shape of the bare convolution."""
+        return self._call(x)
+
+    def _compute(self, x: Tensor) -> Tensor:
         """Convolve on the grid, precondition, crop, subsample and apply the affine part."""
         return self._finish(self._precondition(self.to_grid(x)))
 
@@ -272,9 +276,9 @@ class ConvNormTransposed(ConvNormLayer):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (B, I, *n) or (I, *n) to the shape of the bare transposed convolution."""
-        return super().forward(x, output_size)
+        return self._call(x, output_size)
 
-    def compute(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def _compute(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve on the grid, precondition, interleave the phases, crop and apply the affine part."""
         conv = cast(_ConvTransposeNd, self.conv)
         padding = cast(tuple[int, ...], conv.padding)  # transposed convolutions do not accept a string
