@@ -50,6 +50,12 @@ def identity(channels, size):
     return torch.eye(channels * math.prod(size), dtype=torch.float64).view(-1, channels, *size)
 
 
+def extend(x, extent, stride):
+    """Extend circular maps so that there is one position of the kernel per stride."""
+    missing = [max(0, k - s) for k, s in zip(extent, stride, strict=True)]
+    return F.pad(x, [side for m in reversed(missing) for side in (0, m)], "circular")
+
+
 def conv_norm_matrix(conv, size):
     """Return the matrix of ConvNorm without affine part: whitened channels of a circular convolution on its grid."""
     n, stride = len(size), conv.stride
@@ -62,12 +68,7 @@ def conv_norm_matrix(conv, size):
     period = [m * s for m, s in zip(grid, stride, strict=True)]
 
     bare = getattr(F, f"conv{n}d")
-    x = identity(conv.in_channels, period)
-    x = F.pad(
-        x,
-        [side for k, s in reversed(list(zip(extent, stride, strict=True))) for side in (0, max(0, k - s))],
-        "circular",
-    )
+    x = extend(identity(conv.in_channels, period), extent, stride)
     y = bare(x, conv.weight.detach(), None, stride, 0, conv.dilation, conv.groups)
     y = y[(..., *(slice(m) for m in grid))]
     rows = torch.stack([whiten(y[:, o].flatten(1).T) for o in range(conv.out_channels)])  # (O, grid, I period)
@@ -171,7 +172,7 @@ def test_normalizations_of_matrices(layer):
         copied = type(layer)(layer.in_channels, layer.out_channels, layer.kernel_size, groups=layer.groups)
         copied.load_state_dict(layer.state_dict())
         normalized = normalize(copied, name)
-        for _ in range(300):
+        for _ in range(100):
             weight = normalized.weight
         weights[name] = matrices(layer, weight)
     sigma = [torch.linalg.matrix_norm(matrix, 2).item() for matrix in before]
@@ -213,8 +214,7 @@ def test_spectral_conv(layer):
     size = [GRID * s for s in layer.stride]
     extent = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     channels = layer.out_channels if layer.transposed else layer.in_channels  # of the adjoint
-    pads = [side for k, s in reversed(list(zip(extent, layer.stride, strict=True))) for side in (0, max(0, k - s))]
-    x = F.pad(identity(channels, size), pads, "circular")
+    x = extend(identity(channels, size), extent, layer.stride)
     bare = getattr(F, f"conv{len(size)}d")
     y = bare(x, normalized.weight, None, layer.stride, 0, layer.dilation, layer.groups)
     y = y[(..., *[slice(GRID)] * len(size))].flatten(1)
