@@ -123,12 +123,12 @@ def test_a_layer_that_was_zero_gets_its_norm(name):
     _ = layer.weight
     weight = torch.randn_like(layer.weight)
     layer.parametrizations.weight.original.data.copy_(1e-3 * weight)
-    for _ in range(200):
+    for _ in range(100):
         result = layer.weight
     fresh = nn.Conv2d(4, 6, 3, padding=1)
     fresh.weight.data.copy_(weight)
     fresh = normalize(fresh, name)
-    for _ in range(200):
+    for _ in range(100):
         expected = fresh.weight
     torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)
 
