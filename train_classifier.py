@@ -26,6 +26,7 @@ from gan.runtime.command import exit_code
 from gan.runtime.device import select_device
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
+from models.normalizations import describe_untouched
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "classification" / "digits.yaml"
 
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace) -> None:
         state = Checkpoints(folder, config).load_newest(device) if resumes else None
         if state is not None:
             experiment.load_state_dict(state)
-        run_folder.write_config(folder, config)
+        note = describe_untouched(experiment.network, config.classifier.normalization)
+        run_folder.write_config(folder, config, [] if note is None else [f"classifier: {note}"])
         sets = experiment.sets
         print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
         print(f"images: {len(sets.rows)} training, {len(sets.validation_rows)} validation, {len(sets.test)} test")

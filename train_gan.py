@@ -24,7 +24,7 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import broadcast_network, call_on_rank_zero, local_rank_zero_first, process_group, rank
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
-from gan.training.build import build_experiment
+from gan.training.build import build_experiment, describe_normalizations
 from gan.training.experiment import Experiment
 from gan.training.loop import train
 from gan.training.restore import TrainedGenerator, resume
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
             for network, _ in experiment.networks.values():
                 broadcast_network(network)  # another machine may have computed other initial weights
             if rank() == 0:
-                run_folder.write_config(folder, config)
+                run_folder.write_config(folder, config, describe_normalizations(experiment))
             print_start(experiment, folder)
             with Interrupt() as interrupt:
                 train(experiment, folder, interrupt)

@@ -20,6 +20,7 @@ from gan.training.inputs import Inputs, StepInputs, UpdateInputs
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_discriminator, build_generator
 from models.activation_norms.batch import BatchNorm
+from models.normalizations import describe_untouched
 from models.protocols import varies_between_calls
 
 
@@ -53,6 +54,14 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
         evaluator=evaluator,
         unavailable_metrics=unavailable_metrics,
     )
+
+
+def describe_normalizations(experiment: Experiment) -> list[str]:
+    """Return a line for each network that the config normalizes in part, on the weights that are not normalized."""
+    networks = {"generator": experiment.G, "discriminator": experiment.D}
+    configs = {section: getattr(experiment.config, section).normalization for section in networks}
+    notes = {section: describe_untouched(networks[section], configs[section]) for section in networks}
+    return [f"{section}: {note}" for section, note in notes.items() if note is not None]
 
 
 def build_inputs(config: Config, splits: Splits, num_classes: int | None, device: torch.device) -> Inputs:
