@@ -84,15 +84,16 @@ class Doubled(nn.Conv2d):
         (ConvNorm(affine=False).normalize(conv(4, 6, 4, stride=2, groups=2, **CIRCULAR)), 6),
         (ConvNorm(stride="paper").normalize(conv(3, 5, 4, stride=2, **CIRCULAR)), 6),
         (ConvNorm(batch_norm=True).normalize(conv(3, 5, 3, **CIRCULAR)).double(), 5),
+        (ConvNorm().normalize(nn.Conv1d(3, 5, 4, stride=2, dtype=torch.float64, **CIRCULAR)), 8),
         (old_spectral_norm(conv(3, 5, 3, **CIRCULAR)), 6),
         (Doubled(3, 5, 3, dtype=torch.float64, **CIRCULAR), 6),
         (Doubled(4, 2, 4, stride=2, groups=2, dtype=torch.float64, **CIRCULAR), 8),
     ],
-    ids=["conv_norm", "strided", "paper", "batch norm", "hook", "subclass", "strided subclass"],
+    ids=["conv_norm", "strided", "paper", "batch norm", "one dimension", "hook", "subclass", "strided subclass"],
 )
 def test_convolution_with_unknown_weight_is_measured_by_impulses(layer, side):
     layer.eval()
-    shape = (layer.get_convolution() if hasattr(layer, "get_convolution") else layer).in_channels, side, side
+    shape = layer.in_channels, *[side] * len(layer.kernel_size)
     torch.testing.assert_close(singular_values(layer, shape, largest=1), dense_values(layer, shape))
     assert not is_exact(layer, shape, largest=1)  # it may have padding that a circular input does not show
 
