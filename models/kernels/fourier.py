@@ -32,10 +32,10 @@ def row_spectrum(kernel: Tensor, grid: Sequence[int], positions: Positions | Non
 @constant
 def _lags(positions: Positions, grid: tuple[int, ...], device: torch.device, mode: object) -> Tensor:
     """Return the differences of the positions of T taps as flat indices into the grid, (T²,)."""
-    taps = torch.tensor(list(itertools.product(*positions)), device=device)  # (T, axes)
-    index = torch.zeros(len(taps), len(taps), dtype=torch.int64, device=device)
-    for axis, m in enumerate(grid):
-        index = index * m + (taps[:, None, axis] - taps[None, :, axis]) % m
+    axes = torch.meshgrid([_to_tensor(axis, device) for axis in positions], indexing="ij")
+    index = torch.zeros((), dtype=torch.int64, device=device)
+    for taps, m in zip(axes, grid, strict=True):
+        index = index * m + (taps.flatten()[:, None] - taps.flatten()) % m
     return index.flatten()
 
 
@@ -78,7 +78,7 @@ def _gram_to_spectrum(positions: Positions, grid: Pair, eps: float, device: torc
 
     A further last column gives `eps` times the mean of the spectrum, which is the trace.
     """
-    taps = (torch.tensor(axis, device=device) for axis in positions)
+    taps = (_to_tensor(axis, device) for axis in positions)
     lags = [tap[:, None] - tap for tap in taps]  # (th, th) and (tw, tw)
     h, w = turns(lags[0], grid[0], grid[0]), turns(lags[1], grid[1], grid[1] // 2 + 1)
     angles = 2 * math.pi * (h[:, None, :, None, :, None] + w[:, None, :, None])
@@ -89,6 +89,15 @@ def _gram_to_spectrum(positions: Positions, grid: Pair, eps: float, device: torc
 def _dense(kernel: Tensor) -> Positions:
     """Return the positions of the taps of a kernel (O, I, *k) without gaps."""
     return tuple(tuple(range(k)) for k in kernel.shape[2:])
+
+
+def _to_tensor(axis: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return positions as a tensor; if they have equal distances, it is made on the device, without a copy to it."""
+    steps = {b - a for a, b in itertools.pairwise(axis)} or {1}
+    if len(steps) == 1:
+        step = steps.pop()
+        return torch.arange(axis[0], axis[0] + len(axis) * step, step, device=device)
+    return torch.tensor(axis, device=device)
 
 
 def turns(positions: Tensor, period: int, count: int) -> Tensor:

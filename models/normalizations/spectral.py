@@ -68,6 +68,8 @@ class DividedBySpectralNorm(Parametrization):
         self.out_dim = 1 if isinstance(layer, _ConvTransposeNd) else 0
         self.normalized: Tensor | None = None
         """The normalized weight for the next access, if it has been computed with those of other layers"""
+        self.was_zero = False
+        """Whether the weight was zero at first. It is then normalized alone, which leaves v at a weight of zeros"""
         matrix = self._matrix(get_weight(layer).detach())
         for name, size in zip(("_u", "_v"), matrix.shape, strict=True):
             vector = matrix.new_empty(size).normal_()
@@ -92,6 +94,7 @@ class DividedBySpectralNorm(Parametrization):
         sigma = torch.vdot(self._u, torch.mv(matrix, self._v))
         if not torch.isclose(sigma, torch.ones_like(sigma)):  # else the vectors fit, as those of `layer.weight` itself
             self._iterate(matrix, INITIAL_ITERATIONS)
+        self.was_zero = not matrix.any().item()
         return weight
 
     def extra_repr(self) -> str:
@@ -158,12 +161,10 @@ def _normalize_together(network: nn.Module, inputs: tuple) -> None:
             u, sigma = v, v[0].new_empty(0)
             for _ in range(options.n_power_iterations):
                 u = [matrix @ vector for matrix, vector in zip(matrices, v, strict=True)]
-                new_v = [matrix.mT @ vector for matrix, vector in zip(matrices, u, strict=True)]
-                u_norms, v_norms = _norms([*u, *new_v], options.eps).chunk(2)
+                v = [matrix.mT @ vector for matrix, vector in zip(matrices, u, strict=True)]
+                u_norms, v_norms = _norms([*u, *v], options.eps).chunk(2)
                 u = [x / n[:, None, None] for x, n in zip(u, u_norms.split(sizes), strict=True)]
-                norms = (norm[:, None, None] for norm in v_norms.split(sizes))
-                # A weight of zeros leaves v. Its sigma is eps / eps = 1.
-                v = [torch.where(n > options.eps, x / n, o) for x, n, o in zip(new_v, norms, v, strict=True)]
+                v = [x / n[:, None, None] for x, n in zip(v, v_norms.split(sizes), strict=True)]
                 sigma = v_norms / u_norms  # ||Wᵀ W v|| / ||W v|| = ||Wᵀ u|| = uᵀ W v, with the new u and v
             new = [vector for stack in (*u, *v) for vector in stack.unbind()]
             old = [*(part.u for part in parts), *(part.v for part in parts)]
@@ -220,8 +221,8 @@ def _is_normalized_together(network: nn.Module) -> bool:
 def _is_normalized(layer: nn.Module) -> bool:
     if not parametrize.is_parametrized(layer, "weight"):
         return False
-    parametrizations = _get_parametrizations(layer)
-    return len(parametrizations) == 1 and isinstance(parametrizations[0], DividedBySpectralNorm)
+    first, *others = _get_parametrizations(layer)
+    return not others and isinstance(first, DividedBySpectralNorm) and not first.was_zero
 
 
 def _get_parametrizations(layer: nn.Module) -> Any:

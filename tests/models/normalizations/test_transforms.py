@@ -82,7 +82,7 @@ def test_gradient_of_parameters(name, options, training):
             torch.testing.assert_close(gradients[path], parameter.grad)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # of PyTorch's own import
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # of PyTorch's own import
 @options
 def test_forward_mode(name, options):
     network, direction = build(name, options).double(), torch.randn(3, 2, 6, 6).double()
