@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gan.config import Config
 from gan.data import Splits
+from gan.evaluation.lipschitz import explain_unmeasured
 from gan.export import GENERATOR, export_generator
 from gan.run import folder as run_folder
 from gan.run.cli import TrainingParser, select_run
@@ -23,7 +24,7 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import broadcast_network, call_on_rank_zero, local_rank_zero_first, process_group, rank
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
-from gan.training.build import build_experiment
+from gan.training.build import build_experiment, describe_normalizations
 from gan.training.experiment import Experiment
 from gan.training.loop import train
 from gan.training.restore import TrainedGenerator, resume
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
             for network, _ in experiment.networks.values():
                 broadcast_network(network)  # another machine may have computed other initial weights
             if rank() == 0:
-                run_folder.write_config(folder, config)
+                run_folder.write_config(folder, config, describe_normalizations(experiment))
             print_start(experiment, folder)
             with Interrupt() as interrupt:
                 train(experiment, folder, interrupt)
@@ -73,8 +74,8 @@ def print_start(experiment: Experiment, folder: Path) -> None:
     """Print where training starts, and which numbers are not available."""
     train = experiment.config.train
     print(f"{folder}: step {experiment.step} of {train.steps} on {experiment.device} in {train.precision}")
-    if experiment.tracker.nonlinear:
-        print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
+    for line in explain_unmeasured(experiment.tracker):
+        print(line)
     for name, reason in experiment.unavailable_metrics.items():
         print(f"metric {name} left out: {reason}")
 

@@ -1,7 +1,7 @@
 """The run folder: its name, its config, and the checks that protect existing files."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,13 @@ def config_path(folder: Path) -> Path:
     return folder / CONFIG
 
 
-def write_config(folder: Path, config: Any) -> None:
-    """Write the resolved config into a run folder, creating the folder if necessary. Raises UserError on failure."""
+def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:
+    """Write the resolved config into a run folder, creating the folder if necessary. Raises UserError on failure.
+
+    The `notes`, a line each, are comments at the top of the file.
+    """
     try:
-        write_text(folder / CONFIG, dump_config(config))
+        write_text(folder / CONFIG, "".join(f"# {note}\n" for note in notes) + dump_config(config))
     except OSError as error:
         raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
 

@@ -20,6 +20,7 @@ from gan.training.inputs import Inputs, StepInputs, UpdateInputs
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_discriminator, build_generator
 from models.activation_norms.batch import BatchNorm
+from models.normalizations import describe_untouched
 from models.protocols import varies_between_calls
 
 
@@ -53,6 +54,14 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
         evaluator=evaluator,
         unavailable_metrics=unavailable_metrics,
     )
+
+
+def describe_normalizations(experiment: Experiment) -> list[str]:
+    """Return a line for each network that the config normalizes in part, on the weights that are not normalized."""
+    networks = {"generator": experiment.G, "discriminator": experiment.D}
+    configs = {section: getattr(experiment.config, section).normalization for section in networks}
+    notes = {section: describe_untouched(networks[section], configs[section]) for section in networks}
+    return [f"{section}: {note}" for section, note in notes.items() if note is not None]
 
 
 def build_inputs(config: Config, splits: Splits, num_classes: int | None, device: torch.device) -> Inputs:
@@ -109,8 +118,10 @@ def find_obstacle_to_graphs(config: Config, device: torch.device, G: nn.Module, 
 def build_tracker(D: nn.Module, images: Tensor, num_classes: int | None, iterations: int) -> LipschitzTracker:
     """Return the tracker of the layers of D for images shaped like `images` (N, C, H, W)."""
     weight = next(D.parameters())
-    labels = None if num_classes is None else torch.zeros(1, dtype=torch.int64, device=weight.device)
-    return LipschitzTracker(D, (weight.new_zeros(1, *images.shape[1:]), labels), iterations)
+    image = weight.new_zeros(1, *images.shape[1:])
+    if num_classes is None:
+        return LipschitzTracker(D, image, iterations)
+    return LipschitzTracker(D, (image, torch.zeros(1, dtype=torch.int64, device=weight.device)), iterations)
 
 
 def check_choices(config: Config, splits: Splits) -> None:

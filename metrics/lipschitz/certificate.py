@@ -49,11 +49,10 @@ def certify(layer: nn.Module, input_shape: Shape = None, y: Tensor | None = None
         if isinstance(module, _BatchNorm) and module.training:
             # It divides by the deviation of the batch, which may be arbitrarily small.
             return Certificate(math.inf, f"{name or type(module).__name__} is in training mode")
-    weight = _first_weight(layer)
-    with eval_mode(layer), torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+    with eval_mode(layer), torch.no_grad():
         if input_shape is None:
             return _certify_any_size(layer)
-        example = torch.zeros(1, *input_shape).to(weight)
+        example = torch.zeros(1, *input_shape).to(_first_weight(layer))
         return Certificate(*network_bound(layer, example, y, _get_bound))
 
 

@@ -1,6 +1,8 @@
 """Circular filters of maps in the Fourier domain, by the FFT or by matrix products."""
 
+import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,17 +34,26 @@ class Window(NamedTuple):
         return torch.arange(self.start, self.start + self.count * self.step, self.step, device=device) % period
 
 
-def circular_filter(y: Tensor, v: Tensor, window: tuple[Window, Window]) -> Tensor:
-    """Return a window of F⁻¹[V · F[y]], channel by channel: (B, O, m_h, m_w) -> (B, O, h, w).
+Windows = tuple[Window, ...]
+"""A window per axis"""
 
-    v is real, (O, m_h, m_w // 2 + 1), and even in frequency. A v of shape (O, 1, 1) is constant over the frequencies.
-    The result has the dtype of y. The computation has at least single precision, except for y of 16 bits on a GPU.
+
+def circular_filter(y: Tensor, v: Tensor, window: Windows) -> Tensor:
+    """Return a window of F⁻¹[V · F[y]], channel by channel: (B, O, *m) -> (B, O, *n), in one to three dimensions.
+
+    v is real, (O, *m) with m_n // 2 + 1 on the last axis, and even in frequency. A v of shape (O, 1, ...) is constant
+    over the frequencies. The result has the dtype of y. The computation has at least single precision, except for y of
+    16 bits and two dimensions on a GPU.
     """
-    grid = tuple(y.shape[-2:])
-    whole = (Window(0, grid[0], 1), Window(0, grid[1], 1))
+    grid = tuple(y.shape[2:])
+    whole = tuple(Window(0, m, 1) for m in grid)
     wide = torch.promote_types(y.dtype, torch.float32)
-    if v.shape[-2:] == (1, 1):
+    if math.prod(v.shape[1:]) == 1:
         return _crop(y * v.to(wide), window).to(y.dtype)
+    if len(y) == 0:
+        return _crop(y, window)
+    if len(grid) != 2 or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return _fourier_filter(y, v.to(wide), grid, whole, window)
     if switch.filter_by_matrix_is_faster(y):
         return _matrix_filter(y, v, grid, whole, window)
     if switch.filter_by_axes_is_faster(y):
@@ -57,12 +68,16 @@ class _Filter(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, y: Tensor, v: Tensor, grid: Pair, inputs: tuple[Window, Window], outputs: tuple[Window, Window]):
-        ctx.save_for_backward(v)
-        ctx.geometry = grid, inputs, outputs
+    def forward(y: Tensor, v: Tensor, grid: Pair, inputs: Windows, outputs: Windows) -> Tensor:
         filtered = _dense_filter if switch.dense_filter_is_faster(y, grid) else _fourier_filter
         out = filtered(y, v, grid, inputs, outputs)
         return torch.ops.aten._unsafe_view(out, out.shape)  # no view for autograd, which may be changed in place
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        _, v, *ctx.geometry = inputs
+        ctx.save_for_backward(v)
+        ctx.save_for_forward(v)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -70,18 +85,27 @@ class _Filter(torch.autograd.Function):
         grid, inputs, outputs = ctx.geometry
         return _Filter.apply(grad, v, grid, outputs, inputs), None, None, None, None
 
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, *_: None):
+        (v,) = ctx.saved_tensors
+        return _Filter.apply(tangent, v, *ctx.geometry)
 
-def _fourier_filter(
-    y: Tensor, v: Tensor, grid: Pair, inputs: tuple[Window, Window], outputs: tuple[Window, Window]
-) -> Tensor:
+    @staticmethod
+    def vmap(info, in_dims: tuple, y: Tensor, v: Tensor, grid: Pair, inputs: Windows, outputs: Windows):
+        filtered = functools.partial(_fourier_filter, grid=grid, inputs=inputs, outputs=outputs)
+        return torch.vmap(filtered, in_dims[:2])(y, v), 0
+
+
+def _fourier_filter(y: Tensor, v: Tensor, grid: Sequence[int], inputs: Windows, outputs: Windows) -> Tensor:
     """Filter by FFTs, in the dtype of v."""
-    spectrum = torch.fft.rfft2(_embed(y.to(v.dtype), grid, inputs)) * v
-    return _crop(torch.fft.irfft2(spectrum, s=grid), outputs).to(y.dtype)
+    dims = tuple(range(2, y.dim()))
+    spectrum = torch.fft.rfftn(_embed(y.to(v.dtype), grid, inputs), dim=dims) * v
+    return _crop(torch.fft.irfftn(spectrum, s=grid, dim=dims), outputs).to(y.dtype)
 
 
-def _crop(y: Tensor, window: tuple[Window, Window]) -> Tensor:
-    """Return the `window` of y (B, O, m_h, m_w)."""
-    for dim, axis in zip((2, 3), window, strict=True):
+def _crop(y: Tensor, window: Windows) -> Tensor:
+    """Return the `window` of y (B, O, *m)."""
+    for dim, axis in enumerate(window, start=2):
         period = y.shape[dim]
         if axis == (0, period, 1) and switch.launches_matter(y):
             continue  # elsewhere the gradient of the slice keeps its layout, on which the last digits depend
@@ -93,19 +117,17 @@ def _crop(y: Tensor, window: tuple[Window, Window]) -> Tensor:
     return y
 
 
-def _embed(y: Tensor, grid: Pair, window: tuple[Window, Window]) -> Tensor:
-    """Return a map on `grid` with y (B, O, h, w) at the positions of `window` and zeros elsewhere, adjoint to `_crop`.
+def _embed(y: Tensor, grid: Sequence[int], window: Windows) -> Tensor:
+    """Return a map on `grid` with y (B, O, *n) at the positions of `window` and zeros elsewhere, adjoint to `_crop`.
 
     Values at the same position of the grid are added.
     """
     if all(axis == (0, period, 1) for axis, period in zip(window, grid, strict=True)):
         return y
     if all(axis.step == 1 and axis.last < period for axis, period in zip(window, grid, strict=True)):
-        (top, bottom), (left, right) = (
-            (axis.start, period - 1 - axis.last) for axis, period in zip(window, grid, strict=True)
-        )
-        return F.pad(y, (left, right, top, bottom))
-    for dim, axis, period in zip((3, 2), reversed(window), reversed(grid), strict=True):
+        sides = [(axis.start, period - 1 - axis.last) for axis, period in zip(window, grid, strict=True)]
+        return F.pad(y, [side for pair in reversed(sides) for side in pair])
+    for dim, (axis, period) in reversed(list(enumerate(zip(window, grid, strict=True), start=2))):
         size = (*y.shape[:dim], period, *y.shape[dim + 1 :])
         if axis.last < period:
             where = (slice(None),) * dim + (slice(axis.start, axis.last + 1, axis.step),)
@@ -117,16 +139,14 @@ def _embed(y: Tensor, grid: Pair, window: tuple[Window, Window]) -> Tensor:
     return y
 
 
-def _matrix_filter(
-    y: Tensor, v: Tensor, grid: Pair, inputs: tuple[Window, Window], outputs: tuple[Window, Window]
-) -> Tensor:
+def _matrix_filter(y: Tensor, v: Tensor, grid: Pair, inputs: Windows, outputs: Windows) -> Tensor:
     """Filter by two matrix products, in the dtype of y.
 
     The first leads to the real Fourier basis, the second back. V is even, so it scales the cosine and the sine of a
     frequency alike. Channels are last in all intermediate results.
     """
     analysis, synthesis = (_fourier_basis(grid, w, y.dtype, y.device, fake_mode(y)) for w in (inputs, outputs))
-    with torch.autocast(y.device.type, enabled=False):
+    with switch.without_autocast(y.device):
         gains = v.flatten(1).mT.to(y.dtype, memory_format=torch.contiguous_format)  # (frequencies, O)
         maps = y.permute(0, 2, 3, 1).flatten(1, 2)  # (B, h w, O)
         spectra = _multiply(analysis.mT, maps).unflatten(1, (2, -1)) * gains
@@ -134,9 +154,7 @@ def _matrix_filter(
     return filtered.unflatten(1, [axis.count for axis in outputs]).permute(0, 3, 1, 2)
 
 
-def _separable_filter(
-    y: Tensor, v: Tensor, grid: Pair, inputs: tuple[Window, Window], outputs: tuple[Window, Window]
-) -> Tensor:
+def _separable_filter(y: Tensor, v: Tensor, grid: Pair, inputs: Windows, outputs: Windows) -> Tensor:
     """Filter by two matrix products along each axis, in the dtype of y.
 
     The columns are transformed to cosines and sines, and the rows of both, as real and imaginary parts, to the
@@ -151,7 +169,7 @@ def _separable_filter(
         )
         for w in (inputs, outputs)
     )
-    with torch.autocast(y.device.type, enabled=False):
+    with switch.without_autocast(y.device):
         gains = v.permute(1, 2, 0)[:, None].to(y.dtype, memory_format=torch.contiguous_format)  # (m_h, 1, half, O)
         maps = y.permute(0, 2, 3, 1).flatten(0, 1)  # (B h, w, O)
         spectra = _multiply(columns.mT, maps).view(count, 2 * inputs[0].count, -1)  # (B, 2 h, half O)
@@ -168,9 +186,7 @@ def _multiply(matrix: Tensor, batch: Tensor) -> Tensor:
 
 
 @constant
-def _fourier_basis(
-    grid: Pair, window: tuple[Window, Window], dtype: torch.dtype, device: torch.device, mode: object
-) -> Tensor:
+def _fourier_basis(grid: Pair, window: Windows, dtype: torch.dtype, device: torch.device, mode: object) -> Tensor:
     """Return the cosines and sines of the frequencies of `torch.fft.rfft2` at the positions of `window`.
 
     The matrix (h w, 2 m_h (m_w // 2 + 1)) times its transpose for the whole grid is the identity.
@@ -214,9 +230,7 @@ def _multiplicity(period: int, device: torch.device) -> Tensor:
     return torch.where(2 * frequency % period == 0, 1.0, 2.0).double()
 
 
-def _dense_filter(
-    y: Tensor, v: Tensor, grid: Pair, inputs: tuple[Window, Window], outputs: tuple[Window, Window]
-) -> Tensor:
+def _dense_filter(y: Tensor, v: Tensor, grid: Pair, inputs: Windows, outputs: Windows) -> Tensor:
     """Filter by separable Hartley transforms, in the dtype of v.
 
     It processes a few images at a time, which fit into the cache, and computes only the output window.
@@ -245,7 +259,7 @@ def _dense_filter(
         return torch.bmm(matrix.expand(len(batch), -1, -1), batch, out=product)
 
     images_at_once = max(1, CHUNK_BYTES // (same.numel() * same.element_size()))
-    with torch.autocast(y.device.type, enabled=False):
+    with switch.without_autocast(y.device):
         parts = (maps.permute(0, 2, 3, 1).split(images_at_once) for maps in (y, out))
         for images, result in zip(*parts, strict=True):
             n = len(images)

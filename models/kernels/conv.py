@@ -76,7 +76,7 @@ def upsample(x: Tensor, mode: Upsampling = "nearest") -> Tensor:
         if mode == "nearest":  # the backward pass of `interpolate`, compiled, adds the pixels one by one
             rows = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, 2, -1, 2, -1)
             return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-    with torch.autocast(x.device.type, enabled=False):  # it would convert the map to fp32
+    with switch.without_autocast(x.device):  # it would convert the map to fp32
         return F.interpolate(x, scale_factor=2, mode=mode)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.kernels.constants import constant, fake_mode
-from models.kernels.switch import Fusion
+from models.kernels.switch import Fusion, without_autocast
 
 
 def conv_pool(
@@ -57,7 +57,7 @@ def _blur_kernel(weight: Tensor, factor: float, flip: bool = False) -> Tensor:
     """
     size = tuple(weight.shape[2:])
     blur = _blur_matrix(size, factor, flip, weight.dtype, weight.device, fake_mode(weight))
-    with torch.autocast(weight.device.type, enabled=False):
+    with without_autocast(weight.device):
         taps = torch.bmm(blur.expand(len(weight), -1, -1), weight.permute(0, 2, 3, 1).flatten(1, 2))
     return taps.unflatten(1, [k + 1 for k in size]).permute(0, 3, 1, 2)
 

@@ -6,7 +6,7 @@ function for a layer (its stride, padding and so on) is decided by its caller.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -56,6 +56,11 @@ def plain_kernels() -> Iterator[None]:
         yield
     finally:
         _plain = before
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a context in which autocast is off for a device. The meta device has no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def is_enabled(x: Tensor) -> bool:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from models.normalizations.base import LAYER_TYPES, NORMALIZATIONS, Normalization
+from models.calls import get_logits
+from models.normalizations.base import NORMALIZATIONS, Normalization, Wrapper
+from models.normalizations.obstacles import find_normalization
 from models.protocols import GetBound
 
 
@@ -27,39 +29,58 @@ class GradientNorm(Normalization):
     that of the sum of all logits, which is correct if f processes each image separately, that is without batch norm.
     """
 
+    @property
+    def types(self) -> tuple[type[nn.Module], ...]:
+        """Any module: the network as a whole."""
+        return (nn.Module,)
+
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Return `layer` itself, since the network is normalized as a whole."""
         return layer
 
     def apply(
-        self, network: nn.Module, types: tuple[type[nn.Module], ...] = LAYER_TYPES, exclude: Sequence[str] = ()
+        self, network: nn.Module, types: tuple[type[nn.Module], ...] | None = None, exclude: Sequence[str] = ()
     ) -> nn.Module:
-        """Wrap the discriminator `network`. Raises ValueError for patterns of layers, which do not apply."""
-        if self.include != ("*",) or self.exclude or exclude:
-            raise ValueError("gradient normalizes the network as a whole: remove include and exclude")
+        """Wrap the discriminator `network`.
+
+        Raises ValueError for types and patterns of layers, which do not apply, and for a network that is normalized.
+        """
+        if types is not None or self.include != ("*",) or self.exclude or exclude:
+            raise ValueError("gradient normalizes the network as a whole: remove include, exclude and types")
+        for path, module in network.named_modules():
+            if reason := find_normalization(module):
+                raise ValueError(f"gradient cannot normalize {path or 'the network'}: {reason}")
         return GradientNormalized(network)
 
 
-class GradientNormalized(nn.Module):
+class GradientNormalized(Wrapper):
     """A discriminator whose logits (B,) are divided by their gradient norms plus their magnitudes."""
+
+    is_layer = False
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
+    @property
+    def wrapped(self) -> nn.Module:
+        """The discriminator."""
+        return self.network
+
     @torch.compiler.disable  # compiled graphs do not support double backward
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return normalized logits (B,). Raises ValueError if the network does not return one logit per input."""
+        """Return normalized logits (B,). Raises ValueError if the network does not return (B,) or (B, 1)."""
+        if isinstance(x, fx.Proxy):
+            return self.trace(x, y)  # pyright: ignore[reportReturnType]
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            raise RuntimeError("gradient normalization computes a gradient, which torch.jit.trace cannot record")
         differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone() if x.is_inference() else x
+            y = y.clone() if y is not None and y.is_inference() else y
             if not (differentiable and x.requires_grad):
                 x = x.detach().requires_grad_(True)
-            logits = self.network(x) if y is None else self.network(x, y)
-            if logits.shape != x.shape[:1]:
-                raise ValueError(
-                    "gradient normalization needs a discriminator with one logit per input, logits of shape"
-                    f" {tuple(x.shape[:1])}, but the shape is {tuple(logits.shape)}"
-                )
+            logits = get_logits(self.network, x, y)
             (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=differentiable)
             size = gradient.flatten(1).to(logits.dtype).norm(dim=1) + logits.abs()
             normalized = logits / torch.where(size > 0, size, 1.0)

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
 from models.normalizations.weight_matrices import Layout, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
@@ -46,7 +45,7 @@ class ONI(Normalization):
 
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Reparametrize `layer.weight` and return the layer."""
-        return parametrize.register_parametrization(layer, "weight", NewtonOrthogonalization(layer, self))
+        return reparametrize(layer, NewtonOrthogonalization(layer, self))
 
 
 class NewtonOrthogonalization(Parametrization):

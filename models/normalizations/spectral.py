@@ -3,15 +3,16 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from models.kernels import switch
-from models.normalizations.base import LAYER_TYPES, NORMALIZATIONS, Normalization, Parametrization
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
 from models.normalizations.weight_matrices import get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
@@ -21,7 +22,7 @@ INITIAL_ITERATIONS = 15
 @NORMALIZATIONS.register("spectral")
 @dataclass(frozen=True, kw_only=True)
 class SpectralNorm(Normalization):
-    """W / σ(W_r), with W_r the kernel reshaped to an O x (I kh kw) matrix (Miyato et al., ICLR 2018).
+    """W / σ(W_r), with W_r the kernel reshaped to an O x (I prod(k)) matrix (Miyato et al., ICLR 2018).
 
     σ(W_r) is not the norm of the convolution. The operator norm of the normalized layer lies between 1 and ceil(k / s)
     for stride s, so the network is not 1-Lipschitz. In training, each access of the weight does `n_power_iterations`;
@@ -29,21 +30,23 @@ class SpectralNorm(Normalization):
     with n_critic = 5 an iteration of training does 6 power iterations, and one more for each gradient penalty. The
     authors' code and torch-mimicry pass them separately and do 11; `n_power_iterations: 2` does 12.
 
-    The function, its initialization and its state are those of `torch.nn.utils.parametrizations.spectral_norm`. Under
-    autocast, σ is computed in the precision of the weight.
+    The function, its initialization and its state are those of `torch.nn.utils.parametrizations.spectral_norm`, except
+    that a weight of zeros is not divided. Under autocast, σ is computed in the precision of the weight.
     """
+
+    has_state: ClassVar[bool] = True
 
     n_power_iterations: Annotated[int, AT_LEAST_1] = 1
     """Power iterations per access of the weight in training"""
     eps: Annotated[float, AT_LEAST_0] = 1e-12
-    """Lower limit of the norms of the vectors in the power iteration"""
+    """Lower limit of the norms of the vectors in the power iteration; a weight of a smaller norm is not divided"""
 
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Reparametrize `layer.weight` and return the layer."""
-        return parametrize.register_parametrization(layer, "weight", DividedBySpectralNorm(layer, self))
+        return reparametrize(layer, DividedBySpectralNorm(layer, self))
 
     def apply(
-        self, network: nn.Module, types: tuple[type[nn.Module], ...] = LAYER_TYPES, exclude: Sequence[str] = ()
+        self, network: nn.Module, types: tuple[type[nn.Module], ...] | None = None, exclude: Sequence[str] = ()
     ) -> nn.Module:
         """Normalize the layers of `network`. On a GPU its forward passes normalize all weights together."""
         normalized = super().apply(network, types, exclude)
@@ -62,14 +65,15 @@ class DividedBySpectralNorm(Parametrization):
     def __init__(self, layer: nn.Module, options: SpectralNorm):
         super().__init__()
         self.options = options
-        self.out_dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        self.out_dim = 1 if isinstance(layer, _ConvTransposeNd) else 0
         self.normalized: Tensor | None = None
         """The normalized weight for the next access, if it has been computed with those of other layers"""
+        self.was_zero = False
+        """Whether the weight was zero at first. It is then normalized alone, which leaves v at a weight of zeros"""
         matrix = self._matrix(get_weight(layer).detach())
         for name, size in zip(("_u", "_v"), matrix.shape, strict=True):
             vector = matrix.new_empty(size).normal_()
             self.register_buffer(name, F.normalize(vector, dim=0, eps=options.eps))
-        self._iterate(matrix, INITIAL_ITERATIONS)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalized weight."""
@@ -81,7 +85,17 @@ class DividedBySpectralNorm(Parametrization):
             self._iterate(matrix, self.options.n_power_iterations)
         # Copies, since a second forward pass may update the buffers before the backward pass of the first.
         u, v = self._u.clone(), self._v.clone()
-        return weight / torch.vdot(u, torch.mv(matrix, v))
+        sigma = torch.vdot(u, torch.mv(matrix, v))
+        return weight / torch.where(sigma.abs() > self.options.eps, sigma, 1.0)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Return `weight`, which is its own normalized weight if its norm is 1."""
+        matrix = self._matrix(weight)
+        sigma = torch.vdot(self._u, torch.mv(matrix, self._v))
+        if not torch.isclose(sigma, torch.ones_like(sigma)):  # else the vectors fit, as those of `layer.weight` itself
+            self._iterate(matrix, INITIAL_ITERATIONS)
+        self.was_zero = not matrix.any().item()
+        return weight
 
     def extra_repr(self) -> str:
         """Show the options."""
@@ -94,8 +108,10 @@ class DividedBySpectralNorm(Parametrization):
     @torch.no_grad()
     def _iterate(self, matrix: Tensor, iterations: int) -> None:
         for _ in range(iterations):
-            F.normalize(torch.mv(matrix, self._v), dim=0, eps=self.options.eps, out=self._u)
-            F.normalize(torch.mv(matrix.mT, self._u), dim=0, eps=self.options.eps, out=self._v)
+            self._u.copy_(F.normalize(torch.mv(matrix, self._v), dim=0, eps=self.options.eps))
+            v = torch.mv(matrix.mT, self._u)
+            # A weight of zeros leaves v, from which the iteration finds the vectors of a later weight.
+            self._v.copy_(torch.where(v.any(), F.normalize(v, dim=0, eps=self.options.eps), self._v))
 
 
 class _Part:
@@ -136,7 +152,7 @@ def _normalize_together(network: nn.Module, inputs: tuple) -> None:
     if not parts:
         return
     options = parts[0].parametrization.options
-    with torch.autocast(parts[0].weight.device.type, enabled=False):
+    with switch.without_autocast(parts[0].weight.device):
         weights = [_stack([part.weight for part in stack]) for stack in stacks.values()]
         with torch.no_grad():
             matrices = [weight.flatten(2) for weight in weights]
@@ -205,8 +221,8 @@ def _is_normalized_together(network: nn.Module) -> bool:
 def _is_normalized(layer: nn.Module) -> bool:
     if not parametrize.is_parametrized(layer, "weight"):
         return False
-    parametrizations = _get_parametrizations(layer)
-    return len(parametrizations) == 1 and isinstance(parametrizations[0], DividedBySpectralNorm)
+    first, *others = _get_parametrizations(layer)
+    return not others and isinstance(first, DividedBySpectralNorm) and not first.was_zero
 
 
 def _get_parametrizations(layer: nn.Module) -> Any:

@@ -1,18 +1,18 @@
 """Spectral normalization by the norm of the convolution, not of its reshaped kernel (Farnia et al., ICLR 2019)."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from models.kernels.symbol import dilate, fold_phases
-from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
-from models.normalizations.weight_matrices import Layout, clamp_positive, direction, get_weight
+from models.kernels.polyphase import Positions, fold_taps
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
+from models.normalizations.weight_matrices import Layout, direction, divisor, get_weight
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 
 SCAN_STEPS = 6  # power iterations at every frequency of the grid, enough to rank the frequencies
@@ -26,12 +26,16 @@ class SpectralConvNorm(Normalization):
 
     With the stride phases as input channels, W -> W', the operator is block diagonal in frequency:
 
-        σ = max_w ||K(w)||_2,   K(w) = Σ_ab W'_ab e^(-i w·(a, b)),   w on a grid x grid lattice of [0, 2π)².
+        σ = max_w ||K(w)||_2,   K(w) = Σ_p W'_p e^(-i w·p),   w on a lattice of [0, 2π)^n with `grid` points per axis,
 
-    This is exact for circular padding and a map of side grid · s. For zero padding and any size, the norm of the layer
-    is at most gain / cos(d π / grid)², with d = (k' - 1) / 2, k' = ceil(k / s) and k the dilated size: 4 % above the
-    gain for k' = 3 and a grid of 16. For a grouped convolution, σ is the largest norm of all groups. A transposed
-    convolution has the norm of its adjoint. For linear and embedding layers, σ is the norm of the matrix.
+    for a convolution of n = 1, 2 or 3 dimensions. This is exact for circular padding and a map of side grid · s. For
+    zero padding and any size, the norm of the layer is at most gain / cos(d π / grid)^n, with d = (k' - 1) / 2, k' =
+    ceil(k / s) and k the dilated size: 4 % above the gain for k' = 3, a grid of 16 and n = 2. For a grouped
+    convolution, σ is the largest norm of all groups. A transposed convolution has the norm of its adjoint. For linear
+    and embedding layers, σ is the norm of the matrix. A weight of zeros is not divided.
+
+    Where a dilated kernel is larger than the grid, the lattice would be too coarse for it. Its positions p are then
+    divided by their common divisor along the axis. This only scales w, and k is then the size without dilation.
 
     The authors' code (github.com/jessemzhang/dl_spectral_normalization) divides by max(1, σ / β), so that β bounds the
     norm and smaller norms do not change; here, the norm always is the gain. Their σ is that of the layer with its zero
@@ -48,11 +52,13 @@ class SpectralConvNorm(Normalization):
     rescan_every: Annotated[int, AT_LEAST_1] = 50
     """Number of accesses of the weight in training between two scans of the grid"""
     grid: Annotated[int, AT_LEAST_1] = 16
-    """Side of the frequency grid, which is the side of the convolution's output"""
+    """Frequencies per axis, which is the side of the convolution's output"""
+
+    has_state: ClassVar[bool] = True
 
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Reparametrize `layer.weight` and return the layer."""
-        return parametrize.register_parametrization(layer, "weight", UnitConvolution(layer, self))
+        return reparametrize(layer, UnitConvolution(layer, self))
 
 
 class UnitConvolution(Parametrization):
@@ -65,6 +71,7 @@ class UnitConvolution(Parametrization):
     frequencies: Tensor
     u: Tensor
     v: Tensor
+    taps: Tensor
     candidates: Tensor
     candidate_of: Tensor
     start: Tensor
@@ -76,18 +83,20 @@ class UnitConvolution(Parametrization):
         self.stride = getattr(layer, "stride", (1, 1))
         self.dilation = getattr(layer, "dilation", (1, 1))
         self.accesses = torch.zeros((), dtype=torch.int64, device="cpu")  # no buffer, which would move to the device
-        kernel = self._kernel(get_weight(layer).detach())
+        weight = get_weight(layer).detach()
+        kernel, taps = self._kernel(weight), self._taps(weight)
         # Constants of the scans. As buffers they are on the device, so that a scan does not wait for it.
-        candidates, candidate_of = _half_grid([options.grid if k > 1 else 1 for k in kernel.shape[-2:]])
+        candidates, candidate_of = _half_grid([options.grid if axis.max() > 0 else 1 for axis in taps.unbind(1)])
         start = torch.randn(kernel.shape[2], 2, 1, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("taps", taps.to(kernel.device), persistent=False)
         self.register_buffer("candidates", candidates.to(kernel.device), persistent=False)
         self.register_buffer("candidate_of", candidate_of.to(kernel.device), persistent=False)
         self.register_buffer("start", start.to(kernel), persistent=False)
-        constants = self.candidates, self.candidate_of, self.start
-        frequencies, u, v = _scan(kernel, *constants, options.tracked, options.grid, 5 * SETTLE_STEPS)
-        self.register_buffer("frequencies", frequencies)
-        self.register_buffer("u", u)
-        self.register_buffer("v", v)
+        groups, outputs, inputs = kernel.shape[:3]
+        tracked = min(options.tracked, len(candidates))
+        self.register_buffer("frequencies", candidates.new_zeros(groups, tracked, len(self.stride)).to(kernel.device))
+        self.register_buffer("u", kernel.new_zeros(groups, outputs, 2, tracked))
+        self.register_buffer("v", kernel.new_zeros(groups, inputs, 2, tracked))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalized weight."""
@@ -96,8 +105,21 @@ class UnitConvolution(Parametrization):
             self._track(kernel)
         # Copies, since a second forward pass may update the buffers before the backward pass of the first.
         frequencies, u, v = self.frequencies.clone(), self.u.clone(), self.v.clone()
-        sigma = (u * _apply(kernel, v, _waves(frequencies, kernel, self.options.grid))).sum(dim=(1, 2))
-        return weight * (self.options.gain / clamp_positive(sigma.amax()))
+        sigma = (u * _apply(kernel, v, _waves(frequencies, self.taps, kernel, self.options.grid))).sum(dim=(1, 2))
+        return weight * (self.options.gain / divisor(sigma.amax()))
+
+    @torch.no_grad()
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Return `weight`, which is its own normalized weight if its norm is `gain`."""
+        kernel = self._kernel(weight)
+        scanned = _scan(kernel, *self._constants, self.options.tracked, self.options.grid, 5 * SETTLE_STEPS)
+        for buffer, value in zip((self.frequencies, self.u, self.v), scanned, strict=True):
+            buffer.copy_(value)
+        if not kernel.any():
+            # All frequencies of a weight of zeros are equal. Scan again soon: after the access by PyTorch when the
+            # parametrization is registered, and that of the first step, which changes the weight.
+            self.accesses.fill_(max(0, self.options.rescan_every - 3))
+        return weight
 
     def get_extra_state(self) -> Tensor:
         """Return the number of accesses, so that a resumed run scans at the same steps."""
@@ -119,18 +141,29 @@ class UnitConvolution(Parametrization):
         (_track_operator if compiles else _track)(
             kernel.detach(),
             *(self.frequencies, self.u, self.v, self.accesses),
-            *(self.candidates, self.candidate_of, self.start),
+            *self._constants,
             *(self.options.tracked, self.options.grid, self.options.rescan_every),
         )
 
-    def _kernel(self, weight: Tensor) -> Tensor:
-        """Return W' as (g, O, J, kh', kw'), with J the input channels times the stride phases.
+    @property
+    def _constants(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.taps, self.candidates, self.candidate_of, self.start
 
-        The weight of a transposed convolution is that of its adjoint, an ordinary convolution, in the same layout.
-        """
+    def _kernel(self, weight: Tensor) -> Tensor:
+        """Return W' as (g, O, J, *t), with J the input channels times the stride phases."""
+        return self._fold(weight)[0].flatten(1, 1 + len(self.stride)).unflatten(0, (self.groups, -1))
+
+    def _taps(self, weight: Tensor) -> Tensor:
+        """Return the positions of the T taps of W', (T, n). On an axis beyond the grid, without the common divisor."""
+        _, positions = self._fold(weight)
+        divisors = [math.gcd(*axis) if axis[-1] >= self.options.grid else 1 for axis in positions]
+        scaled = [[p // d for p in axis] for axis, d in zip(positions, divisors, strict=True)]
+        return torch.tensor(list(itertools.product(*scaled)))
+
+    def _fold(self, weight: Tensor) -> tuple[Tensor, Positions]:
+        # The weight of a transposed convolution is that of its adjoint, an ordinary convolution, in the same layout.
         weight = weight[..., None, None] if weight.dim() == 2 else weight
-        folded = fold_phases(dilate(weight, self.dilation), self.stride).flatten(1, 3)
-        return folded.unflatten(0, (self.groups, -1))
+        return fold_taps(weight, self.stride, self.dilation)
 
 
 def _track(
@@ -139,6 +172,7 @@ def _track(
     u: Tensor,
     v: Tensor,
     accesses: Tensor,
+    taps: Tensor,
     candidates: Tensor,
     candidate_of: Tensor,
     start: Tensor,
@@ -149,9 +183,9 @@ def _track(
     """Count an access, and update the frequencies and their vectors: by a scan, or by one power iteration."""
     accesses.add_(1)
     if int(accesses) % rescan_every == 0:
-        updated = _scan(kernel, candidates, candidate_of, start, tracked, grid, SETTLE_STEPS)
+        updated = _scan(kernel, taps, candidates, candidate_of, start, tracked, grid, SETTLE_STEPS)
     else:
-        updated = frequencies, *_power_iteration(kernel, u, v, _waves(frequencies, kernel, grid), 1)
+        updated = frequencies, *_power_iteration(kernel, u, v, _waves(frequencies, taps, kernel, grid), 1)
     for buffer, value in zip((frequencies, u, v), updated, strict=True):
         buffer.copy_(value)
 
@@ -168,6 +202,7 @@ _track_operator = _register_operator()
 
 def _scan(
     kernel: Tensor,
+    taps: Tensor,
     candidates: Tensor,
     candidate_of: Tensor,
     start: Tensor,
@@ -175,45 +210,51 @@ def _scan(
     grid: int,
     settle_steps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return frequencies (g, T, 2) as indices into the grid, with their u and v: peaks of ||K(w)|| first."""
+    """Return frequencies (g, T, n) as indices into the grid, with their u and v: peaks of ||K(w)|| first."""
     groups = len(kernel)
     expanded = candidates.expand(groups, -1, -1)
     v = start.expand(groups, -1, -1, len(candidates)) / start.norm()
     u = kernel.new_zeros(groups, kernel.shape[1], 2, len(candidates))
-    waves = _waves(expanded, kernel, grid)
+    waves = _waves(expanded, taps, kernel, grid)
     u, v = _power_iteration(kernel, u, v, waves, SCAN_STEPS)
     norms = (u * _apply(kernel, v, waves)).sum(dim=(1, 2))  # (g, candidates)
 
-    lattice = norms[:, candidate_of]  # (g, height, width)
-    peak = F.max_pool2d(F.pad(lattice[:, None], (1, 1, 1, 1), mode="circular"), 3, 1)[:, 0].flatten(1)
-    peak = peak[:, candidates[:, 0] * lattice.shape[2] + candidates[:, 1]]
+    lattice = norms[:, candidate_of]  # (g, *size)
+    axes = lattice.dim() - 1
+    pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[axes]
+    peak = pool(F.pad(lattice[:, None], [1, 1] * axes, mode="circular"), 3, 1)[:, 0].flatten(1)
+    peak = peak[:, _flat_index(candidates, lattice.shape[1:])]
     score = torch.where(norms >= peak, norms, norms - norms.amax())  # neighbors of the peaks come second
     kept = score.topk(min(tracked, len(candidates)), dim=1).indices  # (g, T)
-    frequencies = expanded.gather(1, kept[:, :, None].expand(-1, -1, 2))
+    frequencies = expanded.gather(1, kept[:, :, None].expand(-1, -1, axes))
     u, v = (x.gather(3, kept[:, None, None].expand(-1, *x.shape[1:3], -1)) for x in (u, v))
-    return frequencies, *_power_iteration(kernel, u, v, _waves(frequencies, kernel, grid), settle_steps)
+    return frequencies, *_power_iteration(kernel, u, v, _waves(frequencies, taps, kernel, grid), settle_steps)
 
 
-def _waves(frequencies: Tensor, kernel: Tensor, grid: int) -> tuple[Tensor, Tensor]:
-    """Return cos and sin of w·(a, b), each (g, 1, kh' kw', T), for frequencies (g, T, 2)."""
-    kh, kw = kernel.shape[-2:]
-    a = torch.arange(kh, device=kernel.device).repeat_interleave(kw)[:, None]
-    b = torch.arange(kw, device=kernel.device).repeat(kh)[:, None]
-    turns = frequencies[:, None, :, 0] * a + frequencies[:, None, :, 1] * b
+def _waves(frequencies: Tensor, taps: Tensor, kernel: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of w·p, each (g, 1, taps, T), for frequencies (g, T, n) and positions of taps (taps, n)."""
+    turns = (frequencies[:, None] * taps[:, None]).sum(-1)
     angle = (2 * math.pi / grid) * (turns % grid).double()
     return angle.cos()[:, None].to(kernel.dtype), angle.sin()[:, None].to(kernel.dtype)
 
 
 def _half_grid(size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return one frequency of each pair w, -w on a grid of (height, width), and where to find each frequency's.
+    """Return one frequency of each pair w, -w on a grid of `size`, and where to find each frequency's.
 
-    K(-w) is the conjugate of K(w). The frequencies are (F, 2), and the indices of them (height, width).
+    K(-w) is the conjugate of K(w). The frequencies are (F, n), and the indices of them have the shape of the grid.
     """
-    height, width = size
-    p, q = torch.arange(height)[:, None], torch.arange(width)
-    first = torch.minimum(p * width + q, -p % height * width + -q % width)
+    lattice = torch.stack(torch.meshgrid([torch.arange(m) for m in size], indexing="ij"), dim=-1)
+    first = torch.minimum(_flat_index(lattice, size), _flat_index(-lattice % torch.tensor(size), size))
     canonical, inverse = first.unique(return_inverse=True)
-    return torch.stack([canonical // width, canonical % width], dim=1), inverse
+    return lattice.flatten(0, -2)[canonical], inverse
+
+
+def _flat_index(index: Tensor, size: Sequence[int]) -> Tensor:
+    """Return indices (..., n) into a grid of `size` as indices into the flattened grid (...)."""
+    flat = index[..., 0]
+    for axis, m in enumerate(size[1:], start=1):
+        flat = flat * m + index[..., axis]
+    return flat
 
 
 def _apply(kernel: Tensor, v: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:
@@ -227,7 +268,7 @@ def _apply(kernel: Tensor, v: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:
 def _apply_adjoint(kernel: Tensor, u: Tensor, waves: tuple[Tensor, Tensor]) -> Tensor:
     """Return K(w)* u (g, J, 2, T) for u (g, O, 2, T)."""
     cos, sin = waves
-    taps = (kernel.flatten(2).mT @ u.flatten(2)).unflatten(1, (kernel.shape[2], -1))  # (g, J, kh' kw', 2 T)
+    taps = (kernel.flatten(2).mT @ u.flatten(2)).unflatten(1, (kernel.shape[2], -1))  # (g, J, taps, 2 T)
     real, imaginary = taps.chunk(2, dim=3)
     return torch.stack([(real * cos - imaginary * sin).sum(2), (imaginary * cos + real * sin).sum(2)], dim=2)
 

@@ -1,13 +1,18 @@
 """Stable rank normalization (Sanyal, Torr & Dokania, ICLR 2020, arXiv 1906.04659)."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization
-from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, clamp_positive, get_weight
+from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
+from models.normalizations.weight_matrices import (
+    SMALLEST_DIVISOR,
+    Layout,
+    LeadingSingularVectors,
+    divisor,
+    get_weight,
+)
 from models.ranges import AT_LEAST_1, Range
 
 
@@ -19,11 +24,11 @@ class StableRankNorm(Normalization):
     At convergence the first term is u vᵀ. Written in terms of W, it has a gradient, which a matrix with a single row
     needs.
 
-    W is the kernel as an O x (I kh kw) matrix, one per group of a grouped convolution. The result is a matrix with
+    W is the kernel as an O x (I prod(k)) matrix, one per group of a grouped convolution. The result is a matrix with
     spectral norm 1 and a stable rank ||·||_F² / ||·||_2² of at most r = max(1, c min(rows, columns)), with c the option
     `stable_rank`. For c = 1 this is spectral normalization. The bound of the stable rank holds even before u converges,
-    since R is orthogonal to the first term. In training, each access of the weight does `n_power_iterations`; in
-    evaluation the singular vectors do not change.
+    since R is orthogonal to the first term. A weight of zeros is not divided. In training, each access of the weight
+    does `n_power_iterations`; in evaluation the singular vectors do not change.
     """
 
     stable_rank: Annotated[float, Range(min=0, max=1)] = 0.7
@@ -31,9 +36,11 @@ class StableRankNorm(Normalization):
     n_power_iterations: Annotated[int, AT_LEAST_1] = 1
     """Power iterations per access of the weight in training"""
 
+    has_state: ClassVar[bool] = True
+
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Reparametrize `layer.weight` and return the layer."""
-        return parametrize.register_parametrization(layer, "weight", LimitedStableRank(layer, self))
+        return reparametrize(layer, LimitedStableRank(layer, self))
 
 
 class LimitedStableRank(Parametrization):
@@ -50,11 +57,17 @@ class LimitedStableRank(Parametrization):
         """Return the normalized weight."""
         rows = self.layout.rows(weight)
         sigma, u, _ = self.leading(rows)
-        scaled = rows / clamp_positive(sigma)[:, None, None]
+        scaled = rows / divisor(sigma)[:, None, None]
         first = u[:, :, None] * (u[:, None, :] @ scaled)
         rest = scaled - first
-        gamma = (self.target - 1) ** 0.5 / clamp_positive(rest.norm(dim=(1, 2), keepdim=True))
-        return self.layout.restore(first + gamma.clamp(max=1) * rest, weight)
+        largest = (self.target - 1) ** 0.5  # Frobenius norm of R
+        gamma = largest / rest.norm(dim=(1, 2), keepdim=True).clamp_min(max(largest, SMALLEST_DIVISOR))
+        return self.layout.restore(first + gamma * rest, weight)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Return `weight`, its own normalized weight if it has norm 1 and a stable rank of at most `target`."""
+        self.leading.initialize(self.layout.rows(weight))
+        return weight
 
     def extra_repr(self) -> str:
         """Show the target."""

@@ -52,8 +52,11 @@ def test_measurement_waits_three_times():
 
 
 @pytest.mark.fake_gpu
-@pytest.mark.parametrize("normalization", ["spectral", "conv_norm"])
-def test_audit_waits_three_times_besides_the_bound(monkeypatch, normalization):
+@pytest.mark.parametrize(
+    ("normalization", "largest"), [("spectral", 2**21), ("conv_norm", 1)], ids=["dense", "by frequency"]
+)
+def test_audit_waits_three_times_besides_the_bound(monkeypatch, normalization, largest):
+    monkeypatch.setattr("gan.evaluation.lipschitz.singular_values", partial(singular_values, largest=largest))
     monkeypatch.setattr("gan.evaluation.lipschitz.steepest_slope", partial(steepest_slope, steps=1))
     monkeypatch.setattr("gan.evaluation.lipschitz.certified_bound", lambda *_: 1.0)  # it needs the values of weights
     gpu = FakeGPU()

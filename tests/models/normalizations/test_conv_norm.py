@@ -126,6 +126,55 @@ def test_running_average():
     assert {"average.average", "average.steps"} <= set(layer.state_dict())
 
 
+# Every seventh entry of the outputs of `Preconditioned_Conv2d(2, 3, k, 2, padding)` of the authors' code, with
+# `torch.rfft` replaced by `torch.fft.rfft2`, for the weights and inputs of the test: two steps of training, evaluation.
+AUTHORS = {
+    3: [
+        [1.461222, -0.920428, -0.805634, -1.706758, 0.269496, -0.35538, 0.929378, 0.326638],
+        [1.021414, 0.205693, -1.047893, -0.049305, 2.029411, 0.512529, -0.339052, 0.39452],
+        [0.080001, -1.369911, 1.452136, 0.840195, -1.749447, -1.443777, 0.068119, 0.975006],
+    ],
+    1: [
+        [-1.79056, 1.09668, -0.754919, 0.095759, 1.049722, 0.279446, 1.198376, 1.110344],
+        [-0.29744, -0.342365, -1.514972, -0.064174, -1.5176, 1.58501, 1.031035, -1.600856],
+        [-1.105743, -0.724357, 0.691577, 0.760425, -0.680118, -1.433867, -0.300299, 0.979454],
+    ],
+}
+
+
+@pytest.mark.parametrize("kernel", AUTHORS)
+def test_authors_variant_equals_their_code(kernel):
+    def wave(*shape, phase):
+        steps = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+        return torch.cos(steps**1.5 + phase).view(shape)
+
+    layer = conv_norm(nn.Conv2d(2, 3, kernel, 2, kernel // 2, bias=False), variant="authors").double()
+    with torch.no_grad():
+        layer.affine.weight.copy_(wave(3, 1, kernel, kernel, phase=2))
+        layer.affine.bias.copy_(wave(3, phase=3))
+        outputs = []
+        for step in range(2):
+            layer.weight.copy_(wave(3, 2, kernel, kernel, phase=step))
+            outputs.append(layer(wave(2, 2, 5, 5, phase=step)))
+        outputs.append(layer.eval()(wave(2, 2, 5, 5, phase=5)))
+    assert outputs[0].shape == (2, 3, 3, 3)
+    actual = torch.stack([output.flatten()[::7] for output in outputs])
+    torch.testing.assert_close(actual, torch.tensor(AUTHORS[kernel]).double(), rtol=0, atol=2e-6)
+
+
+def test_authors_variant_initializes_and_leaves_linear_layers():
+    torch.manual_seed(0)
+    depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+    conv = nn.Conv2d(2, 6, 3, bias=False)
+    torch.manual_seed(0)
+    affine = conv_norm(conv, variant="authors").affine
+    torch.testing.assert_close(affine.weight, depthwise.weight)
+    torch.testing.assert_close(affine.bias, depthwise.bias)
+    options = build_normalization("conv_norm", variant="authors")
+    assert type(normalize(nn.Sequential(nn.Conv2d(2, 6, 3), nn.Linear(4, 2)), options)[1]) is nn.Linear
+    assert (options.stride, options.batch_norm, options.running_average) == ("paper", True, True)
+
+
 def test_no_state_without_running_average():
     layer = conv_norm(nn.Conv2d(2, 3, 3, padding=1))
     x = torch.randn(1, 2, 6, 6)
