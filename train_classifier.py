@@ -15,6 +15,7 @@ from classification.build import build_experiment
 from classification.config import Config
 from classification.loop import train
 from classification.summary import format_accuracies
+from gan.evaluation.lipschitz import explain_unmeasured
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints
 from gan.run.cli import TrainingParser, select_run
@@ -52,11 +53,11 @@ def run(options: argparse.Namespace) -> None:
             experiment.load_state_dict(state)
         note = describe_untouched(experiment.network, config.classifier.normalization)
         run_folder.write_config(folder, config, [] if note is None else [f"classifier: {note}"])
-        sets, nonlinear = experiment.sets, experiment.tracker.nonlinear
+        sets = experiment.sets
         print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
         print(f"images: {len(sets.rows)} training, {len(sets.validation_rows)} validation, {len(sets.test)} test")
-        if nonlinear:
-            print(f"no operator norm, and no product of norms: {', '.join(nonlinear)} (not affine)")
+        for line in explain_unmeasured(experiment.tracker):
+            print(line)
         with Interrupt() as interrupt:
             train(experiment, folder, interrupt)
         export_network(folder / "classifier.safetensors", experiment.network, config)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gan.config import Config
 from gan.data import Splits
+from gan.evaluation.lipschitz import explain_unmeasured
 from gan.export import GENERATOR, export_generator
 from gan.run import folder as run_folder
 from gan.run.cli import TrainingParser, select_run
@@ -73,8 +74,8 @@ def print_start(experiment: Experiment, folder: Path) -> None:
     """Print where training starts, and which numbers are not available."""
     train = experiment.config.train
     print(f"{folder}: step {experiment.step} of {train.steps} on {experiment.device} in {train.precision}")
-    if experiment.tracker.nonlinear:
-        print(f"no operator norm, and no product of norms: {', '.join(experiment.tracker.nonlinear)} (not affine)")
+    for line in explain_unmeasured(experiment.tracker):
+        print(line)
     for name, reason in experiment.unavailable_metrics.items():
         print(f"metric {name} left out: {reason}")
 

@@ -3,27 +3,31 @@
 import dataclasses
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
+from gan.evaluation.lipschitz import explain_unmeasured
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code
 from gan.training.build import build_tracker
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.training.restore import restore_experiment
 from metrics.lipschitz import LipschitzTracker, certified_bound
+from metrics.lipschitz.attempt import attempt
 from metrics.lipschitz.eval_mode import eval_mode
-from metrics.lipschitz.spectrum import feasible_shape
+from metrics.lipschitz.spectrum import is_exact
 
 ITERATIONS = 50  # Lanczos iterations per layer; more than in training, because they start from a new vector
 EXPLANATION = """\
 reshaped     norm of the weight reshaped to a matrix: `spectral` divides by it, but it is not the norm of the layer
 tracked      norm of the layer, estimated from below by Lanczos iteration
 certified    upper bound of the norm of the layer, `none` if no bound is known
-exact        largest singular value of the layer's dense matrix, for small layers
-stable rank  squared Frobenius norm over squared norm; for large layers, on a smaller feature map"""
+exact        largest of all singular values of the layer, if they are known
+stable rank  squared Frobenius norm over squared norm; for large convolutions, as if they were circular"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,27 +55,28 @@ def audit(folder: Path) -> str:
 
 
 def layer_table(D: nn.Module, tracker: LipschitzTracker, numbers: dict[str, float], spectra: dict[str, Tensor]) -> str:
-    """Return a table with a row for each layer of D: its logged numbers, its certified bound and its exact norm."""
+    """Return a table with a row for each layer of D: its logged numbers, its certified bound and its exact norm.
+
+    Layers without a norm follow with the reason.
+    """
     rows = [("layer", "reshaped", "tracked", "certified", "exact", "stable rank")]
     with eval_mode(D):
         for path, shape in tracker.input_shapes.items():
             layer = D.get_submodule(path)
             values = spectra.get(f"lipschitz/D/spectra/{path}")
-            exact = ""
-            if values is not None and feasible_shape(layer, shape) == tuple(shape):
-                exact = f"{values[0].item():.4f}"
+            exact = "" if values is None or not is_exact(tracker.layers[path], shape) else f"{values[0].item():.4f}"
+            bound = attempt(f"the certified bound of {path}", partial(certified_bound, layer, shape), math.nan)
             rows.append(
                 (
                     path,
                     _format_reshaped_norm(layer),
                     _format(numbers.get(f"lipschitz/D/layers/{path}", math.nan)),
-                    _format(certified_bound(layer, shape)),
+                    _format(bound),
                     exact,
                     f"{numbers[f'lipschitz/D/stable_rank/{path}']:.2f}" if values is not None else "",
                 )
             )
-    rows += [(path, "", "not affine", "none", "", "") for path in tracker.nonlinear]
-    return format_table(rows)
+    return "\n".join([format_table(rows), *explain_unmeasured(tracker)])
 
 
 def network_table(numbers: dict[str, float]) -> str:
@@ -91,9 +96,9 @@ def network_table(numbers: dict[str, float]) -> str:
 def _format_reshaped_norm(layer: nn.Module) -> str:
     """Return the norm of a weight as a matrix (out_channels, ...), or "" if the layer has no weight matrix."""
     weight = getattr(layer, "weight", None)
-    if weight is None or weight.dim() < 2:
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
         return ""
-    matrix = weight.detach().transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight.detach()
+    matrix = weight.detach().transpose(0, 1) if isinstance(layer, _ConvTransposeNd) else weight.detach()
     return f"{torch.linalg.matrix_norm(matrix.flatten(1), 2).item():.4f}"
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from gan.runtime.files import write_text
 from gan.training.inputs import Inputs
 from gan.training.restore import restore_experiment
 from metrics.catalog import parse_protocol
+from models.calls import call_network
 
 RESULTS = "evaluation.json"
 
@@ -125,7 +127,7 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
 def evaluate_seed(G: nn.Module, inputs: Inputs, evaluator: Evaluator, seed: int) -> dict[str, float]:
     """Return the metrics of G for the latents of a seed."""
     inputs = dataclasses.replace(inputs, seed=seed)
-    return evaluator(G, lambda count, k: inputs.latents(count, "evaluation", k))
+    return evaluator(partial(call_network, G), lambda count, k: inputs.latents(count, "evaluation", k))
 
 
 def _read(path: Path) -> dict:

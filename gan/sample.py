@@ -18,6 +18,7 @@ from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
 from gan.training.inputs import draw_latents
 from gan.training.restore import TrainedGenerator, restore_generator
+from models.calls import call_network
 
 BATCH_SIZE = 64
 MAX_IMAGES = 10_000_000
@@ -137,7 +138,7 @@ def generate(generator: TrainedGenerator, z: Tensor, y: Tensor | None) -> Tensor
     """Return the images of z (N, z_dim) and labels (N,) as uint8 (N, C, H, W) on the CPU."""
     labels = [None] * len(z.split(BATCH_SIZE)) if y is None else y.split(BATCH_SIZE)
     batches = zip(z.split(BATCH_SIZE), labels, strict=True)
-    return torch.cat([to_uint8(generator.network(*batch)).cpu() for batch in batches])
+    return torch.cat([to_uint8(call_network(generator.network, *batch)).cpu() for batch in batches])
 
 
 def add_nearest(images: Tensor, generator: TrainedGenerator, space: str | None, device: torch.device) -> Tensor:

@@ -44,6 +44,19 @@ def is_composite_layer(module: nn.Module) -> bool:
 
 
 @runtime_checkable
+class ConvolutionWrapper(Protocol):
+    """A module that computes a convolution with other weights than those that a convolution in it stores.
+
+    In evaluation mode, it commutes with shifts of its input by the stride, apart from padding. Its singular values are
+    then known from its responses to impulses.
+    """
+
+    def get_convolution(self) -> nn.Module:
+        """Return the convolution whose stride, groups and kernel size the module has."""
+        ...
+
+
+@runtime_checkable
 class Varying(Protocol):
     """A module that runs other operations in some calls of training than in others, if `varies_between_calls` is true.
 

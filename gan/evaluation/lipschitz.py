@@ -12,14 +12,15 @@ ends with:
     slope              observed: steepest slope found by gradient ascent
     certified          certified: upper bound of the network's Lipschitz constant
     stable_rank/PATH   squared Frobenius norm of a layer over its squared operator norm
-    spectra/PATH       singular values of a layer; for a large layer, those on a smaller feature map
+    spectra/PATH       singular values of a layer; for a large convolution, those of the circular convolution
 
 A number that is not finite is left out. For example, layer norm and attention have no certified bound, and a diverged
-network has no estimates.
+network has no estimates. A number whose measurement fails is left out, too, and the reason is reported as a warning.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ from metrics.lipschitz import (
     stable_rank,
     steepest_slope,
 )
+from metrics.lipschitz.attempt import attempt
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.host import to_host
 
@@ -53,7 +55,7 @@ def measure_lipschitz(
         y: Labels (B,), or None.
     """
     norms = tracker.measure()
-    gradients = all_gather(input_gradient_norms(function, x, y)).cpu()  # read once
+    gradients = all_gather(_try_input_gradient_norms(function, x, y)).cpu()  # read once
     return finite_values(
         {
             f"{tag}/product": tracker.product(norms),
@@ -80,13 +82,15 @@ def audit_lipschitz(
     network = tracker.model
     x_steepest, y_steepest = _find_steepest(function, x, y)
     measured = {}
-    for path, shape in tracker.input_shapes.items():
-        values = singular_values(network.get_submodule(path), shape)
+    for path, layer in tracker.layers.items():
+        measure = partial(singular_values, layer, tracker.input_shapes[path])
+        values = attempt(f"the singular values of {path}", measure, None)
         if values is not None:
             measured[path] = values
     with eval_mode(network):  # batch norm has a bound only in evaluation mode
-        certified = certified_bound(network, x.shape[1:], label)
-    slope = steepest_slope(function, x_steepest, y_steepest)
+        bound = partial(certified_bound, network, x.shape[1:], label)
+        certified = attempt("the certified bound", bound, math.nan)
+    slope = attempt("the steepest slope", partial(steepest_slope, function, x_steepest, y_steepest), math.nan)
     on_host = zip(measured, to_host(list(measured.values())), strict=True)
     spectra = {path: values for path, values in on_host if values.isfinite().all()}
     numbers = {
@@ -112,14 +116,28 @@ def measure_due(
     return numbers | audited, spectra
 
 
+def explain_unmeasured(tracker: LipschitzTracker) -> list[str]:
+    """Return a line for each reason why layers of a network have no operator norm."""
+    reasons: dict[str, list[str]] = {}
+    for path, reason in tracker.unmeasured.items():
+        reasons.setdefault(reason, []).append(path or "the whole network")
+    return [f"no operator norm: {', '.join(paths)} ({reason})" for reason, paths in reasons.items()]
+
+
 def finite_values(numbers: dict[str, float]) -> dict[str, float]:
     """Return the numbers that are finite."""
     return {tag: value for tag, value in numbers.items() if math.isfinite(value)}
 
 
+def _try_input_gradient_norms(function: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
+    """Return the norms, or NaN after an error, since other processes wait for them."""
+    failed = x.new_full((len(x),), math.nan)
+    return attempt("the input gradients", partial(input_gradient_norms, function, x, y), failed)
+
+
 def _find_steepest(function: nn.Module, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return the images of all processes where the input gradient of `function` is largest, and their labels."""
-    norms = input_gradient_norms(function, x, y)
+    norms = _try_input_gradient_norms(function, x, y)
     best = norms.topk(min(SLOPE_POINTS, len(norms))).indices  # of the local shard, so that little is communicated
     norms, x = all_gather(norms[best]), all_gather(x[best])
     y = None if y is None else all_gather(y[best])

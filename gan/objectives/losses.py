@@ -103,8 +103,16 @@ class Relativistic(Loss):
 
     def discriminator(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
         """E[softplus(-(D(x) - D(G(z))))]."""
-        return F.softplus(logits_fake - logits_real).mean()
+        return F.softplus(_difference(logits_fake, logits_real)).mean()
 
     def generator(self, logits_fake: Tensor, logits_real: Tensor | None = None) -> Tensor:
         """E[softplus(-(D(G(z)) - D(x)))]; the numbers of real and fake logits must be equal."""
-        return F.softplus(cast(Tensor, logits_real) - logits_fake).mean()  # given, because of `generator_sees_real`
+        # The logits of real images are given, because of `generator_sees_real`.
+        return F.softplus(_difference(cast(Tensor, logits_real), logits_fake)).mean()
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    """Return a - b for pairs of logits. Raises ValueError for other shapes, which subtraction would broadcast."""
+    if a.shape != b.shape:
+        raise ValueError(f"logits of shapes {tuple(a.shape)} and {tuple(b.shape)} are no pairs of real and fake images")
+    return a - b

@@ -118,8 +118,10 @@ def find_obstacle_to_graphs(config: Config, device: torch.device, G: nn.Module, 
 def build_tracker(D: nn.Module, images: Tensor, num_classes: int | None, iterations: int) -> LipschitzTracker:
     """Return the tracker of the layers of D for images shaped like `images` (N, C, H, W)."""
     weight = next(D.parameters())
-    labels = None if num_classes is None else torch.zeros(1, dtype=torch.int64, device=weight.device)
-    return LipschitzTracker(D, (weight.new_zeros(1, *images.shape[1:]), labels), iterations)
+    image = weight.new_zeros(1, *images.shape[1:])
+    if num_classes is None:
+        return LipschitzTracker(D, image, iterations)
+    return LipschitzTracker(D, (image, torch.zeros(1, dtype=torch.int64, device=weight.device)), iterations)
 
 
 def check_choices(config: Config, splits: Splits) -> None:

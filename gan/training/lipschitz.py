@@ -1,5 +1,8 @@
 """The Lipschitz numbers that the training of a GAN logs. `gan.evaluation.lipschitz` describes the tags."""
 
+import math
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -8,6 +11,8 @@ from gan.runtime.distributed import local_shard
 from gan.training.experiment import Experiment
 from gan.training.inputs import concatenate_labels
 from metrics.lipschitz import jacobian_singular_values
+from metrics.lipschitz.attempt import attempt
+from models.calls import call_network
 
 JACOBIAN_POINTS = 4  # latents at which the Jacobian of G is computed
 
@@ -25,7 +30,8 @@ def lipschitz_audit(experiment: Experiment) -> tuple[dict[str, float], dict[str,
     label = None if y is None else y[:1]
     numbers, spectra = audit_lipschitz("lipschitz/D", experiment.tracker, experiment.D, points, y, label)
     z, labels = experiment.inputs.latents(JACOBIAN_POINTS, "jacobian")
-    jacobian = jacobian_singular_values(experiment.ema.network, z.to(points.dtype), labels)
+    measure = partial(jacobian_singular_values, experiment.ema.network, z.to(points.dtype), labels)
+    jacobian = attempt("the Jacobian of G", measure, torch.full((1, 1), math.nan))
     numbers |= finite_values(
         {
             "lipschitz/G/jacobian_max": jacobian[:, 0].max().item(),
@@ -46,7 +52,7 @@ def draw_points(experiment: Experiment) -> tuple[Tensor, Tensor | None]:
     x_real = x_real.to(dtype)
     z, y = inputs.training_latents(size, "lipschitz", step)
     with torch.no_grad():
-        x_fake = experiment.ema.network(z.to(dtype), y)
+        x_fake = call_network(experiment.ema.network, z.to(dtype), y)
     random = inputs.generator("interpolation", step)
     t = local_shard(torch.rand(size, 1, 1, 1, generator=random, device=random.device, dtype=dtype))
     points = torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)])

@@ -21,6 +21,7 @@ from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.training.rollback import roll_back
 from gan.training.step import training_step
 from gan.training.warnings import TrainingWarnings
+from models.calls import call_network
 
 NUM_SAMPLES = 64  # images in a sample grid
 SHOWN = {"loss/D": "D", "loss/G": "G", "speed/images_per_s": "images_per_s"}  # on the progress line
@@ -128,7 +129,7 @@ def evaluate(
 
     def generate(z: Tensor, y: Tensor | None) -> Tensor:
         interrupt.check()
-        return G_ema(z, y)
+        return call_network(G_ema, z, y)
 
     scores: dict[str, float] = {}
     if evaluator is not None:

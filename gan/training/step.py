@@ -13,6 +13,7 @@ from gan.runtime.distributed import average_gradients
 from gan.runtime.precision import autocast, training_precision
 from gan.training.experiment import Experiment
 from gan.training.inputs import UpdateInputs, concatenate_labels
+from models.calls import call_network, get_logits
 
 Penalties = tuple[Regularizer, ...]
 
@@ -112,11 +113,13 @@ def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs:
         x_real = None
         if config.loss.generator_sees_real:
             x_real, y = inputs.real_images()  # G draws its images for the labels of the real ones
-        logits_fake = D(augment(G(z, y).float(), config.train.augment, inputs.augmentation), y).float()
+        x_fake = augment(call_network(G, z, y).float(), config.train.augment, inputs.augmentation)
+        logits_fake = get_logits(D, x_fake, y).float()
         logits_real = None
         if x_real is not None:
             with torch.no_grad():
-                logits_real = D(augment(x_real, config.train.augment, inputs.augmentation), y).float()
+                x_real = augment(x_real, config.train.augment, inputs.augmentation)
+                logits_real = get_logits(D, x_real, y).float()
         loss = config.loss.generator(logits_fake, logits_real)
     update_weights(experiment.G, loss, experiment.optimizer_G, experiment.scaler_G)
     experiment.D.requires_grad_(True)
@@ -141,7 +144,7 @@ def draw_batch(inputs: UpdateInputs, G: nn.Module, config: Config, device: torch
         z, y_fake = inputs.latents()
         if config.loss.generator_sees_real:
             y_fake = y_real  # pairs of a real and a fake image have the same label
-        x_fake = G(z, y_fake).to(x_real.dtype)
+        x_fake = call_network(G, z, y_fake).to(x_real.dtype)
     if not config.train.augment:
         return Batch(x_real, y_real, x_fake, y_fake)
     raw_real, raw_fake = x_real.requires_grad_(), x_fake.requires_grad_()
@@ -157,8 +160,8 @@ def discriminate(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """
     x_real, x_fake = batch.x_real.detach(), batch.x_fake.detach()
     if any(isinstance(module, _BatchNorm) for module in D.modules()):
-        return D(x_real, batch.y_real), D(x_fake, batch.y_fake)
-    logits = D(torch.cat([x_real, x_fake]), concatenate_labels(batch.y_real, batch.y_fake))
+        return get_logits(D, x_real, batch.y_real), get_logits(D, x_fake, batch.y_fake)
+    logits = get_logits(D, torch.cat([x_real, x_fake]), concatenate_labels(batch.y_real, batch.y_fake))
     return logits[: len(x_real)], logits[len(x_real) :]
 
 

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metrics.lipschitz.eval_mode import eval_mode
+from metrics.lipschitz.eval_mode import eval_mode, measurable
+from models.calls import call_network, get_logits
 from models.kernels.switch import launches_matter
 
 JACOBIAN_BATCH = 128
@@ -13,10 +14,10 @@ JACOBIAN_BATCH = 128
 
 
 def input_gradient_norms(network: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Return ||∇ₓ D(x)|| for each of the inputs x (B, ...), as (B,), where D returns one logit per input, (B,).
+    """Return ||∇ₓ D(x)|| for each of the inputs x (B, ...), as (B,), where D returns one logit per input.
 
     The network is in evaluation mode and is not changed. The largest norm is a lower bound of the Lipschitz constant
-    of D.
+    of D. Raises ValueError if D does not return (B,) or (B, 1).
     """
     with eval_mode(network):
         return _input_gradients(network, x, y).flatten(1).norm(dim=1)
@@ -28,9 +29,10 @@ def steepest_slope(network: nn.Module, x: Tensor, y: Tensor | None = None, steps
     x starts at the given inputs (B, ...), and x' starts a small step along the gradient away from x. Both move by
     normalized gradient steps of decreasing length that increase the slope. The result is a lower bound of the Lipschitz
     constant, and at least the largest gradient norm at the given inputs. The network is in evaluation mode; the search
-    is deterministic.
+    is deterministic. Raises ValueError if D does not return one logit per input, (B,) or (B, 1).
     """
     with eval_mode(network):
+        x, y = measurable(x), measurable(y)
         gradients = _input_gradients(network, x, y)
         scale = x.flatten(1).norm(dim=1).mean().clamp(min=1e-3)
         near, far = x.detach(), x.detach() + 0.01 * scale * _unit(gradients)
@@ -39,7 +41,7 @@ def steepest_slope(network: nn.Module, x: Tensor, y: Tensor | None = None, steps
             ends = torch.cat([near, far]).requires_grad_(True)
             labels = None if y is None else torch.cat([y, y])
             with torch.enable_grad():
-                a, b = (network(ends) if labels is None else network(ends, labels)).chunk(2)
+                a, b = get_logits(network, ends, labels).chunk(2)
                 first, second = ends.chunk(2)
                 slope = (a - b).abs() / (first - second).flatten(1).norm(dim=1).clamp(min=1e-3 * scale)
                 (gradient,) = torch.autograd.grad(slope.sum(), ends)
@@ -59,8 +61,9 @@ def jacobian_singular_values(network: nn.Module, z: Tensor, y: Tensor | None = N
     """
     repeats = min(z.shape[1], max(1, JACOBIAN_BATCH // len(z))) if launches_matter(z) else 1
     with eval_mode(network), torch.enable_grad():
+        z, y = measurable(z), measurable(y)
         z = z.detach().repeat_interleave(repeats, 0).requires_grad_(True)
-        output = (network(z) if y is None else network(z, y.repeat_interleave(repeats))).flatten(1)
+        output = call_network(network, z, None if y is None else y.repeat_interleave(repeats, 0)).flatten(1)
         cotangent = torch.zeros_like(output).requires_grad_(True)
         (pullback,) = torch.autograd.grad(output, z, cotangent, create_graph=True)  # Jᵀ c, linear in c
         pullback = pullback.unflatten(0, (-1, repeats))  # (B, repeats, d)
@@ -78,10 +81,9 @@ def jacobian_singular_values(network: nn.Module, z: Tensor, y: Tensor | None = N
 
 
 def _input_gradients(network: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
-    x = x.detach().requires_grad_(True)
+    x = measurable(x).detach().requires_grad_(True)
     with torch.enable_grad():
-        logits = network(x) if y is None else network(x, y)
-        (gradient,) = torch.autograd.grad(logits.sum(), x)
+        (gradient,) = torch.autograd.grad(get_logits(network, x, measurable(y)).sum(), x)
     return gradient
 
 

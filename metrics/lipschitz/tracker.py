@@ -1,19 +1,25 @@
 """The operator norm of every layer of a network, tracked during training."""
 
 import math
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from metrics.lipschitz.attempt import attempt, describe
 from metrics.lipschitz.eval_mode import eval_mode
+from metrics.lipschitz.layer_calls import INTEGERS, record_calls
 from metrics.lipschitz.operator_norm import (
+    KrylovSpace,
     affine_map,
     is_affine,
     krylov_space,
     largest_singular_values,
     start_vector,
+    stays_affine,
 )
 from models.kernels import plain_kernels
 from models.protocols import LipschitzBounded, is_composite_layer
@@ -22,86 +28,116 @@ from models.protocols import LipschitzBounded, is_composite_layer
 class LipschitzTracker:
     """Measures the operator norm of each layer of `model`, starting from the singular vectors of the last measurement.
 
-    A layer is a module with parameters of its own (a convolution, a linear layer, a batch norm, a custom layer), or a
-    `models.protocols.CompositeLayer` (a wrapper such as ConvNorm, measured as a whole). The input shape of each layer
-    is recorded once, from `example_inputs`: the argument of `model`, or the tuple of its arguments. Layers that are not
-    affine in evaluation mode, such as group norm, have no operator norm and are listed in `nonlinear`.
+    A layer is a module with parameters of its own (a convolution, a linear layer, a batch norm, a custom layer, also a
+    block around other layers), or a `models.protocols.CompositeLayer` (a wrapper such as ConvNorm, whose inner layers
+    are not measured separately). How each layer is called is recorded once, with `example_inputs`: the argument of
+    `model`, or the tuple of its arguments. A layer that is called several times is measured at its largest input.
+
+    Attributes:
+        layers: The measured layers by module path, each as a module that is called with one tensor.
+        input_shapes: Shapes of their inputs by path, without batch dimension.
+        unmeasured: Layers without an operator norm by path, each with the reason. For example, group norm is not affine
+            in evaluation mode, and a bilinear layer has two inputs.
     """
 
     def __init__(self, model: nn.Module, example_inputs: Tensor | tuple[Any, ...], iterations: int = 10):
         self.model = model
         self.iterations = iterations
         inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-        shapes = _input_shapes(model, _find_layers(model), inputs)
-        vectors = {path: start_vector(model.get_submodule(path), shape) for path, shape in shapes.items()}
+        layers = _find_layers(model)
+        calls, reasons = record_calls(model, layers, inputs)
+        self.layers: dict[str, nn.Module] = {}
+        self.input_shapes: dict[str, tuple[int, ...]] = {}
+        self._vectors: dict[str, Tensor] = {}
         with eval_mode(model), plain_kernels():
-            affine = {path for path, vector in vectors.items() if is_affine(model.get_submodule(path), vector)}
-        self.nonlinear = [path for path in shapes if path not in affine]
-        self.input_shapes = {path: shape for path, shape in shapes.items() if path in affine}
-        self._vectors = {path: vectors[path] for path in self.input_shapes}
+            for path, (layer, shape) in calls.items():
+                try:
+                    vector = start_vector(layer, shape)
+                    reason = None if is_affine(layer, vector) else "not affine"
+                    if reason is None:
+                        krylov_space(*affine_map(layer, vector), vector, 1)  # an error if it is not differentiable
+                except Exception as error:  # the code of any layer may run here
+                    reason = describe(error)
+                if reason is None:
+                    self.layers[path], self.input_shapes[path], self._vectors[path] = layer, tuple(shape), vector
+                else:
+                    reasons[path] = reason
+        self.unmeasured = {path: reasons[path] for path in layers if path in reasons}
 
     def measure(self) -> dict[str, float]:
         """Return the operator norm of each layer by module path. The model is not changed.
 
-        All layers are measured before the host waits for the device.
+        All layers are measured before the host waits for the device. The norm is NaN for a diverged layer; for a layer
+        that is no longer affine, such as a residual block whose branch had a factor of 0 at first; and for a layer that
+        raises an error, which is reported as a warning.
         """
         with eval_mode(self.model), plain_kernels(), parametrize.cached():  # a layer is applied many times
-            spaces = [
-                krylov_space(*affine_map(self.model.get_submodule(path), vector), vector, self.iterations)
-                for path, vector in self._vectors.items()
-            ]
-        norms = {}
-        for path, (norm, vector) in zip(self._vectors, largest_singular_values(spaces), strict=True):
+            spaces = {
+                path: attempt(f"the norm of {path}", partial(self._krylov_space, path), None) for path in self.layers
+            }
+            measured = {path: space for path, space in spaces.items() if space is not None}
+            results = largest_singular_values(list(measured.values()))
+        norms = dict.fromkeys(spaces, math.nan)
+        for path, (norm, vector) in zip(measured, results, strict=True):
             norms[path], self._vectors[path] = norm, vector.view(self.input_shapes[path])
         return norms
 
     def product(self, norms: dict[str, float]) -> float:
         """Return the product of the layers' norms. It is an estimate for a chain of layers, not a bound.
 
-        Each factor is a lower bound, and residual branches are multiplied like layers of a chain. The product is NaN if
-        a layer has no norm, and for a model that computes its own bound, since it does more than apply its layers.
+        Each factor is a lower bound, and residual branches are multiplied like layers of a chain. A layer counts once,
+        however often it is called. A layer inside a measured layer does not count. Nor does a layer of integers, such
+        as class labels, because it is constant. The product is NaN if a layer that counts has no norm, and for a model
+        that computes its own bound, since it does more than apply its layers.
         """
-        unknown = self.nonlinear or isinstance(self.model, LipschitzBounded)
-        return math.nan if unknown else math.prod(norms.values())
+        unknown = [path for path, reason in self.unmeasured.items() if reason != INTEGERS]
+        if isinstance(self.model, LipschitzBounded) or _outermost(unknown, norms):
+            return math.nan
+        return math.prod(norms[path] for path in _outermost(norms, norms))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the singular vectors by module path."""
         return dict(self._vectors)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Load the singular vectors of a tracker of the same model."""
-        self._vectors = {path: state[path].to(vector) for path, vector in self._vectors.items()}
+        """Load the singular vectors of a tracker of the same model.
+
+        A layer that the other tracker did not measure, or at another shape, keeps its own vector.
+        """
+        for path, vector in self._vectors.items():
+            stored = state.get(path)
+            if stored is not None and stored.shape == vector.shape:
+                self._vectors[path] = stored.to(vector)
+
+    def _krylov_space(self, path: str) -> KrylovSpace:
+        layer, start = self.layers[path], self._vectors[path]
+        space = krylov_space(*affine_map(layer, start), start, self.iterations)
+        if stays_affine(layer):
+            return space
+        return space._replace(matrix=torch.where(is_affine(layer, start), space.matrix, math.nan))
 
 
 def _find_layers(model: nn.Module) -> dict[str, nn.Module]:
     layers: dict[str, nn.Module] = {}
+    hidden: list[str] = []  # prefixes of paths
     for path, module in model.named_modules():
-        if any(path.startswith(f"{outer}.") for outer in layers):
+        if any(path.startswith(prefix) for prefix in hidden):
             continue
         own = next(module.parameters(recurse=False), None) is not None
+        if is_composite_layer(module):
+            hidden.append(_prefix(path))
+        if parametrize.is_parametrized(module):
+            hidden.append(_prefix(path) + "parametrizations")
         if is_composite_layer(module) or parametrize.is_parametrized(module) or own:
             layers[path] = module
     return layers
 
 
-def _input_shapes(
-    model: nn.Module, layers: dict[str, nn.Module], example_inputs: tuple[Any, ...]
-) -> dict[str, tuple[int, ...]]:
-    """Return the input shape of each layer, without batch dimension. Layers with integer inputs are left out."""
-    shapes: dict[str, tuple[int, ...]] = {}
+def _outermost(paths: Iterable[str], norms: Iterable[str]) -> list[str]:
+    """Return those of `paths` that are not inside a layer with a norm."""
+    return [path for path in paths if not any(path != outer and path.startswith(_prefix(outer)) for outer in norms)]
 
-    def record(path: str):
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if inputs[0].is_floating_point():
-                shapes[path] = tuple(inputs[0].shape[1:])
 
-        return hook
-
-    handles = [layer.register_forward_pre_hook(record(path)) for path, layer in layers.items()]
-    try:  # with plain kernels, so that a convolution after upsampling gets the upsampled map
-        with eval_mode(model), plain_kernels(), torch.no_grad():
-            model(*example_inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {path: shapes[path] for path in layers if path in shapes}
+def _prefix(path: str) -> str:
+    """Return the beginning of the paths of all modules inside the module at `path`."""
+    return f"{path}." if path else ""

@@ -82,6 +82,10 @@ class ConvNormLayer(Wrapper):
         """The convolution."""
         return self.conv
 
+    def get_convolution(self) -> _ConvNd:
+        """Return the convolution that is preconditioned, see `models.protocols.ConvolutionWrapper`."""
+        return self.conv
+
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of this module, or of the convolution."""
         if name in OF_THE_CONVOLUTION:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from models.calls import get_logits
 from models.normalizations.base import NORMALIZATIONS, Normalization, Wrapper
 from models.normalizations.obstacles import find_normalization
 from models.protocols import GetBound
@@ -68,7 +69,7 @@ class GradientNormalized(Wrapper):
 
     @torch.compiler.disable  # compiled graphs do not support double backward
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return normalized logits (B,). Raises ValueError if the network does not return one logit per input."""
+        """Return normalized logits (B,). Raises ValueError if the network does not return (B,) or (B, 1)."""
         if isinstance(x, fx.Proxy):
             return self.trace(x, y)  # pyright: ignore[reportReturnType]
         if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
@@ -79,12 +80,7 @@ class GradientNormalized(Wrapper):
             y = y.clone() if y is not None and y.is_inference() else y
             if not (differentiable and x.requires_grad):
                 x = x.detach().requires_grad_(True)
-            logits = self.network(x) if y is None else self.network(x, y)
-            if logits.shape != x.shape[:1]:
-                raise ValueError(
-                    "gradient normalization needs a discriminator with one logit per input, logits of shape"
-                    f" {tuple(x.shape[:1])}, but the shape is {tuple(logits.shape)}"
-                )
+            logits = get_logits(self.network, x, y)
             (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=differentiable)
             size = gradient.flatten(1).to(logits.dtype).norm(dim=1) + logits.abs()
             normalized = logits / torch.where(size > 0, size, 1.0)

@@ -6,7 +6,8 @@ from gan.objectives.regularizers.gradient import R1
 from gan.objectives.regularizers.weight import OrthogonalConvolution
 from gan.runtime.errors import UserError
 from models.networks.classifiers import ResNet10Config
-from models.normalizations.conv_norm import ConvNorm, ConvNorm2d
+from models.normalizations.conv_norm import ConvNorm
+from models.normalizations.conv_norm_layers import ConvNorm2d
 from models.normalizations.gradient import GradientNorm
 
 

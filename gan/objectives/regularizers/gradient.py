@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gan.objectives.regularizers.base import REGULARIZERS, Batch, Regularizer
 from gan.runtime.distributed import local_shard, std, world_size
+from models.calls import get_logits
 from models.ranges import AT_LEAST_0
 
 
@@ -79,11 +80,12 @@ class DRAGAN(Regularizer):
 def gradient_norms(D: nn.Module, x: Tensor, y: Tensor | None, raw: Tensor | None = None) -> Tensor:
     """Return ||∇ₓ D(x)|| for each image, (B,), differentiable with respect to the parameters of D.
 
-    If x was computed from images `raw`, the gradient is with respect to these.
+    D returns one logit per image, (B,) or (B, 1). It is called without labels if y is None. If x was computed from
+    images `raw`, the gradient is with respect to these.
     """
     if raw is None:
         raw = x = x.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(D(x, y).sum(), raw, create_graph=True)
+    (gradient,) = torch.autograd.grad(get_logits(D, x, y).sum(), raw, create_graph=True)
     return gradient.float().flatten(1).norm(dim=1)
 
 

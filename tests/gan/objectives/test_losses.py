@@ -58,3 +58,13 @@ def test_extreme_logits_stay_finite(loss):
     for real, fake in ((far, -far), (-far, far)):
         assert loss.discriminator(real, fake).isfinite()
         assert loss.generator(fake, real).isfinite()
+
+
+def test_pairs_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"shapes \(3,\) and \(3, 1\) are no pairs"):
+        Relativistic().discriminator(REAL[:, None], FAKE)
+    with pytest.raises(ValueError, match="are no pairs"):
+        Relativistic().generator(FAKE[:, None], REAL)
+    for loss in (Relativistic(), LeastSquares()):
+        value = loss.discriminator(REAL[:, None], FAKE[:, None])
+        assert value.item() == loss.discriminator(REAL, FAKE).item()

@@ -31,12 +31,14 @@ class Linear(nn.Module):
 
 
 class IgnoresLabels(nn.Module):
+    """D(x, y) is the sum of the outputs of a network for x."""
+
     def __init__(self, network):
         super().__init__()
         self.network = network
 
     def forward(self, x, y=None):
-        return self.network(x)
+        return self.network(x).sum(1)
 
 
 def batch() -> Batch:
@@ -125,6 +127,24 @@ def test_penalty_depends_on_generator_only_and_has_gradients(name):
     assert torch.equal(torch.get_rng_state(), before)
     assert first.item() == value().item() > 0
     assert all(p.grad.any() for p in D.parameters() if p.dim() > 1)
+
+
+@pytest.mark.parametrize("name", ["r1", "r2", "gradient_penalty", "dragan"])
+def test_gradient_penalty_of_a_network_without_labels(name):
+    torch.manual_seed(0)
+    column = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4, 1)).double()  # its forward is f(x)
+    unlabelled = batch()._replace(y_real=None, y_fake=None)
+    values = [
+        REGULARIZERS.get(name)().penalty(D, inputs, random())
+        for D, inputs in (
+            (column, unlabelled),
+            (nn.Sequential(column, nn.Flatten(0)), unlabelled),
+            (IgnoresLabels(column), batch()),
+        )
+    ]
+    assert values[0].item() == values[1].item() == values[2].item()
+    with pytest.raises(ValueError, match=r"one logit per input, logits of shape \(5,\), but the shape is \(5, 4\)"):
+        REGULARIZERS.get(name)().penalty(column[:3], unlabelled, random())
 
 
 @pytest.mark.parametrize("name", list(REGULARIZERS))

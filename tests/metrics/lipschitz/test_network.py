@@ -47,3 +47,67 @@ def test_jacobian_singular_values(at_once, monkeypatch):
     for i in range(3):
         jacobian = torch.autograd.functional.jacobian(lambda v: network(v[None])[0].flatten(), z[i])
         torch.testing.assert_close(values[i], torch.linalg.svdvals(jacobian), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 256])
+def test_column_of_logits(count):
+    torch.manual_seed(0)
+    column = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 1))
+    flat = nn.Sequential(column, nn.Flatten(0))
+    x = points(count, 3, 2, 2)
+    assert steepest_slope(column, x) == steepest_slope(flat, x)
+    assert torch.equal(input_gradient_norms(column, x), input_gradient_norms(flat, x))
+
+
+@pytest.mark.parametrize("measure", [steepest_slope, input_gradient_norms])
+def test_several_outputs_are_refused(measure):
+    with pytest.raises(ValueError, match=r"one logit per input, logits of shape \(5,\), but the shape is \(5, 2\)"):
+        measure(nn.Linear(3, 2), points(5, 3))
+
+
+class Labelled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(3, 4), nn.Linear(4, 1)
+
+    def forward(self, x, y):
+        return self.linear(self.embedding(y) * x)
+
+
+MEASUREMENTS = {
+    "gradients": lambda network, x, y: input_gradient_norms(network, x, y),
+    "slope": lambda network, x, y: torch.tensor(steepest_slope(network, x, y)),
+    "jacobian": lambda network, x, y: jacobian_singular_values(network, x, y),
+}
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_precision_and_grad_mode_around_a_measurement_have_no_effect(name):
+    torch.manual_seed(0)
+    network = Labelled()
+    x, y = points(3, 4), torch.tensor([0, 2, 1])
+    truth = MEASUREMENTS[name](network, x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(MEASUREMENTS[name](network, x, y), truth)
+        assert torch.is_autocast_enabled("cpu")
+    with torch.inference_mode():
+        inputs = x.clone(), y.clone()
+        assert torch.equal(MEASUREMENTS[name](network, *inputs), truth)
+        assert torch.is_inference_mode_enabled()
+    with torch.no_grad():
+        assert torch.equal(MEASUREMENTS[name](network, x, y), truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_network_of_16_bits_is_measured_in_single_precision(name, dtype):
+    torch.manual_seed(0)
+    narrow = Labelled().to(dtype)
+    wide, x, y = Labelled(), points(3, 4).to(dtype), torch.tensor([0, 2, 1])
+    wide.load_state_dict(narrow.state_dict())
+    before = {key: (value.clone(), value.data_ptr()) for key, value in narrow.state_dict().items()}
+    assert torch.equal(MEASUREMENTS[name](narrow, x, y), MEASUREMENTS[name](wide, x.float(), y))
+    for key, value in narrow.state_dict().items():
+        assert value.dtype == dtype
+        assert torch.equal(value, before[key][0])
+        assert value.data_ptr() == before[key][1]

@@ -1,10 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from geometry import convolutions, dense_norm
 from hypothesis import given, settings
 from torch import nn
 
-from metrics.lipschitz import operator_norm
+from metrics.lipschitz import operator_norm, singular_values
 from models.normalizations import NORMALIZATIONS, build_normalization
 
 
@@ -104,3 +106,48 @@ def test_diverged_layer_has_norm_nan():
     layer = nn.Linear(3, 3)
     nn.init.constant_(layer.weight, float("nan"))
     assert torch.tensor(operator_norm(layer, (3,))).isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["none", "spectral", "weight", "conv_norm"])
+def test_layer_of_16_bits_is_measured_in_single_precision(name, dtype):
+    torch.manual_seed(0)
+    narrow = build_normalization(name).normalize(nn.Conv2d(2, 3, 3, padding=1)).eval().to(dtype)
+    wide = build_normalization(name).normalize(nn.Conv2d(2, 3, 3, padding=1)).eval()
+    wide.load_state_dict(narrow.state_dict())
+    before = {key: value.clone() for key, value in narrow.state_dict().items()}
+    assert operator_norm(narrow, (2, 6, 6)) == operator_norm(wide, (2, 6, 6)) > 0
+    assert torch.equal(singular_values(narrow, (2, 6, 6)), singular_values(wide, (2, 6, 6)))
+    assert torch.equal(singular_values(narrow, (2, 6, 6), 1), singular_values(wide, (2, 6, 6), 1))
+    assert all(value.dtype == dtype for value in narrow.state_dict().values() if value.is_floating_point())
+    assert all(torch.equal(value, narrow.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize(
+    "context", [partial(torch.autocast, "cpu", torch.bfloat16), torch.inference_mode, torch.no_grad]
+)
+def test_context_of_the_caller_has_no_effect(context):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    truth, values = operator_norm(layer, (2, 6, 6)), singular_values(layer, (2, 6, 6))
+    with context():
+        assert operator_norm(layer, (2, 6, 6)) == truth
+        assert torch.equal(singular_values(layer, (2, 6, 6)), values)
+
+
+class Several(nn.Module):
+    """x -> x and 2 x, and which entries are positive."""
+
+    def forward(self, x):
+        return {"values": (x, 2 * x), "positive": x > 0}
+
+
+def test_outputs_of_a_tuple_are_measured_together():
+    assert operator_norm(Several(), (4,)) == pytest.approx(5**0.5, rel=1e-6)
+    torch.testing.assert_close(singular_values(Several(), (4,)), torch.full((4,), 5**0.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("layer", [nn.Flatten(0), nn.Softmax(1), nn.AdaptiveMaxPool1d(2, return_indices=True)], ids=str)
+def test_layer_without_an_operator_norm(layer):
+    with pytest.raises(ValueError, match=r"not a batch|not affine"):
+        operator_norm(layer, (3, 4))

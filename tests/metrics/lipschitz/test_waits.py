@@ -53,8 +53,11 @@ def test_measurement_waits_three_times():
 
 
 @pytest.mark.fake_gpu
-@pytest.mark.parametrize(("normalization", "gains"), [("spectral", 0), ("conv_norm", 2)])
-def test_audit_waits_for_each_bound_and_three_times_more(monkeypatch, normalization, gains):
+@pytest.mark.parametrize(
+    ("normalization", "gains", "largest"), [("spectral", 0, 2**21), ("conv_norm", 2, 1)], ids=["dense", "by frequency"]
+)
+def test_audit_waits_for_each_bound_and_three_times_more(monkeypatch, normalization, gains, largest):
+    monkeypatch.setattr("gan.evaluation.lipschitz.singular_values", partial(singular_values, largest=largest))
     monkeypatch.setattr("gan.evaluation.lipschitz.steepest_slope", partial(steepest_slope, steps=1))
     gpu = FakeGPU()
     experiment = build_on(gpu, normalization)
