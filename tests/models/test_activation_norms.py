@@ -106,7 +106,7 @@ def test_conditional_batch_norm_uses_statistics_of_the_whole_batch():
 
 @pytest.mark.parametrize("normalization", ["spectral", "conv_norm"])
 def test_weight_normalizations_do_not_change_scale_and_shift(normalization):
-    module = nn.Sequential(build_norm("batch", num_classes=CLASSES))
+    module = nn.Sequential(build_norm("batch", num_classes=CLASSES), nn.Conv2d(6, 6, 1))
     normalize(module, normalization)
     assert isinstance(module[0], ClassConditional)
     assert torch.equal(module[0].weight, torch.ones(CLASSES, 6))
