@@ -179,7 +179,7 @@ STATEMENTS = [
     lambda h, source: h * (torch.arange(SIDE) % 2 == 0),
     lambda h, source: h.masked_fill(torch.arange(SIDE) > 3, 0.0) / 0.7,
     lambda h, source: torch.where(torch.arange(SIDE) > 2, h, source),
-    lambda h, source: h.contiguous().view(h.size(0), -1).to(torch.float64).view(-1, *SHAPE),
+    lambda h, source: h.contiguous().view(h.size(0), -1).to(torch.float64).view(-1, *SHAPE).to(source),
     lambda h, source: F.pixel_shuffle(F.pixel_unshuffle(h, 2), 2).permute(0, 1, 3, 2),
     lambda h, source: torch.einsum("bchw,dc->bdhw", h, torch.linspace(-1, 1, 16, dtype=h.dtype).view(4, 4)),
     lambda h, source: h.sort(dim=1).values,
@@ -213,6 +213,7 @@ class RandomNetwork(nn.Module):
         self.head = choose.choice(HEADS)
         if choose.random() < 0.2:
             self.register_forward_hook(lambda module, args, output: (output, args[0] * 4))
+        self.register_buffer("unit", torch.ones(1))  # whose number format is that of the inputs
         self.double().eval()
 
     def forward(self, x):
