@@ -34,9 +34,9 @@ def certified_bound(layer: nn.Module, input_shape: Shape = None, y: Tensor | Non
     """Return an upper bound (l2) of the Lipschitz constant of `layer`, `math.inf` where none is known.
 
     The bound holds in evaluation mode and in exact arithmetic, and the mode of `layer` is restored afterwards. It is
-    that of one input, in the number format of the parameters (or of the buffers, or else single precision): the outputs
-    of a batch may not depend on each other. A `layer` that contains a batch norm in
-    training mode has no bound. If the layer returns several tensors, the bound is that of all of them side by side.
+    that of one input in the number format of the parameters: the outputs of a batch may not depend on each other. A
+    `layer` that contains a batch norm in training mode has no bound. If the layer returns several tensors, the bound is
+    that of all of them side by side.
 
     `input_shape` is (C, H, W), without batch dimension. Without it, only single layers whose bound holds for every size
     have one. A module that implements `models.protocols.LipschitzBounded` computes its own bound. Integer labels y
@@ -113,51 +113,6 @@ def _upsample(layer: nn.Upsample) -> float:
 def _tuple(value: Any, axes: int) -> tuple[Any, ...]:
     values = value if isinstance(value, tuple) else (value,)
     return values * axes if len(values) == 1 else values
-
-
-_ANY_SIZE:
-        if isinstance(layer, types):
-            return Certificate(bound(layer), type(layer).__name__)
-    for types, shape in _SMALLEST:
-        if isinstance(layer, types):
-            example = torch.zeros(1, *shape(layer)).to(own_tensor(layer))
-            return Certificate(*network_bound(layer, example, None, _get_bound))
-    return Certificate(math.inf, f"{type(layer).__name__} needs an input shape")
-
-
-def _convolution(layer: Any) -> float:
-    """Return the norm on the infinite plane, times that of the padding. A transposed convolution is the adjoint."""
-    norm = plane_norm(dilate(layer.weight, layer.dilation), layer.stride, layer.groups)
-    return norm * math.sqrt(padding_multiplicity(layer, None))
-
-
-def _average_pool(layer: Any) -> float:
-    """Return the norm of a depthwise convolution with a constant kernel."""
-    axes = int(type(layer).__name__[-2])
-    size, stride, padding = (_tuple(v, axes) for v in (layer.kernel_size, layer.stride, layer.padding))
-    if layer.ceil_mode or getattr(layer, "divisor_override", None) or (max(padding) and not layer.count_include_pad):
-        return math.inf
-    return plane_norm(torch.full((1, 1, *size), 1 / math.prod(size), dtype=torch.float64), stride)
-
-
-def _upsample(layer: nn.Upsample) -> float:
-    """Return the square root of the number of pixels over which each pixel is spread, for whole factors."""
-    modes = {"nearest": None, "nearest-exact": None, "linear": 1, "bilinear": 2, "trilinear": 3}
-    factors = layer.scale_factor if isinstance(layer.scale_factor, tuple) else (layer.scale_factor,)
-    axes = modes.get(layer.mode, 0) or len(factors)
-    whole = all(f is not None and f >= 1 and f == int(f) for f in factors)
-    if layer.mode not in modes or layer.align_corners or not whole or (len(factors) == 1 and modes[layer.mode] is None):
-        return math.inf
-    return math.sqrt(math.prod(_tuple(tuple(factors), axes)))
-
-
-def _tuple(value: Any, axes: int) -> tuple[Any, ...]:
-    values = value if isinstance(value, tuple) else (value,)
-    return values * axes if len(values) == 1 else values
-
-
-def _first_weight(module: nn.Module) -> Tensor:
-    return next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
 
 
 _ANY_SIZE: tuple[tuple[Any, Callable[[Any], float]], ...] = (

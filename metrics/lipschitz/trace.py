@@ -6,6 +6,7 @@ replaces mutation, also through views, by operations that return new tensors.
 """
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -90,6 +91,7 @@ def record(network: nn.Module, x: Tensor, y: Tensor | None) -> Trace:
         for context in (
             torch.no_grad(),
             plain_kernels(),
+            _silent(logging.getLogger("torch._subclasses.fake_tensor")),  # the errors are in the exceptions
             _restored_attributes(network),
             recorder.opaque_modules(),
             _Rewrites(recorder),
@@ -265,6 +267,15 @@ def _keeps_entries(x: Tensor, size: Sequence[int], stride: Sequence[int], offset
 
 def _zeros(tensor: Tensor) -> Tensor:
     return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
 
 
 @contextmanager
