@@ -26,12 +26,11 @@ def convolution(call: Call) -> Value | None:
 
 
 def convolved(call: Call, convolution: Convolution, source: Value, **form: Any) -> Value:
-    """Return the output as a convolution of `source`."""
+    """Return the output as a convolution of `source`, which is bounded only if it is used as it is."""
+    before = (source if convolution.circle is None else source.root or source).bound
 
     def compute() -> float:
-        if convolution.circle is None:
-            return source.bound * convolution.norm()
-        return (source.root or source).bound * convolution.circular_norm()
+        return before * (convolution.norm() if convolution.circle is None else convolution.circular_norm())
 
     return call.value(compute, convolution=(convolution, source), **form)
 

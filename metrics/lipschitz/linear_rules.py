@@ -18,7 +18,8 @@ def rearranged(call: Call) -> list[Value]:
     x = call.x
     if "dtype" in call.arguments and call.name != "_to_copy":
         raise UncoveredError("the same bits, read as another number format")
-    return [call.value(lambda: x.bound, i, **call.linear_form(i)) for i in range(len(call.outputs))]
+    bound = x.bound
+    return [call.value(lambda: bound, i, **call.linear_form(i)) for i in range(len(call.outputs))]
 
 
 def nonnegative(call: Call) -> list[Value]:

@@ -144,12 +144,15 @@ class _Recorder(TorchDispatchMode):
         if func._schema.is_mutable:
             raise UntraceableError(f"{name}, which changes a parameter, buffer or constant,")
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-            raise UntraceableError("a Python number that depends on x")
+            raise UntraceableError("a Python number that depends on the input")
         if name.removeprefix("aten.") in SHAPE_ONLY:
             args, kwargs = tree_map_only(FakeTensor, _zeros, (args, kwargs))
             return func(*args, **kwargs)
-        random = torch.Tag.nondeterministic_seeded in func.tags or name.startswith(("aten.empty", "aten.new_empty"))
-        if not random and not any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
+        uninitialized = name.startswith(("aten.empty", "aten.new_empty"))
+        if uninitialized:
+            args, kwargs = tree_map_only(FakeTensor, _zeros, (args, kwargs))
+        unknown = uninitialized or torch.Tag.nondeterministic_seeded in func.tags
+        if not unknown and not any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
             return func(*args, **kwargs)  # does not depend on x
         with self.fake_mode:
             output = func(*args, **kwargs)

@@ -266,6 +266,12 @@ def writes_into_a_constant(self, x):
     return h.view(x.size(0), -1)
 
 
+def fills_an_empty_tensor(self, x):
+    h = torch.empty_like(x)
+    h[:, :1], h[:, 1:] = 2 * x[:, 1:2], x[:, 1:]
+    return h
+
+
 def layer_scale(self, x):
     return x + self.gamma * self.a(x)
 
@@ -298,6 +304,7 @@ NETWORKS = {
     "keyword": Network(calls_twice, a=same()),
     "mask": Network(lambda self, x: x * (torch.arange(8) > 3)),
     "constant": Network(writes_into_a_constant),
+    "empty": Network(fills_an_empty_tensor),
     "layer scale": Network(layer_scale, a=same(), gamma=GAMMA),
     "branch by a parameter": Network(reads_a_parameter, a=same(), gamma=GAMMA),
     "frozen batch norm": Network(lambda self, x: self.a(x) * self.gamma - self.gamma, a=same(), gamma=GAMMA),
@@ -418,11 +425,11 @@ def test_bound_of_a_module_itself_is_used_only_if_it_describes_the_forward_pass(
         (Network(lambda self, x: x / x.norm()), "aten.div"),
         (Network(lambda self, x: x * torch.rand(8)), "aten.mul"),
         (Network(lambda self, x: F.dropout(x)), "aten.mul"),
-        (Network(lambda self, x: x * x.sum().item()), "a Python number that depends on x"),
+        (Network(lambda self, x: x * x.sum().item()), "a Python number that depends on the input"),
         (Network(lambda self, x: x * float(x.detach().numpy().sum())), "Tensor.numpy"),
         (Network(lambda self, x: x * x.flatten().tolist()[0]), "Tensor.tolist"),
-        (Network(lambda self, x: x if x.sum() > 0 else 2 * x), "a Python number that depends on x"),
-        (Network(catches_errors), "a Python number that depends on x"),
+        (Network(lambda self, x: x if x.sum() > 0 else 2 * x), "a Python number that depends on the input"),
+        (Network(catches_errors), "a Python number that depends on the input"),
         (Network(lambda self, x: object()), "an output of type object"),
         (Network(lambda self, x: self.buffer.add_(1) * x, buffer=GAMMA), "aten.add_, which changes a parameter"),
         (Network(lambda self, x: F.batch_norm(x, None, None, training=True)), "aten.native_batch_norm"),
@@ -469,3 +476,10 @@ def test_half_precision_and_autocast(dtype):
     with torch.autocast("cpu", torch.bfloat16):
         assert certified_bound(network, (3, 8, 8)) == bound
     assert certified_bound(network.to(dtype), (3, 8, 8)) == pytest.approx(bound, rel=0.02)
+
+
+def test_deep_network():
+    network = nn.Sequential(*(layer for _ in range(200) for layer in (nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))).eval()
+    for layer in network[::2]:
+        nn.init.ones_(layer.weight)
+    assert certified_bound(network, (1, 2, 2)) == pytest.approx((1 + 1e-5) ** -100, rel=1e-3)
