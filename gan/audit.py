@@ -14,9 +14,9 @@ from gan.evaluation.lipschitz import explain_unmeasured
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code
 from gan.training.build import build_tracker
-from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
+from gan.training.lipschitz import draw_points, lipschitz_audit, lipschitz_numbers
 from gan.training.restore import restore_experiment
-from metrics.lipschitz import LipschitzTracker, certified_bound
+from metrics.lipschitz import Certificate, LipschitzTracker, certify
 from metrics.lipschitz.attempt import attempt
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.spectrum import is_exact
@@ -25,7 +25,7 @@ ITERATIONS = 50  # Lanczos iterations per layer; more than in training, because 
 EXPLANATION = """\
 reshaped     norm of the weight reshaped to a matrix: `spectral` divides by it, but it is not the norm of the layer
 tracked      norm of the layer, estimated from below by Lanczos iteration
-certified    upper bound of the norm of the layer, `none` if no bound is known
+certified    upper bound of the norm of the layer, or `none` and the operation without a bound
 exact        largest of all singular values of the layer, if they are known
 stable rank  squared Frobenius norm over squared norm; for large convolutions, as if they were circular"""
 
@@ -51,7 +51,11 @@ def audit(folder: Path) -> str:
     audited, spectra = lipschitz_audit(experiment)
     numbers = lipschitz_numbers(experiment) | audited
     layers = layer_table(D, tracker, numbers, spectra)
-    return "\n\n".join([f"{folder}, step {restored.step}", layers, network_table(numbers), EXPLANATION])
+    certified = _format(numbers.get("lipschitz/D/certified", math.inf))
+    if certified == "none":
+        images, y = draw_points(experiment)
+        certified = str(certify(D, images.shape[1:], None if y is None else y[:1]))
+    return "\n\n".join([f"{folder}, step {restored.step}", layers, network_table(numbers, certified), EXPLANATION])
 
 
 def layer_table(D: nn.Module, tracker: LipschitzTracker, numbers: dict[str, float], spectra: dict[str, Tensor]) -> str:
@@ -65,13 +69,14 @@ def layer_table(D: nn.Module, tracker: LipschitzTracker, numbers: dict[str, floa
             layer = D.get_submodule(path)
             values = spectra.get(f"lipschitz/D/spectra/{path}")
             exact = "" if values is None or not is_exact(tracker.layers[path], shape) else f"{values[0].item():.4f}"
-            bound = attempt(f"the certified bound of {path}", partial(certified_bound, layer, shape), math.nan)
+            failed = Certificate(math.inf, "failed")
+            bound = attempt(f"the certified bound of {path}", partial(certify, layer, shape), failed)
             rows.append(
                 (
                     path,
                     _format_reshaped_norm(layer),
                     _format(numbers.get(f"lipschitz/D/layers/{path}", math.nan)),
-                    _format(bound),
+                    str(bound),
                     exact,
                     f"{numbers[f'lipschitz/D/stable_rank/{path}']:.2f}" if values is not None else "",
                 )
@@ -79,10 +84,9 @@ def layer_table(D: nn.Module, tracker: LipschitzTracker, numbers: dict[str, floa
     return "\n".join([format_table(rows), *explain_unmeasured(tracker)])
 
 
-def network_table(numbers: dict[str, float]) -> str:
-    """Return a table of the estimates of the whole networks."""
+def network_table(numbers: dict[str, float], certified: str) -> str:
+    """Return a table of the estimates of the whole networks, with the certified bound of D, or why there is none."""
     names = {
-        "D: certified upper bound": "lipschitz/D/certified",
         "D: product of tracked norms": "lipschitz/D/product",
         "D: steepest slope found": "lipschitz/D/slope",
         "D: largest input gradient": "lipschitz/D/gradient_max",
@@ -90,7 +94,8 @@ def network_table(numbers: dict[str, float]) -> str:
         "G: largest singular value": "lipschitz/G/jacobian_max",
         "G: log condition number": "lipschitz/G/jacobian_log_cond",
     }
-    return format_table([(name, _format(numbers.get(tag, math.inf))) for name, tag in names.items()])
+    rows = [(name, _format(numbers.get(tag, math.inf))) for name, tag in names.items()]
+    return format_table([("D: certified upper bound", certified), *rows])
 
 
 def _format_reshaped_norm(layer: nn.Module) -> str:

@@ -2,150 +2,146 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metrics.lipschitz.eval_mode import eval_mode
-from metrics.lipschitz.graph import network_bound
-from models.kernels.symbol import (
-    dilate,
-    effective_kernel_size,
-    largest_norm,
-    padding_multiplicity,
-    padding_sides,
-    plane_norm,
-    polyphase_taps,
-    symbol_norm,
-)
+from metrics.lipschitz.network_bound import network_bound
+from metrics.lipschitz.operator_norm import own_tensor
+from metrics.lipschitz.trust import is_trusted
+from models.kernels.symbol import dilate, effective_kernel_size, largest_norm, padding_multiplicity, plane_norm
+from models.overrides import find_override
 from models.protocols import LipschitzBounded
 
 Shape = Sequence[int] | None
-CONSTANTS: dict[type[nn.Module], float] = {
-    nn.Identity: 1.0, nn.Dropout: 1.0, nn.Dropout2d: 1.0,
-    nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.PixelShuffle: 1.0, nn.PixelUnshuffle: 1.0,
-    nn.ReLU: 1.0, nn.ReLU6: 1.0, nn.Tanh: 1.0, nn.Softplus: 1.0, nn.Sigmoid: 0.25, nn.Hardtanh: 1.0,
-}  # fmt: skip
+
+
+class Certificate(NamedTuple):
+    """An upper bound of a Lipschitz constant, or infinity and the reason."""
+
+    bound: float
+    reason: str | None = None
+    """The operation without a bound, such as "aten.exp at blocks.2" """
+
+    def __str__(self) -> str:
+        return f"none ({self.reason})" if math.isinf(self.bound) else f"{self.bound:.4f}"
 
 
 def certified_bound(layer: nn.Module, input_shape: Shape = None, y: Tensor | None = None) -> float:
     """Return an upper bound (l2) of the Lipschitz constant of `layer`, `math.inf` where none is known.
 
-    The bound holds in evaluation mode, and the mode of `layer` is restored afterwards. A `layer` that contains a batch
-    norm in training mode has no bound.
+    The bound holds in evaluation mode and in exact arithmetic, and the mode of `layer` is restored afterwards. It is
+    that of one input in the number format of the parameters: the outputs of a batch may not depend on each other. A
+    `layer` that contains a batch norm in training mode has no bound. If the layer returns several tensors, the bound is
+    that of all of them side by side.
 
-    `input_shape` is (C, H, W), without batch dimension. With it, the bound of a circular convolution on its own grid is
-    exact, and the bound of ConvNorm is tighter. A module that implements `models.protocols.LipschitzBounded` computes
-    its own bound. A network of known modules is bounded through its graph, which needs `input_shape`. If it is
-    class-conditional, it also needs labels `y` (1,), which are treated as constants. Their values do not matter where a
-    module bounds all classes, as projection heads do.
+    `input_shape` is (C, H, W), without batch dimension. Without it, only single layers whose bound holds for every size
+    have one. A module that implements `models.protocols.LipschitzBounded` computes its own bound. Integer labels y
+    (1,) are constants, and the bound holds for all labels. `certify` says why there is no bound.
     """
-    if any(isinstance(module, _BatchNorm) and module.training for module in layer.modules()):
-        return math.inf  # it divides by the deviation of the batch, which may be arbitrarily small
-    with eval_mode(layer):
-        return _get_bound(layer, input_shape, y)
+    return certify(layer, input_shape, y).bound
 
 
-def _get_bound(part: nn.Module | Tensor, input_shape: Shape = None, y: Tensor | None = None) -> float:
-    with torch.no_grad():
-        if isinstance(part, Tensor):
-            return largest_norm(part)
-        if isinstance(part, LipschitzBounded):
-            return part.lipschitz_bound(input_shape, _get_bound)
-        for types, bound in _BOUNDS:
-            if isinstance(part, types):
-                return bound(part, input_shape)
-        if type(part) in CONSTANTS:
-            return CONSTANTS[type(part)]
-        if input_shape is None or not any(part.children()):
-            return math.inf
-        example = _first_weight(part).new_zeros(1, *input_shape)
-        return network_bound(part, example, y, _get_bound)
+def certify(layer: nn.Module, input_shape: Shape = None, y: Tensor | None = None) -> Certificate:
+    """Return the bound of `certified_bound`, with the reason if it is infinite."""
+    for name, module in layer.named_modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            # It divides by the deviation of the batch, which may be arbitrarily small.
+            return Certificate(math.inf, f"{name or type(module).__name__} is in training mode")
+    with eval_mode(layer), torch.no_grad():
+        if input_shape is None:
+            return _certify_any_size(layer)
+        example = torch.zeros(1, *input_shape).to(own_tensor(layer))
+        return Certificate(*network_bound(layer, example, y, _get_bound))
 
 
-def _convolution(layer: nn.Conv2d, input_shape: Shape) -> float:
-    groups = dilate(layer.weight, layer.dilation).chunk(layer.groups)
-    size = None if input_shape is None else input_shape[1:]
-    if size is not None and _is_circular(layer, size):
-        grid = [n // s for n, s in zip(size, layer.stride, strict=True)]
-        return max(symbol_norm(group, layer.stride, grid) for group in groups)
-    bound = max(plane_norm(group, layer.stride) for group in groups)
-    return bound * math.sqrt(padding_multiplicity(layer, size))
+def _get_bound(part: nn.Module | Tensor, input_shape: Shape = None, /) -> float:
+    if isinstance(part, Tensor):
+        return largest_norm(part)
+    return certify(part, input_shape).bound
 
 
-def _transposed_convolution(layer: nn.ConvTranspose2d, input_shape: Shape) -> float:
-    """Return the norm of the adjoint: the same weight, as a convolution from the output to the input."""
-    groups = dilate(layer.weight, layer.dilation).chunk(layer.groups)
-    return max(plane_norm(group, layer.stride) for group in groups)
+def _certify_any_size(layer: nn.Module) -> Certificate:
+    """Return the bound of a single layer for inputs of any size."""
+    if isinstance(layer, LipschitzBounded):
+        hooked = layer._forward_hooks or layer._forward_pre_hooks
+        if hooked or not is_trusted(layer):
+            return Certificate(math.inf, f"{type(layer).__name__} is changed, and its input shape is unknown")
+        return Certificate(layer.lipschitz_bound(None, _get_bound), type(layer).__name__)
+    override = find_override(layer)
+    if override is not None and not (isinstance(layer, _BatchNorm) and type(layer).__module__.startswith("models.")):
+        return Certificate(math.inf, f"{override}, and its input shape is unknown")
+    for types, bound in _ANY_SIZE:
+        if isinstance(layer, types):
+            return Certificate(bound(layer), type(layer).__name__)
+    for types, shape in _SMALLEST:
+        if isinstance(layer, types):
+            example = torch.zeros(1, *shape(layer)).to(own_tensor(layer))
+            return Certificate(*network_bound(layer, example, None, _get_bound))
+    return Certificate(math.inf, f"{type(layer).__name__} needs an input shape")
 
 
-def _is_circular(layer: nn.Conv2d, size: Sequence[int]) -> bool:
-    """Return whether the convolution is circular on the grid of its own input of `size`."""
-    if layer.padding_mode != "circular":
-        return False
-    kernel_size = effective_kernel_size(layer.kernel_size, layer.dilation)
-    return all(
-        n % s == 0 and (n + sum(p) - k) // s + 1 <= n // s
-        for n, s, p, k in zip(size, layer.stride, padding_sides(layer), kernel_size, strict=True)
-    )
+def _convolution(layer: Any) -> float:
+    """Return the norm on the infinite plane, times that of the padding. A transposed convolution is the adjoint."""
+    norm = plane_norm(dilate(layer.weight, layer.dilation), layer.stride, layer.groups)
+    return norm * math.sqrt(padding_multiplicity(layer, None))
 
 
-def _linear(layer: nn.Linear, input_shape: Shape) -> float:
-    return largest_norm(layer.weight[None])
-
-
-def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, input_shape: Shape) -> float:
-    if layer.running_var is None:
-        return math.inf  # it uses batch statistics in evaluation too
-    scale = (layer.running_var + layer.eps).rsqrt()
-    return (scale if layer.weight is None else scale * layer.weight.abs()).max().item()
-
-
-def _leaky_relu(layer: nn.LeakyReLU, input_shape: Shape) -> float:
-    return max(1.0, abs(layer.negative_slope))
-
-
-def _average_pool(layer: nn.AvgPool2d, input_shape: Shape) -> float:
+def _average_pool(layer: Any) -> float:
     """Return the norm of a depthwise convolution with a constant kernel."""
-    size, stride, padding = (_pair(v) for v in (layer.kernel_size, layer.stride, layer.padding))
-    if layer.ceil_mode or layer.divisor_override or (max(padding) and not layer.count_include_pad):
+    axes = int(type(layer).__name__[-2])
+    size, stride, padding = (_tuple(v, axes) for v in (layer.kernel_size, layer.stride, layer.padding))
+    if layer.ceil_mode or getattr(layer, "divisor_override", None) or (max(padding) and not layer.count_include_pad):
         return math.inf
-    kernel = torch.full((1, 1, *size), 1 / math.prod(size), dtype=torch.float64)
-    return plane_norm(kernel, stride)
+    return plane_norm(torch.full((1, 1, *size), 1 / math.prod(size), dtype=torch.float64), stride)
 
 
-def _adaptive_average_pool(layer: nn.AdaptiveAvgPool2d, input_shape: Shape) -> float:
-    """Return the norm of the mean over the whole map, 1 / sqrt(H W); other output sizes have no known bound."""
-    if _pair(layer.output_size) != (1, 1) or input_shape is None:
+def _upsample(layer: nn.Upsample) -> float:
+    """Return the square root of the number of pixels over which each pixel is spread, for whole factors."""
+    modes = {"nearest": None, "nearest-exact": None, "linear": 1, "bilinear": 2, "trilinear": 3}
+    factors = layer.scale_factor if isinstance(layer.scale_factor, tuple) else (layer.scale_factor,)
+    axes = modes.get(layer.mode, 0) or len(factors)
+    whole = all(f is not None and f >= 1 and f == int(f) for f in factors)
+    if layer.mode not in modes or layer.align_corners or not whole or (len(factors) == 1 and modes[layer.mode] is None):
         return math.inf
-    return 1 / math.sqrt(math.prod(input_shape[1:]))
+    return math.sqrt(math.prod(_tuple(tuple(factors), axes)))
 
 
-def _max_pool(layer: nn.MaxPool2d, input_shape: Shape) -> float:
-    """Return the square root of the number of windows in which a pixel can be the maximum."""
-    if _pair(layer.dilation) != (1, 1):
-        return math.inf
-    size, stride = _pair(layer.kernel_size), _pair(layer.stride)
-    return math.sqrt(math.prod(polyphase_taps(size, stride)))
+def _tuple(value: Any, axes: int) -> tuple[Any, ...]:
+    values = value if isinstance(value, tuple) else (value,)
+    return values * axes if len(values) == 1 else values
 
 
-def _first_weight(module: nn.Module) -> Tensor:
-    return next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+_ANY_SIZE: tuple[tuple[Any, Callable[[Any], float]], ...] = (
+    (nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d, _convolution),
+    (nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d, _average_pool),
+    (nn.Upsample, _upsample),
+    (nn.Flatten | nn.Unflatten | nn.PixelShuffle | nn.PixelUnshuffle | nn.ChannelShuffle, lambda layer: 1.0),
+    (nn.ZeroPad1d | nn.ZeroPad2d | nn.ZeroPad3d | nn.ConstantPad1d | nn.ConstantPad2d | nn.ConstantPad3d,
+     lambda layer: 1.0),
+    (nn.Softmax | nn.Softmax2d | nn.Softmin, lambda layer: 0.5),
+)  # fmt: skip
+"""Layers that depend on the size, with their bound for all sizes"""
+
+_SMALLEST: tuple[tuple[Any, Callable[[Any], tuple[int, ...]]], ...] = (
+    (nn.Linear, lambda layer: (layer.in_features,)),
+    (nn.BatchNorm1d, lambda layer: (layer.num_features,)),
+    (nn.BatchNorm2d, lambda layer: (layer.num_features, 1, 1)),
+    (nn.BatchNorm3d, lambda layer: (layer.num_features, 1, 1, 1)),
+    (nn.PReLU, lambda layer: (layer.num_parameters,)),
+    (nn.MaxPool1d, lambda layer: (1, *_window(layer, 1))),
+    (nn.MaxPool2d, lambda layer: (1, *_window(layer, 2))),
+    (nn.MaxPool3d, lambda layer: (1, *_window(layer, 3))),
+    ((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+      nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
+      nn.Softsign, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid,
+      nn.LogSigmoid, nn.Tanh, nn.Threshold), lambda layer: (1, 1, 1)),
+)  # fmt: skip
+"""Layers whose bound is the same for every size, with the smallest input"""
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-_BOUNDS: tuple[tuple[Any, Callable[[Any, Shape], float]], ...] = (
-    (nn.Conv2d, _convolution),
-    (nn.ConvTranspose2d, _transposed_convolution),
-    (nn.Linear, _linear),
-    (nn.BatchNorm2d | nn.BatchNorm1d, _batch_norm),
-    (nn.LeakyReLU, _leaky_relu),
-    (nn.AvgPool2d, _average_pool),
-    (nn.AdaptiveAvgPool2d, _adaptive_average_pool),
-    (nn.MaxPool2d, _max_pool),
-)
+def _window(layer: Any, axes: int) -> list[int]:
+    return list(effective_kernel_size(_tuple(layer.kernel_size, axes), _tuple(layer.dilation, axes)))

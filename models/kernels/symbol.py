@@ -6,7 +6,6 @@ N frequencies of that grid. All functions take kernels of one, two or three spat
 (O, I, kh, kw) or (O, I, kd, kh, kw).
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,10 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from models.kernels.switch import reading_waits
-
-CHUNK = 2**24  # entries of K(w) that are held in memory at once
-SQUARINGS = 4  # between two tests for convergence, if a test makes the host wait
+from models.kernels.eigenvalues import largest_eigenvalue
 
 
 def effective_kernel_size(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
@@ -78,76 +74,155 @@ def padding_multiplicity(conv: _ConvNd, size: Sequence[int] | None) -> int:
     return repeats
 
 
-def plane_norm(kernel: Tensor, stride: Sequence[int]) -> float:
+def plane_norm(kernel: Tensor, stride: Sequence[int], groups: int = 1) -> float:
     """Return an upper bound of a convolution's norm on the infinite plane, which also holds for any zero padding.
 
-    `kernel` is (O, I, *k), dilated. The bound is the norm on a grid that is fine enough for a Riesz factor below
-    1.01 per axis, times that factor.
+    `kernel` is (O, I / groups, *k), dilated. The bound is the norm on a grid that is fine enough for a Riesz factor
+    below 1.01 per axis, times that factor.
     """
-    taps = polyphase_taps(kernel.shape[2:], stride)
-    grid = [max(8, 16 * (k - 1)) for k in taps]
-    return symbol_norm(kernel, stride, grid) * riesz_factor(taps, grid)
+    grid = plane_grid(kernel.shape[2:], stride)
+    return symbol_norm(kernel, stride, grid, groups) * riesz_factor(polyphase_taps(kernel.shape[2:], stride), grid)
 
 
-def symbol_norm(kernel: Tensor, stride: Sequence[int], grid: Sequence[int]) -> float:
+def plane_grid(kernel_size: Sequence[int], stride: Sequence[int]) -> list[int]:
+    """Return the frequencies per axis of `plane_norm`. A single one suffices along an axis with one tap."""
+    return [16 * (k - 1) if k > 1 else 1 for k in polyphase_taps(kernel_size, stride)]
+
+
+def symbol_norm(kernel: Tensor, stride: Sequence[int], grid: Sequence[int], groups: int = 1) -> float:
     """Return max ||K(w)|| over the frequencies of a periodic `grid`, an upper bound tight to 1e-6 (relative).
 
-    `kernel` is (O, I, *k), dilated. It may be larger than the grid; then it wraps around. The computation is in double
-    precision for a kernel of any dtype, since rounding must not push a bound below the true norm.
+    `kernel` is (O, I / groups, *k), dilated. It may be larger than the grid; then it wraps around. The computation is
+    in double precision for a kernel of any dtype, since rounding must not push a bound below the true norm.
     """
-    folded = fold_phases(kernel.double(), stride).flatten(1, len(stride) + 1)  # (O, I prod(s), *k')
-    if folded.shape[0] > folded.shape[1]:
-        folded = folded.transpose(0, 1)  # the transpose has the same norm and a smaller Gram matrix
-    roots = [_roots_of_unity(m, k, kernel.device) for m, k in zip(grid, folded.shape[2:], strict=True)]
-    roots[-1] = roots[-1][: grid[-1] // 2 + 1]  # K(-w) is the conjugate of K(w), so half of the frequencies suffice
-    partial = folded.to(roots[0].dtype)[None]  # the sum over the axes so far: (frequencies, O, I prod(s), *k')
-    for axis_roots in reversed(roots[1:]):
-        partial = torch.einsum("foi...a,wa->wfoi...", partial, axis_roots).flatten(0, 1)
-    best = 0.0
-    rows = max(1, CHUNK // partial[..., 0].numel())
-    for block in roots[0].split(rows):
-        matrices = torch.einsum("foia,wa->wfoi", partial, block).flatten(0, 1)
-        best = max(best, largest_norm(matrices, at_least=best))
-    return best
+    folded = fold_phases(kernel.double(), stride).flatten(1, len(stride) + 1)  # (O, I prod(s) / groups, *k')
+    folded, scale = _normalize(folded)
+    if not math.isfinite(scale):
+        return math.inf
+    folded = folded.unflatten(0, (groups, -1))
+    if folded.shape[1] > folded.shape[2]:
+        folded = folded.transpose(1, 2)  # the transpose has the same norm and smaller Gram matrices
+    return scale * math.sqrt(_largest_square(folded, grid))
 
 
-def largest_norm(matrices: Tensor, at_least: float = 0.0, tolerance: float = 1e-6) -> float:
-    """Return an upper bound, tight to `tolerance`, of the largest spectral norm of matrices (F, a, b).
+def _largest_square(kernel: Tensor, grid: Sequence[int]) -> float:
+    """Return an upper bound of the eigenvalues of K(w) K(w)ᴴ for the frequencies w of `grid` and all groups.
 
-    Gram iteration (Delattre et al., ICML 2023): with G = A Aᴴ, ||G^p||_F^(1/p) decreases to ||G|| as p doubles, and
-    (tr G^2p / tr G^p)^(1/p) increases to it. A matrix is dropped as soon as its upper bound is below the lower bound
-    of another matrix, or below `at_least`. If no matrix exceeds `at_least`, neither does the result. The result is
-    infinite if an entry is not finite.
+    `kernel` is (groups, n, m, *k). K(-w) is the conjugate of K(w), so half of the frequencies suffice. The matrix is
+    the sum of R_l exp(-i w l) over the lags l, with the autocorrelation R of the kernel, except if the frequencies are
+    so few that K(w) itself is cheaper.
     """
-    matrices = matrices.to(torch.complex128 if matrices.is_complex() else torch.float64)
-    power = matrices @ matrices.mH
-    trace = power.diagonal(dim1=1, dim2=2).real.sum(dim=1)
-    # G^exponent = exp(log_scale) * power, with tr(power) = 1, or 0 for a zero matrix
-    power, exponent, log_scale = _divide(power, trace), 1, trace.log()
-    floor = trace.new_full((), 2 * math.log(at_least) if at_least > 0 else -math.inf)
-    every = SQUARINGS if reading_waits(power) else 1
-    for squarings in itertools.count():
-        square_trace = power.abs().square().sum(dim=(1, 2))  # tr(power²), since power is Hermitian
-        if squarings % every == every - 1:
-            lower = (square_trace.log() + log_scale) / exponent
-            upper = (0.5 * square_trace.log() + log_scale) / exponent
-            floor = torch.maximum(floor, lower.max())
-            alive = (upper > floor).sum().to(floor)
-            least, most, count = torch.stack([floor, upper.max(), alive]).cpu().tolist()  # the host waits once
-            if math.isnan(most):
-                return math.inf
-            if most <= least + 2 * tolerance:
-                return math.exp(0.5 * most)
-            if count < len(power):
-                kept = upper.topk(int(count), sorted=False).indices
-                power, log_scale, square_trace = power[kept], log_scale[kept], square_trace[kept]
-        power = _divide(power @ power, square_trace)
-        exponent, log_scale = 2 * exponent, 2 * log_scale + square_trace.log()
-    raise AssertionError("unreachable")
+    taps = kernel.shape[3:]
+    grid = [m if k > 1 else 1 for m, k in zip(grid, taps, strict=True)]  # K(w) is constant along an axis with one tap
+    frequencies = _positions([*grid[:-1], grid[-1] // 2 + 1]).to(kernel.device)
+    places = _positions(taps).to(kernel.device)
+    blocks = kernel.flatten(3).movedim(3, 1)  # the taps (groups, T, n, m)
+    count, unit = len(frequencies) * len(kernel), torch.finfo(torch.float32).eps / 2
+    if 4 * len(frequencies) < len(places) ** 2:
+        taps_of_groups = torch.complex(blocks, torch.zeros_like(blocks))
+
+        def multiply(indices: Tensor, dtype: torch.dtype) -> Tensor:
+            group, where = indices // len(frequencies), indices % len(frequencies)
+            angles = _angles(frequencies[where.to(kernel.device)], places, grid)
+            symbol = _combine(torch.complex(angles.cos(), -angles.sin()), taps_of_groups, group)
+            return _as_complex(symbol @ symbol.mH, dtype)
+
+        square = blocks.flatten(2).norm(dim=2).sum(dim=1).max().item() ** 2  # at least the Frobenius norm of K(w)
+        return largest_eigenvalue(multiply, count, max(kernel.shape[1:3]), unit * square)
+
+    lags, products = _autocorrelation(blocks, places)
+    parts = products + products.mT, products.mT - products
+    single = [part.float() for part in parts]
+
+    def add(indices: Tensor, dtype: torch.dtype) -> Tensor:
+        group, where = indices // len(frequencies), indices % len(frequencies)
+        angles = _angles(frequencies[where.to(kernel.device)], lags, grid)
+        even, odd = parts if dtype is torch.float64 else single
+        real = _combine(angles.cos().to(dtype), even, group)
+        return real if len(lags) == 1 else torch.complex(real, _combine(angles.sin().to(dtype), odd, group))
+
+    # The entries are sums of L products, and the lags have two terms each in the real and in the imaginary part.
+    error = (4 * len(lags) + 12) * unit * products.abs().sum(dim=1).norm(dim=(1, 2)).max().item()
+    return largest_eigenvalue(add, count, kernel.shape[1], error)
 
 
-def _divide(power: Tensor, trace: Tensor) -> Tensor:
-    return power / torch.where(trace == 0, 1.0, trace)[:, None, None]
+def _combine(waves: Tensor, parts: Tensor, group: Tensor) -> Tensor:
+    """Return Σ_l waves_fl parts_gl, (F, a, b), for waves (F, L), parts (groups, L, a, b) and the groups g (F,)."""
+    if len(parts) == 1:
+        return (waves @ parts[0].flatten(1)).unflatten(1, parts.shape[2:])
+    combined = waves.new_empty(len(waves), *parts.shape[2:])
+    for g in group.unique().tolist():
+        where = (group == g).nonzero()[:, 0].to(waves.device)
+        combined[where] = (waves[where] @ parts[g].flatten(1)).unflatten(1, parts.shape[2:])
+    return combined
+
+
+def _as_complex(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    return matrices.to(torch.complex64) if dtype is torch.float32 else matrices
+
+
+def _positions(sizes: Sequence[int]) -> Tensor:
+    """Return all positions of a grid, (prod(sizes), axes)."""
+    return torch.cartesian_prod(*(torch.arange(size) for size in sizes)).view(-1, len(sizes))
+
+
+def _autocorrelation(blocks: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lags l (L, axes) of a kernel up to sign, and R_l = Σ W_a W_bᵀ over a - b = l, (groups, L, n, n).
+
+    `blocks` are the taps W_a (groups, T, n, m), at `places` (T, axes). R at lag 0 is halved.
+    """
+    extents = places.amax(dim=0) + 1
+    weights = (2 * extents).flip(0).cumprod(0).flip(0).roll(-1)  # a lag as one number, whose sign is that of the lag
+    weights[-1] = 1
+    sums: dict[int, Tensor] = {}
+    keys = ((places[:, None] - places) * weights).sum(dim=2).tolist()
+    for a, row in enumerate(keys):
+        wanted = [b for b, key in enumerate(row) if key >= 0]
+        products = torch.einsum("gnm,gbkm->gbnk", blocks[:, a], blocks[:, wanted])
+        for i, b in enumerate(wanted):
+            known = sums.get(row[b])
+            sums[row[b]] = products[:, i] if known is None else known.add_(products[:, i])
+    sums[0] = sums[0] / 2
+    first = {key: (a, b) for a, row in enumerate(keys) for b, key in enumerate(row) if key >= 0}
+    lags = torch.stack([places[a] - places[b] for a, b in (first[key] for key in sums)])
+    return lags, torch.stack(list(sums.values()), dim=1)
+
+
+def _angles(frequencies: Tensor, places: Tensor, grid: Sequence[int]) -> Tensor:
+    """Return 2 pi Σ w x / m for frequencies w (F, axes) and places x (L, axes) of a grid of m positions, (F, L)."""
+    turns = torch.zeros(len(frequencies), len(places), dtype=torch.float64, device=frequencies.device)
+    for axis, m in enumerate(grid):
+        turns += (torch.outer(frequencies[:, axis], places[:, axis]) % m).double() / m
+    return 2 * math.pi * turns
+
+
+def largest_norm(matrices: Tensor) -> float:
+    """Return an upper bound, tight to 1e-6 (relative), of the largest spectral norm of matrices (..., a, b).
+
+    The result is infinite if an entry is not finite.
+    """
+    matrices, scale = _normalize(matrices.reshape(-1, *matrices.shape[-2:]))
+    if not math.isfinite(scale):
+        return math.inf
+    wide = matrices.shape[1] <= matrices.shape[2]
+
+    def multiply(indices: Tensor, dtype: torch.dtype) -> Tensor:
+        part = matrices[indices.to(matrices.device)]
+        part = part.to(torch.complex128 if part.is_complex() else torch.float64)
+        gram = part @ part.mH if wide else part.mH @ part
+        return _as_complex(gram, dtype) if gram.is_complex() else gram.to(dtype)
+
+    error = torch.finfo(torch.float32).eps / 2 * matrices.abs().double().square().sum(dim=(1, 2)).max().item()
+    return scale * math.sqrt(largest_eigenvalue(multiply, len(matrices), max(matrices.shape[1:]), error))
+
+
+def _normalize(tensor: Tensor) -> tuple[Tensor, float]:
+    """Return a tensor with entries up to 1, so that products neither overflow nor vanish, and the factor.
+
+    The factor is not finite if an entry is not.
+    """
+    scale = tensor.abs().max().item() if tensor.numel() else 0.0
+    return (tensor / scale, scale) if scale else (tensor, 1.0)
 
 
 def riesz_factor(taps: Sequence[int], grid: Sequence[int]) -> float:
@@ -164,10 +239,3 @@ def riesz_factor(taps: Sequence[int], grid: Sequence[int]) -> float:
 def riesz_cosines(taps: Sequence[int], grid: Sequence[int]) -> list[float]:
     """Return cos(d π / N) per axis, with d = (k' - 1) / 2; see `riesz_factor`."""
     return [math.cos((k - 1) / 2 * math.pi / m) for k, m in zip(taps, grid, strict=True)]
-
-
-def _roots_of_unity(length: int, taps: int, device: torch.device) -> Tensor:
-    """Return exp(-2 pi i w a / length) for each frequency w and tap a, (length, taps)."""
-    turns = torch.outer(torch.arange(length, device=device), torch.arange(taps, device=device)) % length
-    angles = turns.double() * (-2 * math.pi / length)
-    return torch.polar(torch.ones_like(angles), angles)

@@ -216,6 +216,8 @@ class ConvNormLayer(Wrapper):
 class ConvNormForward(ConvNormLayer):
     """ConvNorm of a convolution: (B, I, *n) -> (B, O, *n'), the shape of the bare convolution."""
 
+    lipschitz_bound = ConvNormLayer.lipschitz_bound  # it describes this forward pass
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, I, *n) or (I, *n) to the shape of the bare convolution."""
         return self._call(x)
@@ -277,6 +279,8 @@ class ConvNormForward(ConvNormLayer):
 
 class ConvNormTransposed(ConvNormLayer):
     """ConvNorm of a transposed convolution: preconditions each output channel and stride phase on the input grid."""
+
+    lipschitz_bound = ConvNormLayer.lipschitz_bound  # it describes this forward pass
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (B, I, *n) or (I, *n) to the shape of the bare transposed convolution."""

@@ -43,13 +43,12 @@ def test_failed_spectrum_leaves_the_rest_of_an_audit():
 
 def test_failed_slope_leaves_the_rest_of_an_audit():
     network, tracker, x = build()
-    numbers, _ = audit(network, tracker, x)
     network[1].most = 0
     with pytest.warns(UserWarning, match="could not be measured") as caught:
         partial_numbers, partial_spectra = audit(network, tracker, x)
     parts = [str(warning.message).split(" could not be")[0] for warning in caught]
     assert parts == ["the input gradients", "the singular values of 1", "the steepest slope"]
-    assert partial_numbers == {tag: numbers[tag] for tag in numbers if tag not in ("D/slope", "D/stable_rank/1")}
+    assert list(partial_numbers) == ["D/stable_rank/3"]  # the network cannot be bounded if it cannot run
     assert list(partial_spectra) == ["D/spectra/3"]
     with pytest.warns(UserWarning, match="could not be measured") as caught:
         measured = measure_lipschitz("D", tracker, network, x, None)

@@ -102,7 +102,7 @@ def test_bound_holds_with_every_normalization(name, kernel, stride):
         (nn.AvgPool2d(2), 0.5),
         (nn.MaxPool2d(2), 1),
         (nn.MaxPool2d(3, stride=2), 2),
-        (nn.MaxPool2d(2, dilation=2), math.inf),
+        (nn.MaxPool2d(2, dilation=2), 2),
         (nn.LayerNorm(4), math.inf),
         (nn.GroupNorm(2, 4), math.inf),
         (nn.InstanceNorm2d(4), math.inf),
@@ -164,4 +164,4 @@ def test_adaptive_average_pooling(shape):
     pool = nn.AdaptiveAvgPool2d((1, 1))
     assert certified_bound(pool, shape) == pytest.approx(dense_norm(pool, shape))
     assert certified_bound(nn.AdaptiveAvgPool2d(1), shape) == certified_bound(pool, shape)
-    assert certified_bound(pool) == certified_bound(nn.AdaptiveAvgPool2d(2), shape) == math.inf
+    assert certified_bound(pool) == math.inf

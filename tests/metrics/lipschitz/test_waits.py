@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gan.config import Config
 from gan.data import ImageData, Splits
@@ -16,7 +16,6 @@ from gan.options.loader import load_config
 from gan.training.build import build_experiment
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from metrics.lipschitz import LipschitzTracker, certified_bound, operator_norm, singular_values, steepest_slope
-from models.kernels.symbol import largest_norm
 from tests.fake_gpu import WAITING, FakeGPU
 
 CONFIG = Path(__file__).parents[3] / "configs" / "digits" / "dcgan.yaml"
@@ -54,29 +53,25 @@ def test_measurement_waits_three_times():
 
 @pytest.mark.fake_gpu
 @pytest.mark.parametrize(
-    ("normalization", "gains", "largest"), [("spectral", 0, 2**21), ("conv_norm", 2, 1)], ids=["dense", "by frequency"]
+    ("normalization", "largest"), [("spectral", 2**21), ("conv_norm", 1)], ids=["dense", "by frequency"]
 )
-def test_audit_waits_for_each_bound_and_three_times_more(monkeypatch, normalization, gains, largest):
+def test_audit_waits_three_times_besides_the_bound(monkeypatch, normalization, largest):
     monkeypatch.setattr("gan.evaluation.lipschitz.singular_values", partial(singular_values, largest=largest))
     monkeypatch.setattr("gan.evaluation.lipschitz.steepest_slope", partial(steepest_slope, steps=1))
+    monkeypatch.setattr("gan.evaluation.lipschitz.certified_bound", lambda *_: 1.0)  # it needs the values of weights
     gpu = FakeGPU()
     experiment = build_on(gpu, normalization)
     with gpu:
-        numbers, spectra = lipschitz_audit(experiment)
-    assert "lipschitz/D/certified" in numbers
+        _, spectra = lipschitz_audit(experiment)
     assert len(spectra) == LAYERS
-    waits = gpu.find(*WAITING)
-    # One for each layer, since the fake numbers converge at the first test; ConvNorm also reads the gain of its affine
-    # part. The eigenvalue solver of a GPU waits once for each spectrum, which is not seen here.
-    assert sum(count for event, count in waits.items() if "bound" in event.line or "norm" in event.line) == 3 + gains
+    # The eigenvalue solver of a GPU waits once for each spectrum, which is not seen here.
     slope, spectra_of_all_layers, jacobians = 1, 1, 1
-    assert waits.total() == 3 + gains + slope + spectra_of_all_layers + jacobians
+    assert gpu.find(*WAITING).total() == slope + spectra_of_all_layers + jacobians
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """Run the code for a GPU on the CPU."""
-    monkeypatch.setattr("models.kernels.symbol.reading_waits", lambda x: True)
     monkeypatch.setattr(sys.modules["metrics.lipschitz.operator_norm"], "reading_waits", lambda x: True)
     monkeypatch.setattr("metrics.lipschitz.spectrum.gram_is_faster", lambda matrix: True)
 
@@ -126,26 +121,3 @@ def test_diverged_layer_with_others(request, value, gpu):
     assert certified_bound(layers[0]) == certified_bound(layers, (2, 4, 4)) == math.inf
     assert singular_values(layers[0], (2, 4, 4)).isnan().all()
     assert singular_values(layers[3], (48,)).isfinite().all()
-
-
-@pytest.mark.parametrize("gpu", [False, True])
-def test_largest_norm_reads_seldom_and_is_never_too_small(request, monkeypatch, gpu):
-    if gpu:
-        request.getfixturevalue("as_on_a_gpu")
-    random = torch.Generator().manual_seed(0)
-    some = torch.randn(40, 16, 9, generator=random, dtype=torch.complex128)
-    orthogonal = torch.linalg.qr(some)[0]  # 9 equal singular values: the slowest case
-    copies, cpu, reads = [], Tensor.cpu, []
-    monkeypatch.setattr(Tensor, "cpu", lambda x: (copies.append(x), cpu(x))[1])
-    for matrices in (some, orthogonal, torch.cat([some, torch.zeros_like(some)])):
-        bound = largest_norm(matrices)
-        truth = torch.linalg.matrix_norm(matrices, 2).max().item()
-        assert truth * (1 - 1e-12) <= bound <= truth * (1 + 2e-6)
-        reads.append(len(copies))
-        copies.clear()
-    assert not gpu or reads == [2, 6, 2]
-    assert largest_norm(torch.zeros(3, 2, 2)) == 0
-    huge = torch.full((2, 2, 2), 1e200, dtype=torch.float64)  # its Gram matrix overflows
-    one = torch.eye(2, dtype=torch.float64)
-    for diverged in (huge, torch.stack([huge[0], one]), torch.stack([one, huge[0] * math.inf])):
-        assert largest_norm(diverged) == largest_norm(diverged, at_least=5.0) == math.inf

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,19 +24,65 @@ from models.kernels.symbol import (
 ROUNDING = 1 - 1e-9
 
 
+@st.composite
+def kernels(draw):
+    """Draw a kernel (O, I / groups, k) of one dimension in any precision, a stride, a grid and a number of groups."""
+    groups, taps = draw(st.integers(1, 3)), draw(st.integers(1, 9))
+    channels = [draw(st.integers(1, 24)) for _ in range(2)]
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    kernel = torch.randn(groups * channels[0], channels[1], taps, dtype=torch.float64)
+    kernel = kernel * 10.0 ** draw(st.integers(-30, 30)) * draw(st.sampled_from([0.0, 1.0, 1.0, 1.0]))
+    return kernel, [draw(st.integers(1, 3))], draw(st.integers(1, 40)), groups
+
+
 def test_riesz_factor():
     assert riesz_factor((3, 3), (32, 32)) == pytest.approx(1 / math.cos(math.pi / 32) ** 2)
     assert riesz_factor((5, 1), (4, 8)) == math.inf
     assert riesz_factor((8, 1), (7, 8)) == math.inf
 
 
-def test_largest_norm_is_a_tight_upper_bound():
+def random_matrices(kind):
     random = torch.Generator().manual_seed(0)
-    matrices = torch.randn(40, 6, 9, generator=random, dtype=torch.complex128)
+    some = torch.randn(40, 6, 9, generator=random, dtype=torch.complex128)
+    return {
+        "complex": some,
+        "tall": some.mT,
+        "real": some.real,
+        "one": some.real[:1],
+        "orthogonal": torch.linalg.qr(some.mT)[0],  # all singular values are equal
+        "with zeros": torch.cat([torch.zeros_like(some), some]),
+        "nearly equal": torch.linalg.qr(some.mT)[0] * torch.linspace(1, 1 + 1e-7, 40)[:, None, None],
+        "large": some * 1e200,
+        "small": some * 1e-200,
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["complex", "tall", "real", "one", "orthogonal", "with zeros", "nearly equal", "large", "small"]
+)
+def test_largest_norm_is_a_tight_upper_bound(kind):
+    matrices = random_matrices(kind)
     truth = torch.linalg.matrix_norm(matrices, 2).max().item()
-    assert truth * ROUNDING <= largest_norm(matrices) <= truth * (1 + 2e-6)
+    assert truth <= largest_norm(matrices) <= truth * (1 + 2e-6)
+
+
+def test_largest_norm_of_zeros_and_of_diverged_matrices():
     assert largest_norm(torch.zeros(3, 2, 2)) == 0
-    assert largest_norm(matrices, at_least=2 * truth) <= 2 * truth
+    for value in (math.nan, math.inf):
+        assert largest_norm(torch.tensor([[[1.0, value]], [[1.0, 2.0]]])) == math.inf
+        assert plane_norm(torch.full((1, 1, 3, 3), value), (1, 1)) == math.inf
+
+
+@given(kernels())
+@settings(max_examples=60, deadline=None)
+def test_symbol_norm_holds_for_all_frequencies(case):
+    kernel, stride, grid, groups = case
+    blocks = fold_phases(kernel, stride).flatten(1, 2).unflatten(0, (groups, -1))  # one spatial axis
+    angles = torch.outer(torch.arange(grid), torch.arange(blocks.shape[3])) * (2 * math.pi / grid)
+    waves = torch.polar(torch.ones_like(angles, dtype=torch.float64), -angles.double())
+    symbol = torch.einsum("fa,gnma->fgnm", waves, blocks.to(waves.dtype))
+    truth = torch.linalg.matrix_norm(symbol, 2).max().item()
+    assert truth <= symbol_norm(kernel, stride, [grid], groups) <= truth * (1 + 2e-6)
 
 
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1), (2, 3)])

@@ -1,0 +1,61 @@
+"""Upper bounds of the largest eigenvalue of many Hermitian matrices."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 1e-6
+"""Relative error of the square root of the result"""
+CHUNK = 2**22  # entries of matrices that are held in memory at once
+POWER_STEPS = 5
+EXACT = 2  # matrices whose eigenvalues are computed at once
+
+Build = Callable[[Tensor, torch.dtype], Tensor]
+
+
+def largest_eigenvalue(build: Build, count: int, size: int, error: float) -> float:
+    """Return an upper bound of the largest eigenvalue of positive semidefinite matrices, tight to twice `TOLERANCE`.
+
+    `build` returns the matrices (F, n, n) at some of the indices 0 .. count - 1 (F,), in single or double precision,
+    real or complex. They must be finite. In single precision, they may differ in norm by `error`.
+
+    Power iteration says which matrices may have the largest eigenvalue, and their eigenvalues are computed. Every other
+    matrix G is dropped if t I - G, with t slightly above the largest eigenvalue so far, has a Cholesky factorization:
+    then all eigenvalues of G are below t. This is tried in single precision, with a margin for its rounding errors, and
+    otherwise in double precision, whose rounding errors are far below `TOLERANCE`.
+    """
+    largest = 0.0
+    for indices in torch.arange(count).split(max(1, CHUNK // size**2)):
+        rest = indices
+        if count > EXACT:
+            largest, rest = _reduce(build, indices, torch.float32, largest, error)
+        while len(rest):
+            largest, rest = _reduce(build, rest, torch.float64, largest, 0.0)
+    return largest * (1 + 2 * TOLERANCE)
+
+
+def _reduce(build: Build, indices: Tensor, dtype: torch.dtype, largest: float, error: float) -> tuple[float, Tensor]:
+    """Return the larger one of `largest` and some eigenvalues, and the indices of matrices that may exceed it."""
+    matrices = build(indices, dtype)
+    n = matrices.shape[-1]
+    random = torch.Generator().manual_seed(0)
+    vectors = torch.randn(n, 1, generator=random).to(matrices).expand(len(matrices), -1, 1)
+    growth = vectors
+    for _ in range(POWER_STEPS):
+        vectors = matrices @ vectors
+        growth = vectors.norm(dim=1, keepdim=True)
+        vectors = vectors / growth.clamp_min(1e-30)
+    top = indices[:0]
+    if dtype is torch.float64 or growth.max() > largest:  # otherwise this is not needed to raise `largest`
+        top = growth[:, 0, 0].topk(min(EXACT, len(matrices))).indices.cpu()
+        exact = torch.linalg.eigvalsh(build(indices[top], torch.float64))[:, -1].max().item()
+        largest = max(largest, exact)
+    limit = largest * (1 + TOLERANCE)
+    # A factorization is exact for a matrix that differs by γ tr(t I - G) at most, with γ = (n + 1) u for real numbers
+    # (Rump, BIT 2006), and √2 times as much for complex ones, to first order in the rounding unit u.
+    margin = 1.5 * (n + 4) * n * torch.finfo(dtype).eps / 2 * limit + error if dtype is torch.float32 else 0.0
+    matrices.neg_().diagonal(dim1=1, dim2=2).add_(limit - margin)
+    unknown = (torch.linalg.cholesky_ex(matrices).info != 0).cpu()
+    unknown[top] = False
+    return largest, indices[unknown] if largest > 0 else indices[:0]
