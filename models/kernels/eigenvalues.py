@@ -1,5 +1,6 @@
 """Upper bounds of the largest eigenvalue of many Hermitian matrices."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ TOLERANCE = 1e-6
 """Relative error of the square root of the result"""
 CHUNK = 2**22  # entries of matrices that are held in memory at once
 POWER_STEPS = 5
-EXACT = 2  # matrices whose eigenvalues are computed at once
+EXACT = 4  # matrices whose eigenvalues are computed at once
 
 Build = Callable[[Tensor, torch.dtype], Tensor]
 
@@ -26,7 +27,9 @@ def largest_eigenvalue(build: Build, count: int, size: int, error: float) -> flo
     otherwise in double precision, whose rounding errors are far below `TOLERANCE`.
     """
     largest = 0.0
-    for indices in torch.arange(count).split(max(1, CHUNK // size**2)):
+    chunks = math.ceil(count / max(1, CHUNK // size**2))
+    for first in range(chunks):
+        indices = torch.arange(first, count, chunks)
         rest = indices
         if count > EXACT:
             largest, rest = _reduce(build, indices, torch.float32, largest, error)
@@ -39,16 +42,9 @@ def _reduce(build: Build, indices: Tensor, dtype: torch.dtype, largest: float, e
     """Return the larger one of `largest` and some eigenvalues, and the indices of matrices that may exceed it."""
     matrices = build(indices, dtype)
     n = matrices.shape[-1]
-    random = torch.Generator().manual_seed(0)
-    vectors = torch.randn(n, 1, generator=random).to(matrices).expand(len(matrices), -1, 1)
-    growth = vectors
-    for _ in range(POWER_STEPS):
-        vectors = matrices @ vectors
-        growth = vectors.norm(dim=1, keepdim=True)
-        vectors = vectors / growth.clamp_min(1e-30)
     top = indices[:0]
-    if dtype is torch.float64 or growth.max() > largest:  # otherwise this is not needed to raise `largest`
-        top = growth[:, 0, 0].topk(min(EXACT, len(matrices))).indices.cpu()
+    if largest == 0 or dtype is torch.float64:
+        top = _find_largest(matrices)
         exact = torch.linalg.eigvalsh(build(indices[top], torch.float64))[:, -1].max().item()
         largest = max(largest, exact)
     limit = largest * (1 + TOLERANCE)
@@ -59,3 +55,15 @@ def _reduce(build: Build, indices: Tensor, dtype: torch.dtype, largest: float, e
     unknown = (torch.linalg.cholesky_ex(matrices).info != 0).cpu()
     unknown[top] = False
     return largest, indices[unknown] if largest > 0 else indices[:0]
+
+
+def _find_largest(matrices: Tensor) -> Tensor:
+    """Return the indices of the matrices (F, n, n) that have the largest eigenvalues, judged by power iteration."""
+    random = torch.Generator().manual_seed(0)
+    vectors = torch.randn(matrices.shape[-1], 1, generator=random).to(matrices).expand(len(matrices), -1, 1)
+    growth = vectors
+    for _ in range(POWER_STEPS):
+        vectors = matrices @ vectors
+        growth = vectors.norm(dim=1, keepdim=True)
+        vectors = vectors / growth.clamp_min(1e-30)
+    return growth[:, 0, 0].topk(min(EXACT, len(matrices))).indices.cpu()
