@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from metrics.lipschitz.batch import mixes_batch
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.network_bound import network_bound
 from metrics.lipschitz.operator_norm import own_tensor
@@ -47,6 +48,16 @@ def certified_bound(layer: nn.Module, input_shape: Shape = None, y: Tensor | Non
 
 def certify(layer: nn.Module, input_shape: Shape = None, y: Tensor | None = None) -> Certificate:
     """Return the bound of `certified_bound`, with the reason if it is infinite."""
+    certificate = _certify(layer, input_shape, y)
+    if input_shape is None or math.isinf(certificate.bound):
+        return certificate
+    with eval_mode(layer):
+        if mixes_batch(layer, _example(layer, input_shape), y):
+            return Certificate(math.inf, "the outputs of a batch depend on each other")
+    return certificate
+
+
+def _certify(layer: nn.Module, input_shape: Shape, y: Tensor | None) -> Certificate:
     for name, module in layer.named_modules():
         if isinstance(module, _BatchNorm) and module.training:
             # It divides by the deviation of the batch, which may be arbitrarily small.
@@ -54,14 +65,17 @@ def certify(layer: nn.Module, input_shape: Shape = None, y: Tensor | None = None
     with eval_mode(layer), torch.no_grad():
         if input_shape is None:
             return _certify_any_size(layer)
-        example = torch.zeros(1, *input_shape).to(own_tensor(layer))
-        return Certificate(*network_bound(layer, example, y, _get_bound))
+        return Certificate(*network_bound(layer, _example(layer, input_shape), y, _get_bound))
+
+
+def _example(layer: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    return torch.zeros(1, *input_shape).to(own_tensor(layer))
 
 
 def _get_bound(part: nn.Module | Tensor, input_shape: Shape = None, /) -> float:
     if isinstance(part, Tensor):
         return largest_norm(part)
-    return certify(part, input_shape).bound
+    return _certify(part, input_shape, None).bound
 
 
 def _certify_any_size(layer: nn.Module) -> Certificate:
@@ -79,8 +93,7 @@ def _certify_any_size(layer: nn.Module) -> Certificate:
             return Certificate(bound(layer), type(layer).__name__)
     for types, shape in _SMALLEST:
         if isinstance(layer, types):
-            example = torch.zeros(1, *shape(layer)).to(own_tensor(layer))
-            return Certificate(*network_bound(layer, example, None, _get_bound))
+            return Certificate(*network_bound(layer, _example(layer, shape(layer)), None, _get_bound))
     return Certificate(math.inf, f"{type(layer).__name__} needs an input shape")
 
 

@@ -25,7 +25,10 @@ from models.kernels import plain_kernels
 
 Shape = Sequence[int]
 
-SHAPE_ONLY = {"new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"}
+SHAPE_ONLY = {
+    *("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"),
+    *("rand_like", "randn_like", "randint_like"),
+}
 """Operators that use only the shape of a tensor"""
 
 _READS = {"numpy", "__array__", "tolist", "data_ptr", "storage", "untyped_storage", "__dlpack__"}
@@ -92,7 +95,7 @@ def record(network: nn.Module, x: Tensor, y: Tensor | None) -> Trace:
             torch.no_grad(),
             plain_kernels(),
             _silent(logging.getLogger("torch._subclasses.fake_tensor")),  # the errors are in the exceptions
-            _restored_attributes(network),
+            restored_attributes(network),
             recorder.opaque_modules(),
             _Rewrites(recorder),
             recorder,
@@ -145,11 +148,8 @@ class _Recorder(TorchDispatchMode):
             raise UntraceableError(f"{name}, which changes a parameter, buffer or constant,")
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             raise UntraceableError("a Python number that depends on the input")
-        if name.removeprefix("aten.") in SHAPE_ONLY:
-            args, kwargs = tree_map_only(FakeTensor, _zeros, (args, kwargs))
-            return func(*args, **kwargs)
         uninitialized = name.startswith(("aten.empty", "aten.new_empty"))
-        if uninitialized:
+        if uninitialized or name.removeprefix("aten.") in SHAPE_ONLY:
             args, kwargs = tree_map_only(FakeTensor, _zeros, (args, kwargs))
         unknown = uninitialized or torch.Tag.nondeterministic_seeded in func.tags
         if not unknown and not any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
@@ -282,7 +282,7 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
 
 
 @contextmanager
-def _restored_attributes(network: nn.Module) -> Iterator[None]:
+def restored_attributes(network: nn.Module) -> Iterator[None]:
     """Restore the attributes of all modules afterwards; old-style hooks set them in each forward pass."""
     saved = [(vars(module), dict(vars(module))) for module in network.modules()]
     try:

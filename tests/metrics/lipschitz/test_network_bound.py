@@ -105,7 +105,7 @@ def test_shared_convolution():
         (lambda x: x.softmax(1), 0.5),
         (lambda x: x + x.mean((2, 3), keepdim=True), 1 + 1),
         (lambda x: x.mean((2, 3), keepdim=True) * torch.ones(8, 8), 1),
-        (lambda x: torch.cat([x, x]), math.sqrt(2)),
+        (lambda x: torch.cat([x, x], 1), math.sqrt(2)),
         (lambda x: torch.add(x, other=x), 2),
         (lambda x: torch.mul(x, other=2.0), 2),
         (lambda x: x[:, [0, 0, 0]], math.sqrt(3)),
