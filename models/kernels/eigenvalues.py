@@ -29,21 +29,24 @@ def largest_eigenvalue(build: Build, count: int, size: int, error: float) -> flo
     largest = 0.0
     chunks = math.ceil(count / max(1, CHUNK // size**2))
     for first in range(chunks):
-        indices = torch.arange(first, count, chunks)
-        rest = indices
+        rest = torch.arange(first, count, chunks)
         if count > EXACT:
-            largest, rest = _reduce(build, indices, torch.float32, largest, error)
+            largest, rest = _reduce(build, rest, torch.float32, largest, error, search=largest == 0)
+        search = largest == 0
         while len(rest):
-            largest, rest = _reduce(build, rest, torch.float64, largest, 0.0)
+            largest, rest = _reduce(build, rest, torch.float64, largest, 0.0, search)
+            search = True
     return largest * (1 + 2 * TOLERANCE)
 
 
-def _reduce(build: Build, indices: Tensor, dtype: torch.dtype, largest: float, error: float) -> tuple[float, Tensor]:
-    """Return the larger one of `largest` and some eigenvalues, and the indices of matrices that may exceed it."""
+def _reduce(
+    build: Build, indices: Tensor, dtype: torch.dtype, largest: float, error: float, search: bool
+) -> tuple[float, Tensor]:
+    """Return the indices of matrices that may exceed `largest`, which is first raised by a `search`."""
     matrices = build(indices, dtype)
     n = matrices.shape[-1]
     top = indices[:0]
-    if largest == 0 or dtype is torch.float64:
+    if search:
         top = _find_largest(matrices)
         exact = torch.linalg.eigvalsh(build(indices[top], torch.float64))[:, -1].max().item()
         largest = max(largest, exact)
