@@ -156,7 +156,13 @@ def check_compiled(kind, family, normalization, num_classes):
     assert all(parameter.grad is not None for parameter in compiled.parameters())
 
 
-@families
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        pytest.param(*case, marks=() if case[1] in {"resnet", "r3gan"} else pytest.mark.slow)  # the others are simpler
+        for case in FAMILIES
+    ],
+)
 def test_compiled(kind, family):
     check_compiled(kind, family, "none", NUM_CLASSES)
 

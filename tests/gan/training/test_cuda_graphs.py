@@ -16,12 +16,13 @@ from tests.gan.experiments import build_on_random_images
 from tests.gan.runs import same
 
 RECIPES = {
-    "conv_norm": [],
     "conv_norm running average": ["discriminator.normalization.running_average=true"],
     "spectral": ["discriminator.normalization=spectral", "generator.normalization=spectral"],
     "batch norm": ["discriminator.normalization=none", "discriminator.activation_norm=batch"],
     "lazy penalties": ["regularizers={r1: {weight: 1, every: 3}, gradient_penalty: {every: 2}}"],
-    "learning rates": ["optimizer.schedule=linear", "data.conditional=true"],
+    "learning rates, labels, streamed images": [
+        *("optimizer.schedule=linear", "data.conditional=true", "data.device_budget_gb=0"),
+    ],
     "all random options": [
         "loss=relativistic",
         "train.first=generator",
@@ -30,7 +31,6 @@ RECIPES = {
         "data={horizontal_flip: true, dequantize: true}",
         "regularizers={dragan: {}, srip: {}}",
     ],
-    "streamed images": ["data.device_budget_gb=0"],
 }
 
 
