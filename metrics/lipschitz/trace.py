@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
@@ -98,10 +99,11 @@ def record(network: nn.Module, x: Tensor, y: Tensor | None) -> Trace:
             restored_attributes(network),
             recorder.opaque_modules(),
             _Rewrites(recorder),
-            recorder,
         ):
             contexts.enter_context(context)
         try:
+            contexts.enter_context(_computed_weights(network))
+            contexts.enter_context(recorder)
             outputs = torch.func.functionalize(run)(example, *rest)
         except Exception as error:  # a network that cannot run like this, for any reason
             message = str(error) if isinstance(error, UntraceableError) else recorder.place(_first_line(error))
@@ -291,6 +293,26 @@ def restored_attributes(network: nn.Module) -> Iterator[None]:
         for attributes, before in saved:
             attributes.clear()
             attributes.update(before)
+
+
+@contextmanager
+def _computed_weights(network: nn.Module) -> Iterator[None]:
+    """Compute each reparametrized weight once, outside of the record: it does not depend on x.
+
+    The buffers that this may change, such as singular vectors, are restored afterwards.
+    """
+    saved = [(buffer, buffer.data, buffer.detach().clone()) for buffer in network.buffers()]
+    try:
+        with parametrize.cached():
+            for module in network.modules():
+                if parametrize.is_parametrized(module):
+                    for name in module.get_submodule("parametrizations")._modules:
+                        getattr(module, name)
+            yield
+    finally:
+        for buffer, data, values in saved:
+            buffer.data = data
+            buffer.copy_(values)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from geometry import dense_norm
 from hunting import steepest_ratio
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from metrics.lipschitz import certified_bound, certify, input_gradient_norms, steepest_slope
 from models import DISCRIMINATORS, ImageShape, build_discriminator
@@ -483,3 +484,28 @@ def test_deep_network():
     for layer in network[::2]:
         nn.init.ones_(layer.weight)
     assert certified_bound(network, (1, 2, 2)) == pytest.approx((1 + 1e-5) ** -100, rel=1e-3)
+
+
+class Counted(nn.Module):
+    """Parametrization by twice the weight. It changes its buffers in each call, also in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(2, 2))
+
+    def forward(self, weight):
+        self.calls += 1
+        self.last.data = weight.detach().clone()
+        return 2 * weight
+
+
+def test_parametrization_that_changes_its_buffers():
+    layer = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+    parametrize.register_parametrization(layer, "weight", Counted())
+    assert certified_bound(nn.Sequential(layer, nn.ReLU()), (2,)) == pytest.approx(6, rel=1e-5)
+    with torch.no_grad():
+        layer.parametrizations.weight.original.mul_(2)
+    assert certified_bound(nn.Sequential(layer, nn.ReLU()), (2,)) == pytest.approx(12, rel=1e-5)
