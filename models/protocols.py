@@ -23,8 +23,8 @@ class LipschitzBounded(Protocol):
     """A module that computes an upper bound of its own Lipschitz constant (l2).
 
     The bound is that of the first argument of `forward`, for all values of the others. It is used if no class derived
-    from the one that defines it defines another `forward`. A derived class whose `forward` it describes as well says so
-    by `lipschitz_bound = Base.lipschitz_bound`.
+    from the one that defines it defines another `forward`. A derived class whose `forward` it describes as well needs
+    the line `lipschitz_bound = Base.lipschitz_bound`.
     """
 
     def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:

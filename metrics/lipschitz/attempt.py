@@ -18,5 +18,5 @@ def attempt(what: str, measure: Callable[[], T], default: T) -> T:
 
 def describe(error: Exception) -> str:
     """Return type and message of an error in one short line."""
-    line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {line[:200]}"
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from metrics.lipschitz.trace import restored_attributes
+from metrics.lipschitz.state import restored
 from models.calls import call_network
 
 
@@ -26,7 +26,7 @@ def mixes_batch(network: nn.Module, x: Tensor, y: Tensor | None) -> bool:
         return [output[0] if output.shape[:1] == (2,) else output for output in outputs]
 
     try:
-        with restored_attributes(network):
+        with restored(network):
             once, again, changed = run(first), run(first), run(second)
     except Exception:  # the code of any network may run here
         return False

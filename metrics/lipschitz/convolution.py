@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from models.kernels.conv import CONVOLVE
 from models.kernels.symbol import dilate, effective_kernel_size, plane_grid, plane_norm, symbol_norm
 
 
@@ -52,8 +52,7 @@ class Convolution:
             return None
         weight = dilate(self.weight, self.dilation).double()
         box = weight.new_full((1, 1, *window), 1 / math.prod(window))
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(window) - 1]
-        kernel = convolve(weight.flatten(0, 1)[:, None], box, padding=[side - 1 for side in window])[:, 0]
+        kernel = CONVOLVE[len(window)](weight.flatten(0, 1)[:, None], box, padding=[side - 1 for side in window])[:, 0]
         weight = kernel.unflatten(0, weight.shape[:2])
         return replace(self, weight=weight, stride=tuple(window), dilation=[1] * len(window))
 

@@ -63,7 +63,7 @@ def where(call: Call) -> Value | None:
 
 
 def masked_fill(call: Call) -> float | None:
-    """A constant where a constant mask says so."""
+    """A constant where a constant mask is true."""
     x = call["self"]
     return call.repeated(x) if call.values == [x] and not isinstance(call["mask"], Value) else None
 

@@ -19,7 +19,7 @@ LARGEST_MATRIX = 2**21  # entries of a dense matrix whose SVD takes about a seco
 def singular_values(layer: nn.Module, input_shape: Sequence[int], largest: int = LARGEST_MATRIX) -> Tensor | None:
     """Return the singular values of x -> layer(x) - layer(0), largest first, computed in double precision.
 
-    `is_exact` tells whether they are those of the layer itself. They are those of its matrix, if that has at most
+    `is_exact` returns whether they are those of the layer itself. They are those of its matrix, if that has at most
     `largest` entries. For a larger convolution they are those of the circular convolution on a map of the same size
     (Sedghi, Gupta & Long, ICLR 2019), see `metrics.lipschitz.frequencies`. Any other larger layer of maps is measured
     on a smaller map, since its singular values are often repeated over the positions. Returns None if that is not

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
+from metrics.lipschitz.attempt import describe
+from metrics.lipschitz.state import computed_weights, restored
 from metrics.lipschitz.trust import is_trusted
 from models.kernels import plain_kernels
 
@@ -96,17 +97,17 @@ def record(network: nn.Module, x: Tensor, y: Tensor | None) -> Trace:
             torch.no_grad(),
             plain_kernels(),
             _silent(logging.getLogger("torch._subclasses.fake_tensor")),  # the errors are in the exceptions
-            restored_attributes(network),
+            restored(network),
             recorder.opaque_modules(),
             _Rewrites(recorder),
         ):
             contexts.enter_context(context)
         try:
-            contexts.enter_context(_computed_weights(network))
+            contexts.enter_context(computed_weights(network))
             contexts.enter_context(recorder)
             outputs = torch.func.functionalize(run)(example, *rest)
         except Exception as error:  # a network that cannot run like this, for any reason
-            message = str(error) if isinstance(error, UntraceableError) else recorder.place(_first_line(error))
+            message = str(error) if isinstance(error, UntraceableError) else recorder.place(describe(error))
             raise UntraceableError(recorder.failure or message) from error
     if recorder.failure is not None:  # and the network has caught the error
         raise UntraceableError(recorder.failure)
@@ -138,7 +139,7 @@ class _Recorder(TorchDispatchMode):
         try:
             return self._call(*args) if opaque else self._apply(func, name, args, kwargs)
         except Exception as error:
-            message = str(error) if isinstance(error, UntraceableError) else f"{name} ({_first_line(error)})"
+            message = str(error) if isinstance(error, UntraceableError) else f"{name} ({describe(error)})"
             self.failure = self.failure or self.place(message)
             raise
 
@@ -281,43 +282,6 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
         yield
     finally:
         logger.disabled = disabled
-
-
-@contextmanager
-def restored_attributes(network: nn.Module) -> Iterator[None]:
-    """Restore the attributes of all modules afterwards; old-style hooks set them in each forward pass."""
-    saved = [(vars(module), dict(vars(module))) for module in network.modules()]
-    try:
-        yield
-    finally:
-        for attributes, before in saved:
-            attributes.clear()
-            attributes.update(before)
-
-
-@contextmanager
-def _computed_weights(network: nn.Module) -> Iterator[None]:
-    """Compute each reparametrized weight once, outside of the record: it does not depend on x.
-
-    The buffers that this may change, such as singular vectors, are restored afterwards.
-    """
-    saved = [(buffer, buffer.data, buffer.detach().clone()) for buffer in network.buffers()]
-    try:
-        with parametrize.cached():
-            for module in network.modules():
-                if parametrize.is_parametrized(module):
-                    for name in module.get_submodule("parametrizations")._modules:
-                        getattr(module, name)
-            yield
-    finally:
-        for buffer, data, values in saved:
-            buffer.data = data
-            buffer.copy_(values)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0][:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 if not hasattr(torch.ops.convnorm_gan, "opaque"):  # a second copy of this module must not define it again

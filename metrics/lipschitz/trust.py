@@ -8,7 +8,7 @@ from models.protocols import LipschitzBounded
 
 
 def is_trusted(module: nn.Module) -> bool:
-    """Return whether `module` computes its own bound, and its forward pass is the one that the bound describes.
+    """Return whether `module` computes its own bound, and the bound is one of its own forward pass.
 
     The class that defines `lipschitz_bound` must be the one that defines `forward`, or be derived from it. No module
     inside may have a hook or be a layer of PyTorch with another forward pass: the bound may read only its weight.

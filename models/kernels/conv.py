@@ -13,6 +13,9 @@ from models.kernels.symbol import effective_kernel_size
 
 Upsampling = Literal["nearest", "bilinear"]
 
+CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+"""PyTorch's convolution by the number of dimensions"""
+
 
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d` with optional 2x resampling, computed by a faster algorithm where that is the same function.

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from models.activation_norms.batch import BatchNorm
 from models.kernels.circular_filter import Window, Windows, circular_filter
-from models.kernels.conv import conv2d
+from models.kernels.conv import CONVOLVE, conv2d
 from models.kernels.fourier import preconditioner
 from models.kernels.polyphase import Positions, fold_taps
 from models.kernels.symbol import (
@@ -21,7 +21,7 @@ from models.kernels.symbol import (
     padding_multiplicity,
     padding_sides,
 )
-from models.normalizations.conv_norm_parts import CONVOLVE, DepthwiseAffine, RunningAverage
+from models.normalizations.conv_norm_parts import DepthwiseAffine, RunningAverage
 from models.normalizations.layers import Wrapper
 from models.normalizations.obstacles import find_obstacle_to_wrapping
 from models.protocols import GetBound

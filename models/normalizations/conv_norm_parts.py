@@ -4,16 +4,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from models.kernels.conv import CONVOLVE
 from models.kernels.symbol import riesz_cosines
 
 AFFINE_GRID = 64  # frequencies per axis at which the response of the affine kernel is evaluated
 AFFINE_CHANNELS = 16  # channels for which this is done at once
-
-CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class DepthwiseAffine(nn.Module):

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from bounded import HalfOf
 from geometry import dense_norm
 from hunting import steepest_ratio
 from torch import nn
@@ -341,20 +342,6 @@ def catches_errors(self, x):
         return x * x.sum().item()
     except Exception:
         return x
-
-
-class HalfOf(nn.Module):
-    """Bounded by itself; the classes below change what it computes."""
-
-    def __init__(self, part):
-        super().__init__()
-        self.part = part
-
-    def forward(self, x):
-        return self.part(x) / 2
-
-    def lipschitz_bound(self, input_shape, get_bound):
-        return get_bound(self.part, input_shape) / 2
 
 
 class TenTimes(HalfOf):

@@ -102,25 +102,24 @@ def transposed_conv_norm_matrix(conv, size):
     return columns[(..., *crop)].flatten(0, n).flatten(1).T
 
 
-@pytest.mark.parametrize("kind", CONVOLUTIONS)
-def test_conv_norm(kind, dense_matrix):
-    make, size = CONVOLUTIONS[kind]
+@pytest.mark.parametrize(
+    ("kind", "matrix"),
+    [
+        *(pytest.param(case, conv_norm_matrix, id=name) for name, case in CONVOLUTIONS.items()),
+        *(
+            pytest.param(case, transposed_conv_norm_matrix, id=f"{name}_transposed")
+            for name, case in TRANSPOSED.items()
+        ),
+    ],
+)
+def test_conv_norm(kind, matrix, dense_matrix):
+    make, size = kind
     layer = build_normalization("conv_norm", affine=False, eps=0).normalize(build(make))
-    expected = conv_norm_matrix(build(make), size)
+    expected = matrix(build(make), size)
     torch.testing.assert_close(dense_matrix(layer, (layer.in_channels, *size)), expected)
     bound = layer.lipschitz_bound((layer.in_channels, *size), lambda *_: math.inf)
     assert bound >= torch.linalg.matrix_norm(expected, 2) * (1 - 1e-9)
     assert layer.lipschitz_bound(None, lambda *_: math.inf) >= bound * (1 - 1e-6)
-
-
-@pytest.mark.parametrize("kind", TRANSPOSED)
-def test_transposed_conv_norm(kind, dense_matrix):
-    make, size = TRANSPOSED[kind]
-    layer = build_normalization("conv_norm", affine=False, eps=0).normalize(build(make))
-    expected = transposed_conv_norm_matrix(build(make), size)
-    torch.testing.assert_close(dense_matrix(layer, (layer.in_channels, *size)), expected)
-    bound = layer.lipschitz_bound((layer.in_channels, *size), lambda *_: math.inf)
-    assert bound >= torch.linalg.matrix_norm(expected, 2) * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("mode", ["paper", "strided"])
