@@ -93,9 +93,13 @@ class EvalConfig:
     """Generator updates between evaluations and sample grids"""
     metrics: tuple[str, ...] = ("fd_digits10k_test", "modes10k", "kl10k", "confident10k", "is_digits10k")
     """Metrics with their protocols, METRIC[_FEATURES]COUNT[_train|_test]; the first selects the best checkpoint"""
+    standing_statistics: Annotated[int, Range(min=0, max=1_000_000)] = 2000
+    """Latents for the batch norm statistics of the averaged generator (0: those of G in training)"""
 
     def __post_init__(self):
-        """Raise ValueError for unknown and duplicate metrics."""
+        """Raise ValueError for unknown and duplicate metrics, and for statistics of a single latent."""
+        if self.standing_statistics == 1:
+            raise ValueError("standing_statistics: one latent has no variance; use at least 2, or 0 for none")
         try:
             names = [str(parse_protocol(name)) for name in self.metrics]
         except ValueError as error:

@@ -109,8 +109,9 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     results = _read(path)
     entry = results.setdefault(f"step_{experiment.step:08d}", {})
     seeds = [config.seed + i for i in range(options.seeds)]
+    G = experiment.evaluated_generator()
     for seed in seeds:
-        for name, value in evaluate_seed(experiment.ema.network, experiment.inputs, evaluator, seed).items():
+        for name, value in evaluate_seed(G, experiment.inputs, evaluator, seed).items():
             entry.setdefault(name, {})[str(seed)] = value
     _write(path, results)
 

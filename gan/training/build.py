@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from gan.config import AdamConfig, Config
-from gan.data import Sampler, Splits
+from gan.data import ImageData, Sampler, Splits
+from gan.data.labels import LabelDistribution, count_labels
 from gan.data.subset import subset_rows
 from gan.evaluation.build import build_evaluator, check_metrics
 from gan.runtime import rng
@@ -33,7 +34,7 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
     torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers use the global random generator
     G = _prepare(config, "generator", build_generator, image_shape, device)
     D = _prepare(config, "discriminator", build_discriminator, image_shape, device)
-    inputs = build_inputs(config, splits, num_classes, device)
+    inputs = build_inputs(config, splits, device)
     step_inputs = build_step_inputs(config, inputs)
     evaluator, unavailable_metrics = build_evaluator(config.eval.metrics, config.metrics, splits, device)
     return Experiment(
@@ -64,17 +65,23 @@ def describe_normalizations(experiment: Experiment) -> list[str]:
     return [f"{section}: {note}" for section, note in notes.items() if note is not None]
 
 
-def build_inputs(config: Config, splits: Splits, num_classes: int | None, device: torch.device) -> Inputs:
+def build_inputs(config: Config, splits: Splits, device: torch.device) -> Inputs:
     """Return the source of real images and latents; images are kept on the device if they fit."""
     rows = subset_rows(splits.train.labels, config.data.subset, config.seed)
     return Inputs(
         sampler=Sampler(splits.train, config.data, config.seed, device, rows),
         z_dim=config.generator.z_dim,
-        num_classes=num_classes,
+        labels=build_labels(config, splits.train, rows, device) if config.data.conditional else None,
         seed=config.seed,
         device=device,
         channels_last=config.train.channels_last,
     )
+
+
+def build_labels(config: Config, data: ImageData, rows: Tensor | None, device: torch.device) -> LabelDistribution:
+    """Return the distribution of the labels of generated images; `rows` (n,) are the training images that are used."""
+    labels = data.labels if rows is None else data.labels[rows]
+    return LabelDistribution(count_labels(labels, data.num_classes, config.data.label_frequencies), device)
 
 
 def build_step_inputs(config: Config, inputs: Inputs) -> StepInputs:
