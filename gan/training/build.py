@@ -34,7 +34,7 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
     torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers use the global random generator
     G = _prepare(config, "generator", build_generator, image_shape, device)
     D = _prepare(config, "discriminator", build_discriminator, image_shape, device)
-    inputs = build_inputs(config, splits, device)
+    inputs = build_inputs(config, splits, num_classes, device)
     step_inputs = build_step_inputs(config, inputs)
     evaluator, unavailable_metrics = build_evaluator(config.eval.metrics, config.metrics, splits, device)
     return Experiment(
@@ -65,13 +65,13 @@ def describe_normalizations(experiment: Experiment) -> list[str]:
     return [f"{section}: {note}" for section, note in notes.items() if note is not None]
 
 
-def build_inputs(config: Config, splits: Splits, device: torch.device) -> Inputs:
+def build_inputs(config: Config, splits: Splits, num_classes: int | None, device: torch.device) -> Inputs:
     """Return the source of real images and latents; images are kept on the device if they fit."""
     rows = subset_rows(splits.train.labels, config.data.subset, config.seed)
     return Inputs(
         sampler=Sampler(splits.train, config.data, config.seed, device, rows),
         z_dim=config.generator.z_dim,
-        labels=build_labels(config, splits.train, rows, device) if config.data.conditional else None,
+        labels=None if num_classes is None else build_labels(config, splits.train, rows, device),
         seed=config.seed,
         device=device,
         channels_last=config.train.channels_last,
