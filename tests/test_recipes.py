@@ -12,7 +12,11 @@ from gan.config import Config
 from gan.objectives.losses import LOSSES
 from gan.options.loader import load_config
 from models import ImageShape, build_classifier
+from models.activation_norms.batch import BatchNormConfig
+from models.activation_norms.none import NoActivationNorm
 from models.normalizations import NORMALIZATIONS
+from models.normalizations.conv_norm import ConvNorm
+from models.normalizations.none import NoNormalization
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {p.relative_to(ROOT / "configs").with_suffix("").as_posix(): p for p in (ROOT / "configs").rglob("*.yaml")}
@@ -187,6 +191,12 @@ def test_recipe_of_the_conv_norm_authors(name):
     mean = (0.5071, 0.4867, 0.4408) if num_classes == 100 else (0.4914, 0.4822, 0.4465)
     assert (config.standardize.mean, config.standardize.std) == (mean, std)
     assert config.classifier.init == "pytorch"
+    if name.endswith("conv_norm"):
+        assert config.classifier.normalization == ConvNorm(variant="authors")  # which has its own batch norm
+        assert config.classifier.activation_norm == NoActivationNorm()
+    else:
+        assert config.classifier.normalization == NoNormalization()
+        assert config.classifier.activation_norm == BatchNormConfig()
 
     with torch.device("meta"):  # without initial weights
         network = build_classifier(config.classifier, ImageShape(3, 32, num_classes))
