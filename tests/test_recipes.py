@@ -201,3 +201,11 @@ def test_recipe_of_the_conv_norm_authors(name):
     with torch.device("meta"):  # without initial weights
         network = build_classifier(config.classifier, ImageShape(3, 32, num_classes))
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+def test_r3gan_has_the_first_values_of_the_authors_schedules():
+    # lr_scheduler, gamma_scheduler and beta2_scheduler of the preset CIFAR10, train.py of brownvc/R3GAN at 19a7ddf
+    config = read("cifar10/r3gan")
+    assert (config.optimizer.generator.lr, config.optimizer.schedule) == (2e-4, "constant")
+    assert config.optimizer.generator.betas == config.optimizer.discriminator.betas == (0, 0.9)
+    assert {name: penalty.weight for name, penalty in config.regularizers.items()} == {"r1": 0.05, "r2": 0.05}
