@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from classification.config import Config
+from classification.config import Config, StandardizeConfig
 from classification.data import LabelledSets, build_sets
 from classification.experiment import Experiment
 from gan.data import Sampler, Splits
@@ -53,8 +53,24 @@ def build_network(config: Config, sets: LabelledSets, device: torch.device) -> n
         network = build_classifier(config.classifier, ImageShape(channels, side, sets.train.num_classes))
     except ValueError as error:
         raise UserError(f"classifier: {error}") from None
-    whole = standardize_images(network, *channel_statistics(sets.train.images)).to(device)
+    whole = standardize_images(network, *get_statistics(config.standardize, sets.train.images)).to(device)
     return whole.to(memory_format=torch.channels_last) if config.train.channels_last else whole
+
+
+def get_statistics(options: StandardizeConfig, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (C,): those of the options, or else those of images (N, C, H, W) uint8.
+
+    Raises UserError if the options have another number of channels.
+    """
+    channels = images.shape[1]
+    for key, values in (("mean", options.mean), ("std", options.std)):
+        if values is not None and len(values) != channels:
+            raise UserError(f"standardize.{key}: {len(values)} values, but the images have {channels} channels")
+    mean, std = channel_statistics(images)
+    return (
+        mean if options.mean is None else torch.tensor(options.mean),
+        std if options.std is None else torch.tensor(options.std),
+    )
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
