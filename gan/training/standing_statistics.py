@@ -1,8 +1,9 @@
 """Standing statistics: the statistics of batch norm in an averaged generator, computed from its own activations.
 
 A moving average of weights has other activations than the weights it averages, so the running statistics that were
-collected in training do not belong to it; nor does their average. BigGAN (Brock et al., ICLR 2019) computes them anew
-from random latents. The name is from StudioGAN, whose batches are of random sizes; here they are nearly equal.
+collected in training do not belong to it; nor does their average. BigGAN-PyTorch (`accumulate_standing_stats` in its
+utils.py) and StudioGAN compute them from random latents, too, and call them so. They put the whole generator into
+training mode; here only batch norm is.
 """
 
 import copy
