@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from gan.training.standing_statistics import find_batch_norms, with_standing_sta
 from gan.training.step import training_step
 from models.activation_norms.batch import BatchNorm
 from tests.gan.runs import read_numbers, same
+from train_gan import main
 
 pytestmark = pytest.mark.usefixtures("short_slope_search")
 CPU = torch.device("cpu")
@@ -185,3 +187,20 @@ def test_training_and_commands_use_the_same_statistics(tmp_path, tiny_run, capsy
 
     assert evaluate_run() == scores
     assert evaluate_run("eval.standing_statistics=0") != scores
+
+
+@pytest.mark.slow
+def test_distance_of_an_average_that_lags(tmp_path, classifier):
+    """The recipe of digits with a constant learning rate and a long half-life."""
+    rarely = [f"{key}=1000" for key in ("eval.every", "lipschitz.every", "lipschitz.audit_every", "checkpoint.every")]
+    options = ["train.steps=500", "optimizer.schedule=constant", "train.ema_halflife_kimg=50", *rarely]
+    folder, config = tmp_path / "run", Path(__file__).parents[3] / "configs" / "digits" / "dcgan.yaml"
+    metric = "fd_digits2k_test"
+    arguments = ["--config", str(config), "--out", str(folder), "--device", "cpu", f"eval.metrics=[{metric}]"]
+    assert main([*arguments, *options]) == 0
+    experiment = restore_experiment(folder, CPU)
+    after, before = (
+        evaluate_seed(G, experiment.inputs, experiment.evaluator, 0)[metric]
+        for G in (experiment.evaluated_generator(), experiment.ema.network)
+    )
+    assert after < 0.6 * before
