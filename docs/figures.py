@@ -1,7 +1,7 @@
 """Recompute the figures in the documentation: `python docs/figures.py` checks them and lists where they come from.
 
 A marker, an HTML comment that is invisible when rendered, names the source of the numbers in its block (a paragraph, a
-list item, a table, or a code block; no blank line is between the block and its marker). There are five kinds:
+list item, a table, or a code block; no blank line is between the block and its marker). There are six kinds:
 
     <!-- data docs/studies/digits: 50.2 = mean("none"); 4.0 = std("none"); holds = mean("none") > mean("oni") -->
     <!-- output docs/outputs/first_run.txt -->                        the lines of the block are lines of this file
@@ -12,33 +12,24 @@ list item, a table, or a code block; no blank line is between the block and its 
 
 `data` recomputes each number by an expression (see `Study` and `Record` for its names) and compares at the precision
 that is written. `table = [[...], ...]` recomputes all numbers in a table, row by row, without the first column.
-`holds` is a statement that must be true. Several markers can share a block.
+`holds` is a statement that must be true. Several markers can share a block. A marker of several lines begins its line:
+with text before it, its other lines would be Markdown.
 
 Every number in docs/studies, and elsewhere every number in a table and every decimal number, percentage, ratio ("3x",
 "3 times") and number with a thousands separator, needs a marker. Names, versions, sizes such as 3x3, links and `code`
 are not numbers. In a block with a `data` marker every number needs a source.
 """
 
-import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.special import stdtr
+sys.path.insert(0, str(Path(__file__).parent))
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from gan.compare.report import statistics  # noqa: E402
-from gan.compare.results import read_table  # noqa: E402
-from gan.compare.status import FINISHED  # noqa: E402
-from gan.compare.tags import get_primary_metric  # noqa: E402
+from figure_sources import NUMBER, ROOT, WORDS, evaluate, is_rounded
 
 PAGES = ("*.md", "docs/**/*.md")
 GENERATED = ("report.md", "tables.md")  # reports of studies, which git ignores
@@ -55,12 +46,6 @@ NO_NUMBERS = re.compile(
     r"|\b(?:torch|PyTorch|Python|arXiv|issue|PCIe|NeurIPS|ICLR|ICML|CVPR|al\.,|[Vv]ersion) [\d.]+\b"  # versions, years
     r"|\b\d+ ?x ?\d+(?: ?x ?\d+)?\b"  # sizes
     r"|^\s*\d+\. "  # ordered lists
-)
-WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
-NUMBER = re.compile(
-    r"(?<![\w.])(?<!\w-)(?:(?<![\w)])[-−])?"
-    r"(?:\d++/\d++|\d{1,3}(?:,\d{3})++(?:\.\d++)?|\d++(?:\.\d++)?+(?:e[-+]?\d++)?+)(?!\.\d|\w*[A-Z_]\w|-[a-z])"
-    rf"|\b(?:{'|'.join(WORDS)})(?= of )"
 )
 RATIO = re.compile(r" ?%|x\b| times\b")
 
@@ -145,153 +130,6 @@ def read_blocks(path: Path, text: str) -> list[Block]:
     return blocks
 
 
-class Study:
-    """The results of a comparison in a folder. Arms are named as in results.csv, columns by their ending."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.rows = [row for row in read_table(folder / "results.csv") if row["status"] == FINISHED]
-        self.read_curve = cache(lambda cell: read_table(folder / "curves" / f"{cell}.csv"))
-        self.primary = get_primary_metric(self.rows) or ""
-        self.tags = list(dict.fromkeys(tag for row in self.rows for tag in row))
-        self.find_tag = cache(self._find_tag)
-        self.permutation_p = cache(statistics.permutation_p)
-
-    def arms(self, *without: str) -> list[str]:
-        """Return the arms whose names contain none of these texts."""
-        return [arm for arm in dict.fromkeys(row["arm"] for row in self.rows) if not any(t in arm for t in without)]
-
-    def values(self, arm: str, column: str | None = None) -> list[float]:
-        """Return a value for each seed, of the first metric by default. None are an empty list."""
-        rows = [row for row in self.rows if row["arm"] == arm]
-        if not rows:
-            raise ValueError(f"{self.folder.name} has no arm {arm}")
-        tag = self.primary if column is None else self.find_tag(column)
-        return [row[tag] for row in rows if tag in row]
-
-    def mean(self, arm: str, column: str | None = None) -> float | None:
-        """Return the mean over seeds, or None without values."""
-        spread = statistics.compute_spread(self.values(arm, column))
-        return spread and spread.mean
-
-    def std(self, arm: str, column: str | None = None) -> float | None:
-        """Return the sample standard deviation over seeds."""
-        spread = statistics.compute_spread(self.values(arm, column))
-        return spread and spread.std
-
-    def spread(self, arm: str, column: str | None = None) -> list[float | None]:
-        """Return the mean and the standard deviation."""
-        return [self.mean(arm, column), self.std(arm, column)]
-
-    def p(self, arm: str, baseline: str, column: str | None = None) -> float:
-        """Return the exact p-value of the difference of means."""
-        return self.permutation_p(tuple(self.values(arm, column)), tuple(self.values(baseline, column)))
-
-    def holm(self, arm: str, baseline: str, arms: Iterable[str]) -> float:
-        """Return the p-value after Holm's correction for these arms."""
-        return statistics.correct_holm({name: self.p(name, baseline) for name in arms if name != baseline})[arm]
-
-    def curve(self, arm: str, column: str, *steps: float) -> float | None:
-        """Return the mean over seeds and steps of a value during training."""
-        cells = [row["cell"] for row in self.rows if row["arm"] == arm]
-        rows = [row for cell in cells for row in self.read_curve(cell)]
-        spread = statistics.compute_spread(
-            [row[tag] for row in rows if row["step"] in steps for tag in row if _is_named(tag, column)]
-        )
-        return spread and spread.mean
-
-    def gains(self, arm: str, baseline: str, column: str | None = None) -> list[float]:
-        """Return the difference from the baseline for each seed."""
-        pairs = zip(self.values(arm, column), self.values(baseline, column), strict=True)
-        return [value - reference for value, reference in pairs]
-
-    def spearman(self, arms: Iterable[str], column: str) -> tuple[float, float]:
-        """Return the rank correlation of a column with the first metric over the means of arms, and its p-value."""
-        names = list(arms)
-        means = [[self.mean(arm, column) for arm in names], [self.mean(arm) for arm in names]]
-        r = float(np.corrcoef(np.argsort(np.argsort(means)))[0, 1])  # the means have no ties
-        freedom = len(names) - 2
-        return r, float(2 * stdtr(freedom, -abs(r) * (freedom / (1 - r * r)) ** 0.5))
-
-    def layers(self) -> list[str]:
-        """Return the columns of the layers' norms."""
-        return [tag for tag in self.rows[0] if "/layers/" in tag]
-
-    def _find_tag(self, column: str) -> str:
-        named = [tag for tag in self.tags if _is_named(tag, column)]
-        if len(named) != 1:
-            raise ValueError(f"{self.folder.name} has {len(named)} columns named {column}; expected one")
-        return named[0]
-
-
-def _is_named(tag: str, column: str) -> bool:
-    return tag == column or tag.endswith(f"/{column}")
-
-
-class Record:
-    """The numbers in a JSON file, in a table (CSV), or in the stored output of a command."""
-
-    def __init__(self, path: Path):
-        text = path.read_text(encoding="utf-8")
-        self.text = " ".join(text.split())  # as in a marker
-        self.content = json.loads(text) if path.suffix == ".json" else None
-        self.rows = read_table(path) if path.suffix == ".csv" else []
-
-    def column(self, name: str) -> list[float]:
-        """Return a column of a table."""
-        return [row[name] for row in self.rows]
-
-    def get(self, *keys: str) -> float:
-        """Return the number at these keys, or the first number after a text of an output."""
-        if self.content is None:
-            _, found, entry = self.text.partition(keys[0])
-            if not found:
-                raise ValueError(f"no entry {keys[0]}")
-        else:
-            entry = self.content
-            for key in keys:
-                entry = entry[key]
-        return _to_value(NUMBER.findall(entry)[0])[0] if isinstance(entry, str) else entry
-
-
-@cache
-def open_source(source: str) -> Study | Record:
-    """Return the data of a folder of a comparison, or of a file."""
-    path = ROOT / source
-    return Study(path) if path.is_dir() else Record(path)
-
-
-BUILTINS: dict[str, Callable] = {
-    function.__name__: function
-    for function in (abs, all, any, len, list, max, min, range, round, set, sorted, sum, zip)
-}
-
-
-def evaluate(source: str, expression: str) -> Any:
-    """Return the value of an expression. Its names are the methods of the source, `study`, and some of Python's."""
-    opened = open_source(source) if source else None
-    names = {name: getattr(opened, name) for name in dir(opened) if not name.startswith("_")}
-    extra = {"study": lambda name: open_source(f"docs/studies/{name}"), "smallest_p": statistics.smallest_p}
-    return eval(expression, {"__builtins__": BUILTINS, **names, **extra})
-
-
-def _to_value(text: str) -> tuple[float, float]:
-    """Return a written number and the unit of its last digit."""
-    if text in WORDS:
-        return WORDS[text], 1
-    numerator, _, denominator = text.replace(",", "").replace("−", "-").partition("/")
-    if denominator:
-        return int(numerator) / int(denominator), 0
-    decimal = Decimal(numerator)
-    return float(decimal), 10.0 ** int(decimal.as_tuple().exponent)
-
-
-def is_rounded(text: str, value: float) -> bool:
-    """Return whether a number as it is written is this value, rounded."""
-    number, unit = _to_value(text)
-    return abs(number - value) <= 0.5 * unit * (1 + 1e-6) + 1e-9 * abs(number)
-
-
 def check_block(block: Block) -> list[str]:
     """Return what is wrong with the figures of a block."""
     kinds = [kind for kind, _ in block.markers]
@@ -310,9 +148,15 @@ def check_block(block: Block) -> list[str]:
         elif kind == "constants":
             listed = NUMBER.findall(content.removeprefix(":"))
             covered |= set(listed)
-            problems += [f"the constant {text} is not in the text" for text in listed if text not in numbers]
+            written = block.find_numbers(everything=True)
+            problems += [f"the constant {text} is not in the text" for text in listed if text not in written]
         elif not content.removeprefix(":").strip():
             problems.append(f"the marker '{kind}' names no source")
+    if any(
+        "\n" in marker[0] and block.text[: marker.start()].rpartition("\n")[2].strip()
+        for marker in MARKER.finditer(block.text)
+    ):
+        problems.append("a marker of several lines must begin its line")
     if not {"output", "tested", "not stored", "quoted"} & set(kinds):
         problems += [f"{text} has no source" for text in numbers if text not in covered]
     return [f"{block.path}:{block.line}: {problem}" for problem in dict.fromkeys(problems)]
@@ -373,6 +217,13 @@ def _check_output(block: Block, source: str) -> list[str]:
             problems.append(f"{source} has no line '{line}' here")
             break
     return problems
+
+
+def remove_markers(text: str) -> str:
+    """Return a page without its markers."""
+    lines = MARKER.sub("\0", text).split("\n")
+    kept = [line for line in lines if "\0" not in line or line.strip(" \0")]
+    return re.sub(r" *\0", "", "\n".join(kept))
 
 
 def list_pages() -> list[Path]:

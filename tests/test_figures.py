@@ -12,6 +12,7 @@ from models.kernels.symbol import largest_norm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
+import figure_sources  # noqa: E402
 import figures  # noqa: E402
 
 PAGES = figures.list_pages()
@@ -41,17 +42,18 @@ def test_all_pages_and_studies_are_checked():
 def check(tmp_path, monkeypatch):
     """Return a function that checks a text, in a repository with one study and one output."""
     monkeypatch.setattr(figures, "ROOT", tmp_path)
+    monkeypatch.setattr(figure_sources, "ROOT", tmp_path)
     (tmp_path / "docs" / "studies" / "s").mkdir(parents=True)
     (tmp_path / "docs" / "studies" / "s" / "results.csv").write_text(STUDY)
     (tmp_path / "out.txt").write_text("step 1  loss 0.5\nstep 2  loss 0.25\nfd  1.5\n")
     (tmp_path / "out.json").write_text('{"stage": {"images/s": 12.34, "speed": "1.50x [1.4, 1.6]"}}')
-    figures.open_source.cache_clear()
+    figure_sources.open_source.cache_clear()
     yield lambda text, page="docs/page.md": [
         problem.partition(": ")[2]
         for block in figures.read_blocks(Path(page), text)
         for problem in figures.check_block(block)
     ]
-    figures.open_source.cache_clear()
+    figure_sources.open_source.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -116,12 +118,12 @@ def test_numbers_are_recomputed_at_the_written_precision(check, written, express
 
 
 def test_rounding_is_to_the_last_written_digit(check):
-    assert figures.is_rounded("1.50", 1.5049)
-    assert not figures.is_rounded("1.50", 1.5051)
-    assert figures.is_rounded("1.2e7", 1.249e7)
-    assert not figures.is_rounded("1.2e7", 1.251e7)
-    assert figures.is_rounded("31,060", 31060.4)
-    assert not figures.is_rounded("31,060", 31055)
+    assert figure_sources.is_rounded("1.50", 1.5049)
+    assert not figure_sources.is_rounded("1.50", 1.5051)
+    assert figure_sources.is_rounded("1.2e7", 1.249e7)
+    assert not figure_sources.is_rounded("1.2e7", 1.251e7)
+    assert figure_sources.is_rounded("31,060", 31060.4)
+    assert not figure_sources.is_rounded("31,060", 31055)
 
 
 def test_table_is_recomputed_by_row(check):
@@ -165,6 +167,7 @@ def test_numbers_of_a_json_file_and_an_output(check):
         ("constants: 1.5, 2.5", "the constant 2.5 is not in the text"),
         ("tested tests/test_figures.py::test_that_is_absent", "there is no test"),
         ("not stored", "names no source"),
+        ("constants:\n1.5", "must begin its line"),
         ("quoted:", "names no source"),
     ],
 )
@@ -178,17 +181,22 @@ def test_changed_data_and_changed_text_are_found(check, tmp_path):
     assert check(text.replace("is 1.5", "is 1.6")) == ["1.5 is not in the text", "1.6 has no source"]
     assert check(text.replace("1.5", "1.6")) == ['1.6 should be 1.5 (mean("a"))']
     (tmp_path / "docs" / "studies" / "s" / "results.csv").write_text(STUDY.replace("2.0", "2.2"))
-    figures.open_source.cache_clear()
+    figure_sources.open_source.cache_clear()
     assert check(text) == ['1.5 should be 1.6 (mean("a"))']
+
+
+def test_pages_are_rendered_without_markers():
+    markers = "<!-- data x: 2 = 2;\n  3 = 3 --> <!-- tested t::f -->"
+    text = f"- a 1.5 <!-- constants: 1.5 -->\n  {markers}\n- b\n\n<!-- keep -->\n"
+    assert figures.remove_markers(text) == "- a 1.5\n- b\n\n<!-- keep -->\n"
 
 
 def test_conv_norm_raises_the_norm_at_initialization():
     plain, normalized = [], []
     for seed in range(4):
         torch.manual_seed(seed)
-        symbol = (
-            torch.fft.rfft2(nn.Conv2d(128, 128, 3).weight.detach().double(), (6, 6)).permute(2, 3, 0, 1).flatten(0, 1)
-        )
+        weight = nn.Conv2d(128, 128, 3).weight.detach().double()
+        symbol = torch.fft.rfft2(weight, (4, 4)).permute(2, 3, 0, 1).flatten(0, 1)
         plain.append(largest_norm(symbol))
         normalized.append(largest_norm(symbol / symbol.norm(dim=-1, keepdim=True)))
     claim = f"norm of a 128 -> 128 convolution from {sum(plain) / 4:.2f} to {sum(normalized) / 4:.2f}."

@@ -104,7 +104,7 @@ def build_test_table(rows: Sequence[Row], tag: str, baseline: str) -> Table:
     n = len(values.get(baseline, ()))
     caption = (
         f"{tag.removeprefix(METRIC)} against {baseline} (n = {n}); p below {statistics.ALPHA} after Holm's correction "
-        f"for {len(values) - 1} arms marked."
+        f"marked (arms: {len(values) - 1})."
     )
     return Table(caption, ["arm", "n", "difference of means", "p", "p (Holm)"], body)
 
