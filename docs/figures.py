@@ -12,7 +12,8 @@ list item, a table, or a code block; no blank line is between the block and its 
 
 `data` recomputes each number by an expression (see `Study` and `Record` for its names) and compares at the precision
 that is written. `table = [[...], ...]` recomputes all numbers in a table, row by row, without the first column.
-`holds` is a statement that must be true. Several markers can share a block. A marker of several lines begins its line:
+`holds` is a statement that must be true. Several markers can share a block. Beside a `data` marker, the others name
+their numbers: `not stored (1.5, 20): the command`, `tested (1.16): ...`. A marker of several lines begins its line:
 with text before it, its other lines would be Markdown.
 
 Every number in docs/studies, and elsewhere every number in a table and every decimal number, percentage, ratio ("3x",
@@ -36,6 +37,7 @@ GENERATED = ("report.md", "tables.md")  # reports of studies, which git ignores
 STUDIES = Path("docs/studies")
 
 MARKER = re.compile(r"<!--\s*(data|output|tested|not stored|constants|quoted)\b(.*?)-->", re.DOTALL)
+SOURCE = re.compile(r"(?:\((?P<numbers>[^)]*)\))?:? *(?P<source>.*)")
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 COMMAND = re.compile(r"\s*(?:python|pip|torchrun|tensorboard|make|[A-Z_]+=)")
 FENCE = re.compile(r"^\s*```")
@@ -133,33 +135,48 @@ def read_blocks(path: Path, text: str) -> list[Block]:
 def check_block(block: Block) -> list[str]:
     """Return what is wrong with the figures of a block."""
     kinds = [kind for kind, _ in block.markers]
-    numbers = block.find_numbers(STUDIES in block.path.parents or "data" in kinds)
+    has_data = "data" in kinds
+    numbers = block.find_numbers(STUDIES in block.path.parents or has_data)
     problems: list[str] = []
     covered: set[str] = set()
     for kind, content in block.markers:
         if kind == "data":
             problems += _check_data(block, content, covered)
-        elif kind == "output":
+            continue
+        if kind == "output":
             problems += _check_output(block, content)
-        elif kind == "tested":
-            file, _, test = content.partition("::")
-            if not (ROOT / file).exists() or f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8"):
-                problems.append(f"there is no test {content}")
-        elif kind == "constants":
-            listed = NUMBER.findall(content.removeprefix(":"))
-            covered |= set(listed)
-            written = block.find_numbers(everything=True)
-            problems += [f"the constant {text} is not in the text" for text in listed if text not in written]
-        elif not content.removeprefix(":").strip():
+            covered |= set(numbers)
+            continue
+        parts = SOURCE.fullmatch(content)
+        listed, source = (parts["numbers"], parts["source"]) if parts else (None, content)
+        if kind == "constants":
+            listed, source = source, "listed"
+        elif kind == "tested" and not _is_test(source):
+            problems.append(f"there is no test {source}")
+        if not source:
             problems.append(f"the marker '{kind}' names no source")
+        if listed is None and has_data:
+            problems.append(f"beside a data marker, the marker '{kind}' must list its numbers in brackets")
+        found = numbers if listed is None else NUMBER.findall(listed)
+        written = block.find_numbers(everything=True)
+        problems += [f"{text} of the marker '{kind}' is not in the text" for text in found if text not in written]
+        covered |= set(found)
     if any(
-        "\n" in marker[0] and block.text[: marker.start()].rpartition("\n")[2].strip()
-        for marker in MARKER.finditer(block.text)
+        "\n" in marker[0] and _has_text_before(block.text, marker.start()) for marker in MARKER.finditer(block.text)
     ):
         problems.append("a marker of several lines must begin its line")
-    if not {"output", "tested", "not stored", "quoted"} & set(kinds):
-        problems += [f"{text} has no source" for text in numbers if text not in covered]
+    problems += [f"{text} has no source" for text in numbers if text not in covered]
     return [f"{block.path}:{block.line}: {problem}" for problem in dict.fromkeys(problems)]
+
+
+def _has_text_before(text: str, position: int) -> bool:
+    return bool(text[:position].rpartition("\n")[2].strip())
+
+
+def _is_test(name: str) -> bool:
+    file, _, test = name.partition("::")
+    path = ROOT / file
+    return path.is_file() and f"def {test}(" in path.read_text(encoding="utf-8")
 
 
 def _check_data(block: Block, content: str, covered: set[str]) -> list[str]:
@@ -245,7 +262,7 @@ def check_pages(paths: Iterable[Path]) -> list[str]:
 def list_sources(paths: Iterable[Path], kinds: Iterable[str]) -> list[str]:
     """Return the markers of some kinds with their places."""
     return [
-        f"{block.path}:{block.line}: {kind} {content}"
+        f"{block.path}:{block.line}: {kind} {content.removeprefix(':').strip()}"
         for path in paths
         for block in read_page(path)
         for kind, content in block.markers

@@ -28,7 +28,7 @@ def test_measured_figures_without_stored_output_are_listed():
     """Shown by `pytest -rP tests/test_figures.py` and by `python docs/figures.py`."""
     listed = figures.list_sources(PAGES, ["not stored"])
     print("\n".join(listed))
-    assert all("not stored :" in line for line in listed)
+    assert len(listed) == sum((ROOT / path).read_text(encoding="utf-8").count("<!-- not stored") for path in PAGES)
 
 
 def test_all_pages_and_studies_are_checked():
@@ -94,6 +94,8 @@ def test_every_number_in_a_study_and_beside_data_needs_a_source(check):
     marker = '<!-- data docs/studies/s: 1.5 = mean("a") -->'
     assert check(f"1.5 over 2 seeds {marker}") == ["2 has no source"]
     assert not check(f"1.5 over 2 seeds {marker} <!-- constants: 2 -->")
+    assert not check(f"1.5 over 2 seeds {marker} <!-- not stored (2): a command -->")
+    assert "must list its numbers" in check(f"1.5 over 2 seeds {marker} <!-- not stored: a command -->")[0]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,9 @@ def test_numbers_of_a_json_file_and_an_output(check):
         ('data docs/studies/s: 1.5 = mean("a", "kid")', "s has 0 columns named kid"),
         ("data docs/studies/s: 1.5", "expected NUMBER = EXPRESSION"),
         ("data docs/studies/none: 1.5 = 1.5", "docs/studies/none"),
-        ("constants: 1.5, 2.5", "the constant 2.5 is not in the text"),
+        ("constants: 1.5, 2.5", "2.5 of the marker 'constants' is not in the text"),
+        ("not stored (2.5): a command", "2.5 of the marker 'not stored' is not in the text"),
+        ("not stored (2.5): a command", "1.5 has no source"),
         ("tested tests/test_figures.py::test_that_is_absent", "there is no test"),
         ("not stored", "names no source"),
         ("constants:\n1.5", "must begin its line"),
