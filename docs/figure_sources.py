@@ -23,7 +23,7 @@ from gan.compare.tags import get_primary_metric  # noqa: E402
 WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 NUMBER = re.compile(
     r"(?<![\w.])(?<!\w-)(?:(?<![\w)])[-−])?"
-    r"(?:\d++/\d++|\d{1,3}(?:,\d{3})++(?:\.\d++)?|\d++(?:\.\d++)?+(?:e[-+]?\d++)?+)(?!\.\d|\w*[A-Z_]\w|-[a-z])"
+    r"(?:\d++/\d++|\d{1,3}(?:,\d{3})++(?:\.\d++)?|\d++(?:\.\d++)?+(?:e[-+]?\d++)?+)(?!\.\d|\w*[A-Z_]\w|-(?!fold)[a-z])"
     rf"|\b(?:{'|'.join(WORDS)})(?= of )"
 )
 
