@@ -4,7 +4,8 @@ A marker, an HTML comment that is invisible when rendered, names the source of t
 list item, a table, or a code block; no blank line is between the block and its marker). There are six kinds:
 
     <!-- data docs/studies/digits: 50.2 = mean("none"); 4.0 = std("none"); holds = mean("none") > mean("oni") -->
-    <!-- output docs/outputs/first_run.txt -->                        the lines of the block are lines of this file
+    <!-- output docs/outputs/train_classifier.txt -->                 the lines are lines of this file: "$ COMMAND" and
+                                                                      what it printed
     <!-- tested tests/models/test_x.py::test_y -->                    this test of the suite contains the numbers
     <!-- not stored: the command, the hardware -->                    measured, but nothing here can repeat it
     <!-- constants: 600, 1e-3, 0.5 -->                                settings, formulas and limits, listed one by one
@@ -227,7 +228,7 @@ def _check_output(block: Block, source: str) -> list[str]:
         return [f"there is no file {source}"]
     code = COMMENT.sub("", block.text).strip().splitlines()
     lines = iter(line.rstrip() for line in path.read_text(encoding="utf-8").splitlines())
-    problems = []
+    problems = [] if next(lines, "").startswith("$ ") else [f"the first line of {source} is not its command: $ ..."]
     for line in (line.rstrip() for line in code if line.strip() and not FENCE.match(line)):
         pattern = re.compile(re.escape(line.strip()).replace(re.escape("..."), ".*"))
         if not any(pattern.fullmatch(stored.strip()) for stored in lines):

@@ -45,7 +45,7 @@ def check(tmp_path, monkeypatch):
     monkeypatch.setattr(figure_sources, "ROOT", tmp_path)
     (tmp_path / "docs" / "studies" / "s").mkdir(parents=True)
     (tmp_path / "docs" / "studies" / "s" / "results.csv").write_text(STUDY)
-    (tmp_path / "out.txt").write_text("step 1  loss 0.5\nstep 2  loss 0.25\nfd  1.5\n")
+    (tmp_path / "out.txt").write_text("$ command\nstep 1  loss 0.5\nstep 2  loss 0.25\nfd  1.5\n")
     (tmp_path / "out.json").write_text('{"stage": {"images/s": 12.34, "speed": "1.50x [1.4, 1.6]"}}')
     figure_sources.open_source.cache_clear()
     yield lambda text, page="docs/page.md": [
@@ -151,6 +151,7 @@ def test_output_is_a_part_of_its_file(check):
     assert not check(block)
     assert check(block.replace("1.5", "1.6")) == ["out.txt has no line 'fd  1.6' here"]
     assert check(block.replace("out.txt", "none.txt")) == ["there is no file none.txt"]
+    assert "the first line of out.json is not its command: $ ..." in check(block.replace("out.txt", "out.json"))
 
 
 def test_numbers_of_a_json_file_and_an_output(check):
