@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metrics.checks import check_dimensions, check_features
+
 CHUNK = 8192  # number of features in each update of the covariance
 EPSILON = torch.finfo(torch.float64).eps
 
@@ -36,13 +38,10 @@ class FeatureStatistics:
 
     @classmethod
     def from_features(cls, features: Tensor) -> "FeatureStatistics":
-        """Compute the statistics of features (N, d). Raises ValueError if N < 2 or if a feature is not finite."""
+        """Compute the statistics of features (N, d). Raises ValueError for features that `metrics.checks` refuses."""
+        check_features(features)
         count, dimension = features.shape
-        if count < 2:
-            raise ValueError(f"a covariance needs at least 2 features, not {count}")
         mean = features.mean(dim=0, dtype=torch.float64)
-        if not mean.isfinite().all():
-            raise ValueError(f"{(~features.isfinite()).any(dim=1).sum()} of {count} features are not finite")
         if count <= dimension:
             centered = features.double() - mean
             # The centered features sum to 0. A Householder reflection over the samples makes one of them 0, to omit it.
@@ -125,8 +124,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     Warns if a set has fewer features than dimensions, because the distance is then strongly biased upwards.
     Raises ValueError if the dimensions differ.
     """
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"cannot compare features with {len(a.mean)} and {len(b.mean)} dimensions")
+    check_dimensions(len(a.mean), len(b.mean))
     count = min(n for n in (a.count, b.count, math.inf) if n is not None)
     if count < len(a.mean):
         warnings.warn(

@@ -4,19 +4,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metrics.checks import check_feature_pair, check_integer
+
 
 def kid(fake: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 2020) -> float:
     """Return the unbiased squared MMD between features (N, d) and (M, d) with the kernel (xᵀy / d + 1)³.
 
     The result is the mean over random subsets, each with min(subset_size, N, M) features of both sets. The subsets
     depend on `seed` and are the same as in torch-fidelity. Computations use double precision. The estimate can be
-    slightly negative. Raises ValueError if the dimensions differ or if a set has fewer than 2 features.
+    slightly negative. Raises ValueError for features that `metrics.checks` refuses, no subsets, or subsets of 1.
     """
-    if fake.shape[1] != real.shape[1]:
-        raise ValueError(f"cannot compare features with {fake.shape[1]} and {real.shape[1]} dimensions")
+    check_feature_pair(fake, real)
+    check_integer("subsets", subsets, 1)
+    check_integer("subset_size", subset_size, 2)
     size = min(subset_size, len(fake), len(real))
-    if size < 2:
-        raise ValueError(f"KID needs at least 2 features in both sets, not {len(fake)} and {len(real)}")
     random = np.random.RandomState(seed)
 
     def draw(features: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from metrics.checks import check_feature_pair, check_integer
+
 BLOCK = 1024  # number of rows of the distance matrix that are in memory at a time
 
 
@@ -14,8 +16,10 @@ def precision_recall(fake: Tensor, real: Tensor, neighbors: int = 3) -> tuple[fl
     The neighborhood of a feature is the ball whose radius is the distance to its k-th nearest neighbor in the same set,
     where k is `neighbors`. Precision is the fraction of fake features in the neighborhood of any real feature. Recall
     is the fraction of real features in the neighborhood of any fake feature (Kynkäänniemi et al., NeurIPS 2019).
-    Raises ValueError if there are too few features or if the dimensions differ.
+    Raises ValueError for features that `metrics.checks` refuses, or fewer than `neighbors` + 1 of them.
     """
+    check_feature_pair(fake, real)
+    check_integer("neighbors", neighbors, 1)
     fake_radii, real_radii = _get_radii(fake, neighbors), _get_radii(real, neighbors)
     precise, recalled = real_radii.new_zeros(()), torch.zeros_like(real_radii, dtype=torch.bool)
     for start, distances in _iterate_distances(fake, real):
@@ -29,8 +33,11 @@ def density_coverage(fake: Tensor, real: Tensor, neighbors: int = 5) -> tuple[fl
 
     Density is the mean number of real neighborhoods that contain a fake feature, divided by `neighbors`. It can exceed
     1. Coverage is the fraction of real neighborhoods that contain at least one fake feature. Both are close to 1 if
-    the distributions are equal. Raises ValueError if there are too few features or if the dimensions differ.
+    the distributions are equal. Raises ValueError for features that `metrics.checks` refuses, or fewer than
+    `neighbors` + 1 real ones.
     """
+    check_feature_pair(fake, real)
+    check_integer("neighbors", neighbors, 1)
     radii = _get_radii(real, neighbors)
     inside, covered = radii.new_zeros(()), torch.zeros_like(radii, dtype=torch.bool)
     for _, distances in _iterate_distances(fake, real):
@@ -51,8 +58,6 @@ def _get_radii(features: Tensor, neighbors: int) -> Tensor:
 
 def _iterate_distances(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yield the matrix of distances between a (N, d) and b (M, d) in blocks of rows, each with its first row index."""
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"cannot compare features with {a.shape[1]} and {b.shape[1]} dimensions")
     b = b.double()
     for start in range(0, len(a), BLOCK):
         yield start, torch.cdist(a[start : start + BLOCK].double(), b)

@@ -66,9 +66,9 @@ def test_images_of_the_largest_protocol_are_generated_once():
 def test_metric_of_fewer_images_uses_the_first_ones():
     real, fake = random_data(40), random_data(60, seed=1).images
     scores = pixel_evaluator("fd_pixels60_test", "fd_pixels25_test", real=real).score_images(fake, CPU)
-    statistics = FeatureStatistics.from_features(real.images.flatten(1))
+    statistics = FeatureStatistics.from_features(real.images.flatten(1).float())
     for count in (25, 60):
-        expected = frechet_distance(FeatureStatistics.from_features(fake[:count].flatten(1)), statistics)
+        expected = frechet_distance(FeatureStatistics.from_features(fake[:count].flatten(1).float()), statistics)
         assert scores[f"fd_pixels{count}_test"] == pytest.approx(expected, rel=1e-12)
     assert scores["fd_pixels25_test"] != scores["fd_pixels60_test"]
 
