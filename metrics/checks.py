@@ -1,6 +1,7 @@
 """What metrics refuse. A wrong input must be an error, because for most of them a metric has a plausible value."""
 
 import operator
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -35,6 +36,36 @@ def check_dimensions(a: int, b: int) -> None:
         raise ValueError(f"cannot compare features with {a} and {b} dimensions")
 
 
+def check_same_origin(a: Mapping[str, str], b: Mapping[str, str]) -> None:
+    """Raise ValueError if features of two origins are not comparable: if an entry differs that both of them have."""
+    for name in a:
+        if name in b and a[name] != b[name]:
+            raise ValueError(f"features with {name} '{a[name]}' are not comparable with {name} '{b[name]}'")
+
+
+def check_moments(mean: Tensor, covariance: Tensor) -> None:
+    """Raise ValueError unless these are a mean (d,) and a symmetric covariance (d, d), finite and in double precision.
+
+    `check_definite` checks the eigenvalues of the covariance.
+    """
+    if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)) or len(mean) == 0:
+        shapes = f"mean {tuple(mean.shape)} and covariance {tuple(covariance.shape)}"
+        raise ValueError(f"the shapes of {shapes} do not match; they must be (d,) and (d, d)")
+    for name, values, largest in (("mean", mean, LARGEST), ("covariance", covariance, LARGEST**2)):
+        if values.dtype != torch.float64:
+            raise ValueError(f"the {name} must be in double precision, not {values.dtype}")
+        if not (values.abs() <= largest).all():  # False for NaN
+            raise ValueError(f"the {name} is not finite, or it exceeds {largest:g}")
+    if (covariance - covariance.T).abs().max() > _rounding(covariance):
+        raise ValueError("the covariance is not symmetric")
+
+
+def check_definite(eigenvalues: Tensor) -> None:
+    """Raise ValueError if a covariance with these eigenvalues (d,) is not positive semidefinite."""
+    if eigenvalues.min() < -_rounding(eigenvalues):
+        raise ValueError(f"the covariance is not positive semidefinite: it has the eigenvalue {eigenvalues.min():.3g}")
+
+
 def check_logits(logits: Tensor) -> None:
     """Raise ValueError unless these are floating-point logits (N, K) of at least 2 images and at least 2 classes.
 
@@ -57,6 +88,11 @@ def check_integer(name: str, value: int, minimum: int) -> None:
         valid = False
     if not valid:
         raise ValueError(f"{name} must be an integer of at least {minimum}, not {value!r}")
+
+
+def _rounding(values: Tensor) -> float:
+    """Return the error of values (d, ...) of a covariance that was computed in single precision, as some tools do."""
+    return len(values) * torch.finfo(torch.float32).eps * values.abs().max().item()
 
 
 def _check_matrix(values: Tensor, name: str) -> None:

@@ -39,6 +39,14 @@ class FeatureExtractor(Protocol):
         """Hash of everything except the images that the features depend on. Caches use it as a key."""
         ...
 
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """The same in words, for files of statistics: "extractor", "layer", "preprocessing" and "weights" (a hash).
+
+        The first is required. Features with different values of an entry are not comparable.
+        """
+        ...
+
 
 def compute_fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str:
     """Return a hash of the names, shapes, dtypes and values of weights, and of any other `parts`."""

@@ -85,3 +85,8 @@ class DigitsExtractor:
         for channel in range(1, channels):
             joint_log_p = (joint_log_p[:, :, None] + log_p[:, channel, None, :]).flatten(1)
         return Features(features.unflatten(0, (count, channels)).flatten(1), joint_log_p)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Name and hash of the weights."""
+        return {"extractor": "digits", "weights": compute_fingerprint(self.classifier.state_dict())}
