@@ -29,7 +29,6 @@ from metrics.kid import kid
 from metrics.manifold import density_coverage, precision_recall
 from metrics.modes import captured_modes, confident_fraction, kl_to_uniform
 
-
 MAX_IMAGES = 10_000_000  # of a protocol; more do not fit into memory, and would take days
 MAX_METRICS = 100  # of a run
 MAX_NAME = 1000  # characters

@@ -129,7 +129,7 @@ def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monk
         "--seeds 0: must be from 1 to 1000": [run_folder, "--seeds", 0],
         "--seeds 1000000000000: must be": [run_folder, "--seeds", 10**12],
         "at most 10,000,000 images": [run_folder, "--num-samples", 10**12],
-        "at most 100 metrics are possible, not 80,000": [run_folder, "--metrics", *(f"modes{n}" for n in range(80_000))],
+        "at most 100 metrics are possible, not 80,000": [run_folder, "--metrics", *["modes10"] * 80_000],
         "at most 100 metrics .*": ["--images", fake, real, "--metrics", *["modes"] * 101],
         r"--resize 0: must be from 1 to 4096": ["--images", fake, real, "--resize", 0],
         "--resize, .* are options of --images": [run_folder, "--resize", 16],
