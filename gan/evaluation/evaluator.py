@@ -9,6 +9,7 @@ from gan.data import ImageData, to_uint8
 from gan.evaluation.features import extract_features, extract_image_features
 from gan.evaluation.reference import Reference, load_reference
 from gan.runtime.distributed import broadcast_object, rank
+from gan.runtime.errors import UserError
 from metrics.catalog import MetricProtocol
 from metrics.extractors.base import FeatureExtractor, Features
 from metrics.frechet import FeatureStatistics
@@ -58,12 +59,15 @@ class Evaluator:
 
         `get_latents(count, k)` returns z (count, z_dim) and the labels (count,) of the k-th batch. `generate(z, y)`
         returns images (count, C, H, W) in [-1, 1]. All metrics of a feature space use the same images; a metric of
-        fewer images uses the first ones.
+        fewer images uses the first ones. Raises UserError for images or features that the metrics cannot judge.
         """
 
         @torch.no_grad()
         def get_batch(k: int, size: int) -> Tensor:
-            return to_uint8(generate(*get_latents(size, k)))
+            images = generate(*get_latents(size, k))
+            if not images.isfinite().all():  # NaN would become black
+                raise UserError("the generator returns images with NaN or infinite pixels, which no metric can judge")
+            return to_uint8(images)
 
         return self._compute(lambda extractor, count: extract_features(extractor, count, get_batch))
 
@@ -81,7 +85,11 @@ class Evaluator:
         if rank() == 0:
             for protocol in self.protocols:
                 fake = fakes[protocol.features].map(lambda part, count=protocol.count: part[:count])
-                scores[str(protocol)] = protocol.spec.compute(fake, self._references.get(_reference_key(protocol)))
+                reference = self._references.get(_reference_key(protocol))
+                try:
+                    scores[str(protocol)] = protocol.spec.compute(fake, reference)
+                except ValueError as error:
+                    raise UserError(f"{protocol}: {error}") from None
         return broadcast_object(scores)
 
 

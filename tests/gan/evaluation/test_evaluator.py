@@ -3,7 +3,9 @@ import torch
 
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.features import BATCH_SIZE
+from gan.runtime.errors import UserError
 from metrics.catalog import parse_protocol
+from metrics.extractors.base import Features
 from metrics.extractors.digits import DigitsExtractor
 from metrics.frechet import FeatureStatistics, frechet_distance
 from tests.gan.evaluation.pixels import PixelExtractor, random_data
@@ -98,3 +100,22 @@ def test_evaluation_needs_no_graph_and_no_global_random_numbers(evaluator):
     evaluator(generate, noise)
     assert torch.equal(torch.get_rng_state(), before)
     assert not any(images.requires_grad for images in generated)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused(value):
+    """As 8-bit values they would be black or white."""
+
+    def generate(z, y):
+        z[1, 0, 0, 0] = value
+        return z
+
+    with pytest.raises(UserError, match="images with NaN or infinite pixels"):
+        pixel_evaluator("fd_pixels20_test")(generate, noise)
+
+
+def test_features_that_are_not_finite_are_refused():
+    evaluator = pixel_evaluator("fd_pixels20_test", "is_pixels20")
+    evaluator.extractors["pixels"] = lambda images: Features(images.flatten(1).float() / 0, images.flatten(1).float())
+    with pytest.raises(UserError, match=r"^fd_pixels20_test: 20 of 20 features are not finite"):
+        evaluator.score_images(random_data(20).images, CPU)
