@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -156,8 +156,8 @@ def _to_double(array: np.ndarray) -> Tensor:
 
 def _to_count(array: np.ndarray) -> int:
     """Return a number as an int. Anything else is returned as it is, to be refused by `FeatureStatistics`."""
-    number: Any = array.item()
-    return int(number) if isinstance(number, float) and number.is_integer() else number
+    number = array.item()
+    return cast(int, int(number) if isinstance(number, float) and number.is_integer() else number)
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
