@@ -120,8 +120,9 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
         raise UserError(f"--metrics: {error}") from None
     names = list(dict.fromkeys(map(str, protocols)))
     experiment = restore_experiment(folder, device, options.overrides, options.checkpoint, metrics=names)
-    for name, reason in experiment.unavailable_metrics.items():
-        print(f"metric {name} left out: {reason}", file=sys.stderr)
+    if rank() == 0:
+        for name, reason in experiment.unavailable_metrics.items():
+            print(f"metric {name} left out: {reason}", file=sys.stderr)
     evaluator = experiment.evaluator
     if evaluator is None:
         raise UserError(

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,14 @@ def test_results_are_added_to_the_file(run_folder):
 def test_num_samples_overrides_the_counts_of_the_metrics(run_folder):
     evaluate(run_folder, "--num-samples", 80)
     assert "fd_digits80_test" in read_results(run_folder)["step_00000004"]
+
+
+def test_processes_of_a_job_compute_the_numbers_of_one(run_folder, python, capsys):
+    job = python.run_job("-m", "gan.evaluate", run_folder, *CPU, "--out", "job.json", "--num-samples", 300)
+    assert job.returncode == 0, job.stderr
+    evaluate(run_folder, "--out", "single.json", "--num-samples", 300)
+    assert job.stdout.replace("job.json", "single.json") == capsys.readouterr().out
+    assert Path("job.json").read_text() == Path("single.json").read_text()
 
 
 def test_best_checkpoint(run_folder):
