@@ -13,9 +13,9 @@ def check_features(features: Tensor, name: str = "features") -> None:
     """Raise ValueError unless these are at least 2 finite floating-point features (N, d)."""
     _check_matrix(features, name)
     _check_count(f"at least 2 {name} are needed", len(features))
-    lowest, highest = torch.aminmax(features.detach())
+    lowest, highest = (bound.item() for bound in torch.aminmax(features.detach()))
     if not (lowest >= -LARGEST and highest <= LARGEST):  # False for NaN
-        invalid = ~(features.abs() <= LARGEST).all(dim=1)
+        invalid = ~(features.double().abs() <= LARGEST).all(dim=1)
         fault = f"exceed {LARGEST:g}, which is too large" if features[invalid].isfinite().all() else "are not finite"
         raise ValueError(f"{invalid.sum()} of {len(features)} {name} {fault}")
 

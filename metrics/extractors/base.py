@@ -59,6 +59,11 @@ def compute_fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str
 
 def to_rgb(images: Tensor) -> Tensor:
     """Convert uint8 images (B, 1 or 3, H, W) to RGB (B, 3, H, W). Raises ValueError for any other dtype or shape."""
+    check_images(images)
+    return images.expand(-1, 3, -1, -1)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ValueError unless these are uint8 images (B, 1 or 3, H, W)."""
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"expected uint8 images (B, 1 or 3, H, W), not {images.dtype} of shape {tuple(images.shape)}")
-    return images.expand(-1, 3, -1, -1)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metrics.extractors.base import Features, compute_fingerprint
+from metrics.extractors.base import Features, check_images, compute_fingerprint
 
 
 class DigitsClassifier(nn.Module):
@@ -77,6 +77,7 @@ class DigitsExtractor:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
         """Map uint8 images (B, C, H, W), where C is 1 or 3, to features (B, 64 C) and log-probabilities (B, 10^C)."""
+        check_images(images)
         count, channels = images.shape[:2]
         x = images.flatten(0, 1)[:, None].float() / 127.5 - 1
         features, logits = self.classifier(x)

@@ -45,7 +45,11 @@ def message(compute, *arguments):
 
 
 FEATURES = {
-    "1 of 40 {}features are not finite": [with_value(draw(40, 3), value) for value in (math.nan, math.inf, -math.inf)],
+    "1 of 40 {}features are not finite": [
+        with_value(draw(40, 3).to(dtype), value)
+        for value in (math.nan, math.inf, -math.inf)
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    ],
     "1 of 40 {}features exceed 1e+15, which is too large": [
         with_value(draw(40, 3), 1e16),
         with_value(draw(40, 3).double(), -1e200),
