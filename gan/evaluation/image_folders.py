@@ -144,7 +144,7 @@ def compare_folders(
     skipped: list[str] = []
     for space in dict.fromkeys(protocol.features for protocol in protocols):
         extractor = build_extractor(space, options, fakes.size[1], device)
-        keep_gray = EXTRACTORS.get(space).digits_only
+        keep_gray = EXTRACTORS.get(space).keeps_gray
         parts = [folder.extract_features(extractor, keep_gray, device) for folder in (fakes, reals)]
         generated[space], references[space] = parts[0].features, Reference(parts[1].features.features)
         skipped = parts[0].skipped + parts[1].skipped

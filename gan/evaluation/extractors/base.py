@@ -41,6 +41,7 @@ class FeatureSpace(ABC):
 
     digits_only: ClassVar[bool] = False  # whether the features are defined only for images of digits
     classifies: ClassVar[bool] = True  # whether the extractor also returns logits
+    keeps_gray: ClassVar[bool] = False  # whether gray images in folders keep their single channel, or become RGB
 
     @abstractmethod
     def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
