@@ -14,7 +14,7 @@ from gan.evaluation.features import BATCH_SIZE, extract_features
 from gan.evaluation.reference import Reference
 from gan.options.loader import load_config
 from gan.runtime.errors import UserError
-from metrics.catalog import MetricProtocol, parse_protocol
+from metrics.catalog import MetricProtocol, compute_metrics, parse_protocol
 from metrics.extractors.base import FeatureExtractor, Features
 from metrics.frechet import FeatureStatistics
 
@@ -69,12 +69,12 @@ def compare_folders(
         extractor = build_extractor(space, options, fakes.shape[-1], device)
         fake_features = fakes.extract_features(extractor, device)
         reference = Reference(reals.extract_features(extractor, device).features)
-        for name, protocol in protocols.items():
-            if protocol.features == space:
-                try:
-                    scores[name] = protocol.spec.compute(fake_features, reference)
-                except ValueError as error:  # such as too few real images
-                    raise UserError(f"{name}: {error}") from None
+        names_of_metrics = {protocol.metric: name for name, protocol in protocols.items() if protocol.features == space}
+        try:
+            values = compute_metrics(names_of_metrics, fake_features, reference)
+        except ValueError as error:  # such as too few real images
+            raise UserError(f"{', '.join(names_of_metrics.values())}: {error}") from None
+        scores |= {names_of_metrics[metric]: value for metric, value in values.items()}
     return {name: scores[name] for name in protocols}
 
 

@@ -68,3 +68,14 @@ def test_held_out_metrics_need_held_out_images(splits):
 def test_digits_metrics_need_images_of_digits(splits):
     with pytest.raises(UserError, match="modes10 works only for images of digits, not for cifar10"):
         check_metrics(["fid10_train", "modes10"], CIFAR10Config(), splits)
+
+
+def test_classwise_metrics_need_labels_and_enough_images_of_each_class(splits):
+    conditional = Digits(resolution=16, conditional=True)
+    check_metrics(["intrafd_digits1k_test"], conditional, splits)
+    with pytest.raises(UserError, match="needs a class-conditional generator"):
+        check_metrics(["intrafd_digits1k_test"], Digits(resolution=16), splits)
+    with pytest.raises(UserError, match="the smallest class has 35 real images and about 9"):
+        check_metrics(["intrafd_digits100_test"], conditional, splits)
+    with pytest.raises(UserError, match="the smallest class has 9"):
+        check_metrics(["intrafd_digits1k_test100"], conditional, splits)
