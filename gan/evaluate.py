@@ -27,6 +27,7 @@ from gan.runtime.files import write_text
 from gan.training.inputs import Inputs
 from gan.training.restore import restore_experiment
 from metrics.catalog import parse_protocols
+from metrics.estimate import Estimate, format_estimate
 from models.calls import call_network
 
 RESULTS = "evaluation.json"
@@ -101,10 +102,11 @@ def evaluate_folders(options: argparse.Namespace, device: torch.device) -> None:
     names = options.metrics or ["fid", "kid"]
     scores, skipped = compare_folders(fake, real, names, decoding, options.overrides, device)
     _print_skipped(skipped)
-    print(format_table([("", "value"), *((name, f"{value:.6g}") for name, value in scores.items())]))
+    print(format_table([("", "value"), *((name, format_estimate(value, 6)) for name, value in scores.items())]))
     if options.out is not None:
-        folders = [str(path) for path in options.images]
-        _write(options.out, {"images": folders, "decoding": str(decoding), "skipped": skipped, "metrics": scores})
+        results = {"images": list(map(str, options.images)), "decoding": str(decoding), "skipped": skipped}
+        spreads = {name: value.std for name, value in scores.items() if isinstance(value, Estimate)}
+        _write(options.out, {**results, "metrics": scores, **({"std": spreads} if spreads else {})})
 
 
 def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
@@ -133,20 +135,30 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
 
     path = options.out or folder / RESULTS
     results = _read(path)
-    entry = results.setdefault(f"step_{experiment.step:08d}", {})
+    step = f"step_{experiment.step:08d}"
+    entry = results.setdefault(step, {})
     seeds = [config.seed + i for i in range(options.seeds)]
+    estimates: dict[str, list[Estimate]] = {}
     for seed in seeds:
         for name, value in evaluate_seed(experiment.ema.network, experiment.inputs, evaluator, seed).items():
             entry.setdefault(name, {})[str(seed)] = value
+            if isinstance(value, Estimate):
+                results.setdefault("std", {}).setdefault(step, {}).setdefault(name, {})[str(seed)] = value.std
+                estimates.setdefault(name, []).append(value)
     _write(path, results)
 
     rows = [("", "mean", "std", "n")]
     for protocol in evaluator.protocols:
-        values = [entry[str(protocol)][str(seed)] for seed in seeds]
-        spread = f"{statistics.stdev(values):.3g}" if len(values) > 1 else ""
-        rows.append((str(protocol), f"{statistics.fmean(values):.6g}", spread, str(len(values))))
+        name = str(protocol)
+        values = [entry[name][str(seed)] for seed in seeds]
+        mean, spread = statistics.fmean(values), f"{statistics.stdev(values):.3g}" if len(values) > 1 else ""
+        if name in estimates:
+            mean = Estimate(mean, statistics.fmean(estimate.std for estimate in estimates[name]))
+        rows.append((name, format_estimate(mean, 6), spread, str(len(values))))
     print(f"{folder}, step {experiment.step}, averaged generator; n: number of sets of latents\n")
     print(format_table(rows))
+    if estimates:
+        print("\n±: standard deviation over the splits (IS) or the subsets (KID) of one set of latents")
     print(f"\n{path}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-LARGEST = 1e15  # in absolute value; squared distances and kernels of such features are finite in every precision
+LARGEST = 1e30  # in absolute value; squared distances and kernels of such features are finite in double precision
 
 
 def check_features(features: Tensor, name: str = "features") -> None:
@@ -78,6 +78,14 @@ def check_logits(logits: Tensor) -> None:
     invalid = ~logits.amax(dim=1).isfinite()  # the largest logit is NaN if any of them is
     if invalid.any():
         raise ValueError(f"the logits of {invalid.sum()} of {len(logits)} images are not finite")
+
+
+def check_labels(labels: Tensor, count: int) -> None:
+    """Raise ValueError unless these are the integer classes (N,) of `count` features."""
+    if not isinstance(labels, Tensor) or labels.shape != (count,):
+        raise ValueError("each feature needs a label")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, not {labels.dtype}")
 
 
 def check_integer(name: str, value: int, minimum: int) -> None:

@@ -18,7 +18,7 @@ from gan.options.loader import load_config
 from gan.runtime.cache import hash_values
 from gan.runtime.distributed import all_gather_objects, broadcast_object, rank
 from gan.runtime.errors import UserError
-from metrics.catalog import METRICS, MetricProtocol, check_number, parse_protocol
+from metrics.catalog import METRICS, MetricProtocol, check_number, compute_metrics, parse_protocol
 from metrics.extractors.base import FeatureExtractor, Features
 from metrics.frechet import FeatureStatistics
 
@@ -139,24 +139,29 @@ def compare_folders(
     protocols = _parse_metrics(names, len(fakes))
     if fakes.size != reals.size:
         raise _mismatch(reals.first, reals.size, fakes.first, fakes.size)
-    generated: dict[str, Features] = {}
-    references: dict[str, Reference] = {}
+    scores: dict[MetricProtocol, float] = {}
+    count = len(fakes)
     skipped: list[str] = []
     for space in dict.fromkeys(protocol.features for protocol in protocols):
         extractor = build_extractor(space, options, fakes.size[1], device)
         keep_gray = EXTRACTORS.get(space).keeps_gray
-        parts = [folder.extract_features(extractor, keep_gray, device) for folder in (fakes, reals)]
-        generated[space], references[space] = parts[0].features, Reference(parts[1].features.features)
-        skipped = parts[0].skipped + parts[1].skipped
-    scores: dict[str, float] = {}
-    for protocol in protocols if rank() == 0 else []:
-        features = generated[protocol.features]
-        name = str(protocol.with_count(len(features.features))).removesuffix("_train")
-        try:
-            scores[name] = protocol.spec.compute(features, references[protocol.features])
-        except ValueError as error:  # such as too few images
-            raise UserError(f"{name}: {error}") from None
-    return Comparison(broadcast_object(scores), skipped)
+        generated, given = (folder.extract_features(extractor, keep_gray, device) for folder in (fakes, reals))
+        skipped = generated.skipped + given.skipped
+        count = len(generated.features.features)
+        of_space = {protocol.metric: protocol for protocol in protocols if protocol.features == space}
+        if rank() == 0:
+            try:
+                values = compute_metrics(of_space, generated.features, Reference(given.features.features))
+            except ValueError as error:  # such as too few images
+                failed = (_get_name(protocol, count) for protocol in of_space.values())
+                raise UserError(f"{', '.join(failed)}: {error}") from None
+            scores |= {of_space[metric]: value for metric, value in values.items()}
+    named = {_get_name(protocol, count): scores[protocol] for protocol in protocols if protocol in scores}
+    return Comparison(broadcast_object(named), skipped)
+
+
+def _get_name(protocol: MetricProtocol, count: int) -> str:
+    return str(protocol.with_count(count)).removesuffix("_train")
 
 
 def save_statistics(

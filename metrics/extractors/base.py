@@ -27,6 +27,18 @@ class Features(NamedTuple):
         return Features(function(self.features), None if self.logits is None else function(self.logits))
 
 
+class LabeledFeatures(Features):
+    """Features of images together with the classes (N,) that they were generated for."""
+
+    labels: Tensor
+
+    def __new__(cls, features: Tensor, logits: Tensor | None, labels: Tensor) -> "LabeledFeatures":
+        """Create features with the attribute `labels`."""
+        labeled = super().__new__(cls, features, logits)
+        labeled.labels = labels
+        return labeled
+
+
 class FeatureExtractor(Protocol):
     """A function from uint8 images (B, C, H, W) to features on the extractor's device."""
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from metrics.extractors.base import Features, compute_fingerprint, to_rgb
-from metrics.extractors.inception import single_precision
+from metrics.precision import single_precision
 
 
 class TorchFidelityExtractor:

@@ -47,6 +47,18 @@ def test_several_seeds_have_a_mean_and_a_standard_deviation(run_folder, capsys):
     assert re.search(rf"^{NAME} +{mean:.6g} +{std:.3g} +3$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_standard_deviation_over_parts_is_logged_and_printed(run_folder, capsys):
+    evaluate(run_folder, "--metrics", NAME, "is_digits70")
+    logged, results = read_metrics(run_folder)[-1], read_results(run_folder)
+    std = results["std"]["step_00000004"]["is_digits70"]["0"]
+    assert 0 < std == logged["metrics_std/is_digits70"]
+    assert f"metrics_std/{NAME}" not in logged
+    value = results["step_00000004"]["is_digits70"]["0"]
+    output = capsys.readouterr().out
+    assert re.search(rf"^is_digits70 +{value:.6g} ± {std:.2g} +1$", output, re.MULTILINE)
+    assert "±: standard deviation over the splits (IS) or the subsets (KID)" in output
+
+
 def test_results_are_added_to_the_file(run_folder):
     evaluate(run_folder, "--seeds", 2, "--metrics", "kl30")
     before = read_results(run_folder)["step_00000004"]
@@ -105,7 +117,11 @@ def test_compare_two_folders(folders, classifier, capsys, tmp_path):
     assert list(scores) == ["fd_digits150", "kid_digits150", "precision_digits150", "modes150", "is_digits150"]
     assert scores["modes150"] == 10
     assert 0 < scores["fd_digits150"] < 10
-    assert re.search(rf"^fd_digits150 +{scores['fd_digits150']:.6g}$", capsys.readouterr().out, re.MULTILINE)
+    std = json.loads((tmp_path / "scores.json").read_text())["std"]
+    assert list(std) == ["kid_digits150", "is_digits150"]
+    output = capsys.readouterr().out
+    assert re.search(rf"^fd_digits150 +{scores['fd_digits150']:.6g}$", output, re.MULTILINE)
+    assert re.search(rf"^is_digits150 +{scores['is_digits150']:.6g} ± {std['is_digits150']:.2g}$", output, re.MULTILINE)
 
 
 def test_distance_of_equal_folders_is_zero(folders, classifier, tmp_path):
