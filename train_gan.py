@@ -85,7 +85,7 @@ def print_results(experiment: Experiment, folder: Path, splits: Splits) -> None:
     metrics = [] if evaluator is None else list(map(str, evaluator.protocols))
     real: dict[str, float] = {}
     if evaluator is not None and set(evaluator.extractors) == {"digits"}:  # fast enough to compute every time
-        real = evaluator.score_images(splits.train.images, experiment.device)
+        real = evaluator.score_images(splits.train.images, experiment.device, splits.train.labels)
     print("\n" + format_results(read_last_values(folder), metrics, real))
     print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
 

@@ -29,7 +29,8 @@ from metrics.extractors.base import Features
 from metrics.extractors.inception import InceptionExtractor, load_inception_weights
 from metrics.frechet import FeatureStatistics, frechet_distance
 from metrics.kid import kid
-from metrics.manifold import precision_recall
+from metrics.manifold import MAX_NEIGHBORS, manifold_metrics, precision_recall
+from metrics.neighbors import squared_neighbor_distances
 
 DIMENSION = 2048  # of the last layer of Inception
 BATCH_SIZE = 64  # torch-fidelity's default
@@ -146,17 +147,29 @@ def bench_subsets_and_neighbors(options: argparse.Namespace) -> None:
     fake, real = random_features(options.features, 1, 0.1), random_features(options.features, 2)
     results = race(
         lambda: kid_features_to_metric(fake, real, kid_subsets=20, verbose=False)["kernel_inception_distance_mean"],
-        {"KID, 20 subsets of 1000": (lambda: kid(fake, real, subsets=20), None)},
+        {"KID, 20 subsets of 1000": (lambda: kid(fake, real, subsets=20), 1.0)},
         options.repeats,
     )
     theirs, ours = results.values()
     print(f"  {ours:.8f}, torch-fidelity {theirs:.8f}")
+    distances = squared_neighbor_distances(real, MAX_NEIGHBORS)
+    names = "precision", "recall", "density", "coverage"
     results = race(
         lambda: prc_features_to_metric(fake, real, verbose=False),
-        {"precision and recall": (lambda: precision_recall(fake, real), None)},
+        {
+            "precision, recall": (lambda: precision_recall(fake, real), 1.0),
+            "precision, recall, real neighborhoods cached": (
+                lambda: manifold_metrics(names[:2], fake, real, distances),
+                1.0,
+            ),
+            "all four metrics, real neighborhoods cached": (
+                lambda: manifold_metrics(names, fake, real, distances),
+                1.0,
+            ),
+        },
         options.repeats,
     )
-    theirs, ours = results.values()
+    theirs, ours = list(results.values())[:2]
     print(f"  {ours}, torch-fidelity {theirs['precision'], theirs['recall']}")
 
 

@@ -11,7 +11,7 @@ from gan.objectives.losses import Hinge, Loss
 from gan.objectives.regularizers import Regularizer
 from gan.run.options import CheckpointConfig, LogConfig
 from gan.runtime.precision import Precision
-from metrics.catalog import parse_protocol
+from metrics.catalog import parse_protocols
 from models import DiscriminatorConfig, GeneratorConfig
 from models.networks.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from models.ranges import AT_LEAST_0, AT_LEAST_1, Range
@@ -101,7 +101,7 @@ class EvalConfig:
         if self.standing_statistics == 1:
             raise ValueError("standing_statistics: one latent has no variance; use at least 2, or 0 for none")
         try:
-            names = [str(parse_protocol(name)) for name in self.metrics]
+            names = list(map(str, parse_protocols(self.metrics)))
         except ValueError as error:
             raise ValueError(f"metrics: {error}") from None
         for name in names:

@@ -11,23 +11,33 @@ The name of a protocol contains all of this:
     fd_digits10k_test   Fréchet distance in the feature space `digits`
     kid_dinov2-vit-b-14-10k_train   KID in the feature space `dinov2-vit-b-14`, with a dash before the count
     fid50k_file         FID between 50,000 generated images and the statistics in a file (.npz of pytorch-fid)
+    intrafd50k_train    mean of the FIDs of each class, for a class-conditional generator (class-wise or intra FID)
+    fdinf50k_train      FID extrapolated to infinitely many generated images (FID-infinity)
+    authpct10k_train    percentage of generated images that are no copies of training images
 
 The general form is `METRIC[_FEATURES][-]COUNT[_REFERENCE[COUNT]]`.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 
-from metrics.extractors.base import Features
+from metrics.authenticity import authentic_percentage
+from metrics.classwise import classwise_frechet_distance
+from metrics.extractors.base import Features, LabeledFeatures
 from metrics.frechet import FeatureStatistics, frechet_distance
+from metrics.frechet_infinity import frechet_distance_infinity
 from metrics.inception_score import inception_score
 from metrics.kid import kid
-from metrics.manifold import density_coverage, precision_recall
+from metrics.manifold import manifold_metrics
 from metrics.modes import captured_modes, confident_fraction, kl_to_uniform
+
+MAX_IMAGES = 10_000_000  # of a protocol; more do not fit into memory, and would take days
+MAX_METRICS = 100  # of a run
+MAX_NAME = 1000  # characters
 
 
 class Reference(Protocol):
@@ -43,22 +53,45 @@ class Reference(Protocol):
         """Mean and covariance of the features."""
         ...
 
+    @property
+    def neighbor_distances(self) -> Tensor:
+        """Squared distances (M, min(5, M - 1)) of the features to their nearest neighbors, sorted."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes (M,) of the images."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A measure of the quality of generated images."""
 
     compute: Callable[[Features, Any], float]
-    """Function of the features of the generated images and of the `Reference` (None if the metric needs none)"""
+    """Function of the features of the generated images and of the `Reference` (None if the metric needs none)
+
+    A metric that is a mean over parts of the images returns an `Estimate`, a float with a standard deviation.
+    """
     higher_is_better: bool
-    required_reference: Literal["none", "statistics", "features"]
-    """The attribute of the `Reference` that `compute` reads; "none" if the metric does not compare with real images"""
+    required_reference: Literal["none", "statistics", "features", "neighbors", "labels"]
+    """What `compute` reads of the `Reference`; "none" if the metric does not compare with real images
+
+    "neighbors" and "labels" include the features. With "labels", `compute` gets `LabeledFeatures`.
+    """
     default_features: str | None
     """Feature space of a protocol whose name contains none; None if the name must contain it"""
     needs_logits: bool = False
     """True if `compute` reads the logits, which only a classifier returns"""
     min_images: int = 2
     """Minimum number of generated images and of real images"""
+    joint: Callable[[Collection[str], Features, Any], dict[str, float]] | None = None
+    """Function that computes several metrics by name in less time than `compute` one after the other, or None"""
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the generated and the real images need labels."""
+        return self.required_reference == "labels"
 
 
 def _from_logits(compute: Callable[[Tensor], float]) -> Callable[[Features, Any], float]:
@@ -76,11 +109,46 @@ def _frechet(fake: Features, real: Reference) -> float:
     return frechet_distance(FeatureStatistics.from_features(fake.features), real.statistics)
 
 
+def _frechet_infinity(fake: Features, real: Reference) -> float:
+    return frechet_distance_infinity(fake.features, real.statistics)
+
+
+def _classwise(fake: Features, real: Reference) -> float:
+    if not isinstance(fake, LabeledFeatures):
+        raise ValueError("the generated images have no labels; choose a class-conditional generator")
+    return classwise_frechet_distance(fake.features, fake.labels, real.features, real.labels)
+
+
+def _manifold(names: Collection[str], fake: Features, real: Reference) -> dict[str, float]:
+    return manifold_metrics(names, fake.features, real.features, real.neighbor_distances)
+
+
+def _manifold_metric(name: str, min_images: int) -> Metric:
+    return Metric(
+        compute=lambda fake, real: _manifold((name,), fake, real)[name],
+        joint=_manifold,
+        higher_is_better=True,
+        required_reference="neighbors",
+        default_features="inception",
+        min_images=min_images,
+    )
+
+
 METRICS: dict[str, Metric] = {
     "fid": Metric(
         compute=_frechet, higher_is_better=False, required_reference="statistics", default_features="inception"
     ),
     "fd": Metric(compute=_frechet, higher_is_better=False, required_reference="statistics", default_features=None),
+    "intrafd": Metric(
+        compute=_classwise, higher_is_better=False, required_reference="labels", default_features="inception"
+    ),
+    "fdinf": Metric(
+        compute=_frechet_infinity,
+        higher_is_better=False,
+        required_reference="statistics",
+        default_features="inception",
+        min_images=10,
+    ),
     "kid": Metric(
         compute=lambda fake, real: kid(fake.features, real.features),
         higher_is_better=False,
@@ -95,33 +163,15 @@ METRICS: dict[str, Metric] = {
         needs_logits=True,
         min_images=10,
     ),
-    "precision": Metric(
-        compute=lambda fake, real: precision_recall(fake.features, real.features)[0],
+    "precision": _manifold_metric("precision", min_images=4),
+    "recall": _manifold_metric("recall", min_images=4),
+    "density": _manifold_metric("density", min_images=6),
+    "coverage": _manifold_metric("coverage", min_images=6),
+    "authpct": Metric(
+        compute=lambda fake, real: authentic_percentage(fake.features, real.features, real.neighbor_distances),
         higher_is_better=True,
-        required_reference="features",
+        required_reference="neighbors",
         default_features="inception",
-        min_images=4,
-    ),
-    "recall": Metric(
-        compute=lambda fake, real: precision_recall(fake.features, real.features)[1],
-        higher_is_better=True,
-        required_reference="features",
-        default_features="inception",
-        min_images=4,
-    ),
-    "density": Metric(
-        compute=lambda fake, real: density_coverage(fake.features, real.features)[0],
-        higher_is_better=True,
-        required_reference="features",
-        default_features="inception",
-        min_images=6,
-    ),
-    "coverage": Metric(
-        compute=lambda fake, real: density_coverage(fake.features, real.features)[1],
-        higher_is_better=True,
-        required_reference="features",
-        default_features="inception",
-        min_images=6,
     ),
     "modes": Metric(
         compute=_from_logits(captured_modes),
@@ -183,6 +233,8 @@ _PROTOCOL_PATTERN = re.compile(
 
 def parse_protocol(name: str) -> MetricProtocol:
     """Return the protocol with this name. Raises ValueError if the name is invalid."""
+    if len(name) > MAX_NAME:
+        raise ValueError(f"'{name[:20]}...' is longer than {MAX_NAME} characters")
     match = _PROTOCOL_PATTERN.fullmatch(name)
     if match is None:
         raise ValueError(
@@ -201,7 +253,7 @@ def parse_protocol(name: str) -> MetricProtocol:
         raise ValueError(f"'{name}': {match['metric']} has no real images; remove _{match['reference']}")
     if metric.required_reference != "none" and not match["reference"]:
         raise ValueError(f"'{name}' does not name the real images: write {name}_train or {name}_test")
-    if match["reference"] == "file" and (metric.required_reference == "features" or match["real"]):
+    if match["reference"] == "file" and (metric.required_reference != "statistics" or match["real"]):
         raise ValueError(
             f"'{name}': a file of statistics is only for Fréchet distances without a number of real images,"
             " for example fid50k_file"
@@ -209,8 +261,34 @@ def parse_protocol(name: str) -> MetricProtocol:
     count, real = _parse_count(match["count"]), None if match["real"] is None else _parse_count(match["real"])
     if min(count, real or count) < metric.min_images:
         raise ValueError(f"'{name}': {match['metric']} needs at least {metric.min_images} images")
+    if max(count, real or count) > MAX_IMAGES:
+        raise ValueError(f"'{name}': a metric has at most {MAX_IMAGES:,} images")
     reference = cast(Literal["train", "test", "file"] | None, match["reference"])  # guaranteed by the pattern
     return MetricProtocol(match["metric"], features, count, reference, real)
+
+
+def parse_protocols(names: Sequence[str]) -> list[MetricProtocol]:
+    """Return the protocols with these names. Raises ValueError for invalid names and for too many."""
+    check_number(names)
+    return [parse_protocol(name) for name in names]
+
+
+def check_number(names: Sequence[str]) -> None:
+    """Raise ValueError for too many names of metrics."""
+    if len(names) > MAX_METRICS:
+        raise ValueError(f"at most {MAX_METRICS} metrics are possible, not {len(names):,}")
+
+
+def compute_metrics(names: Collection[str], fake: Features, real: Reference | None) -> dict[str, float]:
+    """Return metrics of the same images by name. What several of them have in common is computed once."""
+    scores: dict[str, float] = {}
+    for name in names:
+        metric = METRICS[name]
+        if metric.joint is None:
+            scores[name] = metric.compute(fake, real)
+        elif name not in scores:
+            scores |= metric.joint([other for other in names if METRICS[other].joint is metric.joint], fake, real)
+    return {name: scores[name] for name in names}
 
 
 def higher_is_better(name: str) -> bool:

@@ -9,8 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from gan.evaluation.extractors.digits import digits_classifier
-from metrics.extractors.digits import train_digits_classifier
+from metrics.extractors.digits import DigitsClassifier, load_digits_classifier
 from metrics.lipschitz import steepest_slope
 from tests.processes import PythonServer
 from train_gan import main
@@ -53,18 +52,9 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def classifier(cache):
-    """Return the digits classifier for resolution 16, trained once for all workers.
-
-    It is trained for 12 epochs instead of 30 and put into the cache, from which every run of the tests reads it.
-    """
-    from filelock import FileLock  # here, so that tests without it need only PyTorch
-
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "classifier.lock"), pytest.MonkeyPatch.context() as patch:
-        name = "gan.evaluation.extractors.digits.train_digits_classifier"
-        patch.setattr(name, partial(train_digits_classifier, epochs=12))
-        return digits_classifier(16)
+def classifier() -> DigitsClassifier:
+    """Return the digits classifier of the metrics."""
+    return load_digits_classifier()
 
 
 @pytest.fixture(scope="session")

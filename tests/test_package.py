@@ -29,3 +29,16 @@ def test_importing_gan_does_not_import_torch():
 
 def test_every_package_declares_its_types():
     assert {path.parent.name for path in ROOT.glob("*/py.typed")} == {"classification", "gan", "metrics", "models"}
+
+
+def test_data_files_are_in_the_wheel():
+    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "package-data"
+    ]
+    packages = [path for name in ("classification", "gan", "metrics", "models") for path in (ROOT / name).rglob("*")]
+    files = {path for path in packages if path.is_file() and path.suffix not in (".py", ".pyc")}
+    covered = set(ROOT.glob("*/py.typed"))
+    for package, patterns in package_data.items():
+        if package != "*":
+            covered.update(path for pattern in patterns for path in (ROOT / package.replace(".", "/")).glob(pattern))
+    assert files == covered

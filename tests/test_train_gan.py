@@ -28,6 +28,7 @@ COUNTERS = {"step", "d_steps", "images"}
 TAGS = {
     *("loss/D", "loss/G", "logits/real", "logits/fake", "gradient_norm/D", "gradient_norm/G", "speed/images_per_s"),
     *(f"metrics/{name}" for name in ("modes70", "kl70", "confident70", "fd_digits70_test", "is_digits70")),
+    "metrics_std/is_digits70",
     *("lipschitz/D/product", "lipschitz/D/gradient_max", "lipschitz/D/gradient_mean"),
     *("lipschitz/D/certified", "lipschitz/D/slope", "lipschitz/G/jacobian_max", "lipschitz/G/jacobian_log_cond"),
     *(f"lipschitz/D/{kind}/{path}" for kind in ("layers", "stable_rank") for path in LAYERS),

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from gan.data import ImageData, to_uint8
-from gan.evaluation.features import extract_features, extract_image_features
+from gan.evaluation.features import extract_features, extract_image_features, get_batch_sizes
 from gan.evaluation.reference import Reference, load_reference
 from gan.runtime.distributed import broadcast_object, rank
-from metrics.catalog import MetricProtocol
-from metrics.extractors.base import FeatureExtractor, Features
+from gan.runtime.errors import UserError
+from metrics.catalog import MetricProtocol, compute_metrics
+from metrics.extractors.base import FeatureExtractor, Features, LabeledFeatures
 from metrics.frechet import FeatureStatistics
 
 
@@ -58,31 +59,58 @@ class Evaluator:
 
         `get_latents(count, k)` returns z (count, z_dim) and the labels (count,) of the k-th batch. `generate(z, y)`
         returns images (count, C, H, W) in [-1, 1]. All metrics of a feature space use the same images; a metric of
-        fewer images uses the first ones.
+        fewer images uses the first ones. Raises UserError for images or features that the metrics cannot judge.
         """
 
         @torch.no_grad()
         def get_batch(k: int, size: int) -> Tensor:
-            return to_uint8(generate(*get_latents(size, k)))
+            images = generate(*get_latents(size, k))
+            if not images.isfinite().all():  # NaN would become black
+                raise UserError("the generator returns images with NaN or infinite pixels, which no metric can judge")
+            return to_uint8(images)
 
-        return self._compute(lambda extractor, count: extract_features(extractor, count, get_batch))
+        def get_labels(count: int) -> Tensor | None:
+            sizes = get_batch_sizes(count)
+            labels = [get_latents(size, k)[1] for k, size in enumerate(sizes)]
+            return torch.cat([part for part in labels if part is not None]) if labels[0] is not None else None
 
-    def score_images(self, images: Tensor, device: torch.device) -> dict[str, float]:
+        return self._compute(lambda extractor, count: extract_features(extractor, count, get_batch), get_labels)
+
+    def score_images(self, images: Tensor, device: torch.device, labels: Tensor | None = None) -> dict[str, float]:
         """Return the value of each metric of the first uint8 images (N, C, H, W) instead of generated ones.
 
-        A metric of more than N images uses all of them.
+        A metric of more than N images uses all of them. `labels` (N,) are their classes.
         """
-        return self._compute(lambda extractor, count: extract_image_features(extractor, images[:count], device))
 
-    def _compute(self, extract: Callable[[FeatureExtractor, int], Features]) -> dict[str, float]:
+        return self._compute(
+            lambda extractor, count: extract_image_features(extractor, images[:count], device), lambda count: labels
+        )
+
+    def _compute(
+        self,
+        extract: Callable[[FeatureExtractor, int], Features],
+        get_labels: Callable[[int], Tensor | None],
+    ) -> dict[str, float]:
         counts = {space: max(p.count for p in self.protocols if p.features == space) for space in self.extractors}
         fakes = {space: extract(self.extractors[space], count) for space, count in counts.items()}
+        return broadcast_object(self._score(fakes, get_labels) if rank() == 0 else {})
+
+    def _score(self, fakes: Mapping[str, Features], get_labels: Callable[[int], Tensor | None]) -> dict[str, float]:
+        groups: dict[tuple, list[MetricProtocol]] = {}  # metrics of the same images
+        for protocol in self.protocols:
+            groups.setdefault((protocol.count, _reference_key(protocol)), []).append(protocol)
         scores = {}
-        if rank() == 0:
-            for protocol in self.protocols:
-                fake = fakes[protocol.features].map(lambda part, count=protocol.count: part[:count])
-                scores[str(protocol)] = protocol.spec.compute(fake, self._references.get(_reference_key(protocol)))
-        return broadcast_object(scores)
+        for (count, key), protocols in groups.items():
+            fake = fakes[protocols[0].features].map(lambda part, count=count: part[:count])
+            labels = get_labels(count) if any(protocol.spec.needs_labels for protocol in protocols) else None
+            if labels is not None:
+                fake = LabeledFeatures(*fake, labels[:count].to(fake.features.device))
+            try:
+                values = compute_metrics([p.metric for p in protocols], fake, self._references.get(key))
+            except ValueError as error:
+                raise UserError(f"{', '.join(map(str, protocols))}: {error}") from None
+            scores |= {str(p): values[p.metric] for p in protocols}
+        return {str(protocol): scores[str(protocol)] for protocol in self.protocols}
 
 
 def _reference_key(protocol: MetricProtocol) -> tuple[str, str | None, int | None]:

@@ -1,6 +1,6 @@
 """Feature extraction in batches that are distributed over the processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,12 +11,22 @@ from metrics.extractors.base import FeatureExtractor, Features
 BATCH_SIZE = 250
 
 
+def get_origin(extractor: FeatureExtractor, size: Sequence[int]) -> dict[str, str]:
+    """Return what the features of images with this height and width depend on, for files of statistics."""
+    return {**extractor.origin, "image_size": "x".join(map(str, size))}
+
+
+def get_batch_sizes(count: int) -> list[int]:
+    """Return the number of images in each batch."""
+    return [min(BATCH_SIZE, count - start) for start in range(0, count, BATCH_SIZE)]
+
+
 def extract_features(extractor: FeatureExtractor, count: int, get_batch: Callable[[int, int], Tensor]) -> Features:
     """Return the features of `count` images on every process. Each process extracts some of the batches.
 
     `get_batch(k, size)` returns the k-th batch as uint8 images (size, C, H, W).
     """
-    sizes = [min(BATCH_SIZE, count - start) for start in range(0, count, BATCH_SIZE)]
+    sizes = get_batch_sizes(count)
     local_batches = range(rank(), len(sizes), world_size())
     # A process without a batch extracts the first one, because `gather_shards` needs the shape of the features.
     parts = [extractor(get_batch(k, sizes[k])) for k in local_batches] or [extractor(get_batch(0, sizes[0]))]

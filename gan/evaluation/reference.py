@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gan.data import ImageData
+from gan.data.prepared import expand_path
 from gan.evaluation.features import extract_image_features
 from gan.runtime import cache, rng
 from gan.runtime.cache import hash_values
@@ -13,17 +14,27 @@ from gan.runtime.distributed import broadcast_object, rank
 from gan.runtime.errors import UserError
 from metrics.extractors.base import FeatureExtractor
 from metrics.frechet import FeatureStatistics
+from metrics.manifold import MAX_NEIGHBORS
+from metrics.neighbors import squared_neighbor_distances
 
 
 class Reference:
     """Features (M, d) of real images and their statistics, as defined by `metrics.catalog.Reference`.
 
-    Statistics that are not given are computed from the features when they are first used.
+    Statistics and distances that are not given are computed from the features when they are first used.
     """
 
-    def __init__(self, features: Tensor | None = None, statistics: FeatureStatistics | None = None):
+    def __init__(
+        self,
+        features: Tensor | None = None,
+        statistics: FeatureStatistics | None = None,
+        neighbor_distances: Tensor | None = None,
+        labels: Tensor | None = None,
+    ):
         self._features = features
         self._statistics = statistics
+        self._neighbor_distances = neighbor_distances
+        self._labels = labels
 
     @property
     def features(self) -> Tensor:
@@ -39,15 +50,29 @@ class Reference:
             self._statistics = FeatureStatistics.from_features(self.features)
         return self._statistics
 
+    @property
+    def neighbor_distances(self) -> Tensor:
+        """Squared distances (M, min(5, M - 1)) of the features to their nearest neighbors, sorted."""
+        if self._neighbor_distances is None:
+            self._neighbor_distances = _get_neighbor_distances(self.features)
+        return self._neighbor_distances
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes (M,) of the images. Raises ValueError if there are none."""
+        if self._labels is None:
+            raise ValueError("the real images have no labels")
+        return self._labels
+
 
 def load_reference(
     extractor: FeatureExtractor, data: ImageData, count: int | None, device: torch.device, required: Collection[str]
 ) -> Reference:
     """Return the reference of `count` images of a dataset split, or of all images if `count` is None.
 
-    `required` names what the metrics read: "features", "statistics" or both. Nothing else is loaded. What is not in the
-    cache is computed and stored there. The cache key is a hash of the images, their number and the extractor with its
-    weights. With several processes, all of them must call this function together; only the cache of rank 0 is used.
+    `required` names what the metrics read, as in `Metric.required_reference`. Nothing else is loaded. What is not in
+    the cache is computed and stored there. The cache key is a hash of the images, their number and the extractor with
+    its weights. With several processes, all of them must call this function together; only the cache of rank 0 is used.
     """
     index = None
     if count is not None and count < len(data):  # the same images for every seed of a run
@@ -57,8 +82,8 @@ def load_reference(
     def extract() -> Tensor:
         return extract_image_features(extractor, data.images, device, index).features
 
-    features = statistics = None
-    if "features" in required:
+    features = statistics = distances = labels = None
+    if not {"features", "neighbors", "labels"}.isdisjoint(required):
         features = _load_or_compute(f"features-{key}", lambda: {"features": extract().cpu()})["features"].to(device)
     if "statistics" in required:
         tensors = _load_or_compute(
@@ -66,15 +91,27 @@ def load_reference(
             lambda: FeatureStatistics.from_features(extract() if features is None else features).to_dict(),
         )
         statistics = FeatureStatistics.from_dict(tensors)
-    return Reference(features, statistics)
+    if "neighbors" in required and features is not None:
+        tensors = _load_or_compute(f"neighbors-{key}", lambda: {"squared": _get_neighbor_distances(features).cpu()})
+        distances = tensors["squared"].to(device)
+    if "labels" in required:
+        labels = (data.labels if index is None else data.labels[index]).to(device)
+    return Reference(features, statistics, distances, labels)
 
 
-def load_statistics(path: str | None) -> FeatureStatistics:
-    """Return the statistics in a pytorch-fid .npz file. Raises UserError if there is no such file."""
+def _get_neighbor_distances(features: Tensor) -> Tensor:
+    return squared_neighbor_distances(features, min(MAX_NEIGHBORS, len(features) - 1))
+
+
+def load_statistics(path: str | None, preprocessing: str | None = None) -> FeatureStatistics:
+    """Return the statistics in an .npz file. Raises UserError if there is no such file, or if it is invalid.
+
+    `preprocessing` declares what a file of another program does not record, see `FeatureStatistics.load`.
+    """
     if path is None:
         raise UserError("eval.metrics: a metric that ends in _file needs metrics.statistics=FILE.npz")
     try:
-        return FeatureStatistics.load(path)
+        return FeatureStatistics.load(expand_path(path, "metrics.statistics"), preprocessing)
     except (OSError, ValueError) as error:
         raise UserError(f"metrics.statistics: cannot read {path}: {error}") from None
 

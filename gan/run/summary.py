@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gan.run.logging import read_metrics
+from metrics.estimate import Estimate, format_estimate
 
 
 def read_last_values(folder: Path) -> dict[str, float]:
@@ -19,7 +20,7 @@ def format_results(values: Mapping[str, float], metrics: Sequence[str], real: Ma
     Lipschitz estimates.
     """
     rows = [
-        (name, _number(values[f"metrics/{name}"]), _number(real[name]) if name in real else "")
+        (name, _metric(values, name), format_estimate(real[name], 4) if name in real else "")
         for name in metrics
         if f"metrics/{name}" in values
     ]
@@ -48,6 +49,11 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join([first.strip().ljust(widths[0]), *others]).rstrip())
     return "\n".join(lines)
+
+
+def _metric(values: Mapping[str, float], name: str) -> str:
+    value, std = values[f"metrics/{name}"], values.get(f"metrics_std/{name}")
+    return format_estimate(value if std is None else Estimate(value, std), 4)
 
 
 def _number(value: float | None) -> str:

@@ -21,6 +21,7 @@ from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.training.rollback import roll_back
 from gan.training.step import training_step
 from gan.training.warnings import TrainingWarnings
+from metrics.estimate import Estimate
 from models.calls import call_network
 
 NUM_SAMPLES = 64  # images in a sample grid
@@ -138,6 +139,7 @@ def evaluate(
     if recorder is None:
         return
     metrics = {f"metrics/{name}": value for name, value in scores.items()}
+    spreads = {f"metrics_std/{name}": value.std for name, value in scores.items() if isinstance(value, Estimate)}
     if evaluator is not None:
         first, value = next(iter(metrics.items()))
         if recorder.is_best(first, value, evaluator.protocols[0].spec.higher_is_better):
@@ -145,7 +147,7 @@ def evaluate(
     samples = fixed_samples(G_ema, inputs)
     recorder.logger.image("samples", experiment.step, sample_grid(samples, experiment.config.data.stacked))
     if metrics:
-        recorder.log(experiment.counters, metrics)
+        recorder.log(experiment.counters, metrics | spreads)
     recorder.warn(warnings.check_samples(experiment.step, samples, experiment.images))
 
 

@@ -6,8 +6,7 @@ differ in how they resize images.
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from metrics.extractors.base import Features, compute_fingerprint, to_rgb
+from metrics.precision import single_precision
 
 PUBLISHED_SHA256_PREFIX = "6726825d"
 PUBLISHED_FILE_NAMES = (  # of torch-fidelity and of pytorch-fid, in the checkpoint folder of torch.hub
@@ -55,6 +55,12 @@ class InceptionExtractor:
             preprocessing
         ]
         self.fingerprint = compute_fingerprint(state_dict, "inception-v3-compat", layer, preprocessing)
+        self.origin = {
+            "extractor": "inception-v3-compat",
+            "layer": layer,
+            "preprocessing": preprocessing,
+            "weights": compute_fingerprint(state_dict),
+        }
         network = _build_network()
         nn.Module.load_state_dict(network, state_dict, assign=True)
         stages = []
@@ -99,20 +105,6 @@ def _make_interpolation_matrix(size: int, device: torch.device) -> Tensor:
     upper = (lower + 1).clamp(max=size - 1)
     weight = (position - lower)[:, None]
     return ((1 - weight) * F.one_hot(lower, size) + weight * F.one_hot(upper, size)).to(device)
-
-
-@contextmanager
-def single_precision(device: torch.device) -> Iterator[None]:
-    """Context manager that disables TF32, reduced-precision matrix multiplications and autocast."""
-    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution
 
 
 def load_inception_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:

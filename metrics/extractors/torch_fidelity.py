@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from metrics.extractors.base import Features, compute_fingerprint, to_rgb
-from metrics.extractors.inception import single_precision
+from metrics.precision import single_precision
 
 
 class TorchFidelityExtractor:
@@ -29,6 +29,7 @@ class TorchFidelityExtractor:
         self.device = torch.device(device)
         self.network.to(self.device)
         self.fingerprint = compute_fingerprint(self.network.state_dict(), "torch-fidelity", name, layer)
+        self.origin = {"extractor": name, "layer": layer, "weights": compute_fingerprint(self.network.state_dict())}
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,18 @@ def test_several_seeds_have_a_mean_and_a_standard_deviation(run_folder, capsys):
     assert re.search(rf"^{NAME} +{mean:.6g} +{std:.3g} +3$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_standard_deviation_over_parts_is_logged_and_printed(run_folder, capsys):
+    evaluate(run_folder, "--metrics", NAME, "is_digits70")
+    logged, results = read_metrics(run_folder)[-1], read_results(run_folder)
+    std = results["std"]["step_00000004"]["is_digits70"]["0"]
+    assert 0 < std == logged["metrics_std/is_digits70"]
+    assert f"metrics_std/{NAME}" not in logged
+    value = results["step_00000004"]["is_digits70"]["0"]
+    output = capsys.readouterr().out
+    assert re.search(rf"^is_digits70 +{value:.6g} ± {std:.2g} +1$", output, re.MULTILINE)
+    assert "±: standard deviation over the splits (IS) or the subsets (KID)" in output
+
+
 def test_results_are_added_to_the_file(run_folder):
     evaluate(run_folder, "--seeds", 2, "--metrics", "kl30")
     before = read_results(run_folder)["step_00000004"]
@@ -58,6 +71,14 @@ def test_results_are_added_to_the_file(run_folder):
 def test_num_samples_overrides_the_counts_of_the_metrics(run_folder):
     evaluate(run_folder, "--num-samples", 80)
     assert "fd_digits80_test" in read_results(run_folder)["step_00000004"]
+
+
+def test_processes_of_a_job_compute_the_numbers_of_one(run_folder, python, capsys):
+    job = python.run_job("-m", "gan.evaluate", run_folder, *CPU, "--out", "job.json", "--num-samples", 300)
+    assert job.returncode == 0, job.stderr
+    evaluate(run_folder, "--out", "single.json", "--num-samples", 300)
+    assert job.stdout.replace("job.json", "single.json") == capsys.readouterr().out
+    assert Path("job.json").read_text() == Path("single.json").read_text()
 
 
 def test_best_checkpoint(run_folder):
@@ -96,7 +117,11 @@ def test_compare_two_folders(folders, classifier, capsys, tmp_path):
     assert list(scores) == ["fd_digits150", "kid_digits150", "precision_digits150", "modes150", "is_digits150"]
     assert scores["modes150"] == 10
     assert 0 < scores["fd_digits150"] < 10
-    assert re.search(rf"^fd_digits150 +{scores['fd_digits150']:.6g}$", capsys.readouterr().out, re.MULTILINE)
+    std = json.loads((tmp_path / "scores.json").read_text())["std"]
+    assert list(std) == ["kid_digits150", "is_digits150"]
+    output = capsys.readouterr().out
+    assert re.search(rf"^fd_digits150 +{scores['fd_digits150']:.6g}$", output, re.MULTILINE)
+    assert re.search(rf"^is_digits150 +{scores['is_digits150']:.6g} ± {std['is_digits150']:.2g}$", output, re.MULTILINE)
 
 
 def test_distance_of_equal_folders_is_zero(folders, classifier, tmp_path):
@@ -116,6 +141,8 @@ def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monk
     corrupt = tmp_path / "corrupt"
     shutil.copytree(real, corrupt)
     (corrupt / "1" / "1.png").write_bytes(b"no image")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "0.png").write_text("no image")
     (tmp_path / "one").mkdir()
     shutil.copy(real / "0" / "0.png", tmp_path / "one" / "0.png")
     invalid = {
@@ -124,7 +151,17 @@ def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monk
         "unknown feature space 'digit'": [run_folder, "--metrics", "fd_digit10_test"],
         "none of the metrics is available on this machine": [run_folder, "--metrics", "fid50_train"],
         "at least 2 images": [run_folder, "--num-samples", 1],
-        "--seeds 0: must be at least 1": [run_folder, "--seeds", 0],
+        "--seeds 0: must be from 1 to 1000": [run_folder, "--seeds", 0],
+        "--seeds 1000000000000: must be": [run_folder, "--seeds", 10**12],
+        "at most 10,000,000 images": [run_folder, "--num-samples", 10**12],
+        "at most 100 metrics are possible, not 80,000": [run_folder, "--metrics", *["modes10"] * 80_000],
+        "at most 100 metrics .*": ["--images", fake, real, "--metrics", *["modes"] * 101],
+        r"--resize 0: must be from 1 to 4096": ["--images", fake, real, "--resize", 0],
+        "--resize, .* are options of --images": [run_folder, "--resize", 16],
+        "--save-statistics are options of --images": [run_folder, "--save-statistics", tmp_path / "x.npz"],
+        "'is_digits1': is needs at least 10 images": ["--images", tmp_path / "one", real, "--metrics", "is_digits"],
+        "the home folder in '~nobody-here/x' is unknown": ["--images", "~nobody-here/x", real],
+        "none of the 1 images in .*/text' can be read": ["--images", tmp_path / "text", real, "--skip-corrupt"],
         "cannot add results to .*broken.json": [run_folder, "--metrics", "kl30", "--out", tmp_path / "broken.json"],
         r"with another config \(different: seed\)": [run_folder, "seed=7"],
         "contains no run": [tmp_path],

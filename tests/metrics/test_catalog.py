@@ -3,9 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.catalog import METRICS, MetricProtocol, higher_is_better, parse_protocol
-from metrics.extractors.base import Features
+from metrics.catalog import METRICS, MetricProtocol, higher_is_better, parse_protocol, parse_protocols
+from metrics.extractors.base import LabeledFeatures
 from metrics.frechet import FeatureStatistics
+from metrics.neighbors import squared_neighbor_distances
 
 
 @pytest.mark.parametrize(
@@ -71,11 +72,23 @@ def test_counts_are_formatted_uniquely():
         "fid10k_test1": "at least 2 images",
         "fid50k_valid": "not a metric protocol",
         "": "not a metric protocol",
+        "modes1000000000000": "at most 10,000,000 images",
+        "modes10001k": "at most 10,000,000 images",
+        "fid10k_train10000001": "at most 10,000,000 images",
+        "is" + "9" * 900: "at most 10,000,000 images",
+        "fd_" + "1" * 80_000: "longer than 1000 characters",
     }.items(),
 )
 def test_invalid_names_are_rejected(name, message):
     with pytest.raises(ValueError, match=message):
         parse_protocol(name)
+
+
+def test_number_of_metrics_is_limited():
+    names = [f"modes{count}" for count in range(2, 80_002)]
+    assert len(parse_protocols(names[:100])) == 100
+    with pytest.raises(ValueError, match="at most 100 metrics are possible, not 80,000"):
+        parse_protocols(names)
 
 
 def test_higher_is_better():
@@ -86,6 +99,8 @@ def test_higher_is_better():
 class RealImages:
     def __init__(self, features):
         self.features = features
+        self.labels = torch.arange(len(features)) % 4
+        self.neighbor_distances = squared_neighbor_distances(features, 5)
         self.statistics = FeatureStatistics.from_features(features)
 
 
@@ -102,8 +117,11 @@ def test_every_metric_prefers_real_images_to_noise(name):
     real = RealImages(draw(400))
     good, bad = draw(400), 5 + torch.randn(400, 4, generator=random)
     metric = METRICS[name]
-    a, b = (metric.compute(Features(x, x), real if metric.required_reference != "none" else None) for x in (good, bad))
-    if name == "modes":  # noise can capture all modes, too
-        assert a >= b
+    a, b = (
+        metric.compute(LabeledFeatures(x, x, real.labels), real if metric.required_reference != "none" else None)
+        for x in (good, bad)
+    )
+    if name in ("modes", "authpct"):  # noise can capture all modes, too, and is no copy
+        assert (a >= b) == (name == "modes")
     else:
         assert a > b if metric.higher_is_better else a < b

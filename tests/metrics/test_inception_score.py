@@ -27,8 +27,10 @@ def test_matches_the_definition():
 @pytest.mark.parametrize("splits", [1, 10, 7])
 def test_matches_torch_fidelity(splits):
     logits = 3 * torch.randn(83, 12, generator=torch.Generator().manual_seed(0))
-    expected = isc_features_to_metric(logits, splits)["inception_score_mean"]
+    metrics = isc_features_to_metric(logits, splits)
+    expected = metrics["inception_score_mean"]
     assert inception_score(logits, splits) == pytest.approx(expected, rel=1e-12)
+    assert inception_score(logits, splits).std == pytest.approx(metrics["inception_score_std"], rel=1e-9, abs=1e-12)
     assert inception_score(logits + 5, splits) == pytest.approx(expected, rel=1e-6)
 
 

@@ -16,6 +16,9 @@ def test_matches_torch_fidelity():
     assert kid(fake, real, subsets=11, subset_size=40) == pytest.approx(
         expected["kernel_inception_distance_mean"], rel=1e-11
     )
+    assert kid(fake, real, subsets=11, subset_size=40).std == pytest.approx(
+        expected["kernel_inception_distance_std"], rel=1e-9
+    )
 
 
 def test_subset_size_is_limited_by_the_sets():
@@ -35,9 +38,12 @@ def test_matches_the_definition():
     assert kid(x, y, subsets=3) == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_computations_use_double_precision():
-    fake, real = features(200, 8, 0).float() + 10, features(200, 8, 1).float() + 10
-    assert kid(fake, real, subsets=2) == kid(fake.double(), real.double(), subsets=2)
+@pytest.mark.parametrize(("dimension", "shift", "scale"), [(8, 10, 1), (256, 0.5, 0.5), (64, 100, 1), (64, 0, 10)])
+def test_single_precision_features_are_accurate(dimension, shift, scale):
+    fake, real = (scale * features(300, dimension, seed, shift / scale).float() for seed in (0, 1))
+    exact = kid(fake.double(), real.double(), subsets=5, subset_size=150)
+    found = kid(fake, real, subsets=5, subset_size=150)
+    assert found == pytest.approx(exact, abs=2e-5 * exact.std)
 
 
 def test_invalid_features_are_rejected():

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from metrics.manifold import density_coverage, precision_recall
+from metrics.manifold import density_coverage, manifold_metrics, precision_recall
+from metrics.neighbors import Pairs, squared_neighbor_distances
 
 
 def features(count, seed, shift=0.0, scale=1.0, dimension=6):
@@ -58,17 +59,39 @@ def test_fakes_at_the_mode_have_high_density_and_low_coverage():
 def test_distances_computed_in_blocks(monkeypatch):
     fake, real = features(50, 0, scale=0.7), features(41, 1)
     expected = precision_recall(fake, real), density_coverage(fake, real)
-    matrix_sizes = []
+    sizes = []
+    bound = Pairs.bound
 
-    def cdist(a, b):
-        matrix_sizes.append(len(a) * len(b))
-        return true_cdist(a, b)
+    def spy(pairs, rows, dtype):
+        sizes.append(len(rows))
+        return bound(pairs, rows, dtype)
 
-    true_cdist = torch.cdist
-    monkeypatch.setattr(torch, "cdist", cdist)
-    monkeypatch.setattr("metrics.manifold.BLOCK", 7)
+    monkeypatch.setattr(Pairs, "bound", spy)
+    monkeypatch.setattr("metrics.neighbors.BLOCK", 7)
     assert (precision_recall(fake, real), density_coverage(fake, real)) == expected
-    assert max(matrix_sizes) == 7 * 50
+    assert max(sizes) == 7
+
+
+def test_copies_of_real_features_are_on_the_boundary_of_neighborhoods():
+    """Each real feature has two neighbors at equal distances. Single precision alone would decide at random."""
+    angle = torch.arange(12) * torch.pi / 6
+    real = 1000 + torch.stack([angle.cos(), angle.sin()], dim=1)
+    real = torch.cat([real, real])  # the nearest neighbor of each is its copy
+    assert precision_recall(real[:12], real, neighbors=1) == (1.0, 0.5 + 0.5)
+    assert density_coverage(real[:12], real, neighbors=1) == (0.0, 0.0)
+
+
+def test_metrics_together_are_those_one_by_one_in_one_pass(monkeypatch):
+    fake, real = features(83, 0, scale=0.7), features(61, 1)
+    names = "precision", "recall", "density", "coverage"
+    distances = squared_neighbor_distances(real, 5)
+    expected = {name: manifold_metrics([name], fake, real)[name] for name in names}
+    blocks = []
+    bound = Pairs.bound
+    monkeypatch.setattr(Pairs, "bound", lambda *arguments: blocks.append(1) or bound(*arguments))
+    assert manifold_metrics(names, fake, real, distances) == expected
+    assert len(blocks) == 2  # the distances between fake features, and those between fake and real ones
+    assert (expected["precision"], expected["recall"]) == precision_recall(fake, real)
 
 
 @pytest.mark.parametrize("metric", [precision_recall, density_coverage])

@@ -1,3 +1,6 @@
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,26 +17,42 @@ from metrics.frechet import FeatureStatistics
 CPU = torch.device("cpu")
 
 
-def test_classifier_is_trained_once_and_cached(splits, classifier, monkeypatch):
-    def fail(*arguments):
-        raise AssertionError("the classifier is trained again")
-
-    monkeypatch.setattr("gan.evaluation.extractors.digits.train_digits_classifier", fail)
-    evaluator, unavailable = build_evaluator(Config().eval.metrics, MetricsConfig(), splits, CPU)
-    x = splits.held_out.images[:5]
-    assert torch.equal(evaluator.extractors["digits"](x).features, DigitsExtractor(classifier)(x).features)
-    assert unavailable == {}
+def test_every_resolution_has_the_same_classifier(splits, classifier):
+    for data in (splits, Digits(resolution=8).load()):
+        evaluator, unavailable = build_evaluator(Config().eval.metrics, MetricsConfig(), data, CPU)
+        assert evaluator.extractors["digits"].fingerprint == DigitsExtractor(classifier).fingerprint
+        assert unavailable == {}
 
 
-def test_classifier_generalizes(splits, classifier):
-    logits = DigitsExtractor(classifier)(splits.held_out.images).logits
-    assert (logits.argmax(dim=1) == splits.held_out.labels).double().mean() > 0.95
+def test_metrics_without_the_weights_of_the_classifier_are_unavailable(splits, monkeypatch, tmp_path):
+    monkeypatch.setattr("metrics.extractors.digits.load_digits_classifier.__defaults__", (tmp_path / "gone",))
+    evaluator, unavailable = build_evaluator(["kl10"], MetricsConfig(), splits, CPU)
+    assert evaluator is None
+    assert "cannot read the weights of the digits classifier" in unavailable["kl10"]
 
 
 def test_statistics_file_with_other_features_is_an_error(splits, classifier, tmp_path):
     path = tmp_path / "statistics.npz"
     FeatureStatistics.from_features(torch.rand(9, 7)).save(path)
     with pytest.raises(UserError, match="has 7 features per image, but fd_digits70_file has 64"):
+        build_evaluator(["fd_digits70_file"], MetricsConfig(statistics=str(path)), splits, CPU)
+
+
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        ({}, None),
+        ({"preprocessing": "torch_fidelity"}, None),  # of Inception, but the extractor has none
+        ({"extractor": "dinov2"}, "extractor 'dinov2' are not comparable with extractor 'digits' of fd_digits70_file"),
+        ({"weights": "other"}, "weights 'other' are not comparable with weights '.*' of fd_digits70_file"),
+        ({"image_size": "32x32"}, "image_size '32x32' are not comparable with image_size '16x16' of fd_digits70_file"),
+    ],
+)
+def test_statistics_file_of_another_origin_is_an_error(splits, classifier, tmp_path, entry, error):
+    path = tmp_path / "statistics.npz"
+    statistics = FeatureStatistics.from_features(torch.rand(99, 64))
+    replace(statistics, origin=DigitsExtractor(classifier).origin | entry).save(path)
+    with nullcontext() if error is None else pytest.raises(UserError, match=rf"^metrics\.statistics: .*npz: .*{error}"):
         build_evaluator(["fd_digits70_file"], MetricsConfig(statistics=str(path)), splits, CPU)
 
 
@@ -70,3 +89,14 @@ def test_held_out_metrics_need_held_out_images(splits):
 def test_digits_metrics_need_images_of_digits(splits):
     with pytest.raises(UserError, match="modes10 works only for images of digits, not for cifar10"):
         check_metrics(["fid10_train", "modes10"], CIFAR10Config(), splits)
+
+
+def test_classwise_metrics_need_labels_and_enough_images_of_each_class(splits):
+    conditional = Digits(resolution=16, conditional=True)
+    check_metrics(["intrafd_digits1k_test"], conditional, splits)
+    with pytest.raises(UserError, match="needs a class-conditional generator"):
+        check_metrics(["intrafd_digits1k_test"], Digits(resolution=16), splits)
+    with pytest.raises(UserError, match="the smallest class has 35 real images and about 9"):
+        check_metrics(["intrafd_digits100_test"], conditional, splits)
+    with pytest.raises(UserError, match="the smallest class has 9"):
+        check_metrics(["intrafd_digits1k_test100"], conditional, splits)

@@ -1,11 +1,16 @@
 import pytest
 import torch
 
+from gan.data import ImageData
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.features import BATCH_SIZE
+from gan.runtime.errors import UserError
 from metrics.catalog import parse_protocol
+from metrics.estimate import Estimate
+from metrics.extractors.base import Features
 from metrics.extractors.digits import DigitsExtractor
 from metrics.frechet import FeatureStatistics, frechet_distance
+from metrics.neighbors import Pairs
 from tests.gan.evaluation.pixels import PixelExtractor, random_data
 
 CPU = torch.device("cpu")
@@ -66,9 +71,9 @@ def test_images_of_the_largest_protocol_are_generated_once():
 def test_metric_of_fewer_images_uses_the_first_ones():
     real, fake = random_data(40), random_data(60, seed=1).images
     scores = pixel_evaluator("fd_pixels60_test", "fd_pixels25_test", real=real).score_images(fake, CPU)
-    statistics = FeatureStatistics.from_features(real.images.flatten(1))
+    statistics = FeatureStatistics.from_features(real.images.flatten(1).float())
     for count in (25, 60):
-        expected = frechet_distance(FeatureStatistics.from_features(fake[:count].flatten(1)), statistics)
+        expected = frechet_distance(FeatureStatistics.from_features(fake[:count].flatten(1).float()), statistics)
         assert scores[f"fd_pixels{count}_test"] == pytest.approx(expected, rel=1e-12)
     assert scores["fd_pixels25_test"] != scores["fd_pixels60_test"]
 
@@ -98,3 +103,61 @@ def test_evaluation_needs_no_graph_and_no_global_random_numbers(evaluator):
     evaluator(generate, noise)
     assert torch.equal(torch.get_rng_state(), before)
     assert not any(images.requires_grad for images in generated)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused(value):
+    """As 8-bit values they would be black or white."""
+
+    def generate(z, y):
+        z[1, 0, 0, 0] = value
+        return z
+
+    with pytest.raises(UserError, match="images with NaN or infinite pixels"):
+        pixel_evaluator("fd_pixels20_test")(generate, noise)
+
+
+def test_features_that_are_not_finite_are_refused():
+    evaluator = pixel_evaluator("fd_pixels20_test", "is_pixels20")
+    evaluator.extractors["pixels"] = lambda images: Features(images.flatten(1).float() / 0, images.flatten(1).float())
+    with pytest.raises(UserError, match=r"^fd_pixels20_test: 20 of 20 features are not finite"):
+        evaluator.score_images(random_data(20).images, CPU)
+
+
+def test_metrics_of_neighbors_share_one_pass_and_the_cached_distances(monkeypatch):
+    names = [f"{metric}_pixels60_test" for metric in ("precision", "recall", "density", "coverage")]
+    fake = random_data(60, seed=1).images
+    expected = {}
+    for name in names:
+        expected |= pixel_evaluator(name).score_images(fake, CPU)
+    bound, passes = Pairs.bound, []
+    monkeypatch.setattr(Pairs, "bound", lambda *arguments: passes.append(1) or bound(*arguments))
+    evaluator = pixel_evaluator(*names)
+    assert not passes  # the distances between real images are in the cache
+    assert evaluator.score_images(fake, CPU) == expected
+    assert len(passes) == 2
+
+
+def test_scores_are_estimates_where_a_metric_has_parts():
+    scores = pixel_evaluator("is_pixels60", "kid_pixels60_test", "fd_pixels60_test").score_images(
+        random_data(60, seed=1).images, CPU
+    )
+    assert [isinstance(value, Estimate) for value in scores.values()] == [True, True, False]
+
+
+def test_classwise_distance_uses_the_labels_of_the_latents():
+    real = random_data(600)
+    labels = torch.arange(600) % 3
+    real = ImageData(real.images, labels, 3)
+
+    def get_latents(count, k):
+        index = torch.arange(count) + k * BATCH_SIZE
+        return index, labels[index]
+
+    evaluator = pixel_evaluator("intrafd_pixels600_test", "fd_pixels600_test", real=real)
+    scores = evaluator(lambda z, y: real.images[z].float() / 127.5 - 1, get_latents)
+    assert scores["intrafd_pixels600_test"] == pytest.approx(0, abs=1e-6)
+    assert evaluator.score_images(real.images, CPU, labels) == pytest.approx(scores, abs=1e-6)
+    assert evaluator.score_images(real.images, CPU, labels.roll(1))["intrafd_pixels600_test"] > 1
+    with pytest.raises(UserError, match="have no labels"):
+        evaluator.score_images(real.images, CPU)
