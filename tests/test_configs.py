@@ -27,7 +27,10 @@ SHARED = [
     *("lipschitz.every=2", "lipschitz.audit_every=2", "lipschitz.iterations=1"),
     "log.to=[]",  # TensorBoard does not depend on the config
 ]
-GAN_ONLY = ["train.generator_batch_size=4", "train.compile=false", "generator.z_dim=4"]
+GAN_ONLY = [
+    *("train.generator_batch_size=4", "train.compile=false", "generator.z_dim=4"),
+    "eval.standing_statistics=20",
+]
 CLASSIFIER_ONLY = [
     "classifier.width=2",
     "validation=0.3",

@@ -12,8 +12,8 @@ generator: {width: 4, z_dim: 8}
 discriminator: {width: 4}
 train: {steps: 30, batch_size: 8}
 log: {every: 5}
-eval: {every: 10, metrics: [fd_digits70_test, modes70]}
-lipschitz: {every: 10, audit_every: 10, iterations: 3}
+eval: {every: 10, metrics: [fd_digits70_test, modes70], standing_statistics: 20}
+lipschitz: {every: 10, audit_every: 30, iterations: 3}
 checkpoint: {every: 5, keep: 1}
 """
 GRID = ("--vary", "discriminator.normalization=none,conv_norm", "--seeds", "0,1", "--jobs", "2", "--device", "cpu")
