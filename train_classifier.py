@@ -15,17 +15,20 @@ from classification.build import build_experiment
 from classification.config import Config
 from classification.loop import train
 from classification.summary import format_accuracies
+from gan.evaluation.extractors.classifier import CLASSIFIER
 from gan.evaluation.lipschitz import explain_unmeasured
+from gan.options.loader import dump_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints
 from gan.run.cli import TrainingParser, select_run
 from gan.run.summary import format_table, lipschitz_rows, read_last_values
-from gan.run.weights import export_network
 from gan.runtime.allocator import keep_freed_memory
 from gan.runtime.command import exit_code
 from gan.runtime.device import select_device
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
+from gan.runtime.weights import export_network
+from models import ImageShape
 from models.normalizations import describe_untouched
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "classification" / "digits.yaml"
@@ -60,7 +63,9 @@ def run(options: argparse.Namespace) -> None:
             print(line)
         with Interrupt() as interrupt:
             train(experiment, folder, interrupt)
-        export_network(folder / "classifier.safetensors", experiment.network, config)
+        _, channels, side, _ = sets.train.images.shape
+        image = ImageShape(channels, side, sets.train.num_classes)
+        export_network(folder / CLASSIFIER, experiment.network, dump_config(config), image=image)
         numbers = read_last_values(folder)
         print("\n" + format_accuracies(numbers, config.eval.attack, len(sets.test)))
         print("\n" + format_table(lipschitz_rows(numbers, "classifier")))

@@ -1,13 +1,11 @@
 """Builds the experiment of a classifier's config: network, optimizer, data sets."""
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 
-from classification.config import Config
+from classification.config import Config, StandardizeConfig
 from classification.data import LabelledSets, build_sets
-from classification.experiment import Experiment, Standardize
+from classification.experiment import Experiment
 from gan.data import Sampler, Splits
 from gan.objectives.regularizers import REGULARIZERS
 from gan.objectives.regularizers.weight import WeightPenalty
@@ -15,6 +13,7 @@ from gan.runtime import rng
 from gan.runtime.errors import UserError
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_classifier
+from models.networks.layers import standardize_images
 from models.normalizations.gradient import GradientNorm
 
 STATISTICS_IMAGES = 10_000  # training images, evenly spaced, for the mean and standard deviation of the channels
@@ -54,9 +53,24 @@ def build_network(config: Config, sets: LabelledSets, device: torch.device) -> n
         network = build_classifier(config.classifier, ImageShape(channels, side, sets.train.num_classes))
     except ValueError as error:
         raise UserError(f"classifier: {error}") from None
-    standardize = Standardize(*channel_statistics(sets.train.images))
-    whole = nn.Sequential(OrderedDict(standardize=standardize, network=network)).to(device)
+    whole = standardize_images(network, *get_statistics(config.standardize, sets.train.images)).to(device)
     return whole.to(memory_format=torch.channels_last) if config.train.channels_last else whole
+
+
+def get_statistics(options: StandardizeConfig, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (C,): those of the options, or else those of images (N, C, H, W) uint8.
+
+    Raises UserError if the options have another number of channels.
+    """
+    channels = images.shape[1]
+    for key, values in (("mean", options.mean), ("std", options.std)):
+        if values is not None and len(values) != channels:
+            raise UserError(f"standardize.{key}: {len(values)} values, but the images have {channels} channels")
+    mean, std = channel_statistics(images)
+    return (
+        mean if options.mean is None else torch.tensor(options.mean),
+        std if options.std is None else torch.tensor(options.std),
+    )
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

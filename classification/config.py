@@ -26,6 +26,16 @@ class LabelsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StandardizeConfig:
+    """Mean and standard deviation of each channel of images in [0, 1], which the network standardizes by."""
+
+    mean: tuple[Annotated[float, Range(min=0, max=1)], ...] | None = None
+    """Mean of each channel (null: that of the training images)"""
+    std: tuple[Annotated[float, Range(min=1e-6, max=1)], ...] | None = None
+    """Standard deviation of each channel (null: that of the training images)"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SGDConfig:
     """Stochastic gradient descent with momentum."""
 
@@ -53,6 +63,8 @@ class FreeConfig:
     """Largest perturbation of a pixel, in gray levels (1/255)"""
     step: GrayLevels = 8.0
     """Step size of the perturbation, in gray levels (1/255)"""
+    reset: bool = False
+    """Start each batch without perturbation, as the ConvNorm authors do, instead of with that of the batch before"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +133,7 @@ class Config:
     validation: Annotated[float, Range(min=0, max=0.9)] = 0.1
     """Fraction of the training images of each class that is held out for validation, before `data.subset` is applied"""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
+    standardize: StandardizeConfig = field(default_factory=StandardizeConfig)
     classifier: ClassifierConfig = field(default_factory=ResNet10Config)
     """Classifier"""
     regularizers: dict[str, Regularizer] = field(default_factory=dict)

@@ -1,6 +1,5 @@
 """The live objects of a classifier's training run."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,28 +12,6 @@ from gan.data import Sampler
 from gan.objectives.regularizers.weight import WeightPenalty
 from gan.run.divergence import Networks
 from metrics.lipschitz import LipschitzTracker
-from models.protocols import GetBound
-
-
-class Standardize(nn.Module):
-    """(x - mean) / std for each channel: the first operation of a classifier on images (B, C, H, W) in [0, 1]."""
-
-    is_layer = True
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor):
-        super().__init__()
-        self.register_buffer("mean", mean[:, None, None])
-        self.register_buffer("std", std[:, None, None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        return (x - self.mean) / self.std
-
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
-        """Return the largest factor."""
-        return (1 / self.std).max().item()
 
 
 @dataclass

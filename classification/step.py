@@ -44,6 +44,8 @@ def _update(experiment: Experiment, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     for group in experiment.optimizer.param_groups:
         group["lr"] = lr
     if free.replays:
+        if free.reset and experiment.step % free.replays == 0:
+            experiment.delta = torch.zeros_like(experiment.delta)
         experiment.delta.requires_grad_(True)
         x = (x + experiment.delta).clamp(0, 1)
 

@@ -16,7 +16,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from figures import remove_markers  # noqa: E402
 
 from benchmarks.gpu.results import format_page  # noqa: E402
 from classification.config import Config as ClassifierConfig  # noqa: E402
@@ -88,7 +90,11 @@ def _glob(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Insert what is generated: the config reference, GPU tables, links to a study's report. Adapt relative links."""
+    """Insert what is generated: the config reference, GPU tables, links to a study's report. Adapt relative links.
+
+    The markers of figures are removed: Python-Markdown would end a list at a comment.
+    """
+    markdown = remove_markers(markdown)
     uri = page.file.src_uri
     if uri in SCHEMAS:
         markdown = markdown.replace(REFERENCE_MARK, reference(SCHEMAS[uri]))

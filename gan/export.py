@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from gan.config import Config
-from gan.options.loader import parse_config
-from gan.run.weights import export_network, read_weights
+from gan.options.loader import dump_config, parse_config
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
+from gan.runtime.weights import export_network, read_weights
 from gan.training.restore import TrainedGenerator, restore_generator
 from models import ImageShape, build_generator
 
@@ -25,7 +25,7 @@ ONNX_TORCH = "2.7"
 
 def export_generator(path: Path, generator: TrainedGenerator) -> None:
     """Write a generator to a safetensors file, which `load_generator` can read without any other file."""
-    export_network(path, generator.network, generator.config, image=generator.image, step=generator.step)
+    export_network(path, generator.network, dump_config(generator.config), image=generator.image, step=generator.step)
 
 
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> TrainedGenerator:

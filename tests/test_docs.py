@@ -167,6 +167,18 @@ def test_scaling_shows_table_and_messages_of_the_model(monkeypatch, capsys):
     assert "4.2 MB, those of G\n  17.1 MB: 5 * 4.2 + 17.1 = 38.2 MB" in text
 
 
+def test_scaling_of_a_fast_host(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["scaling_model.py", "--host-ms", "9.5"])
+    runpy.run_path(str(ROOT / "benchmarks" / "scaling_model.py"), run_name="__main__")
+    rows = [row for row in capsys.readouterr().out.splitlines() if "| NVLink |" in row]
+    two, four = zip(
+        *[[f"{float(speed):.1f}" for speed in re.findall(r"\((\S+)x\)", row)[:2]] for row in rows], strict=True
+    )
+    text = " ".join((ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").split())
+    assert min(float(two[0]), float(four[0])) >= 1.9
+    assert f"would be twice as fast as one at batch size 64, and {two[1]} and {four[1]} times at 256" in text
+
+
 def test_reliability_names_existing_tests():
     text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(test_\w+)`", text))

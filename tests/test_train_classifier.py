@@ -13,14 +13,16 @@ from classification.build import build_experiment
 from classification.config import Config
 from gan.compare.__main__ import main as compare
 from gan.compare.results import read_table
+from gan.evaluation.extractors.base import MetricsConfig, build_extractor
 from gan.options.loader import load_config
 from gan.run.checkpoint import load
 from gan.run.logging import read_metrics
+from gan.runtime.errors import UserError
 from tests.gan.runs import Killed, assert_same_runs, load_newest, read_files, read_numbers
 from train_classifier import main
 
 pytestmark = pytest.mark.usefixtures("short_slope_search")
-ROOT = Path(__file__).parent.parent
+ROOT, CPU = Path(__file__).parent.parent, torch.device("cpu")
 TINY = """\
 data: {name: digits, resolution: 8}
 labels: {noise: 0.2}
@@ -161,6 +163,25 @@ def test_weights_file_can_be_loaded(tmp_path, trained):
     network.load_state_dict(load_file(folder / "classifier.safetensors"))
     saved = load(folder / "checkpoints" / "step_00000004.pt")["network"]
     assert all(torch.equal(saved[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_run_is_a_feature_space(trained):
+    folder = trained
+    config = load_config(Config, folder / "config.yaml")
+    experiment = build_experiment(config, config.data.load(), torch.device("cpu"))
+    experiment.network.load_state_dict(load_file(folder / "classifier.safetensors"))
+    images = experiment.sets.test.images[:5]
+    extractor = build_extractor("classifier", MetricsConfig(classifier=str(folder)), 8, CPU)
+    features, logits = extractor(images)
+    with torch.no_grad():
+        expected = experiment.network.eval()(images.float() / 255)
+    assert torch.allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    head = [module for module in experiment.network.modules() if isinstance(module, torch.nn.Linear)][-1]
+    assert torch.allclose(head(features), logits)
+    other = build_extractor("classifier", MetricsConfig(classifier=str(folder / "classifier.safetensors")), 8, CPU)
+    assert other.fingerprint == extractor.fingerprint
+    with pytest.raises(UserError, match=r"^metrics\.classifier: .* classifies images of 8 x 8 pixels, not 32 x 32"):
+        build_extractor("classifier", MetricsConfig(classifier=str(folder)), 32, CPU)
 
 
 def test_best_checkpoint_has_best_validation_accuracy(tmp_path, train):

@@ -76,7 +76,7 @@ class SamplerOptions:
     horizontal_flip: bool = False
     """Mirror each training image with probability 0.5"""
     dequantize: bool = False
-    """Add noise from U(0, 1) of a gray level to training images, as in Miyato's code"""
+    """Add noise from U(0, 1/128) to training images in [-1, 1], as in the code of Miyato and pytorch-gan-collections"""
     device_budget_gb: Annotated[float, AT_LEAST_0] = 4.0
     """Keep the training images on the device if they need at most this many gigabytes (1e9 bytes), else stream them"""
     workers: Annotated[int, Range(min=1, max=1000)] = 2

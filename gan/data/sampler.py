@@ -97,7 +97,7 @@ class Sampler:
             mirrored = local_shard(torch.rand(size, generator=random, device=x.device)) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         if self.options.dequantize:
-            x = x + local_shard(torch.rand(size, *x.shape[1:], generator=random, device=x.device)) / 127.5
+            x = x + local_shard(torch.rand(size, *x.shape[1:], generator=random, device=x.device)) / 128
         return x
 
     def purpose(self, position: int) -> tuple[int, str, int]:

@@ -37,12 +37,18 @@ from metrics.lipschitz import (
 from metrics.lipschitz.attempt import attempt
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.host import to_host
+from metrics.lipschitz.tracker import Spaces, call
 
 SLOPE_POINTS = 16  # points from which gradient ascent starts
 
 
 def measure_lipschitz(
-    tag: str, tracker: LipschitzTracker, function: nn.Module, x: Tensor, y: Tensor | None
+    tag: str,
+    tracker: LipschitzTracker,
+    function: nn.Module,
+    x: Tensor,
+    y: Tensor | None,
+    run: Callable[[Callable[[], Spaces]], Spaces] = call,
 ) -> dict[str, float]:
     """Return the estimates that are cheap enough to be logged often: layer norms, their product, input gradients.
 
@@ -53,8 +59,9 @@ def measure_lipschitz(
             entry of its output.
         x: Images (B, C, H, W) at which the input gradients are taken. With several processes, their local shard.
         y: Labels (B,), or None.
+        run: As in `LipschitzTracker.measure`.
     """
-    norms = tracker.measure()
+    norms = tracker.measure(run)
     gradients = all_gather(_try_input_gradient_norms(function, x, y)).cpu()  # read once
     return finite_values(
         {

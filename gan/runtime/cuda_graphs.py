@@ -1,17 +1,19 @@
 """CUDA graphs of a function that reads and writes tensors at fixed addresses, and is called again and again."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from gan.runtime.errors import UserError
-
-Results = dict[str, Tensor]
+R = TypeVar("R")  # results: tensors in any container
 
 WARMUP_CALLS = 3
 """Calls on a side stream before a capture, in which libraries are initialized and kernels chosen"""
+
+
+class CaptureError(Exception):
+    """A function cannot be captured as a CUDA graph. The message is PyTorch's reason."""
 
 
 class CUDAGraphs:
@@ -29,10 +31,11 @@ class CUDAGraphs:
         self._stream = torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()  # one for all graphs: they never run at the same time
 
-    def run(self, key: Hashable, function: Callable[[], Results]) -> Results:
+    def run(self, key: Hashable, function: Callable[[], R]) -> R:
         """Run `function`, or what was captured of it under the same key, and return its results.
 
-        The tensors of the results are overwritten by the next call with the same key.
+        The tensors of the results are overwritten by the next call with the same key. Raises CaptureError if the
+        function does what a CUDA graph cannot, such as waiting for the device.
         """
         calls = self._calls[key] = self._calls.get(key, 0) + 1
         if calls <= WARMUP_CALLS:
@@ -47,14 +50,14 @@ class CUDAGraphs:
         self._captured.clear()
         self._pool = torch.cuda.graph_pool_handle()  # PyTorch captures into no pool whose graphs are all gone
 
-    def _run_on_side_stream(self, function: Callable[[], Results]) -> Results:
+    def _run_on_side_stream(self, function: Callable[[], R]) -> R:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             results = function()
         torch.cuda.current_stream().wait_stream(self._stream)
         return results
 
-    def _capture(self, function: Callable[[], Results]) -> "_Captured":
+    def _capture(self, function: Callable[[], Any]) -> "_Captured":
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)
@@ -63,19 +66,16 @@ class CUDAGraphs:
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 results = function()
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(
-                f"the training step cannot be captured as a CUDA graph; use train.graph=false ({reason})"
-            ) from error
+            raise CaptureError(str(error).partition("\n")[0]) from error
         return _Captured(graph, results, [parameter.grad for parameter in self._parameters])
 
 
 class _Captured(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    results: Results
+    results: Any
     gradients: list[Tensor | None]
 
-    def replay(self, parameters: Sequence[nn.Parameter]) -> Results:
+    def replay(self, parameters: Sequence[nn.Parameter]) -> Any:
         self.graph.replay()
         for parameter, gradient in zip(parameters, self.gradients, strict=True):
             parameter.grad = gradient

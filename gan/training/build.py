@@ -51,6 +51,7 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
         step_inputs=step_inputs,
         graphs=build_graphs(config, device, G, D, step_inputs),
         tracker=build_tracker(D, images, num_classes, config.lipschitz.iterations),
+        tracker_graphs=CUDAGraphs([], []) if device.type == "cuda" and config.train.graph is not False else None,
         evaluator=evaluator,
         unavailable_metrics=unavailable_metrics,
     )

@@ -36,6 +36,8 @@ class Experiment:
     graphs: CUDAGraphs | None
     """CUDA graphs of a training step; None runs it eagerly"""
     tracker: LipschitzTracker
+    tracker_graphs: CUDAGraphs | None
+    """CUDA graph of a measurement of the tracker; None runs it eagerly"""
     evaluator: Evaluator | None
     unavailable_metrics: dict[str, str]
     """Metrics of the config that cannot be evaluated here, with the reasons"""

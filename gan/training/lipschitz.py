@@ -1,17 +1,21 @@
 """The Lipschitz numbers that the training of a GAN logs. `gan.evaluation.lipschitz` describes the tags."""
 
 import math
+import warnings
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from gan.evaluation.lipschitz import audit_lipschitz, finite_values, measure_lipschitz
+from gan.runtime.cuda_graphs import CaptureError
 from gan.runtime.distributed import local_shard
 from gan.training.experiment import Experiment
 from gan.training.inputs import concatenate_labels
 from metrics.lipschitz import jacobian_singular_values
 from metrics.lipschitz.attempt import attempt
+from metrics.lipschitz.tracker import Spaces
 from models.calls import call_network
 
 JACOBIAN_POINTS = 4  # latents at which the Jacobian of G is computed
@@ -19,7 +23,19 @@ JACOBIAN_POINTS = 4  # latents at which the Jacobian of G is computed
 
 def lipschitz_numbers(experiment: Experiment) -> dict[str, float]:
     """Return by tag the norms of D's layers, their product, and the input gradients of D."""
-    return measure_lipschitz("lipschitz/D", experiment.tracker, experiment.D, *draw_points(experiment))
+    run = partial(run_measurement, experiment)
+    return measure_lipschitz("lipschitz/D", experiment.tracker, experiment.D, *draw_points(experiment), run=run)
+
+
+def run_measurement(experiment: Experiment, launch: Callable[[], Spaces]) -> Spaces:
+    """Call `launch`, or replay a CUDA graph of it. If it cannot be captured, it is called at all later times."""
+    if experiment.tracker_graphs is not None:
+        try:
+            return experiment.tracker_graphs.run("norms", launch)
+        except CaptureError as error:
+            warnings.warn(f"the layer norms are measured without a CUDA graph, which is slower: {error}", stacklevel=2)
+            experiment.tracker_graphs = None
+    return launch()
 
 
 def lipschitz_audit(experiment: Experiment) -> tuple[dict[str, float], dict[str, Tensor]]:

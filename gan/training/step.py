@@ -9,7 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gan.config import Config
 from gan.objectives.augment import augment
 from gan.objectives.regularizers import Batch, Regularizer
+from gan.runtime.cuda_graphs import CaptureError
 from gan.runtime.distributed import average_gradients
+from gan.runtime.errors import UserError
 from gan.runtime.precision import autocast, training_precision
 from gan.training.experiment import Experiment
 from gan.training.inputs import UpdateInputs, concatenate_labels
@@ -31,8 +33,13 @@ def training_step(experiment: Experiment, G: nn.Module, D: nn.Module) -> dict[st
         return run_updates(experiment, G, D, penalties)
 
     with training_precision(experiment.config.train.precision):
-        # Steps with the same penalties launch the same kernels.
-        losses = run() if experiment.graphs is None else experiment.graphs.run(penalties, run)
+        try:
+            # Steps with the same penalties launch the same kernels.
+            losses = run() if experiment.graphs is None else experiment.graphs.run(penalties, run)
+        except CaptureError as error:
+            raise UserError(
+                f"the training step cannot be captured as a CUDA graph; use train.graph=false ({error})"
+            ) from error
     experiment.step += 1
     return losses
 

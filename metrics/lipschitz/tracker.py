@@ -1,7 +1,7 @@
 """The operator norm of every layer of a network, tracked during training."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,13 @@ from metrics.lipschitz.operator_norm import (
 )
 from models.kernels import plain_kernels
 from models.protocols import LipschitzBounded, is_composite_layer
+
+Spaces = dict[str, KrylovSpace]
+
+
+def call(launch: Callable[[], Spaces]) -> Spaces:
+    """Return what `launch` returns."""
+    return launch()
 
 
 class LipschitzTracker:
@@ -64,22 +71,23 @@ class LipschitzTracker:
                     reasons[path] = reason
         self.unmeasured = {path: reasons[path] for path in layers if path in reasons}
 
-    def measure(self) -> dict[str, float]:
+    def measure(self, run: Callable[[Callable[[], Spaces]], Spaces] = call) -> dict[str, float]:
         """Return the operator norm of each layer by module path. The model is not changed.
 
         All layers are measured before the host waits for the device. The norm is NaN for a diverged layer; for a layer
         that is no longer affine, such as a residual block whose branch had a factor of 0 at first; and for a layer that
         raises an error, which is reported as a warning.
+
+        `run` calls its argument, which launches the work of the device, and returns the result. It may replay a CUDA
+        graph of an earlier call instead: the parameters and the singular vectors are changed in place only.
         """
-        with eval_mode(self.model), plain_kernels(), parametrize.cached():  # a layer is applied many times
-            spaces = {
-                path: attempt(f"the norm of {path}", partial(self._krylov_space, path), None) for path in self.layers
-            }
-            measured = {path: space for path, space in spaces.items() if space is not None}
-            results = largest_singular_values(list(measured.values()))
-        norms = dict.fromkeys(spaces, math.nan)
-        for path, (norm, vector) in zip(measured, results, strict=True):
-            norms[path], self._vectors[path] = norm, vector.view(self.input_shapes[path])
+        norms = dict.fromkeys(self.layers, math.nan)
+        with eval_mode(self.model):
+            spaces = run(self._launch)
+            results = largest_singular_values(list(spaces.values()))
+        for path, (norm, vector) in zip(spaces, results, strict=True):
+            norms[path] = norm
+            self._vectors[path].copy_(vector.view(self.input_shapes[path]))
         return norms
 
     def product(self, norms: dict[str, float]) -> float:
@@ -107,7 +115,15 @@ class LipschitzTracker:
         for path, vector in self._vectors.items():
             stored = state.get(path)
             if stored is not None and stored.shape == vector.shape:
-                self._vectors[path] = stored.to(vector)
+                vector.copy_(stored)
+
+    def _launch(self) -> Spaces:
+        """Return the Krylov space of each layer by path, without those of layers that raise an error."""
+        with plain_kernels(), parametrize.cached():  # a layer is applied many times
+            spaces = {
+                path: attempt(f"the norm of {path}", partial(self._krylov_space, path), None) for path in self.layers
+            }
+        return {path: space for path, space in spaces.items() if space is not None}
 
     def _krylov_space(self, path: str) -> KrylovSpace:
         layer, start = self.layers[path], self._vectors[path]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.activation_norms.base import ACTIVATION_NORMS, ActivationNorm, ClassConditional
 from models.kernels.eager import eager
-from models.ranges import Range
+from models.ranges import AT_LEAST_0, Range
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -81,8 +81,15 @@ class BatchNormConfig(ActivationNorm):
     """Added to the variance"""
     momentum: Annotated[float, Range(min=0, max=1)] = 0.1
     """Weight of the current batch in the running statistics"""
+    class_gain_std: Annotated[float, AT_LEAST_0] = 0.0
+    """Standard deviation of the initial scales of the classes around 1 (torch-mimicry: 0.02)"""
 
     def build(self, channels: int, num_classes: int | None = None) -> nn.Module:
         """Return a batch norm for `channels` channels, class-conditional with `num_classes`."""
         norm = BatchNorm(channels, eps=self.eps, momentum=self.momentum, affine=num_classes is None)
-        return norm if num_classes is None else ClassConditional(norm, channels, num_classes)
+        if num_classes is None:
+            return norm
+        conditional = ClassConditional(norm, channels, num_classes)
+        if self.class_gain_std > 0:
+            nn.init.normal_(conditional.weight, 1.0, self.class_gain_std)
+        return conditional

@@ -26,9 +26,11 @@ class ResNetClassifierConfig(ClassifierConfig):
     """cifar: a 3x3 convolution with stride 1; imagenet: torchvision's 7x7 convolution with stride 2 and max pooling"""
     width: Annotated[int, AT_LEAST_1] = TORCHVISION_WIDTH
     """Channels of the first stage; each later stage has twice as many"""
+    init: Literal["torchvision", "pytorch"] = "torchvision"
+    """Initialization of the convolutions: He normal as in torchvision, or that of PyTorch's layers"""
 
     def build(self, image: ImageShape) -> nn.Module:
-        """Return the classifier for `image`, initialized as in torchvision.
+        """Return the initialized classifier for `image`.
 
         Raises ValueError if `image` has no number of classes.
         """
@@ -54,6 +56,10 @@ class ResNetClassifierConfig(ClassifierConfig):
             network.conv1 = _replace_channels(conv, image.channels, self.width)
             network.set_submodule("maxpool", nn.Identity())
         network.fc = nn.Linear(scale(network.fc.in_features), image.num_classes)
+        if self.init == "pytorch":
+            for conv in network.modules():
+                if isinstance(conv, nn.Conv2d):
+                    conv.reset_parameters()
         return network
 
 

@@ -1,5 +1,6 @@
 """Functions and modules shared by several network families."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -107,3 +108,29 @@ class Gain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x, of any shape, by the scalar."""
         return self.weight.to(x.dtype) * x
+
+
+class Standardize(nn.Module):
+    """(x - mean) / std for each channel: the first operation of a classifier on images (B, C, H, W) in [0, 1]."""
+
+    is_layer = True
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean[:, None, None])
+        self.register_buffer("std", std[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return (x - self.mean) / self.std
+
+    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+        """Return the largest factor."""
+        return (1 / self.std).max().item()
+
+
+def standardize_images(network: nn.Module, mean: Tensor, std: Tensor) -> nn.Sequential:
+    """Return `network` after `Standardize` with the mean and standard deviation (C,) of its training images."""
+    return nn.Sequential(OrderedDict(standardize=Standardize(mean, std), network=network))

@@ -4,8 +4,10 @@ There are two kinds of tables. Up to 32 x 32 (CIFAR-10) all feature maps have th
 resolution in each block; the discriminator has four blocks, two of which halve it. Above 32 x 32, the width doubles
 with each halving of the resolution, from `width` at full resolution to at most 16 `width`; the discriminator has at
 least five blocks and halves the resolution at most five times. At 48, 64 and 128 this gives the published tables
-(widths 64 to 512, 64 to 1024, 64 to 1024); other resolutions follow the same rule. torch-mimicry has the same layers,
-but its discriminators differ in one respect: an in-place ReLU also changes the input of the shortcuts.
+(widths 64 to 512, 64 to 1024, 64 to 1024); other resolutions follow the same rule.
+
+torch-mimicry has the same layers. Options give its initialization, its bilinear upsampling, and its discriminators: an
+in-place ReLU also changes the input of their shortcuts, and those for WGAN-GP average over the feature map.
 
 In the class-conditional networks, the norms of the generator's blocks are class-conditional (its last norm is not, as
 in the authors' code), and the discriminator has a projection head on the sum-pooled features.
@@ -14,8 +16,9 @@ in the authors' code), and the discriminator has a projection head on the sum-po
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,6 +43,8 @@ class ResNetGeneratorConfig(GeneratorConfig):
     """Resolution of the smallest feature map (null: from 4 to 7; the paper's is 4 or 6)"""
     attention: Annotated[int, AT_LEAST_1] | None = None
     """Resolution of the feature map with self-attention, such as 32 in SAGAN at 128 x 128 (null: none)"""
+    pytorch_init: tuple[Literal["biases", "shortcuts", "to_image"], ...] = ()
+    """What PyTorch initializes, as in torch-mimicry, instead of biases of 0 and Xavier-uniform weights"""
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the generator for `image`."""
@@ -55,8 +60,14 @@ class ResNetDiscriminatorConfig(DiscriminatorConfig):
     """Channels of the first block (null: the paper's, 128 up to 32 x 32 and 64 above)"""
     head_bias: bool = True
     """Bias of the linear head (torch-mimicry has one; the authors' code has none at 32 x 32)"""
+    pooling: Literal["sum", "mean"] = "sum"
+    """Pooling of the last feature map: sum, or mean as in torch-mimicry's WGAN-GP"""
+    rectified_shortcuts: bool = False
+    """Apply ReLU to the input of the shortcuts, except in the first block, as torch-mimicry's in-place ReLU does"""
     attention: Annotated[int, AT_LEAST_1] | None = None
     """Resolution of the feature map with self-attention, such as 32 in SAGAN at 128 x 128 (null: none)"""
+    pytorch_init: tuple[Literal["biases", "shortcuts"], ...] = ()
+    """What PyTorch initializes, as in torch-mimicry, instead of biases of 0 and Xavier-uniform weights"""
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the discriminator for `image`."""
@@ -84,7 +95,9 @@ class ResNetGenerator(nn.Module):
         self.blocks = _with_attention(blocks, resolutions, widths[1:], config.attention)
         self.norm = config.activation_norm.build(widths[-1])
         self.to_image = nn.Conv2d(widths[-1], image.channels, 3, padding=1)
-        self.apply(init_xavier)
+        self.apply(partial(init_xavier, default=config.pytorch_init))
+        if "to_image" in config.pytorch_init:
+            init_weight_as_pytorch(self.to_image)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Generate images (B, C, H, W). Raises ValueError for missing or unexpected labels."""
@@ -113,20 +126,29 @@ class ResNetDiscriminator(nn.Module):
         width = config.width or (128 if image.resolution <= 32 else 64)
         widths = _widths(width, count, image.resolution)
         blocks = [
-            DownBlock(in_channels, out_channels, config.activation_norm, halve=i < downs, first=i == 0)
+            DownBlock(
+                in_channels,
+                out_channels,
+                config.activation_norm,
+                halve=i < downs,
+                first=i == 0,
+                rectified_shortcut=config.rectified_shortcuts and i > 0,
+            )
             for i, (in_channels, out_channels) in enumerate(pairwise([image.channels, *widths]))
         ]
         resolutions = [image.resolution // 2 ** min(i + 1, downs) for i in range(count)]
         self.blocks = _with_attention(blocks, resolutions, widths, config.attention)
+        self.pooling = config.pooling
         self.head = ProjectionHead(widths[-1], image.num_classes, bias=config.head_bias)
-        self.apply(init_xavier)
+        self.apply(partial(init_xavier, default=config.pytorch_init))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return logits (B,) for images (B, C, H, W). Raises ValueError for missing or unexpected labels."""
         h = x
         for block in self.blocks:
             h = block(h)
-        return self.head(h.relu().sum((2, 3)), y)
+        h = h.relu()
+        return self.head(h.sum((2, 3)) if self.pooling == "sum" else h.mean((2, 3)), y)
 
 
 class UpBlock(nn.Module):
@@ -161,16 +183,23 @@ class DownBlock(nn.Module):
 
     The residual is norm, ReLU, 3x3 convolution, norm, ReLU, 3x3 convolution and average pooling. The shortcut has a 1x1
     convolution unless the block keeps the shape. The `first` block starts with the convolution (the "optimized block"
-    of the authors' code).
+    of the authors' code). With `rectified_shortcut`, the input of the shortcut is rectified.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, activation_norm: ActivationNorm, halve: bool, first: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        activation_norm: ActivationNorm,
+        halve: bool,
+        first: bool = False,
+        rectified_shortcut: bool = False,
     ):
         super().__init__()
         hidden = out_channels if first else in_channels
         keeps_shape = not halve and in_channels == out_channels
         self.halve = halve
+        self.rectified_shortcut = rectified_shortcut
         self.norm1 = None if first else activation_norm.build(in_channels)
         self.conv1 = Conv2d(in_channels, hidden, 3, padding=1)
         self.norm2 = activation_norm.build(hidden)
@@ -183,19 +212,30 @@ class DownBlock(nn.Module):
         h = self.norm2(self.conv1(h)).relu()
         h = conv_then_pool(self.conv2, h) if self.halve else self.conv2(h)
         # A 1x1 convolution commutes with average pooling, and costs a quarter on the smaller map.
-        shortcut = F.avg_pool2d(x, 2) if self.halve else x
+        shortcut = x.relu() if self.rectified_shortcut else x
+        shortcut = F.avg_pool2d(shortcut, 2) if self.halve else shortcut
         return h + (shortcut if self.shortcut is None else self.shortcut(shortcut))
 
 
-def init_xavier(module: nn.Module) -> None:
-    """Initialize weights Xavier uniform, with gain √2 for the 3x3 convolutions of blocks, and biases with 0."""
+def init_xavier(module: nn.Module, default: Sequence[str] = ()) -> None:
+    """Initialize weights Xavier uniform, with gain √2 for the 3x3 convolutions of blocks, and biases with 0.
+
+    What `default` names, "biases" or "shortcuts", is initialized as PyTorch does.
+    """
     if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
         nn.init.xavier_uniform_(module.weight)
-        if isinstance(bias := getattr(module, "bias", None), Tensor):
+        if "biases" not in default and isinstance(bias := getattr(module, "bias", None), Tensor):
             nn.init.zeros_(bias)
     elif isinstance(module, UpBlock | DownBlock):  # `apply` visits a block after its layers
         for conv in (module.conv1, module.conv2):
             nn.init.xavier_uniform_(conv.weight, gain=math.sqrt(2))
+        if "shortcuts" in default and module.shortcut is not None:
+            init_weight_as_pytorch(module.shortcut)
+
+
+def init_weight_as_pytorch(conv: nn.Conv2d) -> None:
+    """Initialize the weight as `nn.Conv2d` does."""
+    nn.init.kaiming_uniform_(conv.weight, a=math.sqrt(5))
 
 
 def _widths(width: int, count: int, resolution: int) -> list[int]:

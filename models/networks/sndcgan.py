@@ -5,7 +5,7 @@ The paper uses it for 32 x 32 and 48 x 48 images. The class-conditional networks
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
@@ -35,11 +35,13 @@ class SNDCGANDiscriminatorConfig(DiscriminatorConfig):
     """Three pairs of a 3x3 and a 4x4 stride-2 convolution, a 3x3 convolution, LeakyReLU 0.1, then a linear head."""
 
     width: Annotated[int, SIZE] = 64
-    """Channels of the first pair; each later pair and the last convolution double the number"""
+    """Channels of the first convolution; the last one has eight times as many"""
+    doubling: Literal["3x3", "4x4"] = "3x3"
+    """Convolutions that double the channels: 3x3 as in the paper's table, or 4x4 (stride 2) as in the authors' code"""
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the discriminator for `image`."""
-        return SNDCGANDiscriminator(image, self.width, self.activation_norm)
+        return SNDCGANDiscriminator(self, image)
 
 
 class SNDCGANGenerator(nn.Module):
@@ -76,25 +78,26 @@ class SNDCGANDiscriminator(nn.Module):
     """The SNDCGAN discriminator.
 
     Maps images (B, C, H, W) and, if class-conditional, labels y (B,) to logits (B,).
-    The channels follow the paper's table. In the authors' code, the stride-2 convolutions double them instead.
     There is no activation norm after the first convolution. As in DCGAN, the projection head operates on the flattened
     last feature map.
     """
 
-    def __init__(self, image: ImageShape, width: int, activation_norm: ActivationNorm):
+    def __init__(self, config: SNDCGANDiscriminatorConfig, image: ImageShape):
         super().__init__()
         base_size = _get_base_size(image.resolution)
-        convs = []
-        in_channels = image.channels
-        for channels in (width, 2 * width, 4 * width):
-            convs.append(nn.Conv2d(in_channels, channels, 3, padding=1))
-            convs.append(nn.Conv2d(channels, channels, 4, stride=2, padding=1))
-            in_channels = channels
-        convs.append(nn.Conv2d(in_channels, 8 * width, 3, padding=1))
+        doubled = [2, 2, 4, 4, 8, 8]  # from the second convolution on, in units of the width
+        multiples = [1, 1, *doubled[:-1]] if config.doubling == "3x3" else [1, *doubled]
+        widths = [image.channels, *(config.width * multiple for multiple in multiples)]
+        convs = [
+            nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
+            if i % 2
+            else nn.Conv2d(in_channels, out_channels, 3, padding=1)
+            for i, (in_channels, out_channels) in enumerate(pairwise(widths))
+        ]
         self.convs = nn.ModuleList(convs)
-        self.norms = nn.ModuleList(activation_norm.build(conv.out_channels) for conv in convs[1:])
+        self.norms = nn.ModuleList(config.activation_norm.build(conv.out_channels) for conv in convs[1:])
         self.activation = nn.LeakyReLU(0.1)
-        self.head = ProjectionHead(8 * width * base_size**2, image.num_classes)
+        self.head = ProjectionHead(widths[-1] * base_size**2, image.num_classes)
         self.apply(init_normal)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from classification.build import channel_statistics
+from classification.config import StandardizeConfig
 from gan.objectives.regularizers.gradient import R1
 from gan.objectives.regularizers.weight import OrthogonalConvolution
 from gan.runtime.errors import UserError
@@ -27,6 +28,16 @@ def test_channel_statistics_use_evenly_spaced_images():
 
 def test_standard_deviation_of_constant_channel_is_clamped():
     assert channel_statistics(torch.zeros(3, 1, 2, 2, dtype=torch.uint8))[1].item() == pytest.approx(1 / 255)
+
+
+def test_statistics_of_the_config_replace_those_of_the_images(build, splits):
+    given = build(standardize=StandardizeConfig(mean=(0.25,), std=(0.5,))).network.standardize
+    assert (given.mean.item(), given.std.item()) == (0.25, 0.5)
+    measured = channel_statistics(splits.train.images)
+    half = build(standardize=StandardizeConfig(std=(0.5,))).network.standardize
+    assert (half.mean.item(), half.std.item()) == (measured[0].item(), 0.5)
+    with pytest.raises(UserError, match=r"standardize.std: 3 values, but the images have 1 channels"):
+        build(standardize=StandardizeConfig(std=(0.5, 0.5, 0.5)))
 
 
 def test_weights_depend_on_seed(build):

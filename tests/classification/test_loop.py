@@ -66,10 +66,15 @@ def test_translation_pads_with_black(build):
     torch.testing.assert_close(x.unique(), torch.tensor([0, 200 / 255]))
 
 
-def test_free_adversarial_training_equals_algorithm_1(build):
-    """Shafahi et al.: one backward pass, at the weights before the update, updates the weights and the perturbation."""
+@pytest.mark.parametrize("reset", [False, True])
+def test_free_adversarial_training_equals_algorithm_1(build, reset):
+    """Shafahi et al.: one backward pass, at the weights before the update, updates the weights and the perturbation.
+
+    With `reset`, as in trainer/adv_trainer.py of shengliu66/ConvNorm, each batch starts without perturbation.
+    """
     options = SGDConfig(lr=0.1, momentum=0.0, weight_decay=0.0, schedule="step")
-    experiment, reference = (build(train=FREE, optimizer=options) for _ in range(2))
+    train = replace(FREE, free=replace(FREE.free, reset=reset))
+    experiment, reference = (build(train=train, optimizer=options) for _ in range(2))
     experiment.network.train()
     reference.network.train()
     delta = torch.zeros_like(experiment.delta)
@@ -78,6 +83,8 @@ def test_free_adversarial_training_equals_algorithm_1(build):
         experiment.step = reference.step = step
         x, y = draw_batch(experiment)
         training_step(experiment, x, y)
+        if reset and step == 3:  # the first update on the second batch
+            delta = torch.zeros_like(delta)
         noise = delta.clone().requires_grad_(True)
         loss = F.cross_entropy(reference.network((x + noise).clamp(0, 1)), y)
         *gradients, noise_gradient = torch.autograd.grad(loss, [*parameters, noise])

@@ -120,6 +120,15 @@ def test_conditional_norm_keeps_bfloat16(name):
         assert module(make_input().bfloat16(), torch.tensor([4, 0, 0, 2])).dtype == torch.bfloat16
 
 
+def test_initial_gains_of_classes():
+    torch.manual_seed(0)
+    module = build_norm("batch", channels=100, num_classes=CLASSES, class_gain_std=0.02)
+    assert module.weight.mean().item() == pytest.approx(1, abs=0.005)
+    assert module.weight.std().item() == pytest.approx(0.02, rel=0.15)
+    assert not module.bias.any()
+    assert torch.equal(build_norm("batch", class_gain_std=0.02).weight, torch.ones(6))
+
+
 @pytest.fixture
 def process_group():
     """Initialize a process group with a single process."""

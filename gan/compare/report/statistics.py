@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MIN_SEEDS = 5  # of each arm, for a test
 ALPHA = 0.05
 
 
@@ -70,29 +69,44 @@ def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
     return int(extreme) / math.comb(len(pooled), len(a))
 
 
-def smallest_p(n: int) -> float:
-    """Return the smallest two-sided p-value that is possible with n values in each group."""
-    return 2 / math.comb(2 * n, n) if n > 0 else 1.0
+def smallest_p(n: int, m: int) -> float:
+    """Return the smallest two-sided p-value that is possible with n values in one group and m in the other.
+
+    With n = m, the split with both groups exchanged has the same absolute difference, so that two splits count.
+    """
+    if min(n, m) < 1:
+        return 1.0
+    return (2 if n == m else 1) / math.comb(n + m, n)
 
 
-def correct_holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values corrected for multiple testing (Holm, 1979), which controls the family-wise error rate."""
+def correct_holm(p_values: Mapping[str, float], family: int | None = None) -> dict[str, float]:
+    """Return p-values corrected for multiple testing (Holm, 1979), which controls the family-wise error rate.
+
+    `family` is the number of hypotheses, by default the number of p-values. Those without a p-value count as if they
+    had p = 1.
+    """
+    size = len(p_values) if family is None else family
+    if size < len(p_values):
+        raise ValueError(f"a family of {size} hypotheses cannot have {len(p_values)} p-values")
     corrected: dict[str, float] = {}
     highest = 0.0
     for i, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        highest = max(highest, min(1.0, (len(p_values) - i) * p))
+        highest = max(highest, min(1.0, (size - i) * p))
         corrected[name] = highest
     return corrected
 
 
 def compare_with_baseline(baseline: str, values: Mapping[str, Sequence[float]]) -> dict[str, BaselineTest]:
-    """Return a test for each arm with at least MIN_SEEDS values, if the baseline has as many too."""
+    """Return a test for each arm whose number of values, and that of the baseline, allow p < ALPHA.
+
+    Holm's family is every other arm in `values`, tested or not: a reader who looks at all of them makes all of these
+    comparisons.
+    """
     reference = values.get(baseline, ())
-    if len(reference) < MIN_SEEDS:
-        return {}
-    arms = {arm: sample for arm, sample in values.items() if arm != baseline and len(sample) >= MIN_SEEDS}
+    others = {arm: sample for arm, sample in values.items() if arm != baseline}
+    arms = {arm: sample for arm, sample in others.items() if smallest_p(len(sample), len(reference)) < ALPHA}
     p_values = {arm: permutation_p(sample, reference) for arm, sample in arms.items()}
-    corrected = correct_holm(p_values)
+    corrected = correct_holm(p_values, family=len(others))
     return {
         arm: BaselineTest(float(np.mean(sample) - np.mean(reference)), p_values[arm], corrected[arm])
         for arm, sample in arms.items()

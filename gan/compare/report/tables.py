@@ -29,6 +29,15 @@ def get_values(rows: Sequence[Row], column: str) -> dict[str, list[float]]:
     return arms
 
 
+def get_testable_values(rows: Sequence[Row], column: str) -> dict[str, list[float]]:
+    """Return the numbers of a column by arm, as `get_values`, but none for an arm with a cell that did not finish.
+
+    The finished seeds of such an arm are a biased sample.
+    """
+    unfinished = {row["arm"] for row in rows if row["status"] != FINISHED}
+    return {arm: [] if arm in unfinished else values for arm, values in get_values(rows, column).items()}
+
+
 def build_metric_table(rows: Sequence[Row], wording: Wording) -> Table:
     """Return the metrics, with the best mean of each marked."""
     caption = f"Metrics of {wording.evaluated} after the last step."
@@ -78,11 +87,10 @@ def build_problem_table(rows: Sequence[Row]) -> Table:
 def build_test_table(rows: Sequence[Row], tag: str, baseline: str) -> Table:
     """Return the tests of a metric against the baseline.
 
-    Arms with a cell that did not finish are not tested: their finished seeds are a biased sample.
+    Arms with a cell that did not finish are not tested, but are counted in Holm's correction.
     """
-    values = get_values(rows, tag)
-    complete = {arm for arm in values if all(row["status"] == FINISHED for row in rows if row["arm"] == arm)}
-    tests = statistics.compare_with_baseline(baseline, {arm: values[arm] for arm in values if arm in complete})
+    values = get_testable_values(rows, tag)
+    tests = statistics.compare_with_baseline(baseline, values)
     body = [
         [
             Entry(arm),
@@ -94,7 +102,10 @@ def build_test_table(rows: Sequence[Row], tag: str, baseline: str) -> Table:
         for arm, test in tests.items()
     ]
     n = len(values.get(baseline, ()))
-    caption = f"{tag.removeprefix(METRIC)} against {baseline} (n = {n}); p below {statistics.ALPHA} marked."
+    caption = (
+        f"{tag.removeprefix(METRIC)} against {baseline} (n = {n}); p below {statistics.ALPHA} after Holm's correction "
+        f"marked (arms: {len(values) - 1})."
+    )
     return Table(caption, ["arm", "n", "difference of means", "p", "p (Holm)"], body)
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from gan.compare.description import Description
 from gan.compare.folder import GridFolder
-from gan.compare.report import plots, statistics, tables
+from gan.compare.report import plots, significance, tables
 from gan.compare.report.document import (
     Block,
     Code,
@@ -33,7 +33,6 @@ from gan.compare.tags import METRIC, get_layer_tags, get_metric_tags, get_primar
 from gan.options.nodes import Dumper
 from gan.runtime.files import write_text
 
-MAX_NAMES = 8  # of arms in a sentence
 MAX_LAYER_PLOTS = 16  # networks with more layers only have a table
 
 
@@ -116,35 +115,12 @@ def _build_metric_section(comparison: Comparison) -> list[Block]:
     primary = get_primary_metric(rows)
     if primary is None:
         return []
-    table = tables.build_test_table(rows, primary, description.baseline)
-    tested = [row[0].text for row in table.rows]
-    untested = [arm for arm in description.arms if arm not in (*tested, description.baseline)]
     return [
         Heading("Metrics"),
         tables.build_metric_table(rows, comparison.wording),
         Heading("Differences", 3),
-        *([Paragraph(TEST), table] if tested else []),
-        *([Paragraph(_get_caution(comparison, primary, untested))] if untested else []),
+        *significance.build_test_blocks(rows, primary, description.baseline),
     ]
-
-
-TEST = (
-    "Exact two-sided two-sample permutation test of the difference of means, each arm against the baseline, for the "
-    "first metric of the config alone (the one chosen before the runs); Holm's correction for the number of arms. Arms "
-    "with fewer than 5 seeds, or with a seed that diverged or failed, are not tested."
-)
-
-
-def _get_caution(comparison: Comparison, tag: str, untested: Sequence[str]) -> str:
-    counts = {arm: len(values) for arm, values in tables.get_values(comparison.rows, tag).items()}
-    fewest = min(counts[arm] for arm in (*untested, comparison.description.baseline))
-    limit = f" ({fewest} seeds a side cannot reach p < {statistics.smallest_p(fewest):.2g})" if fewest else ""
-    names = ", ".join(untested) if len(untested) <= MAX_NAMES else f"{len(untested)} of {len(counts) - 1} arms"
-    return (
-        f"No significance is claimed for {names}: a test takes "
-        f"{statistics.MIN_SEEDS} finished seeds or more of the arm and of the baseline{limit}. Of these the tables "
-        "show the spread alone; a difference within it may be chance."
-    )
 
 
 def _build_curve_sections(comparison: Comparison) -> list[Block]:

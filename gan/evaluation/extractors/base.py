@@ -22,6 +22,8 @@ class MetricsConfig:
     """File with the weights of Inception (null: the file that torch-fidelity downloads to torch's hub folder)"""
     download: bool = False
     """Download missing weights"""
+    classifier: str | None = None
+    """Run folder of train_classifier.py, or its .safetensors file, for metrics such as fd_classifier10k_test"""
     fid_preprocessing: Literal["torch_fidelity", "pytorch_fid"] = "torch_fidelity"
     """How images are resized for Inception; this is the only difference between the FIDs of the two packages"""
     statistics: str | None = None

@@ -76,14 +76,14 @@ def test_mirroring_differs_between_batches():
     assert len(mirrored) > 15
 
 
-def test_dequantization_adds_reproducible_noise_below_one_gray_level():
-    plain = make_sampler().batch(0, 10)[0]
-    x = make_sampler(dequantize=True).batch(0, 10)[0]
-    noise = (x - plain) * 127.5
+def test_dequantization_adds_reproducible_noise_below_1_128():
+    plain = make_sampler(2000).batch(0, 2000)[0]
+    x = make_sampler(2000, dequantize=True).batch(0, 2000)[0]
+    noise = (x - plain) * 128
     assert noise.min() > -1e-4
-    assert noise.max() < 1 + 1e-4
-    assert noise.std() > 0.2
-    assert torch.equal(make_sampler(dequantize=True).batch(0, 10)[0], x)
+    assert 0.999 < noise.max() < 1 + 1e-4  # so many draws of one gray level, 1/127.5, would exceed it
+    assert noise.std() == pytest.approx(1 / 12**0.5, rel=0.02)
+    assert torch.equal(make_sampler(2000, dequantize=True).batch(0, 2000)[0], x)
 
 
 OPTIONS = {"horizontal_flip": True, "dequantize": True}

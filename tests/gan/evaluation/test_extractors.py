@@ -1,10 +1,13 @@
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from gan.evaluation.extractors import EXTRACTORS, MetricsConfig
 from gan.evaluation.extractors.base import build_extractor
 from gan.evaluation.extractors.torch_fidelity import CLIP, DINOV2
 from gan.runtime.errors import UserError
+from metrics.extractors.classifier import ClassifierExtractor
 
 CPU = torch.device("cpu")
 
@@ -50,3 +53,17 @@ def test_file_without_inception_weights_is_an_error(tmp_path):
             build_extractor("inception", MetricsConfig(inception_weights=str(path)), 32, CPU)
     with pytest.raises(UserError, match=r"absent\.pth"):
         build_extractor("inception", MetricsConfig(inception_weights=str(tmp_path / "absent.pth")), 32, CPU)
+
+
+def test_classifier_must_be_named_and_be_one(tmp_path):
+    with pytest.raises(UserError, match=r"set metrics\.classifier=FILE"):
+        build_extractor("classifier", MetricsConfig(), 32, CPU)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    for name, reason in (("absent.safetensors", "cannot read"), ("weights.safetensors", "contains no description")):
+        with pytest.raises(UserError, match=rf"{reason}.*train_classifier\.py|{reason}.*{name}"):
+            build_extractor("classifier", MetricsConfig(classifier=str(tmp_path / name)), 32, CPU)
+
+
+def test_classifier_without_linear_layer_has_no_features():
+    with pytest.raises(ValueError, match="Sequential has no linear layer"):
+        ClassifierExtractor(nn.Sequential(nn.Flatten()))

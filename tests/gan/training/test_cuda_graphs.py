@@ -3,14 +3,16 @@
 import contextlib
 import io
 import re
+from functools import partial
 
 import pytest
 import torch
 
-from gan.runtime.cuda_graphs import WARMUP_CALLS, CUDAGraphs
+from gan.runtime.cuda_graphs import WARMUP_CALLS, CaptureError, CUDAGraphs
 from gan.runtime.errors import UserError
 from gan.runtime.rng import set_deterministic
 from gan.training.build import find_obstacle_to_graphs
+from gan.training.lipschitz import lipschitz_numbers, run_measurement
 from gan.training.step import training_step
 from tests.gan.experiments import build_on_random_images
 from tests.gan.runs import same
@@ -132,7 +134,7 @@ def test_calls_are_eager_then_captured_then_replayed(cuda_without_gpu):
     assert pools[-1] is not pools[0]  # PyTorch captures into no pool whose graphs are all gone
 
 
-def test_failed_capture_is_a_user_error(cuda_without_gpu):
+def test_failed_capture_is_reported(cuda_without_gpu):
     graphs = CUDAGraphs([], [])
     for _ in range(WARMUP_CALLS):
         graphs.run("a", dict)
@@ -140,9 +142,50 @@ def test_failed_capture_is_a_user_error(cuda_without_gpu):
     def wait():
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    reason = r"\(operation not permitted when stream is capturing\)"
-    with pytest.raises(UserError, match=rf"cannot be captured as a CUDA graph; use train\.graph=false {reason}"):
+    with pytest.raises(CaptureError, match="operation not permitted when stream is capturing"):
         graphs.run("a", wait)
+
+
+class FailingGraphs:
+    """CUDA graphs of a function that cannot be captured."""
+
+    def run(self, key, function):
+        raise CaptureError("operation not permitted")
+
+
+def test_step_that_cannot_be_captured_is_a_user_error(build):
+    experiment = build("train.steps=1")
+    experiment.graphs = FailingGraphs()
+    message = r"cannot be captured as a CUDA graph; use train\.graph=false \(operation not permitted\)"
+    with pytest.raises(UserError, match=message):
+        training_step(experiment, experiment.G, experiment.D)
+
+
+def test_measurement_that_cannot_be_captured_is_eager(build):
+    experiment, other = build("train.steps=1"), build("train.steps=1")
+    experiment.tracker_graphs = FailingGraphs()
+    with pytest.warns(UserWarning, match="the layer norms are measured without a CUDA graph.*operation not permitted"):
+        numbers = lipschitz_numbers(experiment)
+    assert experiment.tracker_graphs is None
+    assert numbers == lipschitz_numbers(other)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("normalization", ["none", "spectral", "spectral_conv", "conv_norm"])
+def test_replayed_measurements_equal_eager_ones(normalization):
+    set_deterministic(True)
+    norms = []
+    for graph in ("true" if normalization != "spectral_conv" else "auto", "false"):
+        experiment = build_on_random_images(
+            "cifar10/sngan_resnet", f"discriminator.normalization={normalization}", f"train.graph={graph}"
+        )
+        assert (experiment.tracker_graphs is None) == (graph == "false")
+        for _ in range(WARMUP_CALLS + 3):
+            training_step(experiment, experiment.G, experiment.D)
+            norms.append(experiment.tracker.measure(partial(run_measurement, experiment)))
+        assert (experiment.tracker_graphs is None) == (graph == "false")  # it was captured
+    half = WARMUP_CALLS + 3
+    assert norms[:half] == norms[half:]
 
 
 @pytest.mark.parametrize(

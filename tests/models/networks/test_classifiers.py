@@ -41,6 +41,14 @@ def test_initialization_matches_torchvision():
         assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.15), name
 
 
+def test_initialization_of_pytorch():
+    torch.manual_seed(0)
+    network = build_classifier(ResNet10Config(width=32, init="pytorch"), ImageShape(1, 16, 10))
+    for name in ("conv1", "layer2.0.conv1", "layer4.0.downsample.0"):
+        weight = network.get_submodule(name).weight
+        assert weight.abs().max().item() == pytest.approx(weight[0].numel() ** -0.5, rel=0.05), name
+
+
 @pytest.mark.parametrize("width", [1, 5, 64])
 def test_width_scales_every_stage(width):
     network = build_classifier(ResNet10Config(width=width), ImageShape(1, 16, 7))

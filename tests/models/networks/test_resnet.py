@@ -106,6 +106,23 @@ def test_down_block(halve, first):
     assert torch.equal(x, before)  # an in-place ReLU would change the input of the shortcut
 
 
+@pytest.mark.parametrize(("channels", "halve"), [(6, True), (6, False), (4, False)])
+def test_rectified_shortcut(channels, halve):
+    """Compare with the in-place ReLU of torch-mimicry, which changes the input of the shortcut."""
+    block = DownBlock(4, channels, NoActivationNorm(), halve, rectified_shortcut=True)
+    x = torch.randn(2, 4, 6, 6)
+    changed = x.clone()
+    h = block.conv2(block.conv1(F.relu(changed, inplace=True)).relu())
+    shortcut = changed if block.shortcut is None else block.shortcut(changed)
+    expected = F.avg_pool2d(h, 2) + F.avg_pool2d(shortcut, 2) if halve else h + shortcut
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_first_shortcut_is_not_rectified():
+    network = ResNetDiscriminatorConfig(width=4, rectified_shortcuts=True).build(ImageShape(3, 32))
+    assert [block.rectified_shortcut for block in network.blocks] == [False, True, True, True]
+
+
 def test_shortcut_is_the_identity_if_the_shape_is_kept():
     block, x = DownBlock(4, 4, NoActivationNorm(), halve=False), torch.randn(2, 4, 6, 6)
     nn.init.zeros_(block.conv2.weight)
@@ -119,6 +136,31 @@ def test_discriminator_sums_features_over_the_map():
     network.blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
     logits = network(torch.randn(2, 3, 16, 16))
     torch.testing.assert_close(logits, network.head(seen[0].relu().flatten(2).sum(2)))
+
+
+def test_discriminator_averages_features_over_the_map():
+    image, x = ImageShape(3, 16), torch.randn(2, 3, 16, 16)
+    summed, averaged = (ResNetDiscriminatorConfig(width=4, pooling=name).build(image) for name in ("sum", "mean"))
+    averaged.load_state_dict(summed.state_dict())
+    summed.head.linear.weight.data /= 4 * 4  # the positions of the last map
+    torch.testing.assert_close(averaged(x), summed(x))
+
+
+def test_initialization_of_pytorch():
+    image = ImageShape(3, 32, 10)
+    parts = ("biases", "shortcuts", "to_image")
+    networks = (
+        ResNetGeneratorConfig(width=64, pytorch_init=parts),
+        ResNetDiscriminatorConfig(width=64, pytorch_init=parts[:2]),
+    )
+    for network in (config.build(image) for config in networks):
+        for name, module in network.named_modules():
+            if not isinstance(module, nn.Conv2d | nn.Linear):
+                continue
+            bound = module.weight[0].numel() ** -0.5
+            assert 0 < module.bias.abs().max() <= bound, name
+            as_pytorch = module.weight.abs().max() <= bound and module.weight.abs().max() > 0.95 * bound
+            assert as_pytorch == name.endswith(("shortcut", "to_image")), name
 
 
 def test_initialization():

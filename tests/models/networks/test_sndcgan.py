@@ -41,6 +41,22 @@ def test_discriminator_matches_the_paper(resolution, base_size):
     assert network.activation.negative_slope == 0.1
 
 
+def test_stride_2_convolutions_double_the_channels_in_the_code():
+    # In common/net.py of pfnet-research/chainer-gan-lib, and in pytorch-gan-collections
+    network = SNDCGANDiscriminatorConfig(doubling="4x4").build(ImageShape(3, 32))
+    layers = [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0]) for c in network.convs]
+    assert layers == [
+        (3, 64, 3, 1),
+        (64, 128, 4, 2),
+        (128, 128, 3, 1),
+        (128, 256, 4, 2),
+        (256, 256, 3, 1),
+        (256, 512, 4, 2),
+        (512, 512, 3, 1),
+    ]
+    assert network.head.linear.in_features == 4 * 4 * 512
+
+
 @pytest.mark.parametrize("resolution", [16, 24, 32, 48, 64, 96])
 def test_resolutions(resolution):
     image = ImageShape(3, resolution, num_classes=4)

@@ -34,8 +34,20 @@ def enumerate_splits(a: list[float], b: list[float]) -> float:
 def test_separate_groups_have_the_smallest_p():
     assert permutation_p([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == pytest.approx(2 / 252)
     assert permutation_p([6, 7, 8], [1, 2, 3]) == pytest.approx(0.1)  # the smallest p of three seeds
-    assert smallest_p(5) == pytest.approx(2 / 252)
-    assert smallest_p(3) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 4), (2, 2), (2, 3), (3, 3), (3, 5), (4, 5), (5, 5)])
+def test_smallest_p_is_that_of_the_most_extreme_values(n, m):
+    few, many = [100.0**i for i in range(3, 3 + n)], [2.0**i for i in range(m)]  # only a mirror split is as extreme
+    assert smallest_p(n, m) == smallest_p(m, n) == pytest.approx(permutation_p(few, many))
+
+
+def test_smallest_p_without_values():
+    assert smallest_p(0, 5) == smallest_p(5, 0) == smallest_p(0, 0) == 1
+
+
+def test_smallest_p_of_three_against_five():
+    assert smallest_p(3, 5) == pytest.approx(1 / 56)  # 0.018
 
 
 def test_p_counted_by_hand():
@@ -93,12 +105,21 @@ def test_spread():
     assert compute_spread([]) is None
 
 
-def test_only_arms_with_five_seeds_are_tested():
+def test_hypotheses_without_p_value_are_counted_by_holm():
+    assert correct_holm({"a": 0.01, "b": 0.002}, family=4) == pytest.approx({"b": 0.008, "a": 0.03})
+    assert correct_holm({"a": 0.01, "b": 1.0}) == pytest.approx(correct_holm({"a": 0.01}, family=2) | {"b": 1.0})
+    with pytest.raises(ValueError, match="family of 1"):
+        correct_holm({"a": 0.01, "b": 0.002}, family=1)
+
+
+def test_arms_whose_seeds_can_show_a_difference_are_tested():
     low, high = [1.0, 2, 3, 4, 5], [6.0, 7, 8, 9, 10]
-    tests = compare_with_baseline("none", {"none": low, "far": high, "near": low, "few": high[:4]})
-    assert set(tests) == {"far", "near"}
+    tests = compare_with_baseline("none", {"none": low, "far": high, "near": low, "few": [9.0, 10, 11], "one": [20.0]})
+    assert set(tests) == {"far", "near", "few"}  # one value against five cannot reach p < 0.05
     assert tests["far"].difference == 5
-    assert (tests["far"].p, tests["far"].p_holm) == pytest.approx((2 / 252, 4 / 252))
-    assert tests["near"].p_holm == tests["near"].p == permutation_p(low, low)
-    assert compare_with_baseline("none", {"none": low[:4], "far": high}) == {}
+    assert (tests["far"].p, tests["far"].p_holm) == pytest.approx((2 / 252, 4 * 2 / 252))  # four arms, also "one"
+    assert (tests["few"].p, tests["few"].p_holm) == pytest.approx((1 / 56, 3 / 56))
+    assert tests["near"].p == tests["near"].p_holm == 1
+    assert compare_with_baseline("none", {"none": low[:3], "far": high[:3]}) == {}
+    assert set(compare_with_baseline("none", {"none": low[:4], "far": high[:4]})) == {"far"}  # 2 / 70
     assert compare_with_baseline("absent", {"far": high}) == {}

@@ -42,12 +42,15 @@ def test_equal_arms_have_no_best():
     assert not any(entry.best for row in table.rows for entry in row)
 
 
-def test_only_complete_arms_with_five_seeds_are_tested():
+def test_complete_arms_are_tested_and_all_arms_are_counted():
     low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0, 8.0, 9.0, 10.0]
-    rows = build_rows({"base": low, "worse": high, "few": high[:4], "broken": [*high, "diverged"]})
+    rows = build_rows({"base": low, "worse": high, "few": [20.0, 21.0, 22.0], "broken": [*high, "diverged"]})
     table = tables.build_test_table(rows, "metrics/fd_digits10k_test", "base")
-    assert get_texts(table) == [["worse", "5", "+5", "0.00794", "0.00794"]]
-    assert table.rows[0][-1].best
+    assert get_texts(table) == [
+        ["worse", "5", "+5", "0.00794", "0.0238"],  # 2/252 times three
+        ["few", "3", "+18", "0.0179", "0.0357"],  # 1/56 times two
+    ]
+    assert all(row[-1].best for row in table.rows)
 
 
 def test_cells_are_counted_by_status():

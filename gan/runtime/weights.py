@@ -8,18 +8,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from gan.options.loader import dump_config
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
 
 
-def export_network(path: Path, network: nn.Module, config: Any, **metadata: Any) -> None:
+def export_network(path: Path, network: nn.Module, config: str, **metadata: Any) -> None:
     """Write the weights of a network to a safetensors file. Equal networks produce equal files.
 
-    The metadata of the file are the config as YAML, under `config`, and each value of `metadata` as JSON.
+    The metadata of the file are the config, as YAML, under `config`, and each value of `metadata` as JSON.
     """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    texts = {"config": dump_config(config)} | {name: json.dumps(value) for name, value in metadata.items()}
+    texts = {"config": config} | {name: json.dumps(value) for name, value in metadata.items()}
     data = _sort_metadata(save(tensors, metadata=texts))
     write_atomically(path, lambda file: file.write(data))
 

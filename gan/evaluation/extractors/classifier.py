@@ -1,0 +1,74 @@
+"""The features of a classifier that `train_classifier.py` has trained on images of the same kind.
+
+Distances in this space are no FID. They compare only numbers with the same classifier, whose hash is in the output.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
+from gan.options.loader import construct
+from gan.options.nodes import parse_yaml
+from gan.runtime.errors import UserError
+from gan.runtime.weights import read_weights
+from metrics.extractors.classifier import ClassifierExtractor
+from models import ClassifierConfig, ImageShape, build_classifier
+from models.networks.layers import standardize_images
+
+CLASSIFIER = "classifier.safetensors"
+
+
+class TrainedClassifier(NamedTuple):
+    """A classifier of images (B, C, H, W) in [0, 1], and the images that it was trained on."""
+
+    network: nn.Module
+    image: ImageShape
+
+
+@EXTRACTORS.register("classifier")
+class ClassifierSpace(FeatureSpace):
+    """The input of the last layer of the classifier in `metrics.classifier`, and its logits."""
+
+    def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> ClassifierExtractor:
+        """Return the extractor. Raises Unavailable if no classifier is named, and UserError if it cannot be used."""
+        if options.classifier is None:
+            raise Unavailable(
+                "no classifier is named; set metrics.classifier=FILE, a run folder of train_classifier.py or its"
+                f" {CLASSIFIER}"
+            )
+        path = Path(options.classifier).expanduser()
+        network, image = load_classifier(path)
+        if image.resolution != resolution:
+            raise UserError(
+                f"metrics.classifier: {path} classifies images of {image.resolution} x {image.resolution} pixels, not"
+                f" {resolution} x {resolution}; train one with the resolution of the data"
+            )
+        extractor = ClassifierExtractor(network, device)
+        print(f"classifier of the metrics: {path}, fingerprint {extractor.fingerprint[:16]}")
+        return extractor
+
+
+def load_classifier(path: Path) -> TrainedClassifier:
+    """Return the classifier in a run folder of `train_classifier.py`, or in its safetensors file.
+
+    Weights in half precision are converted to single precision. Raises UserError if there is no classifier.
+    """
+    path = path / CLASSIFIER if path.is_dir() else path
+    tensors, metadata = read_weights(path)
+    if not metadata.keys() >= {"config", "image"}:
+        raise UserError(f"{path} contains no description of a classifier; train it with train_classifier.py")
+    options = parse_yaml(metadata["config"], str(path)).value["classifier"]
+    config: ClassifierConfig = construct(ClassifierConfig, options, "classifier")
+    image = ImageShape(*json.loads(metadata["image"]))
+    mean, std = torch.zeros(2, image.channels)  # replaced by the values in the file
+    network = standardize_images(build_classifier(config, image), mean, std)
+    network.load_state_dict({name: _in_single_precision(tensor) for name, tensor in tensors.items()})
+    return TrainedClassifier(network, image)
+
+
+def _in_single_precision(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
