@@ -27,7 +27,7 @@ from gan.runtime.rng import set_deterministic
 from gan.training.build import build_experiment, describe_normalizations
 from gan.training.experiment import Experiment
 from gan.training.loop import train
-from gan.training.restore import TrainedGenerator, resume
+from gan.training.restore import get_trained_generator, resume
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm.yaml"
 
@@ -65,8 +65,7 @@ def run(options: argparse.Namespace) -> None:
             with Interrupt() as interrupt:
                 train(experiment, folder, interrupt)
             if rank() == 0:
-                trained = TrainedGenerator(experiment.ema.network, config, experiment.image_shape, experiment.step)
-                export_generator(folder / GENERATOR, trained)
+                export_generator(folder / GENERATOR, get_trained_generator(experiment))
             print_results(experiment, folder, splits)
 
 

@@ -30,7 +30,7 @@ def build_sets(config: Config, splits: Splits) -> LabelledSets:
     """Return the sets of a config, drawn from its seed. Raises UserError when the dataset does not support them."""
     train, test, name = splits.train, splits.held_out, DATASETS.get_name(type(config.data))
     if test is None:
-        raise UserError(f"data: {name} has no held-out images for testing; set data.test_root")
+        raise UserError(f"data: {name} has no held-out images for testing; set data.held_out")
     if train.num_classes < 2:
         raise UserError(
             f"data: {name} has no classes; a classifier needs at least two, for example one folder of images for each"

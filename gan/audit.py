@@ -53,7 +53,7 @@ def audit(folder: Path) -> str:
     layers = layer_table(D, tracker, numbers, spectra)
     certified = _format(numbers.get("lipschitz/D/certified", math.inf))
     if certified == "none":
-        images, y = draw_points(experiment)
+        images, y = draw_points(experiment, experiment.ema.network)
         certified = str(certify(D, images.shape[1:], None if y is None else y[:1]))
     return "\n\n".join([f"{folder}, step {restored.step}", layers, network_table(numbers, certified), EXPLANATION])
 

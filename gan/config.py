@@ -11,7 +11,7 @@ from gan.objectives.losses import Hinge, Loss
 from gan.objectives.regularizers import Regularizer
 from gan.run.options import CheckpointConfig, LogConfig
 from gan.runtime.precision import Precision
-from metrics.catalog import parse_protocol
+from metrics.catalog import parse_protocols
 from models import DiscriminatorConfig, GeneratorConfig
 from models.networks.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from models.ranges import AT_LEAST_0, AT_LEAST_1, Range
@@ -93,11 +93,15 @@ class EvalConfig:
     """Generator updates between evaluations and sample grids"""
     metrics: tuple[str, ...] = ("fd_digits10k_test", "modes10k", "kl10k", "confident10k", "is_digits10k")
     """Metrics with their protocols, METRIC[_FEATURES]COUNT[_train|_test]; the first selects the best checkpoint"""
+    standing_statistics: Annotated[int, Range(min=0, max=1_000_000)] = 2000
+    """Latents for the batch norm statistics of the averaged generator (0: those of G in training)"""
 
     def __post_init__(self):
-        """Raise ValueError for unknown and duplicate metrics."""
+        """Raise ValueError for unknown and duplicate metrics, and for statistics of a single latent."""
+        if self.standing_statistics == 1:
+            raise ValueError("standing_statistics: one latent has no variance; use at least 2, or 0 for none")
         try:
-            names = [str(parse_protocol(name)) for name in self.metrics]
+            names = list(map(str, parse_protocols(self.metrics)))
         except ValueError as error:
             raise ValueError(f"metrics: {error}") from None
         for name in names:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,27 +13,31 @@ import torch
 from torch import nn
 
 from gan.config import Config
+from gan.data.prepared import expand_path
 from gan.evaluation.evaluator import Evaluator
-from gan.evaluation.image_folders import compare_folders, save_statistics
+from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.device import select_device
+from gan.runtime.distributed import process_group, rank
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
 from gan.training.inputs import Inputs
 from gan.training.restore import restore_experiment
-from metrics.catalog import parse_protocol
+from metrics.catalog import parse_protocols
 from metrics.estimate import Estimate, format_estimate
 from models.calls import call_network
 
 RESULTS = "evaluation.json"
+MAX_SIDE = 4096  # pixels
+MAX_SEEDS = 1000
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after a user error."""
-    return exit_code(lambda: run(parse(argv)))
+    return exit_code(lambda: run(parse(argv)), distributed=True)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -41,28 +46,35 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m gan.evaluate",
         description="Evaluate the generator of a run, or compare a folder of generated images with real images.",
     )
+    path = partial(expand_path, key="--out and --save-statistics")
     parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder, and config keys to override")
     parser.add_argument("--images", nargs="+", metavar="DIR", help="folders of generated and real images")
     parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run, or fid and kid for folders")
     parser.add_argument("--num-samples", type=int, help="number of generated images, for all metrics")
     parser.add_argument("--seeds", type=int, default=1, help="number of sets of latents to evaluate (default: 1)")
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
-    parser.add_argument("--save-statistics", type=Path, metavar="FILE.npz", help="write FID statistics of --images DIR")
-    parser.add_argument("--out", type=Path, help=f"JSON file to write (default: {RESULTS} in the run folder)")
+    parser.add_argument("--save-statistics", type=path, metavar="FILE.npz", help="write FID statistics of --images DIR")
+    parser.add_argument("--out", type=path, help=f"JSON file to write (default: {RESULTS} in the run folder)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    parser.add_argument("--resize", type=int, metavar="N", help="crop images to squares, and resize them to N x N")
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
     options = parser.parse_intermixed_args(argv)
     words = [*options.run, *(options.images or []), *(options.metrics or [])]
     options.overrides = [word for word in words if "=" in word]
-    runs = [Path(word) for word in options.run if "=" not in word]
+    runs = [expand_path(word, "RUN") for word in options.run if "=" not in word]
     if len(runs) + (options.images is not None) != 1:
         parser.error("give either one run folder or --images DIR_A DIR_B")
     options.run = runs[0] if runs else None
     if options.metrics is not None:
         options.metrics = [word for word in options.metrics if "=" not in word]
     if options.images is not None:
-        options.images = [Path(word) for word in options.images if "=" not in word]
-    if options.seeds < 1:
-        parser.error(f"--seeds {options.seeds}: must be at least 1")
+        options.images = [expand_path(word, "--images") for word in options.images if "=" not in word]
+    elif options.resize is not None or options.skip_corrupt or options.save_statistics:
+        parser.error("--resize, --skip-corrupt and --save-statistics are options of --images")
+    if options.resize is not None and not 1 <= options.resize <= MAX_SIDE:
+        parser.error(f"--resize {options.resize}: must be from 1 to {MAX_SIDE}")
+    if not 1 <= options.seeds <= MAX_SEEDS:
+        parser.error(f"--seeds {options.seeds}: must be from 1 to {MAX_SEEDS}")
     if options.images is not None and len(options.images) != (1 if options.save_statistics else 2):
         parser.error("--images needs two folders, DIR_A DIR_B, or one folder with --save-statistics FILE.npz")
     return options
@@ -71,18 +83,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Compute the metrics, print them as a table and write the JSON file."""
     device = select_device(options.device)
-    if options.run is not None:
-        evaluate_run(options, device)
-    elif options.save_statistics:
-        save_statistics(options.images[0], options.save_statistics, options.overrides, device)
-    else:
-        fake, real = options.images
-        scores = compare_folders(fake, real, options.metrics or ["fid", "kid"], options.overrides, device)
-        print(format_table([("", "value"), *((name, format_estimate(value, 6)) for name, value in scores.items())]))
-        if options.out is not None:
-            spreads = {name: value.std for name, value in scores.items() if isinstance(value, Estimate)}
-            paths = [str(path) for path in options.images]
-            _write(options.out, {"images": paths, "metrics": scores, **({"std": spreads} if spreads else {})})
+    with process_group(device):
+        if options.run is not None:
+            evaluate_run(options, device)
+        else:
+            evaluate_folders(options, device)
+
+
+def evaluate_folders(options: argparse.Namespace, device: torch.device) -> None:
+    """Compare two folders of images, or save the statistics of one."""
+    decoding = Decoding(resize=options.resize, skip_corrupt=options.skip_corrupt)
+    print(f"images are compared {decoding}")
+    if options.save_statistics:
+        path, overrides = options.save_statistics, options.overrides
+        _print_skipped(save_statistics(options.images[0], path, decoding, overrides, device))
+        return
+    fake, real = options.images
+    names = options.metrics or ["fid", "kid"]
+    scores, skipped = compare_folders(fake, real, names, decoding, options.overrides, device)
+    _print_skipped(skipped)
+    print(format_table([("", "value"), *((name, format_estimate(value, 6)) for name, value in scores.items())]))
+    if options.out is not None:
+        results = {"images": list(map(str, options.images)), "decoding": str(decoding), "skipped": skipped}
+        spreads = {name: value.std for name, value in scores.items() if isinstance(value, Estimate)}
+        _write(options.out, {**results, "metrics": scores, **({"std": spreads} if spreads else {})})
 
 
 def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
@@ -91,15 +115,16 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     config = load_config(Config, run_folder.config_path(folder), options.overrides)
     run_folder.check_same_experiment(folder, config)
     try:
-        protocols = [parse_protocol(name) for name in options.metrics or config.eval.metrics]
+        protocols = parse_protocols(options.metrics or config.eval.metrics)
         if options.num_samples is not None:
-            protocols = [parse_protocol(str(protocol.with_count(options.num_samples))) for protocol in protocols]
+            protocols = parse_protocols([str(protocol.with_count(options.num_samples)) for protocol in protocols])
     except ValueError as error:
         raise UserError(f"--metrics: {error}") from None
     names = list(dict.fromkeys(map(str, protocols)))
     experiment = restore_experiment(folder, device, options.overrides, options.checkpoint, metrics=names)
-    for name, reason in experiment.unavailable_metrics.items():
-        print(f"metric {name} left out: {reason}", file=sys.stderr)
+    if rank() == 0:
+        for name, reason in experiment.unavailable_metrics.items():
+            print(f"metric {name} left out: {reason}", file=sys.stderr)
     evaluator = experiment.evaluator
     if evaluator is None:
         raise UserError(
@@ -113,9 +138,10 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     step = f"step_{experiment.step:08d}"
     entry = results.setdefault(step, {})
     seeds = [config.seed + i for i in range(options.seeds)]
+    G = experiment.evaluated_generator()
     estimates: dict[str, list[Estimate]] = {}
     for seed in seeds:
-        for name, value in evaluate_seed(experiment.ema.network, experiment.inputs, evaluator, seed).items():
+        for name, value in evaluate_seed(G, experiment.inputs, evaluator, seed).items():
             entry.setdefault(name, {})[str(seed)] = value
             if isinstance(value, Estimate):
                 results.setdefault("std", {}).setdefault(step, {}).setdefault(name, {})[str(seed)] = value.std
@@ -143,6 +169,12 @@ def evaluate_seed(G: nn.Module, inputs: Inputs, evaluator: Evaluator, seed: int)
     return evaluator(partial(call_network, G), lambda count, k: inputs.latents(count, "evaluation", k))
 
 
+def _print_skipped(skipped: Sequence[str]) -> None:
+    if skipped:
+        more = ", ..." if len(skipped) > 1 else ""
+        print(f"skipped {len(skipped)} images that cannot be read ({skipped[0]}{more})")
+
+
 def _read(path: Path) -> dict:
     if not path.exists():
         return {}
@@ -156,6 +188,8 @@ def _read(path: Path) -> dict:
 
 
 def _write(path: Path, results: dict) -> None:
+    if rank() != 0:
+        return
     try:
         write_text(path, json.dumps(results, indent=2) + "\n")
     except OSError as error:

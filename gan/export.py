@@ -14,7 +14,7 @@ from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
 from gan.runtime.weights import export_network, read_weights
-from gan.training.restore import TrainedGenerator, restore_generator
+from gan.training.restore import TrainedGenerator, restore_generator, restore_labels
 from models import ImageShape, build_generator
 
 GENERATOR = "generator.safetensors"
@@ -25,7 +25,9 @@ ONNX_TORCH = "2.7"
 
 def export_generator(path: Path, generator: TrainedGenerator) -> None:
     """Write a generator to a safetensors file, which `load_generator` can read without any other file."""
-    export_network(path, generator.network, dump_config(generator.config), image=generator.image, step=generator.step)
+    labels, config = generator.labels, dump_config(generator.config)
+    counts = None if labels is None else labels.counts
+    export_network(path, generator.network, config, image=generator.image, step=generator.step, label_counts=counts)
 
 
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> TrainedGenerator:
@@ -57,7 +59,8 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Trai
     network = build_generator(config.generator, image)
     network.load_state_dict(tensors)
     network.to(device).eval().requires_grad_(False)
-    return TrainedGenerator(network, config, image, json.loads(metadata["step"]))
+    labels = restore_labels(json.loads(metadata.get("label_counts", "null")), image, device)
+    return TrainedGenerator(network, config, image, json.loads(metadata["step"]), labels)
 
 
 def export_onnx(path: Path, generator: TrainedGenerator) -> None:

@@ -44,7 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     target.add_argument("--out-dir", type=Path, help="folder to create, with one PNG file per image")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents (default: 0)")
     parser.add_argument(
-        "--label", type=int, help="class of all images, for a conditional generator (default: random classes)"
+        "--label", type=int, help="class of all images, for a conditional generator (default: drawn as in training)"
     )
     parser.add_argument(
         "--truncation", type=float, metavar="T", help="redraw entries of z outside [-T, T] (Brock et al., 2019)"
@@ -101,7 +101,7 @@ def draw(
     """Return z (N, z_dim) and labels (N,), or None without classes. N is n, or 2 n for interpolations."""
     count = 2 * options.n if options.interpolate else options.n
     random = rng.generator(device, options.seed, "sample")
-    z, y = draw_latents(count, generator.config.generator.z_dim, generator.image.num_classes, random)
+    z, y = draw_latents(count, generator.config.generator.z_dim, generator.labels, random)
     if options.truncation is not None:
         while (outside := z.abs() > options.truncation).any():
             z[outside] = torch.randn(int(outside.sum()), generator=random, device=device)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from metrics.checks import check_feature_pair
 from metrics.neighbors import Pairs, squared_neighbor_distances
 
 
@@ -14,8 +15,9 @@ def authentic_percentage(fake: Tensor, train: Tensor, train_distances: Tensor | 
     far from all training images, so read it together with a distance such as FID.
 
     `train_distances` is the result of `squared_neighbor_distances(train, k)` if it has been computed before. Raises
-    ValueError if there are fewer than 2 training features or if the dimensions differ.
+    ValueError for features that `metrics.checks` refuses.
     """
+    check_feature_pair(fake, train)
     if train_distances is None:
         train_distances = squared_neighbor_distances(train, 1)
     squared, nearest = Pairs(fake, train).find_nearest(1)

@@ -19,7 +19,7 @@ The general form is `METRIC[_FEATURES][-]COUNT[_REFERENCE[COUNT]]`.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
@@ -34,6 +34,10 @@ from metrics.inception_score import inception_score
 from metrics.kid import kid
 from metrics.manifold import manifold_metrics
 from metrics.modes import captured_modes, confident_fraction, kl_to_uniform
+
+MAX_IMAGES = 10_000_000  # of a protocol; more do not fit into memory, and would take days
+MAX_METRICS = 100  # of a run
+MAX_NAME = 1000  # characters
 
 
 class Reference(Protocol):
@@ -229,6 +233,8 @@ _PROTOCOL_PATTERN = re.compile(
 
 def parse_protocol(name: str) -> MetricProtocol:
     """Return the protocol with this name. Raises ValueError if the name is invalid."""
+    if len(name) > MAX_NAME:
+        raise ValueError(f"'{name[:20]}...' is longer than {MAX_NAME} characters")
     match = _PROTOCOL_PATTERN.fullmatch(name)
     if match is None:
         raise ValueError(
@@ -255,8 +261,22 @@ def parse_protocol(name: str) -> MetricProtocol:
     count, real = _parse_count(match["count"]), None if match["real"] is None else _parse_count(match["real"])
     if min(count, real or count) < metric.min_images:
         raise ValueError(f"'{name}': {match['metric']} needs at least {metric.min_images} images")
+    if max(count, real or count) > MAX_IMAGES:
+        raise ValueError(f"'{name}': a metric has at most {MAX_IMAGES:,} images")
     reference = cast(Literal["train", "test", "file"] | None, match["reference"])  # guaranteed by the pattern
     return MetricProtocol(match["metric"], features, count, reference, real)
+
+
+def parse_protocols(names: Sequence[str]) -> list[MetricProtocol]:
+    """Return the protocols with these names. Raises ValueError for invalid names and for too many."""
+    check_number(names)
+    return [parse_protocol(name) for name in names]
+
+
+def check_number(names: Sequence[str]) -> None:
+    """Raise ValueError for too many names of metrics."""
+    if len(names) > MAX_METRICS:
+        raise ValueError(f"at most {MAX_METRICS} metrics are possible, not {len(names):,}")
 
 
 def compute_metrics(names: Collection[str], fake: Features, real: Reference | None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from metrics.checks import check_feature_pair, check_labels
 from metrics.frechet import FeatureStatistics, frechet_distance
 
 
@@ -10,10 +11,12 @@ def classwise_frechet_distance(fake: Tensor, fake_labels: Tensor, real: Tensor, 
 
     Labels are (N,) and (M,); the classes are those of the real features. Each class has the same weight. Each distance
     is biased by the number of features of its class, which is smaller than N. Raises ValueError if a class has fewer
-    than 2 features in either set, or if a generated one is of a class without real ones.
+    than 2 features in either set, or if a generated one is of a class without real ones, and for features and labels
+    that `metrics.checks` refuses.
     """
-    if len(fake) != len(fake_labels) or len(real) != len(real_labels):
-        raise ValueError("each feature needs a label")
+    check_feature_pair(fake, real)
+    check_labels(fake_labels, len(fake))
+    check_labels(real_labels, len(real))
     classes = real_labels.unique().tolist()
     foreign = sorted(set(fake_labels.unique().tolist()) - set(classes))
     if foreign:

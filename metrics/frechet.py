@@ -11,11 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from metrics.checks import (
+    check_definite,
+    check_dimensions,
+    check_features,
+    check_integer,
+    check_moments,
+    check_same_origin,
+)
 
 CHUNK = 8192  # number of features in each update of the covariance
 EPSILON = torch.finfo(torch.float64).eps
@@ -23,26 +32,33 @@ EPSILON = torch.finfo(torch.float64).eps
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """Mean (d,) and unbiased covariance S (d, d) of n features.
+    """Mean (d,) and unbiased covariance S (d, d) of n features, in double precision.
 
-    `count` is n, or None if it is unknown because the statistics come from a file without it.
+    Raises ValueError if `metrics.checks` refuses the mean, the covariance or n.
     """
 
     mean: Tensor
     covariance: Tensor
     count: int | None
+    """n, or None if it is unknown because the statistics come from a file without it"""
     precomputed_factor: Tensor | None = field(default=None, repr=False)
     """Value of `factor`, if it has been computed before"""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """What the features depend on, as far as known: the `origin` of their extractor, and the size of the images"""
+    data: str | None = None
+    """A fingerprint of the images, if known"""
+
+    def __post_init__(self):
+        check_moments(self.mean, self.covariance)
+        if self.count is not None:
+            check_integer("count", self.count, 2)
 
     @classmethod
     def from_features(cls, features: Tensor) -> "FeatureStatistics":
-        """Compute the statistics of features (N, d). Raises ValueError if N < 2 or if a feature is not finite."""
+        """Compute the statistics of features (N, d). Raises ValueError for features that `metrics.checks` refuses."""
+        check_features(features)
         count, dimension = features.shape
-        if count < 2:
-            raise ValueError(f"a covariance needs at least 2 features, not {count}")
         mean = features.mean(dim=0, dtype=torch.float64)
-        if not mean.isfinite().all():
-            raise ValueError(f"{(~features.isfinite()).any(dim=1).sum()} of {count} features are not finite")
         if count <= dimension:
             centered = features.double() - mean
             # The centered features sum to 0. A Householder reflection over the samples makes one of them 0, to omit it.
@@ -60,7 +76,7 @@ class FeatureStatistics:
 
         If n <= d, `from_features` computes F from the centered features, with r = n - 1. Otherwise F is the Cholesky
         factor. If S is numerically singular, F consists of the eigenvectors for the nonzero eigenvalues, each scaled by
-        the square root of its eigenvalue.
+        the square root of its eigenvalue. Raises ValueError if S has negative eigenvalues.
         """
         if self.precomputed_factor is not None:
             return self.precomputed_factor
@@ -68,6 +84,7 @@ class FeatureStatistics:
         if not failed:
             return lower
         values, vectors = torch.linalg.eigh(self.covariance)
+        check_definite(values)
         kept = values >= len(values) * EPSILON * values[-1]
         return vectors[:, kept] * values[kept].sqrt()
 
@@ -83,7 +100,7 @@ class FeatureStatistics:
         return cls(state["mean"], state["covariance"], count, state["factor"])
 
     def save(self, path: str | Path) -> None:
-        """Write an `.npz` file with `mu` and `sigma`, as in pytorch-fid, and with `count`.
+        """Write an `.npz` file with `mu` and `sigma`, as in pytorch-fid, and with `count`, `data` and the `origin`.
 
         Raises ValueError if the file already exists.
         """
@@ -93,6 +110,9 @@ class FeatureStatistics:
         arrays: dict[str, Any] = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
         if self.count is not None:
             arrays["count"] = np.array(self.count)
+        for name, text in (*self.origin.items(), ("data", self.data)):
+            if text is not None:
+                arrays[name] = np.array(text)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -103,30 +123,51 @@ class FeatureStatistics:
             raise
 
     @classmethod
-    def load(cls, path: str | Path) -> "FeatureStatistics":
-        """Read an `.npz` file written by `save` or by pytorch-fid. Raises ValueError if the file is invalid."""
+    def load(cls, path: str | Path, preprocessing: str | None = None) -> "FeatureStatistics":
+        """Read an `.npz` file written by `save` or by pytorch-fid. Raises ValueError if the file is invalid.
+
+        `preprocessing` declares how the images were resized if the file does not record it; None stands for
+        "pytorch_fid", because pytorch-fid records nothing. If the file records another value, this raises ValueError.
+        """
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                mean, covariance = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
-                count = int(arrays["count"]) if "count" in arrays else None
+                mean, covariance = (_to_double(arrays[name]) for name in ("mu", "sigma"))
+                count = _to_count(arrays["count"]) if "count" in arrays else None
+                texts = {name: array.item() for name, array in arrays.items() if array.dtype.kind == "U"}
         except Exception as error:  # numpy and zipfile raise exceptions of many types
             raise ValueError(f"{path} is not a file of Fréchet statistics (.npz with mu and sigma): {error}") from None
-        if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)):
-            shapes = f"mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}"
-            raise ValueError(f"{path}: the shapes of {shapes} do not match")
-        if not (mean.isfinite().all() and covariance.isfinite().all()):
-            raise ValueError(f"{path}: mu or sigma is not finite")
-        return cls(mean, covariance, count)
+        data = texts.pop("data", None)
+        if "extractor" not in texts:
+            texts.setdefault("preprocessing", preprocessing or "pytorch_fid")
+        try:
+            check_same_origin(texts, {} if preprocessing is None else {"preprocessing": preprocessing})
+            statistics = cls(mean, covariance, count, origin=texts, data=data)
+            _ = statistics.factor  # checks the eigenvalues
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return statistics
+
+
+def _to_double(array: np.ndarray) -> Tensor:
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"its numbers have the type {array.dtype}")
+    return torch.from_numpy(array.astype(np.float64))
+
+
+def _to_count(array: np.ndarray) -> int:
+    """Return a number as an int. Anything else is returned as it is, to be refused by `FeatureStatistics`."""
+    number = array.item()
+    return cast(int, int(number) if isinstance(number, float) and number.is_integer() else number)
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """Return ||m_a - m_b||² + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), clamped to at least 0.
 
     Warns if a set has fewer features than dimensions, because the distance is then strongly biased upwards.
-    Raises ValueError if the dimensions differ.
+    Raises ValueError if the dimensions or the origins differ, or if a covariance has negative eigenvalues.
     """
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"cannot compare features with {len(a.mean)} and {len(b.mean)} dimensions")
+    check_same_origin(a.origin, b.origin)
+    check_dimensions(len(a.mean), len(b.mean))
     count = min(n for n in (a.count, b.count, math.inf) if n is not None)
     if count < len(a.mean):
         warnings.warn(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metrics.checks import check_features, check_integer
 from metrics.frechet import FeatureStatistics, frechet_distance
 
 POINTS = 15
@@ -22,6 +23,8 @@ def frechet_distance_infinity(fake: Tensor, real: FeatureStatistics, points: int
 
     The bias is not linear yet where a subset has fewer features than dimensions, so N / 10 should be larger than d.
     """
+    check_features(fake)
+    check_integer("points", points, 1)
     if len(fake) < 10 or points < 2:
         raise ValueError(f"an extrapolation needs at least 10 features and 2 points, not {len(fake)} and {points}")
     random = np.random.RandomState(seed)

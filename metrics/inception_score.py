@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metrics.checks import check_integer, check_logits
 from metrics.estimate import Estimate
 
 TINY = 1e-300  # keeps logarithms finite, so that a class with probability 0 contributes 0 instead of NaN
@@ -16,8 +17,11 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 2020) -> Estim
 
     The score is between 1 and K, and `std` is its standard deviation over the splits. As in torch-fidelity, the images
     are shuffled by `seed` and divided into `splits` parts, each with its own marginal p(y), and computations use double
-    precision. Splits with fewer images have lower scores. Raises ValueError if there are fewer images than splits.
+    precision. Splits with fewer images have lower scores. Raises ValueError for logits that `metrics.checks` refuses,
+    no splits, or fewer images than splits.
     """
+    check_logits(logits)
+    check_integer("splits", splits, 1)
     count = len(logits)
     if count < splits:
         raise ValueError(f"an Inception score with {splits} splits needs at least {splits} images, not {count}")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metrics.checks import check_feature_pair, check_integer
 from metrics.estimate import Estimate
 from metrics.precision import single_precision
 
@@ -17,33 +18,36 @@ def kid(fake: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000,
 
     The result is the mean over random subsets, each with min(subset_size, N, M) features of both sets, and `std` is the
     standard deviation over the subsets. The subsets depend on `seed` and are the same as in torch-fidelity. The
-    estimate can be slightly negative. Raises ValueError if the dimensions differ or if a set has fewer than 2 features.
+    estimate can be slightly negative. Raises ValueError for features that `metrics.checks` refuses, no subsets, or
+    subsets of 1.
 
-    Inner products have the precision of the features, everything else has double precision. The inner products are
-    those of centered features: these are small, and so are their rounding errors.
+    Inner products have the precision of the features, but at least single precision, and everything else has double
+    precision. The inner products are those of centered features: these are small, and so are their rounding errors.
     """
-    if fake.shape[1] != real.shape[1]:
-        raise ValueError(f"cannot compare features with {fake.shape[1]} and {real.shape[1]} dimensions")
+    check_feature_pair(fake, real)
+    check_integer("subsets", subsets, 1)
+    check_integer("subset_size", subset_size, 2)
     size = min(subset_size, len(fake), len(real))
-    if size < 2:
-        raise ValueError(f"KID needs at least 2 features in both sets, not {len(fake)} and {len(real)}")
     random = np.random.RandomState(seed)
     sizes = [len(features) for features in (fake, real)] * subsets
     drawn = [torch.from_numpy(random.choice(n, size, replace=False)).to(fake.device) for n in sizes]
+    dtype = torch.promote_types(torch.promote_types(fake.dtype, real.dtype), torch.float32)
     with single_precision(fake.device):
-        center = real.mean(dim=0)
-        fakes, reals = (_center(features, center) for features in (fake, real))
+        center = real.to(dtype).mean(dim=0)
+        fakes, reals = (_center(features.to(dtype), center) for features in (fake, real))
         if len(fake) + len(real) < 2 * size * subsets**0.5:  # one kernel matrix of all features is the smaller one
             values = _squared_mmds(fakes.choose(drawn[::2]), reals.choose(drawn[1::2]), size)
         else:
             pairs = zip(drawn[::2], drawn[1::2], strict=True)
             values = torch.cat([_squared_mmds(fakes.take(i), reals.take(j), size) for i, j in pairs])
+    if not values.isfinite().all():
+        raise ValueError(f"the kernel of features this large overflows in {dtype}; convert them to double precision")
     return Estimate.from_values(values.tolist())
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Features x (N, d) in the form u (N, d) and p (N,), so that x_iᵀ x_j + d = p_i + p_j + u_iᵀ u_j.
+    """Features x (N, d) in the form u (N, d) and p (N,), so that x_iᵀ x_j / d + 1 = p_i + p_j + u_iᵀ u_j.
 
     `subsets` (S, N) is 1 where a feature is in a subset, otherwise 0.
     """
@@ -64,9 +68,10 @@ class Sample:
 
 def _center(features: Tensor, center: Tensor) -> Sample:
     """Return the features as one subset."""
-    u, direction = features - center, center.double()
+    scale = len(center) ** -0.5
+    u, direction = features.sub(center).mul_(scale), center.double() * scale
     inner = torch.cat([rows.double() @ direction for rows in u.split(BLOCK)])
-    return Sample(u, inner + (direction.square().sum() + len(center)) / 2, u.new_ones(1, len(u)))
+    return Sample(u, inner + (direction.square().sum() + 1) / 2, u.new_ones(1, len(u)))
 
 
 def _squared_mmds(x: Sample, y: Sample, size: int) -> Tensor:
@@ -74,10 +79,10 @@ def _squared_mmds(x: Sample, y: Sample, size: int) -> Tensor:
     diagonals = sum(z.subsets.double() @ (2 * z.p + z.u.square().sum(dim=1)).pow(3) for z in (x, y))
     within = _sum_large_terms(x, x) + _sum_large_terms(y, y) + _sum_small_terms_within(x) + _sum_small_terms_within(y)
     cross = _sum_large_terms(x, y) + _sum_small_terms(x, y)
-    return ((within - diagonals) / (size * (size - 1)) - 2 * cross / size**2) / x.u.shape[1] ** 3
+    return (within - diagonals) / (size * (size - 1)) - 2 * cross / size**2
 
 
-# The kernel is (h + s)³ = h³ + 3 h² s + 3 h s² + s³ up to a factor, with h = p_i + q_j and s = u_iᵀ v_j. The sums of
+# The kernel is (h + s)³ = h³ + 3 h² s + 3 h s² + s³, with h = p_i + q_j and s = u_iᵀ v_j. The sums of
 # the first two terms, the large ones, are inner products of moments of the samples. Only the others need all s.
 
 

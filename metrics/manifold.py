@@ -5,6 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from metrics.checks import check_feature_pair, check_integer
 from metrics.neighbors import Pairs, squared_neighbor_distances
 
 PRECISION_NEIGHBORS = 3  # as in Kynkäänniemi et al. and in torch-fidelity
@@ -18,7 +19,7 @@ def precision_recall(fake: Tensor, real: Tensor, neighbors: int = PRECISION_NEIG
     The neighborhood of a feature is the ball whose radius is the distance to its k-th nearest neighbor in the same set,
     where k is `neighbors`. Precision is the fraction of fake features in the neighborhood of any real feature. Recall
     is the fraction of real features in the neighborhood of any fake feature (Kynkäänniemi et al., NeurIPS 2019).
-    Raises ValueError if there are too few features or if the dimensions differ.
+    Raises ValueError for features that `metrics.checks` refuses, or fewer than `neighbors` + 1 of them.
     """
     scores = manifold_metrics(("precision", "recall"), fake, real, neighbors=(neighbors, DENSITY_NEIGHBORS))
     return scores["precision"], scores["recall"]
@@ -29,7 +30,8 @@ def density_coverage(fake: Tensor, real: Tensor, neighbors: int = DENSITY_NEIGHB
 
     Density is the mean number of real neighborhoods that contain a fake feature, divided by `neighbors`. It can exceed
     1. Coverage is the fraction of real neighborhoods that contain at least one fake feature. Both are close to 1 if
-    the distributions are equal. Raises ValueError if there are too few features or if the dimensions differ.
+    the distributions are equal. Raises ValueError for features that `metrics.checks` refuses, or fewer than
+    `neighbors` + 1 real ones.
     """
     scores = manifold_metrics(("density", "coverage"), fake, real, neighbors=(PRECISION_NEIGHBORS, neighbors))
     return scores["density"], scores["coverage"]
@@ -47,8 +49,11 @@ def manifold_metrics(
     `real_distances` is the result of `squared_neighbor_distances(real, k)` if it has been computed before. `neighbors`
     is the number of neighbors for precision and recall, and that for density and coverage. As in the code of the
     authors, a feature on the boundary of a neighborhood is inside for precision and recall, and outside for density and
-    coverage.
+    coverage. Raises ValueError for features that `metrics.checks` refuses, or too few for their neighbors.
     """
+    check_feature_pair(fake, real)
+    for number in neighbors:
+        check_integer("neighbors", number, 1)
     precision_neighbors, density_neighbors = neighbors
     pairs = Pairs(fake, real)
     precision_radii = density_radii = fake_radii = None

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from metrics.checks import check_dimensions, check_features, check_integer
 from metrics.precision import single_precision
 
 BLOCK = 512  # number of rows of the distance matrix that are in memory at a time
@@ -22,8 +23,10 @@ TINY = 1e-30  # larger than the errors of numbers that underflow
 def squared_neighbor_distances(features: Tensor, neighbors: int) -> Tensor:
     """Return the squared distances (N, neighbors) of each feature (N, d) to its nearest neighbors in the set, sorted.
 
-    The result has double precision. Raises ValueError if there are too few features.
+    The result has double precision. Raises ValueError for features that `metrics.checks` refuses, or too few of them.
     """
+    check_features(features)
+    check_integer("neighbors", neighbors, 1)
     if len(features) <= neighbors:
         raise ValueError(f"{neighbors} nearest neighbors need more than {neighbors} features, not {len(features)}")
     return Pairs(features, features).find_nearest(neighbors, without_self=True)[0]
@@ -36,8 +39,7 @@ class Pairs:
     """
 
     def __init__(self, a: Tensor, b: Tensor):
-        if a.shape[1] != b.shape[1]:
-            raise ValueError(f"cannot compare features with {a.shape[1]} and {b.shape[1]} dimensions")
+        check_dimensions(a.shape[1], b.shape[1])
         self.a, self.b = a, b
         self._center = b[:BLOCK].mean(dim=0, dtype=torch.float64).float()
         extent = max((features - self._center).abs().amax().item() for features in (a, b))

@@ -21,7 +21,7 @@ discriminator: {width: 4, normalization: conv_norm}
 regularizers: {r1: {weight: 0.1, every: 3}}
 train: {steps: 4, batch_size: 8, n_critic: 2}
 log: {every: 1}
-eval: {every: 2, metrics: [fd_digits70_test, modes70, kl70, confident70, is_digits70]}
+eval: {every: 2, metrics: [fd_digits70_test, modes70, kl70, confident70, is_digits70], standing_statistics: 20}
 lipschitz: {every: 2, audit_every: 4, iterations: 3}
 checkpoint: {every: 2, keep: 1}
 """

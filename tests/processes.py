@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 PRELOADED = [
     *("train_gan", "train_classifier", "gan.compare.report.write"),
@@ -115,6 +116,27 @@ class PythonServer:
     ) -> subprocess.CompletedProcess[str]:
         """Start a process as `start` does, wait until it has ended, and return its exit code and its output."""
         return self.start(*arguments, env=env, cwd=cwd).wait()
+
+    def run_job(self, *arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+        """Start the processes of a job with the variables of torchrun, and wait until they have ended."""
+        store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        common = {
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(store.port),
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "TORCHELASTIC_RUN_ID": "test",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+        started = [
+            self.start(*arguments, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(processes)
+        ]
+        done = [process.wait() for process in started]
+        code = next((process.returncode for process in done if process.returncode), 0)
+        output, errors = ("".join(getattr(process, name) for process in done) for name in ("stdout", "stderr"))
+        return subprocess.CompletedProcess([], code, output, errors)
 
     def close(self) -> None:
         """Kill the processes that a failed test has left running."""

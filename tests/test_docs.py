@@ -102,7 +102,7 @@ def test_examples_in_extending(tmp_path, tiny_config, execute):
 from train_gan import main
 
 discriminator = "discriminator={name: perceptron, width: 8, normalization: {name: frobenius, gain: 2}}"
-parts = [discriminator, "loss=minimax", "regularizers.drift.weight=0.001", "data={name: disks, size: 50}"]
+parts = [discriminator, "loss=total_variation", "regularizers.drift.weight=0.001", "data={name: disks, size: 50}"]
 metrics = "eval.metrics=[fd_gray30_train, precision_gray30_train, spread_gray30]"
 run = ["--config", "tiny.yaml", "--out", "run", "--device", "cpu", "train.steps=1", "log.to=[wandb]"]
 assert main([*run, *parts, metrics]) == 0
@@ -116,7 +116,7 @@ assert main([*run, *parts, metrics]) == 0
     for tag in ("metrics/fd_gray30_train", "metrics/precision_gray30_train", "metrics/spread_gray30"):
         assert f'"{tag}": ' in numbers
     config = (tmp_path / "run" / "config.yaml").read_text()
-    assert all(name in config for name in ("frobenius", "perceptron", "minimax", "drift", "disks"))
+    assert all(name in config for name in ("frobenius", "perceptron", "total_variation", "drift", "disks"))
 
 
 @pytest.mark.skipif(torch.__version__ < ONNX_TORCH, reason="needs a newer PyTorch")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gan.data.labels import Frequencies
 from gan.runtime.cache import ContentHash
 from models.ranges import AT_LEAST_0, Range
 from models.registry import Registry
@@ -95,6 +96,8 @@ class DatasetConfig(SamplerOptions, ABC):
     """Folder of downloaded datasets (unused by datasets without a download)"""
     conditional: bool = False
     """Give the labels to both networks (class-conditional GAN)"""
+    label_frequencies: Frequencies = "data"
+    """Classes of generated images in training, metrics and samples: as frequent as in the data, or uniform"""
     subset: Annotated[float, Range(min=0.001, max=1)] = 1.0
     """Fraction of the training images of each class to use; a smaller fraction is a subset of a larger one"""
 

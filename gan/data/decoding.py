@@ -38,23 +38,30 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def read_image(data: bytes, channels: int | None, resolution: int | None, filter: Filter = "bilinear") -> np.ndarray:
+def read_image(
+    data: bytes,
+    channels: int | None,
+    resolution: int | None,
+    filter: Filter = "bilinear",
+    as_stored: bool = False,
+) -> np.ndarray:
     """Decode the first image in the contents of a file and return it as (channels, H, W) uint8.
 
     The image is rotated as its EXIF orientation requires and converted to gray (`channels=1`) or RGB (`channels=3`).
     Of 16-bit values the upper 8 bits are kept. Transparent pixels are blended with white. If `channels` is None, gray
     images stay gray and all others become RGB. With a `resolution`, the central square is cropped and resized; None
-    keeps the size. Raises CorruptImageError if the image cannot be decoded.
+    keeps the size. With `as_stored`, the image is not rotated and transparency is ignored, as by torch-fidelity and
+    pytorch-fid. Raises CorruptImageError if the image cannot be decoded.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise CorruptImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            upright = image if as_stored else ImageOps.exif_transpose(image)
             if channels is None:
                 channels = 1 if upright.mode[0] in "1LI" and "A" not in upright.mode.upper() else 3
-        image = _convert_mode(upright, image.format, "RGB" if channels == 3 else "L")
+        image = _convert_mode(upright, image.format, "RGB" if channels == 3 else "L", blend=not as_stored)
         return to_array(image if resolution is None else resize(image, resolution, filter))
     except (CorruptImageError, MemoryError):
         raise
@@ -101,13 +108,13 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                 future.cancel()
 
 
-def _convert_mode(image: Image.Image, format: str | None, mode: str) -> Image.Image:
+def _convert_mode(image: Image.Image, format: str | None, mode: str, blend: bool) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and format in ("PNG", "PPM")):
         # Pillow would clip 16-bit gray values to 255. It keeps the upper byte of 16-bit colors, and so does this.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise CorruptImageError("32-bit pixels, whose range is unknown")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if blend and (image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == mode else image.convert(mode)

@@ -7,10 +7,12 @@ import torch
 from gan.data import DATASETS, DatasetConfig, ImageData, Splits
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.extractors import EXTRACTORS, MetricsConfig, Unavailable, get_feature_space
+from gan.evaluation.features import get_origin
 from gan.evaluation.reference import load_statistics
 from gan.runtime.distributed import all_gather_objects, local_rank_zero_first
 from gan.runtime.errors import UserError
 from metrics.catalog import MetricProtocol, parse_protocol
+from metrics.checks import check_same_origin
 from metrics.extractors.base import FeatureExtractor
 from metrics.frechet import FeatureStatistics
 
@@ -47,14 +49,22 @@ def build_evaluator(
         real["test"] = splits.held_out
     file_protocols = [protocol for protocol in available if protocol.reference == "file"]
     if file_protocols:
-        real["file"] = statistics = load_statistics(options.statistics)
+        real["file"] = statistics = load_statistics(options.statistics, options.statistics_preprocessing)
         for protocol in file_protocols:
-            dimension = extractors[protocol.features](splits.train.images[:1].to(device)).features.shape[1]
+            image, extractor = splits.train.images[:1].to(device), extractors[protocol.features]
+            dimension = extractor(image).features.shape[1]
             if dimension != len(statistics.mean):
                 raise UserError(
                     f"metrics.statistics: {options.statistics} has {len(statistics.mean)} features per image,"
                     f" but {protocol} has {dimension}; choose the file of the same feature space"
                 )
+            try:
+                check_same_origin(statistics.origin, get_origin(extractor, image.shape[2:]))
+            except ValueError as error:
+                raise UserError(
+                    f"metrics.statistics: {options.statistics}: {error} of {protocol}; choose another file or"
+                    " metrics.fid_preprocessing, or set metrics.statistics_preprocessing if the file does not record it"
+                ) from None
     return Evaluator(available, extractors, real, device), unavailable
 
 

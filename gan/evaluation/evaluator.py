@@ -9,6 +9,7 @@ from gan.data import ImageData, to_uint8
 from gan.evaluation.features import extract_features, extract_image_features, get_batch_sizes
 from gan.evaluation.reference import Reference, load_reference
 from gan.runtime.distributed import broadcast_object, rank
+from gan.runtime.errors import UserError
 from metrics.catalog import MetricProtocol, compute_metrics
 from metrics.extractors.base import FeatureExtractor, Features, LabeledFeatures
 from metrics.frechet import FeatureStatistics
@@ -58,12 +59,15 @@ class Evaluator:
 
         `get_latents(count, k)` returns z (count, z_dim) and the labels (count,) of the k-th batch. `generate(z, y)`
         returns images (count, C, H, W) in [-1, 1]. All metrics of a feature space use the same images; a metric of
-        fewer images uses the first ones.
+        fewer images uses the first ones. Raises UserError for images or features that the metrics cannot judge.
         """
 
         @torch.no_grad()
         def get_batch(k: int, size: int) -> Tensor:
-            return to_uint8(generate(*get_latents(size, k)))
+            images = generate(*get_latents(size, k))
+            if not images.isfinite().all():  # NaN would become black
+                raise UserError("the generator returns images with NaN or infinite pixels, which no metric can judge")
+            return to_uint8(images)
 
         def get_labels(count: int) -> Tensor | None:
             sizes = get_batch_sizes(count)
@@ -101,7 +105,10 @@ class Evaluator:
             labels = get_labels(count) if any(protocol.spec.needs_labels for protocol in protocols) else None
             if labels is not None:
                 fake = LabeledFeatures(*fake, labels[:count].to(fake.features.device))
-            values = compute_metrics([p.metric for p in protocols], fake, self._references.get(key))
+            try:
+                values = compute_metrics([p.metric for p in protocols], fake, self._references.get(key))
+            except ValueError as error:
+                raise UserError(f"{', '.join(map(str, protocols))}: {error}") from None
             scores |= {str(p): values[p.metric] for p in protocols}
         return {str(protocol): scores[str(protocol)] for protocol in self.protocols}
 

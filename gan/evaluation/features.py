@@ -1,6 +1,6 @@
 """Feature extraction in batches that are distributed over the processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,11 @@ from gan.runtime.distributed import gather_shards, rank, world_size
 from metrics.extractors.base import FeatureExtractor, Features
 
 BATCH_SIZE = 250
+
+
+def get_origin(extractor: FeatureExtractor, size: Sequence[int]) -> dict[str, str]:
+    """Return what the features of images with this height and width depend on, for files of statistics."""
+    return {**extractor.origin, "image_size": "x".join(map(str, size))}
 
 
 def get_batch_sizes(count: int) -> list[int]:

@@ -1,20 +1,24 @@
 """Metrics of image folders without a run: compare two folders, or save the statistics of one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from gan.data.datasets.folder import find_images
 from gan.data.decoding import CorruptImageError, parallel_map, read_file, read_image
-from gan.evaluation.extractors import MetricsConfig, build_extractor, get_feature_space
-from gan.evaluation.features import BATCH_SIZE, extract_features
+from gan.data.prepared import printable
+from gan.evaluation.extractors import EXTRACTORS, MetricsConfig, build_extractor, get_feature_space
+from gan.evaluation.features import BATCH_SIZE, extract_features, get_origin
 from gan.evaluation.reference import Reference
 from gan.options.loader import load_config
+from gan.runtime.cache import hash_values
+from gan.runtime.distributed import all_gather_objects, broadcast_object, rank
 from gan.runtime.errors import UserError
-from metrics.catalog import MetricProtocol, compute_metrics, parse_protocol
+from metrics.catalog import METRICS, MetricProtocol, check_number, compute_metrics, parse_protocol
 from metrics.extractors.base import FeatureExtractor, Features
 from metrics.frechet import FeatureStatistics
 
@@ -26,88 +30,182 @@ class FolderOptions:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
 
-class ImageFolder:
-    """The images of a folder in their original size. All images must have the same size and the same channels."""
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How the images of a folder are read."""
 
-    def __init__(self, folder: Path):
+    resize: int | None = None
+    """Crop the central square and resize it to this side, antialiased; None keeps the size"""
+    skip_corrupt: bool = False
+    """Leave out images that cannot be read"""
+
+    def __str__(self) -> str:
+        if self.resize is None:
+            return "in their original size"
+        return f"central squares resized to {self.resize}x{self.resize} with an antialiased bilinear filter"
+
+
+class FolderFeatures(NamedTuple):
+    """The features of the images that can be read, a fingerprint of these images, and the others with reasons."""
+
+    features: Features
+    data: str
+    skipped: list[str]
+
+
+class ImageFolder:
+    """The images of a folder and its subfolders. All of them must have one size, unless they are resized.
+
+    Pixels are decoded as by torch-fidelity and pytorch-fid: transparency and EXIF orientation are ignored. Raises
+    UserError for corrupt images, unless they are skipped, and if no image can be read.
+    """
+
+    def __init__(self, folder: Path, decoding: Decoding):
+        self.folder, self.decoding = folder, decoding
         self.paths = [folder / name for name in find_images(folder, "--images")]
-        self.shape = _read(self.paths[0]).shape
+        images = ((path, self._read(path, None)) for path in self.paths)
+        readable = ((path, image) for path, image in images if isinstance(image, Tensor))
+        self.first, image = next(readable, (folder, None))
+        if image is None:
+            raise UserError(f"--images: none of the {len(self)} images in '{printable(folder)}' can be read")
+        self.size = image.shape[1:]
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def extract_features(self, extractor: FeatureExtractor, device: torch.device) -> Features:
-        """Return the features of all images. Raises UserError if an image is corrupt or differs in shape."""
-        parts = [self.paths[start : start + BATCH_SIZE] for start in range(0, len(self), BATCH_SIZE)]
-        return extract_features(extractor, len(self), lambda k, size: self._read_batch(parts[k]).to(device))
+    def extract_features(self, extractor: FeatureExtractor, keep_gray: bool, device: torch.device) -> FolderFeatures:
+        """Return the features of all images. Raises UserError if an image has another size or other channels.
 
-    def _read_batch(self, paths: Sequence[Path]) -> Tensor:
-        images = list(parallel_map(_read, paths))
-        for path, image in zip(paths, images, strict=True):
-            if image.shape != self.shape:
-                raise UserError(
-                    f"{path} differs from {self.paths[0]} in size or channels; all images must have the same shape"
-                )
-        return torch.stack(images)
+        Gray images become RGB, or keep their single channel with `keep_gray`. In a job of several processes, each of
+        them reads and extracts some of the batches.
+        """
+        channels = None if keep_gray else 3
+        blank = torch.zeros_like(cast(Tensor, self._read(self.first, channels)))
+        hashes: dict[int, str] = {}
+        corrupt: dict[int, str] = {}
+
+        def get_batch(k: int, size: int) -> Tensor:
+            start = k * BATCH_SIZE
+            images = [blank] * size  # a skipped image stays blank, and its features are dropped below
+            paths = self.paths[start : start + size]
+            for i, image in enumerate(parallel_map(lambda path: self._read(path, channels), paths)):
+                if isinstance(image, CorruptImageError):
+                    corrupt[start + i] = f"{printable(paths[i])}: {image}"
+                elif image.shape != blank.shape:
+                    raise _mismatch(paths[i], image.shape, self.first, blank.shape)
+                else:
+                    hashes[start + i] = hash_values(image)
+                    images[i] = image
+            return torch.stack(images).to(device)
+
+        features = extract_features(extractor, len(self), get_batch)
+        for hashes_of_rank, corrupt_of_rank in all_gather_objects((hashes, corrupt)):
+            hashes |= hashes_of_rank
+            corrupt |= corrupt_of_rank
+        readable = sorted(hashes)
+        data = hash_values(*(hashes[i] for i in readable))
+        return FolderFeatures(features.map(lambda part: part[readable]), data, [corrupt[i] for i in sorted(corrupt)])
+
+    def _read(self, path: Path, channels: int | None) -> Tensor | CorruptImageError:
+        """Return an image (C, H, W), or the reason why it is skipped."""
+        try:
+            return torch.from_numpy(read_image(read_file(path), channels, self.decoding.resize, as_stored=True).copy())
+        except CorruptImageError as error:
+            if self.decoding.skip_corrupt:
+                return error
+            reason = f"({error}); remove it, or skip it with --skip-corrupt"
+            raise UserError(f"cannot read the image {printable(path)} {reason}") from None
+        except OSError as error:
+            raise UserError(f"cannot read {printable(path)}: {error.strerror}") from None
+
+
+class Comparison(NamedTuple):
+    """The metrics of two folders, and the images that were skipped, each with a reason."""
+
+    scores: dict[str, float]
+    skipped: list[str]
 
 
 def compare_folders(
-    fake: Path, real: Path, names: Sequence[str], overrides: Sequence[str], device: torch.device
-) -> dict[str, float]:
+    fake: Path, real: Path, names: Sequence[str], decoding: Decoding, overrides: Sequence[str], device: torch.device
+) -> Comparison:
     """Return metrics such as `fid`, `kid` or `fd_digits` of the images in `fake` compared with those in `real`.
 
-    The keys of the result contain the number of generated images, as in `fid50k`. All real images are used.
+    The names of the result contain the number of generated images, as in `fid50k`. All real images are used. Raises
+    UserError if the two folders have images of different sizes.
     """
     options = load_config(FolderOptions, None, overrides).metrics
-    fakes, reals = ImageFolder(fake), ImageFolder(real)
-    protocols = {}
-    for name in names:
-        protocol = _parse_metric(name, len(fakes))
-        protocols[str(protocol).removesuffix("_train")] = protocol
-    scores = {}
-    for space in dict.fromkeys(protocol.features for protocol in protocols.values()):
-        extractor = build_extractor(space, options, fakes.shape[-1], device)
-        fake_features = fakes.extract_features(extractor, device)
-        reference = Reference(reals.extract_features(extractor, device).features)
-        names_of_metrics = {protocol.metric: name for name, protocol in protocols.items() if protocol.features == space}
-        try:
-            values = compute_metrics(names_of_metrics, fake_features, reference)
-        except ValueError as error:  # such as too few real images
-            raise UserError(f"{', '.join(names_of_metrics.values())}: {error}") from None
-        scores |= {names_of_metrics[metric]: value for metric, value in values.items()}
-    return {name: scores[name] for name in protocols}
+    fakes, reals = ImageFolder(fake, decoding), ImageFolder(real, decoding)
+    protocols = _parse_metrics(names, len(fakes))
+    if fakes.size != reals.size:
+        raise _mismatch(reals.first, reals.size, fakes.first, fakes.size)
+    scores: dict[MetricProtocol, float] = {}
+    count = len(fakes)
+    skipped: list[str] = []
+    for space in dict.fromkeys(protocol.features for protocol in protocols):
+        extractor = build_extractor(space, options, fakes.size[1], device)
+        keep_gray = EXTRACTORS.get(space).keeps_gray
+        generated, given = (folder.extract_features(extractor, keep_gray, device) for folder in (fakes, reals))
+        skipped = generated.skipped + given.skipped
+        count = len(generated.features.features)
+        of_space = {protocol.metric: protocol for protocol in protocols if protocol.features == space}
+        if rank() == 0:
+            try:
+                values = compute_metrics(of_space, generated.features, Reference(given.features.features))
+            except ValueError as error:  # such as too few images
+                failed = (_get_name(protocol, count) for protocol in of_space.values())
+                raise UserError(f"{', '.join(failed)}: {error}") from None
+            scores |= {of_space[metric]: value for metric, value in values.items()}
+    named = {_get_name(protocol, count): scores[protocol] for protocol in protocols if protocol in scores}
+    return Comparison(broadcast_object(named), skipped)
 
 
-def save_statistics(folder: Path, path: Path, overrides: Sequence[str], device: torch.device) -> None:
-    """Write the statistics of the Inception features of a folder's images in the format of pytorch-fid."""
+def _get_name(protocol: MetricProtocol, count: int) -> str:
+    return str(protocol.with_count(count)).removesuffix("_train")
+
+
+def save_statistics(
+    folder: Path, path: Path, decoding: Decoding, overrides: Sequence[str], device: torch.device
+) -> Sequence[str]:
+    """Write the statistics of the Inception features of a folder's images in the format of pytorch-fid.
+
+    The file also records what they depend on. Returns the images that were skipped, each with a reason.
+    """
     options = load_config(FolderOptions, None, overrides).metrics
-    images = ImageFolder(folder)
-    extractor = build_extractor("inception", options, images.shape[-1], device)
-    features = images.extract_features(extractor, device).features
+    images = ImageFolder(folder, decoding)
+    extractor = build_extractor("inception", options, images.size[1], device)
+    features, data, skipped = images.extract_features(extractor, False, device)
+    if rank() == 0:
+        try:
+            statistics = FeatureStatistics.from_features(features.features)
+            replace(statistics, origin=get_origin(extractor, images.size), data=data).save(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--save-statistics: {error}") from None
+    return skipped
+
+
+def _parse_metrics(names: Sequence[str], count: int) -> list[MetricProtocol]:
+    """Return the protocols of metrics that are named without the number of images and without a reference."""
     try:
-        FeatureStatistics.from_features(features).save(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--save-statistics: {error}") from None
+        check_number(names)
+        protocols = [_parse_metric(name, count) for name in names]
+    except ValueError as error:
+        raise UserError(f"--metrics: {error}") from None
+    for protocol in protocols:
+        get_feature_space(protocol)  # raises UserError
+    return protocols
 
 
 def _parse_metric(name: str, count: int) -> MetricProtocol:
-    """Return the protocol of a metric that is named without the number of images and without a reference."""
     dash = "-" if name[-1:].isdigit() else ""
-    for reference in ("", "_train"):  # a protocol without a reference is an error for a metric that needs one
-        try:
-            protocol = parse_protocol(f"{name}{dash}{count}{reference}")
-        except ValueError as error:
-            reason = error
-        else:
-            get_feature_space(protocol)  # raises UserError
-            return protocol
-    raise UserError(f"--metrics: {reason}") from None
+    metric = METRICS.get(name.partition("_")[0])
+    reference = "" if metric is None or metric.required_reference == "none" else "_train"
+    return parse_protocol(f"{name}{dash}{count}{reference}")
 
 
-def _read(path: Path) -> Tensor:
-    try:
-        return torch.from_numpy(read_image(read_file(path), channels=None, resolution=None).copy())
-    except CorruptImageError as error:
-        raise UserError(f"cannot read the image {path} ({error}); remove it") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+def _mismatch(path: Path, shape: Sequence[int], other_path: Path, other_shape: Sequence[int]) -> UserError:
+    shapes = " and ".join("x".join(map(str, sizes)) for sizes in (shape, other_shape))
+    return UserError(
+        f"{printable(path)} differs from {printable(other_path)} in size or channels ({shapes}), so that no metric can"
+        " compare them; use --resize N for images of several sizes"
+    )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gan.data import ImageData
+from gan.data.prepared import expand_path
 from gan.evaluation.features import extract_image_features
 from gan.runtime import cache, rng
 from gan.runtime.cache import hash_values
@@ -102,12 +103,15 @@ def _get_neighbor_distances(features: Tensor) -> Tensor:
     return squared_neighbor_distances(features, min(MAX_NEIGHBORS, len(features) - 1))
 
 
-def load_statistics(path: str | None) -> FeatureStatistics:
-    """Return the statistics in a pytorch-fid .npz file. Raises UserError if there is no such file."""
+def load_statistics(path: str | None, preprocessing: str | None = None) -> FeatureStatistics:
+    """Return the statistics in an .npz file. Raises UserError if there is no such file, or if it is invalid.
+
+    `preprocessing` declares what a file of another program does not record, see `FeatureStatistics.load`.
+    """
     if path is None:
         raise UserError("eval.metrics: a metric that ends in _file needs metrics.statistics=FILE.npz")
     try:
-        return FeatureStatistics.load(path)
+        return FeatureStatistics.load(expand_path(path, "metrics.statistics"), preprocessing)
     except (OSError, ValueError) as error:
         raise UserError(f"metrics.statistics: cannot read {path}: {error}") from None
 

@@ -60,6 +60,23 @@ class NonSaturating(Loss):
         return F.softplus(-logits_fake).mean()
 
 
+@LOSSES.register("minimax")
+@dataclass(frozen=True, kw_only=True)
+class Minimax(Loss):
+    """The minimax game of the original GAN (Goodfellow et al., NeurIPS 2014): both networks have the same value.
+
+    It is saturating: the generator's gradient vanishes where D is sure that its images are fake.
+    """
+
+    def discriminator(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+        """-E[log σ(D(x))] - E[log(1 - σ(D(G(z))))]."""
+        return F.softplus(-logits_real).mean() + F.softplus(logits_fake).mean()
+
+    def generator(self, logits_fake: Tensor, logits_real: Tensor | None = None) -> Tensor:
+        """E[log(1 - σ(D(G(z))))]."""
+        return -F.softplus(logits_fake).mean()
+
+
 @LOSSES.register("wasserstein")
 @dataclass(frozen=True, kw_only=True)
 class Wasserstein(Loss):

@@ -19,7 +19,7 @@ NOTE = "run folder"
 # A decaying learning rate decays over the new number of steps from then on.
 RESUME_MAY_CHANGE = (
     *("train.steps", "train.on_nan"),
-    *("data.root", "data.test_root", "data.download", "data.device_budget_gb", "data.workers"),
+    *("data.root", "data.held_out", "data.download", "data.device_budget_gb", "data.workers"),
     *("log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
 )
 

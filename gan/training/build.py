@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from gan.config import AdamConfig, Config
-from gan.data import Sampler, Splits
+from gan.data import ImageData, Sampler, Splits
+from gan.data.labels import LabelDistribution, count_labels
 from gan.data.subset import subset_rows
 from gan.evaluation.build import build_evaluator, check_metrics
 from gan.runtime import rng
@@ -71,11 +72,17 @@ def build_inputs(config: Config, splits: Splits, num_classes: int | None, device
     return Inputs(
         sampler=Sampler(splits.train, config.data, config.seed, device, rows),
         z_dim=config.generator.z_dim,
-        num_classes=num_classes,
+        labels=None if num_classes is None else build_labels(config, splits.train, rows, device),
         seed=config.seed,
         device=device,
         channels_last=config.train.channels_last,
     )
+
+
+def build_labels(config: Config, data: ImageData, rows: Tensor | None, device: torch.device) -> LabelDistribution:
+    """Return the distribution of the labels of generated images; `rows` (n,) are the training images that are used."""
+    labels = data.labels if rows is None else data.labels[rows]
+    return LabelDistribution(count_labels(labels, data.num_classes, config.data.label_frequencies), device)
 
 
 def build_step_inputs(config: Config, inputs: Inputs) -> StepInputs:

@@ -1,5 +1,6 @@
 """The live objects of a training run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from gan.runtime.cuda_graphs import CUDAGraphs
 from gan.runtime.distributed import average_batch_statistics, world_size
 from gan.training.ema import EMA
 from gan.training.inputs import Inputs, StepInputs
+from gan.training.standing_statistics import with_standing_statistics
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape
 
@@ -73,9 +75,14 @@ class Experiment:
             average_batch_statistics(self.G)
             self.ema.copy_buffers(self.G)
 
+    def evaluated_generator(self, before_batch: Callable[[], None] = lambda: None) -> nn.Module:
+        """Return the averaged generator with its own batch norm statistics; see `with_standing_statistics`."""
+        return with_standing_statistics(self.ema.network, self.config, self.inputs.labels, before_batch)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that later steps depend on."""
+        """Return everything that later steps depend on, and what `restore_generator` needs without the data set."""
         state = {"step": self.step, "retries": self.inputs.rollbacks, "image": tuple(self.image_shape)}
+        state["label_counts"] = None if self.inputs.labels is None else self.inputs.labels.counts
         return state | {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

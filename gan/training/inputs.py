@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gan.data import Sampler
+from gan.data.labels import LabelDistribution
 from gan.runtime import rng
 from gan.runtime.distributed import local_shard, world_size
 
@@ -23,7 +24,8 @@ class Inputs:
 
     sampler: Sampler
     z_dim: int
-    num_classes: int | None
+    labels: LabelDistribution | None
+    """Distribution of the labels of generated images; None for an unconditional GAN"""
     seed: int
     device: torch.device
     channels_last: bool
@@ -36,7 +38,7 @@ class Inputs:
         The labels (B,) are None for an unconditional GAN.
         """
         x, y = self.sampler.batch(self.stream_position(position), count)
-        return self.to_memory_format(x), None if self.num_classes is None else y
+        return self.to_memory_format(x), None if self.labels is None else y
 
     def stream_position(self, position: int) -> int:
         """Return where the images of a position are in the sampler's stream: after a rollback, elsewhere."""
@@ -49,11 +51,11 @@ class Inputs:
     def latents(self, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
         """Return z (count, z_dim) and labels (count,) or None for evaluation; they do not depend on `rollbacks`."""
         random = rng.generator(self.device, self.seed, "latents", *purpose)
-        return draw_latents(count, self.z_dim, self.num_classes, random)
+        return draw_latents(count, self.z_dim, self.labels, random)
 
     def training_latents(self, count: int, *purpose: str | int) -> tuple[Tensor, Tensor | None]:
         """Return the local shard of `count` latents and labels for training."""
-        return draw_shard(count, self.z_dim, self.num_classes, self.generator("latents", *purpose))
+        return draw_shard(count, self.z_dim, self.labels, self.generator("latents", *purpose))
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """Return a new random generator on the device for a purpose of training."""
@@ -110,11 +112,11 @@ class UpdateInputs:
         """Return the local shard of the real images (B, C, H, W), and their labels (B,), or None without classes."""
         inputs = self._inputs
         x = inputs.to_memory_format(inputs.sampler.transform(self._images, self._pixels))
-        return x, None if inputs.num_classes is None else self._labels
+        return x, None if inputs.labels is None else self._labels
 
     def latents(self) -> tuple[Tensor, Tensor | None]:
         """Return the local shard of the latents (B, z_dim), and of labels (B,), or None without classes."""
-        return draw_shard(self._count, self._inputs.z_dim, self._inputs.num_classes, self._latents)
+        return draw_shard(self._count, self._inputs.z_dim, self._inputs.labels, self._latents)
 
 
 @dataclass
@@ -131,20 +133,18 @@ class StepInputs:
 
 
 def draw_latents(
-    count: int, z_dim: int, num_classes: int | None, random: torch.Generator
+    count: int, z_dim: int, labels: LabelDistribution | None, random: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Return z (count, z_dim) ~ N(0, I) and uniform labels (count,), or None without classes."""
+    """Return z (count, z_dim) ~ N(0, I) and labels (count,) of a distribution, or None without one."""
     z = torch.randn(count, z_dim, generator=random, device=random.device)
-    if num_classes is None:
-        return z, None
-    return z, torch.randint(num_classes, (count,), generator=random, device=random.device)
+    return z, None if labels is None else labels.draw(count, random)
 
 
 def draw_shard(
-    count: int, z_dim: int, num_classes: int | None, random: torch.Generator
+    count: int, z_dim: int, labels: LabelDistribution | None, random: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """Return the local shard of what `draw_latents` returns."""
-    z, y = draw_latents(count, z_dim, num_classes, random)
+    z, y = draw_latents(count, z_dim, labels, random)
     return local_shard(z), None if y is None else local_shard(y)
 
 

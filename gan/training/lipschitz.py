@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan.evaluation.lipschitz import audit_lipschitz, finite_values, measure_lipschitz
 from gan.runtime.cuda_graphs import CaptureError
@@ -24,7 +24,8 @@ JACOBIAN_POINTS = 4  # latents at which the Jacobian of G is computed
 def lipschitz_numbers(experiment: Experiment) -> dict[str, float]:
     """Return by tag the norms of D's layers, their product, and the input gradients of D."""
     run = partial(run_measurement, experiment)
-    return measure_lipschitz("lipschitz/D", experiment.tracker, experiment.D, *draw_points(experiment), run=run)
+    points = draw_points(experiment, experiment.evaluated_generator())
+    return measure_lipschitz("lipschitz/D", experiment.tracker, experiment.D, *points, run=run)
 
 
 def run_measurement(experiment: Experiment, launch: Callable[[], Spaces]) -> Spaces:
@@ -42,11 +43,12 @@ def lipschitz_audit(experiment: Experiment) -> tuple[dict[str, float], dict[str,
     """Return the numbers of a full audit by tag (certified bound, steepest slope and stable ranks of D; Jacobian of G),
     and the singular values of each layer of D.
     """
-    points, y = draw_points(experiment)
+    G = experiment.evaluated_generator()
+    points, y = draw_points(experiment, G)
     label = None if y is None else y[:1]
     numbers, spectra = audit_lipschitz("lipschitz/D", experiment.tracker, experiment.D, points, y, label)
     z, labels = experiment.inputs.latents(JACOBIAN_POINTS, "jacobian")
-    measure = partial(jacobian_singular_values, experiment.ema.network, z.to(points.dtype), labels)
+    measure = partial(jacobian_singular_values, G, z.to(points.dtype), labels)
     jacobian = attempt("the Jacobian of G", measure, torch.full((1, 1), math.nan))
     numbers |= finite_values(
         {
@@ -57,8 +59,8 @@ def lipschitz_audit(experiment: Experiment) -> tuple[dict[str, float], dict[str,
     return numbers, spectra
 
 
-def draw_points(experiment: Experiment) -> tuple[Tensor, Tensor | None]:
-    """Return real, generated and interpolated images (3 B, C, H, W) of this step, and labels of a conditional GAN.
+def draw_points(experiment: Experiment, G: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Return real images, images of G and interpolations (3 B, C, H, W) of this step, and labels of a conditional GAN.
 
     B is batch_size / world_size. The images have the dtype of D.
     """
@@ -68,7 +70,7 @@ def draw_points(experiment: Experiment) -> tuple[Tensor, Tensor | None]:
     x_real = x_real.to(dtype)
     z, y = inputs.training_latents(size, "lipschitz", step)
     with torch.no_grad():
-        x_fake = call_network(experiment.ema.network, z.to(dtype), y)
+        x_fake = call_network(G, z.to(dtype), y)
     random = inputs.generator("interpolation", step)
     t = local_shard(torch.rand(size, 1, 1, 1, generator=random, device=random.device, dtype=dtype))
     points = torch.cat([x_real, x_fake, torch.lerp(x_real, x_fake, t)])

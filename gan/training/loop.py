@@ -126,7 +126,8 @@ def evaluate(
 
     Raises Interrupted if a signal arrives before the last batch is generated. Nothing is logged then.
     """
-    G_ema, inputs, evaluator = experiment.ema.network, experiment.inputs, experiment.evaluator
+    inputs, evaluator = experiment.inputs, experiment.evaluator
+    G_ema = experiment.evaluated_generator(interrupt.check)
 
     def generate(z: Tensor, y: Tensor | None) -> Tensor:
         interrupt.check()

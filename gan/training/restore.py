@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from gan.config import Config
+from gan.data.labels import LabelDistribution
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints, Which, load_newest_or_best
 from gan.runtime.distributed import call_on_rank_zero
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
+from gan.training.standing_statistics import with_standing_statistics
 from models import ImageShape, build_generator
 
 
@@ -53,10 +55,12 @@ class TrainedGenerator:
     config: Config
     image: ImageShape
     step: int
+    labels: LabelDistribution | None = None
+    """Distribution of the labels of a conditional generator"""
 
 
 def restore_generator(folder: Path, device: torch.device, which: Which = "newest") -> TrainedGenerator:
-    """Return the averaged generator of the run in `folder`; the data set is not needed.
+    """Return the averaged generator of the run in `folder`, as it is evaluated; the data set is not needed.
 
     Raises UserError without a checkpoint.
     """
@@ -64,5 +68,27 @@ def restore_generator(folder: Path, device: torch.device, which: Which = "newest
     state = load_newest_or_best(folder, config, device, which)
     image = ImageShape(*state["image"])
     network = build_generator(config.generator, image).to(device)
+    if config.train.channels_last:  # as in training, so that the statistics are the same to the last bit
+        network = network.to(memory_format=torch.channels_last)
     network.load_state_dict(state["G_ema"])
-    return TrainedGenerator(network.eval().requires_grad_(False), config, image, state["step"])
+    labels = restore_labels(state.get("label_counts"), image, device)
+    network = with_standing_statistics(network.eval().requires_grad_(False), config, labels)
+    return TrainedGenerator(network, config, image, state["step"], labels)
+
+
+def get_trained_generator(experiment: Experiment) -> TrainedGenerator:
+    """Return the averaged generator of an experiment, as it is evaluated."""
+    G, inputs = experiment.evaluated_generator(), experiment.inputs
+    return TrainedGenerator(G, experiment.config, experiment.image_shape, experiment.step, inputs.labels)
+
+
+def restore_labels(
+    counts: Sequence[int] | None, image: ImageShape, device: torch.device | str
+) -> LabelDistribution | None:
+    """Return the distribution with these counts; None for an unconditional generator.
+
+    Files of earlier versions have no counts: their generators were trained with uniform labels.
+    """
+    if image.num_classes is None:
+        return None
+    return LabelDistribution(counts or [1] * image.num_classes, device)

@@ -51,6 +51,14 @@ class FeatureExtractor(Protocol):
         """Hash of everything except the images that the features depend on. Caches use it as a key."""
         ...
 
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """The same in words, for files of statistics: "extractor", "layer", "preprocessing" and "weights" (a hash).
+
+        The first is required. Features with different values of an entry are not comparable.
+        """
+        ...
+
 
 def compute_fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str:
     """Return a hash of the names, shapes, dtypes and values of weights, and of any other `parts`."""
@@ -63,6 +71,11 @@ def compute_fingerprint(weights: Mapping[str, Tensor], *parts: str | int) -> str
 
 def to_rgb(images: Tensor) -> Tensor:
     """Convert uint8 images (B, 1 or 3, H, W) to RGB (B, 3, H, W). Raises ValueError for any other dtype or shape."""
+    check_images(images)
+    return images.expand(-1, 3, -1, -1)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ValueError unless these are uint8 images (B, 1 or 3, H, W)."""
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"expected uint8 images (B, 1 or 3, H, W), not {images.dtype} of shape {tuple(images.shape)}")
-    return images.expand(-1, 3, -1, -1)

@@ -24,6 +24,7 @@ class ClassifierExtractor:
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         self.fingerprint = compute_fingerprint(network.state_dict(), "classifier", repr(network))
+        self.origin = {"extractor": "classifier", "weights": self.fingerprint}
         self._head = layers[-1]
 
     @torch.no_grad()

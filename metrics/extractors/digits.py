@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metrics.extractors.base import Features, compute_fingerprint
+from metrics.extractors.base import Features, check_images, compute_fingerprint
 
 WEIGHTS = Path(__file__).with_name("digits.safetensors")
 """Written by `python -m gan.evaluation.train_digits_classifier FILE`"""
@@ -66,6 +66,7 @@ class DigitsExtractor:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
         """Map uint8 images (B, C, H, W), where C is 1 or 3, to features (B, 64 C) and log-probabilities (B, 10^C)."""
+        check_images(images)
         count, channels = images.shape[:2]
         x = images.flatten(0, 1)[:, None].float() / 127.5 - 1
         if x.shape[2:] != (RESOLUTION, RESOLUTION):
@@ -76,3 +77,8 @@ class DigitsExtractor:
         for channel in range(1, channels):
             joint_log_p = (joint_log_p[:, :, None] + log_p[:, channel, None, :]).flatten(1)
         return Features(features.unflatten(0, (count, channels)).flatten(1), joint_log_p)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Name and hash of the weights."""
+        return {"extractor": "digits", "weights": compute_fingerprint(self.classifier.state_dict())}

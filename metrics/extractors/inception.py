@@ -55,6 +55,12 @@ class InceptionExtractor:
             preprocessing
         ]
         self.fingerprint = compute_fingerprint(state_dict, "inception-v3-compat", layer, preprocessing)
+        self.origin = {
+            "extractor": "inception-v3-compat",
+            "layer": layer,
+            "preprocessing": preprocessing,
+            "weights": compute_fingerprint(state_dict),
+        }
         network = _build_network()
         nn.Module.load_state_dict(network, state_dict, assign=True)
         stages = []

@@ -29,6 +29,7 @@ class TorchFidelityExtractor:
         self.device = torch.device(device)
         self.network.to(self.device)
         self.fingerprint = compute_fingerprint(self.network.state_dict(), "torch-fidelity", name, layer)
+        self.origin = {"extractor": name, "layer": layer, "weights": compute_fingerprint(self.network.state_dict())}
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:

@@ -209,7 +209,7 @@ def test_invalid_command_line_is_a_one_line_error(command, line, places, tmp_pat
     assert {path: path.read_bytes() for path in places["run"].rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("command", sorted({*LINES} - {"train_gan"}))
+@pytest.mark.parametrize("command", sorted({*LINES} - {"train_gan", "gan.evaluate"}))
 def test_single_process_commands_reject_torchrun(command, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # set by torchrun
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +73,14 @@ def test_num_samples_overrides_the_counts_of_the_metrics(run_folder):
     assert "fd_digits80_test" in read_results(run_folder)["step_00000004"]
 
 
+def test_processes_of_a_job_compute_the_numbers_of_one(run_folder, python, capsys):
+    job = python.run_job("-m", "gan.evaluate", run_folder, *CPU, "--out", "job.json", "--num-samples", 300)
+    assert job.returncode == 0, job.stderr
+    evaluate(run_folder, "--out", "single.json", "--num-samples", 300)
+    assert job.stdout.replace("job.json", "single.json") == capsys.readouterr().out
+    assert Path("job.json").read_text() == Path("single.json").read_text()
+
+
 def test_best_checkpoint(run_folder):
     best = min(
         (line for line in read_metrics(run_folder) if f"metrics/{NAME}" in line),
@@ -132,6 +141,8 @@ def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monk
     corrupt = tmp_path / "corrupt"
     shutil.copytree(real, corrupt)
     (corrupt / "1" / "1.png").write_bytes(b"no image")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "0.png").write_text("no image")
     (tmp_path / "one").mkdir()
     shutil.copy(real / "0" / "0.png", tmp_path / "one" / "0.png")
     invalid = {
@@ -140,7 +151,17 @@ def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monk
         "unknown feature space 'digit'": [run_folder, "--metrics", "fd_digit10_test"],
         "none of the metrics is available on this machine": [run_folder, "--metrics", "fid50_train"],
         "at least 2 images": [run_folder, "--num-samples", 1],
-        "--seeds 0: must be at least 1": [run_folder, "--seeds", 0],
+        "--seeds 0: must be from 1 to 1000": [run_folder, "--seeds", 0],
+        "--seeds 1000000000000: must be": [run_folder, "--seeds", 10**12],
+        "at most 10,000,000 images": [run_folder, "--num-samples", 10**12],
+        "at most 100 metrics are possible, not 80,000": [run_folder, "--metrics", *["modes10"] * 80_000],
+        "at most 100 metrics .*": ["--images", fake, real, "--metrics", *["modes"] * 101],
+        r"--resize 0: must be from 1 to 4096": ["--images", fake, real, "--resize", 0],
+        "--resize, .* are options of --images": [run_folder, "--resize", 16],
+        "--save-statistics are options of --images": [run_folder, "--save-statistics", tmp_path / "x.npz"],
+        "'is_digits1': is needs at least 10 images": ["--images", tmp_path / "one", real, "--metrics", "is_digits"],
+        "the home folder in '~nobody-here/x' is unknown": ["--images", "~nobody-here/x", real],
+        "none of the 1 images in .*/text' can be read": ["--images", tmp_path / "text", real, "--skip-corrupt"],
         "cannot add results to .*broken.json": [run_folder, "--metrics", "kl30", "--out", tmp_path / "broken.json"],
         r"with another config \(different: seed\)": [run_folder, "seed=7"],
         "contains no run": [tmp_path],

@@ -23,7 +23,7 @@ def test_points_on_a_line():
     train = torch.tensor([[0.0], [1.0], [10.0]])  # distances to the nearest other one: 1, 1, 9
     fake = torch.tensor([[-1.5], [-0.5], [0.2], [3.0], [18.0], [20.0]])
     assert authentic_percentage(fake, train) == pytest.approx(100 * 3 / 6)  # -1.5, 3 and 20
-    assert authentic_percentage(torch.tensor([[2.0]]), train) == 0  # at equal distances
+    assert authentic_percentage(torch.tensor([[2.0], [2.0]]), train) == 0  # at equal distances
 
 
 def test_copies_are_not_authentic():
@@ -36,5 +36,5 @@ def test_copies_are_not_authentic():
 
 
 def test_too_few_training_images_are_rejected():
-    with pytest.raises(ValueError, match="more than 1 features, not 1"):
+    with pytest.raises(ValueError, match="at least 2 features in both sets, not 5 and 1"):
         authentic_percentage(features(5, 0), features(1, 1))

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.catalog import METRICS, MetricProtocol, higher_is_better, parse_protocol
+from metrics.catalog import METRICS, MetricProtocol, higher_is_better, parse_protocol, parse_protocols
 from metrics.extractors.base import LabeledFeatures
 from metrics.frechet import FeatureStatistics
 from metrics.neighbors import squared_neighbor_distances
@@ -72,11 +72,23 @@ def test_counts_are_formatted_uniquely():
         "fid10k_test1": "at least 2 images",
         "fid50k_valid": "not a metric protocol",
         "": "not a metric protocol",
+        "modes1000000000000": "at most 10,000,000 images",
+        "modes10001k": "at most 10,000,000 images",
+        "fid10k_train10000001": "at most 10,000,000 images",
+        "is" + "9" * 900: "at most 10,000,000 images",
+        "fd_" + "1" * 80_000: "longer than 1000 characters",
     }.items(),
 )
 def test_invalid_names_are_rejected(name, message):
     with pytest.raises(ValueError, match=message):
         parse_protocol(name)
+
+
+def test_number_of_metrics_is_limited():
+    names = [f"modes{count}" for count in range(2, 80_002)]
+    assert len(parse_protocols(names[:100])) == 100
+    with pytest.raises(ValueError, match="at most 100 metrics are possible, not 80,000"):
+        parse_protocols(names)
 
 
 def test_higher_is_better():

@@ -1,13 +1,14 @@
 import math
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 
 import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from pytorch_fid.fid_score import calculate_frechet_distance
+from pytorch_fid.fid_score import calculate_frechet_distance, compute_statistics_of_path
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from metrics.frechet import FeatureStatistics, frechet_distance
@@ -152,12 +153,105 @@ def test_invalid_files_are_rejected(tmp_path):
     np.savez(path, mean=np.zeros(3))
     with pytest.raises(ValueError, match="mu"):
         FeatureStatistics.load(path)
-    np.savez(path, mu=np.zeros(3), sigma=np.eye(4))
-    with pytest.raises(ValueError, match="do not match"):
-        FeatureStatistics.load(path)
-    np.savez(path, mu=np.array([0, np.nan]), sigma=np.eye(2))
-    with pytest.raises(ValueError, match="not finite"):
-        FeatureStatistics.load(path)
+
+
+INVALID_ARRAYS = {
+    "has the eigenvalue -0.5": {"sigma": np.diag([1, 1, -0.5])},
+    "has the eigenvalue -1e-05": {"sigma": np.diag([1, 1, -1e-5])},
+    "has the eigenvalue -1$": {"sigma": -np.eye(3)},
+    "has the eigenvalue -2": {"sigma": 3 * np.ones((3, 3)) - 2 * np.eye(3)},
+    "not symmetric": {"sigma": np.eye(3) + np.triu(np.full((3, 3), 1e-3), 1)},
+    "type complex128": {"sigma": np.eye(3) * (1 + 0j)},
+    "type complex64": {"mu": np.zeros(3, np.complex64)},
+    "type bool": {"sigma": np.eye(3) > 0},
+    "type <U1": {"mu": np.array(["0", "0", "0"])},
+    "allow_pickle": {"mu": np.array([None, None, None])},
+    "mean is not finite": {"mu": np.array([0, np.nan, 0])},
+    "mean is not finite, or it exceeds": {"mu": np.array([0, 1e200, 0])},
+    "covariance is not finite": {"sigma": np.full((3, 3), np.inf)},
+    "covariance is not finite, or it exceeds": {"sigma": np.eye(3) * 1e200},
+    "do not match": {"sigma": np.eye(4)},
+    "do not match; ": {"mu": np.zeros((1, 3))},
+    "do not match; they": {"mu": np.zeros(0), "sigma": np.zeros((0, 0))},
+    "do not match; they must": {"mu": np.array(0.0), "sigma": np.array(1.0)},
+    "count must be an integer of at least 2, not -5": {"count": np.array(-5)},
+    "count must be an integer of at least 2, not 1": {"count": np.array(1)},
+    "count must be an integer of at least 2, not 2.5": {"count": np.array(2.5)},
+    "count must be an integer of at least 2, not nan": {"count": np.array(np.nan)},
+    "count must be an integer of at least 2, not 'ten'": {"count": np.array("ten")},
+    "count must be an integer of at least 2, not True": {"count": np.array(True)},
+    "array of size 1": {"count": np.array([3, 4])},
+}
+
+
+@pytest.mark.parametrize("message", INVALID_ARRAYS)
+def test_invalid_statistics_are_rejected(tmp_path, message):
+    arrays = {"mu": np.zeros(3), "sigma": np.eye(3)} | INVALID_ARRAYS[message]
+    np.savez(tmp_path / "stats.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"stats\.npz.*{message}") as error:
+        FeatureStatistics.load(tmp_path / "stats.npz")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", [9, 200])
+def test_statistics_in_single_precision_are_read(tmp_path, count):
+    """The rounding makes a singular covariance slightly indefinite."""
+    expected = FeatureStatistics.from_features(random_features(count, 30, 0))
+    np.savez(
+        tmp_path / "a.npz", mu=expected.mean.numpy(), sigma=expected.covariance.float().numpy(), count=float(count)
+    )
+    found = FeatureStatistics.load(tmp_path / "a.npz")
+    assert found.count == count
+    with warnings.catch_warnings(action="ignore"):
+        assert frechet_distance(found, expected) < 1e-3 * expected.covariance.trace()
+
+
+def test_indefinite_statistics_have_no_distance():
+    with pytest.raises(ValueError, match="not positive semidefinite"):
+        frechet_distance(
+            gaussian(torch.zeros(2), torch.diag(torch.tensor([1.0, -0.5]))), gaussian([0.0, 0.0], torch.eye(2))
+        )
+
+
+INCEPTION = {"extractor": "inception", "layer": "2048", "preprocessing": "torch_fidelity", "weights": "1234"}
+
+
+def save_with_origin(path, data=None, **origin):
+    statistics = FeatureStatistics.from_features(random_features(20, 3, 0))
+    replace(statistics, origin=INCEPTION | origin, data=data).save(path)
+    return FeatureStatistics.load(path)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+def test_files_record_what_they_depend_on(tmp_path):
+    path = tmp_path / "a.npz"
+    statistics = save_with_origin(path, data="abcd", image_size="32x32")
+    assert statistics.origin == INCEPTION | {"image_size": "32x32"}
+    assert statistics.data == "abcd"
+    mean, covariance = compute_statistics_of_path(str(path), None, 1, 3, "cpu")  # of pytorch-fid
+    assert (mean == statistics.mean.numpy()).all()
+    assert (covariance == statistics.covariance.numpy()).all()
+
+
+@pytest.mark.parametrize("entry", ["layer", "preprocessing", "weights", "extractor", "image_size"])
+def test_files_of_different_origin_are_not_compared(tmp_path, entry):
+    a = save_with_origin(tmp_path / "a.npz", **{entry: "this"})
+    b = save_with_origin(tmp_path / "b.npz", **{entry: "that"})
+    with pytest.raises(ValueError, match=f"{entry} 'this' are not comparable with {entry} 'that'"):
+        frechet_distance(a, b)
+    assert frechet_distance(a, save_with_origin(tmp_path / "c.npz", data="other", **{entry: "this"})) < 1e-9
+
+
+def test_file_without_record_counts_as_that_of_pytorch_fid(tmp_path):
+    ours, bare = tmp_path / "ours.npz", tmp_path / "bare.npz"
+    statistics = save_with_origin(ours)
+    np.savez(bare, mu=statistics.mean.numpy(), sigma=statistics.covariance.numpy())
+    assert FeatureStatistics.load(bare).origin == {"preprocessing": "pytorch_fid"}
+    with pytest.raises(ValueError, match=r"preprocessing 'torch_fidelity' are not .* preprocessing 'pytorch_fid'"):
+        frechet_distance(statistics, FeatureStatistics.load(bare))
+    assert frechet_distance(statistics, FeatureStatistics.load(bare, "torch_fidelity")) < 1e-9
+    with pytest.raises(ValueError, match=r"ours\.npz: .*'torch_fidelity' are not comparable with .*'pytorch_fid'"):
+        FeatureStatistics.load(ours, "pytorch_fid")
 
 
 def test_covariance_computed_in_chunks(monkeypatch):

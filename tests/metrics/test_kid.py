@@ -20,6 +20,13 @@ def test_matches_torch_fidelity(subsets, size):
     assert found.std == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-9)
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float64, torch.float32), (torch.bfloat16, torch.bfloat16)])
+def test_precisions_can_differ_and_be_low(dtypes):
+    fake, real = features(70, 12, 0, 0.1).to(dtypes[0]), features(90, 12, 1).to(dtypes[1])
+    exact = kid(fake.double(), real.double(), subset_size=40)
+    assert kid(fake, real, subset_size=40) == pytest.approx(exact, rel=1e-5)
+
+
 def test_subset_size_is_limited_by_the_sets():
     fake, real = features(30, 5, 0, 0.5), features(20, 5, 1)
     assert kid(fake, real, subsets=4) == kid(fake, real, subsets=4, subset_size=20)

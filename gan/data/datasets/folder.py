@@ -5,13 +5,14 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
 from gan.data.base import DATASETS, DatasetConfig, ImageData, Splits
+from gan.data.datasets.split_folders import SplitFolders, find_split_folders
 from gan.data.decoding import SUFFIXES, CorruptImageError, Filter, parallel_map, read_file, read_image
 from gan.data.prepared import Chunk, Source, expand_path, prepare, printable, user_errors
 from gan.runtime.errors import UserError
@@ -26,56 +27,96 @@ class FolderConfig(DatasetConfig):
     """The images in a folder and its subfolders, cropped to their central square and resized.
 
     The images are found by their suffixes. Symbolic links are followed, and names that begin with a dot are ignored. If
-    every image is in a subfolder, the first-level subfolders in sorted order are the classes. See
-    `gan.data.decoding.read_image` for how images are decoded.
+    every image is in a subfolder, the first-level subfolders in sorted order are the classes. But if these are `train`
+    and `val` or `test` (or `training`, `valid`, `validation`, `testing`, in any case), they are splits: the images in
+    `train` are for training, those in `val` are held out, or those in `test` if there is no `val`, and the classes are
+    the subfolders of `train`. See `gan.data.decoding.read_image` for how images are decoded.
     """
 
     root: str = "data"
-    """Folder of the images; its subfolders are the classes if every image is in a subfolder"""
+    """Folder of the images; its subfolders are splits or classes"""
     resolution: Annotated[int, Range(min=8, max=1024)] = 64
     """Height and width in pixels"""
     channels: Literal[3, 1] = 3
     """Color channels: 3 (RGB) or 1 (gray)"""
     filter: Filter = "bilinear"
     """Filter of the resizing, antialiased as in Pillow"""
-    test_root: str | None = None
-    """Folder of the held-out images, if any"""
+    held_out: str | None = field(default=None, metadata={"alias": "test_root"})
+    """Folder of the held-out images, which are not trained on (null: the folder `val` or `test` next to `train`)"""
     test_fraction: Annotated[float, Range(min=0, max=0.9)] = 0.0
     """Fraction of the images to hold out, chosen by a hash of their names, so that new images do not move others"""
     skip_corrupt: bool = False
     """Skip images that cannot be read, and list them"""
 
     def load(self) -> Splits:
-        """Return the training images and the held-out images, if any. Raises UserError for unreadable files."""
-        if self.test_root is not None and self.test_fraction > 0:
-            raise UserError("data.test_root and data.test_fraction cannot be combined; choose one")
-        root = expand_path(self.root)
-        names = find_images(root, "data.root")
-        classes = sorted({name.split("/")[0] for name in names})
-        unclassed = [name for name in names if "/" not in name]
-        if unclassed:
-            classes = []
-            if self.conditional:
-                raise UserError(
-                    f"data.conditional=true: '{root / unclassed[0]}' has no class; move every image to a subfolder"
-                )
-        held_out = [name for name in names if hash_to_unit_interval(name) < self.test_fraction]
-        if len(held_out) == len(names) or (self.test_fraction > 0 and not held_out):
-            raise UserError(
-                f"data.test_fraction={self.test_fraction:g} holds out {len(held_out)} of the {len(names)} images"
-                f" in '{root}'; choose another fraction"
-            )
-        train = self._prepare("train", root, sorted(set(names) - set(held_out), key=_split_path), classes)
-        if self.test_root is not None:
-            return Splits(train, self._load_test_root(expand_path(self.test_root, "data.test_root"), root, classes))
-        return Splits(train, self._prepare("held_out", root, held_out, classes) if held_out else None)
+        """Return the training images and the held-out images, if any. Raises UserError for unreadable files.
 
-    def _load_test_root(self, test_root: Path, root: Path, classes: Sequence[str]) -> ImageData:
-        names = find_images(test_root, "data.test_root")
-        if test_root.resolve().is_relative_to(root.resolve()):
-            raise UserError(f"data.test_root: '{test_root}' is inside data.root; move it, or its images are trained on")
-        known = all("/" in name and name.split("/")[0] in classes for name in names)
-        return self._prepare("held_out", test_root, names, classes if known else [])
+        Prints a line if the folders in `root` are splits.
+        """
+        if self.held_out is not None and self.test_fraction > 0:
+            raise UserError("data.held_out and data.test_fraction cannot be combined; choose one")
+        train, held_out = list_images(self.root, "data.root"), None
+        if self.held_out is not None:
+            held_out = list_images(self.held_out, "data.held_out")
+            train = _without_images_in(train, held_out.root)
+        splits = find_split_folders(*train)
+        if splits is not None:
+            if splits.held_out is not None and self.test_fraction > 0:
+                raise UserError(f"data.test_fraction: '{train.root}' has held-out images in '{splits.held_out}'")
+            if splits.held_out is not None and held_out is None:
+                held_out = train.in_folder(splits.held_out)
+            train = train.in_folder(splits.train)
+        classes = self._find_classes(train)
+        if held_out is None and self.test_fraction > 0:
+            train, held_out = self._hold_out_fraction(train)
+        of_splits = splits is not None and self.held_out is None
+        held_out_classes = [] if held_out is None else self._find_held_out_classes(held_out, classes, of_splits)
+        if splits is not None:
+            print(_describe(train, held_out, classes, splits))
+        return Splits(
+            self._prepare("train", *train, classes),
+            None if held_out is None else self._prepare("held_out", *held_out, held_out_classes),
+        )
+
+    def _find_classes(self, train: "ImageList") -> list[str]:
+        """Return the names of the classes of the training images; none if an image has no class."""
+        if (unclassed := train.find_unclassed()) is None:
+            return train.first_folders()
+        if self.conditional:
+            raise UserError(
+                f"data.conditional=true: '{train.root / unclassed}' has no class; move every image to a subfolder"
+            )
+        return []
+
+    def _find_held_out_classes(self, held_out: "ImageList", classes: list[str], of_splits: bool) -> list[str]:
+        """Return the training classes if the held-out images have these, and none if the images have no classes.
+
+        The labels of both are thus the same. Subfolders that are no classes are accepted only in another folder, and
+        only for an unconditional GAN, if none of them is a training class. Raises UserError for others.
+        """
+        if not classes or held_out.find_unclassed() is not None:
+            return []
+        unknown = [name for name in held_out.first_folders() if name not in classes]
+        if not unknown:
+            return classes
+        if len(unknown) < len(held_out.first_folders()) or self.conditional or of_splits:
+            raise UserError(
+                f"data: '{printable(held_out.root / unknown[0])}' is no class of the training images"
+                f" ({', '.join(map(printable, classes[:10]))}{', ...' if len(classes) > 10 else ''});"
+                " both need the same class folders"
+            )
+        return []
+
+    def _hold_out_fraction(self, images: "ImageList") -> tuple["ImageList", "ImageList"]:
+        """Return the training images and the held-out images."""
+        held_out = [name for name in images.names if hash_to_unit_interval(name) < self.test_fraction]
+        if len(held_out) in (0, len(images.names)):
+            raise UserError(
+                f"data.test_fraction={self.test_fraction:g} holds out {len(held_out)} of the {len(images.names)} images"
+                f" in '{images.root}'; choose another fraction"
+            )
+        train = sorted(set(images.names) - set(held_out), key=_split_path)
+        return ImageList(images.root, train), ImageList(images.root, held_out)
 
     def _prepare(self, split: str, root: Path, names: Sequence[str], classes: Sequence[str]) -> ImageData:
         labels = {name: label for label, name in enumerate(classes)}
@@ -119,6 +160,32 @@ class FolderConfig(DatasetConfig):
             return error
 
 
+class ImageList(NamedTuple):
+    """A folder, and the paths of its images relative to it, with '/' as the separator."""
+
+    root: Path
+    names: list[str]
+
+    def first_folders(self) -> list[str]:
+        """Return the first-level folders of the images, sorted."""
+        return sorted({name.split("/")[0] for name in self.names if "/" in name})
+
+    def find_unclassed(self) -> str | None:
+        """Return an image that is in no subfolder, or None."""
+        return next((name for name in self.names if "/" not in name), None)
+
+    def in_folder(self, folder: str) -> "ImageList":
+        """Return the images in a first-level folder."""
+        prefix = f"{folder}/"
+        return ImageList(self.root / folder, [name[len(prefix) :] for name in self.names if name.startswith(prefix)])
+
+
+def list_images(folder: str, key: str) -> ImageList:
+    """Return the images in the folder of a config key. Raises UserError like `find_images`."""
+    root = expand_path(folder, key)
+    return ImageList(root, find_images(root, key))
+
+
 def find_images(root: Path, key: str) -> list[str]:
     """Return the paths of all images in a folder and its subfolders, relative to it and with '/' as the separator.
 
@@ -156,6 +223,25 @@ def find_images(root: Path, key: str) -> list[str]:
 def hash_to_unit_interval(name: str) -> float:
     """Return a number in [0, 1) that is a function of the name."""
     return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest()) / 2**64
+
+
+def _without_images_in(images: ImageList, folder: Path) -> ImageList:
+    """Return the images that are not in a folder of held-out images. Raises UserError if none is left."""
+    held_out = Path(os.path.realpath(folder))
+    parents = {os.path.dirname(name) for name in images.names}
+    inside = {parent for parent in parents if Path(os.path.realpath(images.root / parent)).is_relative_to(held_out)}
+    names = [name for name in images.names if os.path.dirname(name) not in inside]
+    if not names:
+        raise UserError(f"data.held_out: '{folder}' contains all images of data.root; choose another folder")
+    return ImageList(images.root, names)
+
+
+def _describe(train: ImageList, held_out: ImageList | None, classes: Sequence[str], splits: SplitFolders) -> str:
+    """Return a line on the splits that are read."""
+    text = f"data: {len(train.names)} training images of {len(classes) or 'no'} classes in '{train.root}'"
+    if held_out is not None:
+        text += f", {len(held_out.names)} held-out images in '{held_out.root}'"
+    return printable(text + (f"; '{splits.unused}' is not read" if splits.unused else ""))
 
 
 def _split_path(name: str) -> list[str]:

@@ -27,7 +27,9 @@ class MetricsConfig:
     fid_preprocessing: Literal["torch_fidelity", "pytorch_fid"] = "torch_fidelity"
     """How images are resized for Inception; this is the only difference between the FIDs of the two packages"""
     statistics: str | None = None
-    """A pytorch-fid .npz file with statistics of real images, for metrics that end in _file, such as fid50k_file"""
+    """An .npz file with statistics of real images, for metrics that end in _file, such as fid50k_file"""
+    statistics_preprocessing: Literal["torch_fidelity", "pytorch_fid"] | None = None
+    """How images were resized for a statistics file that does not record it (null: as by pytorch-fid)"""
 
 
 class Unavailable(Exception):
@@ -39,6 +41,7 @@ class FeatureSpace(ABC):
 
     digits_only: ClassVar[bool] = False  # whether the features are defined only for images of digits
     classifies: ClassVar[bool] = True  # whether the extractor also returns logits
+    keeps_gray: ClassVar[bool] = False  # whether gray images in folders keep their single channel, or become RGB
 
     @abstractmethod
     def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:

@@ -5,11 +5,12 @@ Distances in this space are no FID. They compare only numbers with the same clas
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from gan.data.prepared import expand_path
 from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
 from gan.options.loader import construct
 from gan.options.nodes import parse_yaml
@@ -33,6 +34,8 @@ class TrainedClassifier(NamedTuple):
 class ClassifierSpace(FeatureSpace):
     """The input of the last layer of the classifier in `metrics.classifier`, and its logits."""
 
+    keeps_gray: ClassVar[bool] = True
+
     def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> ClassifierExtractor:
         """Return the extractor. Raises Unavailable if no classifier is named, and UserError if it cannot be used."""
         if options.classifier is None:
@@ -40,7 +43,7 @@ class ClassifierSpace(FeatureSpace):
                 "no classifier is named; set metrics.classifier=FILE, a run folder of train_classifier.py or its"
                 f" {CLASSIFIER}"
             )
-        path = Path(options.classifier).expanduser()
+        path = expand_path(options.classifier, "metrics.classifier")
         network, image = load_classifier(path)
         if image.resolution != resolution:
             raise UserError(

@@ -13,6 +13,7 @@ class DigitsSpace(FeatureSpace):
     """64 features and 10 classes for each channel of an image of digits."""
 
     digits_only: ClassVar[bool] = True
+    keeps_gray: ClassVar[bool] = True
 
     def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> DigitsExtractor:
         """Return the extractor, which is the same for every resolution. Raises Unavailable without its weights."""

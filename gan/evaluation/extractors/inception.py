@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from gan.data.prepared import expand_path
 from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
 from gan.runtime.errors import UserError
 from metrics.extractors.base import FeatureExtractor
@@ -44,7 +45,7 @@ def get_weights_path(options: MetricsConfig) -> Path:
     Raises Unavailable if there is no file, or if its download fails.
     """
     if options.inception_weights is not None:
-        return Path(options.inception_weights)
+        return expand_path(options.inception_weights, "metrics.inception_weights")
     path = published_weights_path()
     if path is None and options.download:
         try:

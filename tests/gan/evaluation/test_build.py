@@ -1,3 +1,6 @@
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,6 +35,24 @@ def test_statistics_file_with_other_features_is_an_error(splits, classifier, tmp
     path = tmp_path / "statistics.npz"
     FeatureStatistics.from_features(torch.rand(9, 7)).save(path)
     with pytest.raises(UserError, match="has 7 features per image, but fd_digits70_file has 64"):
+        build_evaluator(["fd_digits70_file"], MetricsConfig(statistics=str(path)), splits, CPU)
+
+
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        ({}, None),
+        ({"preprocessing": "torch_fidelity"}, None),  # of Inception, but the extractor has none
+        ({"extractor": "dinov2"}, "extractor 'dinov2' are not comparable with extractor 'digits' of fd_digits70_file"),
+        ({"weights": "other"}, "weights 'other' are not comparable with weights '.*' of fd_digits70_file"),
+        ({"image_size": "32x32"}, "image_size '32x32' are not comparable with image_size '16x16' of fd_digits70_file"),
+    ],
+)
+def test_statistics_file_of_another_origin_is_an_error(splits, classifier, tmp_path, entry, error):
+    path = tmp_path / "statistics.npz"
+    statistics = FeatureStatistics.from_features(torch.rand(99, 64))
+    replace(statistics, origin=DigitsExtractor(classifier).origin | entry).save(path)
+    with nullcontext() if error is None else pytest.raises(UserError, match=rf"^metrics\.statistics: .*npz: .*{error}"):
         build_evaluator(["fd_digits70_file"], MetricsConfig(statistics=str(path)), splits, CPU)
 
 

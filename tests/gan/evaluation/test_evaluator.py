@@ -4,8 +4,10 @@ import torch
 from gan.data import ImageData
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.features import BATCH_SIZE
+from gan.runtime.errors import UserError
 from metrics.catalog import parse_protocol
 from metrics.estimate import Estimate
+from metrics.extractors.base import Features
 from metrics.extractors.digits import DigitsExtractor
 from metrics.frechet import FeatureStatistics, frechet_distance
 from metrics.neighbors import Pairs
@@ -69,9 +71,9 @@ def test_images_of_the_largest_protocol_are_generated_once():
 def test_metric_of_fewer_images_uses_the_first_ones():
     real, fake = random_data(40), random_data(60, seed=1).images
     scores = pixel_evaluator("fd_pixels60_test", "fd_pixels25_test", real=real).score_images(fake, CPU)
-    statistics = FeatureStatistics.from_features(real.images.flatten(1))
+    statistics = FeatureStatistics.from_features(real.images.flatten(1).float())
     for count in (25, 60):
-        expected = frechet_distance(FeatureStatistics.from_features(fake[:count].flatten(1)), statistics)
+        expected = frechet_distance(FeatureStatistics.from_features(fake[:count].flatten(1).float()), statistics)
         assert scores[f"fd_pixels{count}_test"] == pytest.approx(expected, rel=1e-12)
     assert scores["fd_pixels25_test"] != scores["fd_pixels60_test"]
 
@@ -101,6 +103,25 @@ def test_evaluation_needs_no_graph_and_no_global_random_numbers(evaluator):
     evaluator(generate, noise)
     assert torch.equal(torch.get_rng_state(), before)
     assert not any(images.requires_grad for images in generated)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused(value):
+    """As 8-bit values they would be black or white."""
+
+    def generate(z, y):
+        z[1, 0, 0, 0] = value
+        return z
+
+    with pytest.raises(UserError, match="images with NaN or infinite pixels"):
+        pixel_evaluator("fd_pixels20_test")(generate, noise)
+
+
+def test_features_that_are_not_finite_are_refused():
+    evaluator = pixel_evaluator("fd_pixels20_test", "is_pixels20")
+    evaluator.extractors["pixels"] = lambda images: Features(images.flatten(1).float() / 0, images.flatten(1).float())
+    with pytest.raises(UserError, match=r"^fd_pixels20_test: 20 of 20 features are not finite"):
+        evaluator.score_images(random_data(20).images, CPU)
 
 
 def test_metrics_of_neighbors_share_one_pass_and_the_cached_distances(monkeypatch):
@@ -138,5 +159,5 @@ def test_classwise_distance_uses_the_labels_of_the_latents():
     assert scores["intrafd_pixels600_test"] == pytest.approx(0, abs=1e-6)
     assert evaluator.score_images(real.images, CPU, labels) == pytest.approx(scores, abs=1e-6)
     assert evaluator.score_images(real.images, CPU, labels.roll(1))["intrafd_pixels600_test"] > 1
-    with pytest.raises(ValueError, match="have no labels"):
+    with pytest.raises(UserError, match="have no labels"):
         evaluator.score_images(real.images, CPU)

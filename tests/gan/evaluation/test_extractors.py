@@ -1,15 +1,21 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from classification.config import Config
 from gan.evaluation.extractors import EXTRACTORS, MetricsConfig
 from gan.evaluation.extractors.base import build_extractor
+from gan.evaluation.extractors.classifier import load_classifier
 from gan.evaluation.extractors.torch_fidelity import CLIP, DINOV2
+from gan.options.loader import dump_config, load_config
 from gan.runtime.errors import UserError
+from gan.runtime.weights import read_weights
 from metrics.extractors.classifier import ClassifierExtractor
 
-CPU = torch.device("cpu")
+CPU, ROOT = torch.device("cpu"), Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -67,3 +73,13 @@ def test_classifier_must_be_named_and_be_one(tmp_path):
 def test_classifier_without_linear_layer_has_no_features():
     with pytest.raises(ValueError, match="Sequential has no linear layer"):
         ClassifierExtractor(nn.Sequential(nn.Flatten()))
+
+
+def test_shipped_classifier_is_that_of_its_config():
+    path = ROOT / "assets" / "cifar10_jpeg_classifier.safetensors"
+    network, image = load_classifier(path)
+    assert image == (3, 32, 10)
+    config = load_config(Config, ROOT / "configs" / "classification" / "cifar10_jpeg.yaml")
+    assert read_weights(path)[1]["config"] == dump_config(config)
+    assert network.standardize.mean.flatten().tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.002)
+    assert network.standardize.std.flatten().tolist() == pytest.approx([0.247, 0.243, 0.261], abs=0.002)

@@ -9,8 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from gan.data.datasets.digits import Digits
 from gan.evaluate import main
+from gan.evaluation.build import build_evaluator
+from gan.evaluation.extractors import MetricsConfig
 from gan.run.logging import read_metrics
+from gan.runtime.errors import UserError
 from metrics.extractors.inception import InceptionExtractor
 from metrics.frechet import FeatureStatistics
 
@@ -113,9 +117,28 @@ def test_fid_and_kid_of_folders_equal_torch_fidelity(tmp_path, inception_file, f
 def test_saved_statistics_of_a_folder_are_used_by_a_run(tmp_path, tiny_run, inception_file, folders, capsys):
     weights = f"metrics.inception_weights={inception_file}"
     path = tmp_path / "real.npz"
-    arguments = ["--images", str(folders[1]), "--save-statistics", str(path), weights, "--device", "cpu"]
+    arguments = [
+        "--images",
+        str(folders[1]),
+        "--save-statistics",
+        str(path),
+        weights,
+        "--resize",
+        "16",
+        "--device",
+        "cpu",
+    ]
     assert main(arguments) == 0
-    assert FeatureStatistics.load(path).count == 5
+    statistics = FeatureStatistics.load(path)
+    weights_hash = statistics.origin["weights"]
+    assert statistics.count == 5
+    assert statistics.origin == {
+        "extractor": "inception-v3-compat",
+        "layer": "2048",
+        "preprocessing": "torch_fidelity",
+        "weights": weights_hash,
+        "image_size": "16x16",
+    }
     before = path.read_bytes()
     assert main(arguments) == 2
     assert "already exists" in capsys.readouterr().err
@@ -125,3 +148,19 @@ def test_saved_statistics_of_a_folder_are_used_by_a_run(tmp_path, tiny_run, ince
     )
     assert read_metrics(folder)[-1]["metrics/fid5_file"] > 0
     shutil.rmtree(folder)
+
+
+def test_statistics_of_another_preprocessing_are_refused(tmp_path, inception_file):
+    """A file without a record counts as one of pytorch-fid."""
+    path = tmp_path / "bare.npz"
+    np.savez(path, mu=np.zeros(2048), sigma=np.eye(2048))
+    splits = Digits(resolution=16).load()
+
+    def build(**options):
+        config = MetricsConfig(inception_weights=str(inception_file), statistics=str(path), **options)
+        return build_evaluator(["fid5_file"], config, splits, torch.device("cpu"))
+
+    with pytest.raises(UserError, match=r"bare\.npz: .*'pytorch_fid' .* 'torch_fidelity'.*metrics\.fid_preprocessing"):
+        build()
+    build(fid_preprocessing="pytorch_fid")
+    build(statistics_preprocessing="torch_fidelity")

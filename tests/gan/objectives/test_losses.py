@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from gan.objectives.losses import LOSSES, Hinge, LeastSquares, NonSaturating, Relativistic, Wasserstein
+from gan.objectives.losses import LOSSES, Hinge, LeastSquares, Minimax, NonSaturating, Relativistic, Wasserstein
 
 REAL = torch.tensor([2.0, 0.5, -1.0], dtype=torch.float64)
 FAKE = torch.tensor([-3.0, 0.0, 1.5], dtype=torch.float64)
@@ -25,6 +25,10 @@ CLOSED_FORMS = {
     "nonsaturating": (
         -mean(log_sigmoid(r) for r, _ in PAIRS) - mean(math.log(1 - 1 / (1 + math.exp(-f))) for _, f in PAIRS),
         -mean(log_sigmoid(f) for _, f in PAIRS),
+    ),
+    "minimax": (
+        -mean(log_sigmoid(r) for r, _ in PAIRS) - mean(math.log(1 - 1 / (1 + math.exp(-f))) for _, f in PAIRS),
+        mean(math.log(1 - 1 / (1 + math.exp(-f))) for _, f in PAIRS),
     ),
     "wasserstein": (-0.5 - 0.5, 0.5),
     "least_squares": ((1 + 0.25 + 4) / 6 + (9 + 0 + 2.25) / 6, (16 + 1 + 0.25) / 6),
@@ -52,12 +56,25 @@ def test_gradients_of_generator_and_discriminator_have_opposite_signs(name):
     assert (g_fake < 0).all()
 
 
-@pytest.mark.parametrize("loss", [Hinge(), NonSaturating(), Relativistic(), Wasserstein(), LeastSquares()])
+@pytest.mark.parametrize("loss", [Hinge(), NonSaturating(), Minimax(), Relativistic(), Wasserstein(), LeastSquares()])
 def test_extreme_logits_stay_finite(loss):
     far = torch.tensor([1e4])
     for real, fake in ((far, -far), (-far, far)):
         assert loss.discriminator(real, fake).isfinite()
         assert loss.generator(fake, real).isfinite()
+
+
+def test_minimax_saturates_and_is_a_zero_sum_game():
+    def gradient(loss):
+        fake = torch.tensor([-20.0, 20.0], requires_grad=True)
+        return torch.autograd.grad(loss.generator(fake), fake)[0].tolist()
+
+    assert gradient(Minimax()) == pytest.approx([0, -0.5], abs=1e-8)  # nothing to learn from detected fakes
+    assert gradient(NonSaturating()) == pytest.approx([-0.5, 0], abs=1e-8)
+    fake = FAKE.clone().requires_grad_()
+    of_D = torch.autograd.grad(Minimax().discriminator(REAL, fake), fake)[0]
+    of_G = torch.autograd.grad(Minimax().generator(fake), fake)[0]
+    assert torch.equal(of_G, -of_D)
 
 
 def test_pairs_of_different_shapes_are_refused():

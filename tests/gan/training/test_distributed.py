@@ -134,26 +134,7 @@ def fast_job(python, get_arguments, classifier):
     """Return a function like that of `job` that starts the two processes itself, with the variables of torchrun."""
 
     def train(out: Path, *arguments: str) -> subprocess.CompletedProcess:
-        store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-        common = {
-            "MASTER_ADDR": "localhost",
-            "MASTER_PORT": str(store.port),
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-            "TORCHELASTIC_RUN_ID": "test",
-            "TORCHELASTIC_RESTART_COUNT": "0",
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-        }
-        processes = [
-            python.start(
-                *("-c", PROCESS, *get_arguments(out, *arguments)),
-                env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            )
-            for rank in (0, 1)
-        ]
-        first, second = (process.wait() for process in processes)
-        code = first.returncode or second.returncode
-        return subprocess.CompletedProcess([], code, first.stdout + second.stdout, first.stderr + second.stderr)
+        return python.run_job("-c", PROCESS, *get_arguments(out, *arguments))
 
     return train
 

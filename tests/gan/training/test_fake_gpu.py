@@ -160,6 +160,10 @@ def test_measuring_mixes_no_devices(check_step, normalization):
         gpu.forget()
         find_nonfinite(experiment.networks, losses)
         assert gpu.find(*WAITING).total() == 1
+        gpu.forget()
+        experiment.evaluated_generator()
+        assert not gpu.find("sync")
+        assert gpu.find("h2d", "d2h").total() == 3  # the classes to the CPU, then z and y to the GPU
         gradient_norm(experiment.D)
         lipschitz_numbers(experiment)
         lipschitz_audit(experiment)

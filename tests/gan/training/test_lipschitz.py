@@ -1,5 +1,7 @@
 """Measurements in a training run, and networks that are called in other ways than the toolkit's."""
 
+from types import MethodType
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("short_slope_search")
 def replace_calls(experiment):
     """Let the networks of an experiment accept no labels, and let D return logits (B, 1)."""
     for G in (experiment.G, experiment.ema.network):
-        G.forward = lambda z, G=G: type(G).forward(G, z)
+        G.forward = MethodType(lambda self, z: type(self).forward(self, z), G)  # a copy of G calls the copy's
     D = experiment.D
     D.forward = lambda x: type(D).forward(D, x)[:, None]
 

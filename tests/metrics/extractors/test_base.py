@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from metrics.extractors.base import Features, compute_fingerprint, to_rgb
+from metrics.extractors.digits import DigitsClassifier, DigitsExtractor
 
 
 def test_concatenate():
@@ -45,3 +46,9 @@ def test_to_rgb():
     for invalid in (torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 4, 4, dtype=torch.uint8), gray[0]):
         with pytest.raises(ValueError, match="expected uint8 images"):
             to_rgb(invalid)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(2, 1, 16, 16), torch.zeros(2, 2, 16, 16, dtype=torch.uint8)])
+def test_digits_extractor_refuses_other_images(images):
+    with pytest.raises(ValueError, match="expected uint8 images"):
+        DigitsExtractor(DigitsClassifier().eval())(images)

@@ -72,16 +72,6 @@ def test_conditional_gan_requires_a_class_for_every_image(write):
         folder(root, conditional=True).load()
 
 
-def test_renamed_class_changes_held_out_labels(write, tmp_path):
-    root = write("b/1.png", "c/1.png")
-    test_root = tmp_path / "test"
-    (test_root / "c").mkdir(parents=True)
-    os.link(root / "c" / "1.png", test_root / "c" / "1.png")
-    assert folder(root, test_root=str(test_root)).load().held_out.labels.tolist() == [1]
-    (root / "b").rename(root / "d")
-    assert folder(root, test_root=str(test_root)).load().held_out.labels.tolist() == [0]
-
-
 @pytest.mark.parametrize(
     "options", [{"resolution": 12}, {"channels": 1}, {"filter": "bicubic"}], ids=lambda options: next(iter(options))
 )
@@ -132,27 +122,6 @@ def test_fraction_that_holds_out_none_or_all_is_an_error(write):
         folder(root, test_fraction=1e-6).load()
     with pytest.raises(UserError, match=r"holds out 2 of the 2 images"):
         folder(root, test_fraction=0.999999999).load()
-
-
-def test_test_root_has_the_held_out_images(write, tmp_path):
-    root = write("b/1.png", "a/1.png")
-    test_root = tmp_path / "test"
-    (test_root / "b").mkdir(parents=True)
-    os.link(root / "b" / "1.png", test_root / "b" / "2.png")
-    splits = folder(root, test_root=str(test_root)).load()
-    assert splits.held_out.labels.tolist() == [1]
-    assert torch.equal(splits.held_out.images, expected(root, ["b/1.png"]))
-    (test_root / "unknown").mkdir()
-    os.link(root / "b" / "1.png", test_root / "unknown" / "1.png")
-    assert folder(root, test_root=str(test_root)).load().held_out.num_classes == 1
-
-
-def test_test_root_inside_root_is_an_error(write):
-    root = write("1.png", "test/2.png")
-    with pytest.raises(UserError, match=r"data\.test_root: .* is inside data\.root"):
-        folder(root, test_root=str(root / "test")).load()
-    with pytest.raises(UserError, match="choose one"):
-        folder(root, test_root="elsewhere", test_fraction=0.1).load()
 
 
 def test_links_are_followed_except_in_circles(write, tmp_path):

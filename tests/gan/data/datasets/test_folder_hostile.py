@@ -196,8 +196,8 @@ def test_invalid_root_is_a_one_line_error(name, root, message, tmp_path, monkeyp
         assert re.match(f"error: {message}", err)
 
 
-def test_test_root_that_is_a_circular_link(tmp_path):
+def test_held_out_folder_that_is_a_circular_link(tmp_path):
     (tmp_path / "1.png").write_bytes(VALID[0])
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(UserError, match=r"^data\.test_root: cannot read '.*loop': Too many levels"):
-        FolderConfig(root=str(tmp_path), test_root=str(tmp_path / "loop")).load()
+    with pytest.raises(UserError, match=r"^data\.held_out: cannot read '.*loop': Too many levels"):
+        FolderConfig(root=str(tmp_path), held_out=str(tmp_path / "loop")).load()
