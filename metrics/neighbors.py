@@ -13,7 +13,7 @@ from torch import Tensor
 from metrics.checks import check_dimensions, check_features, check_integer
 from metrics.precision import single_precision
 
-BLOCK = 1024  # number of rows of the distance matrix that are in memory at a time
+BLOCK = 512  # number of rows of the distance matrix that are in memory at a time
 CHUNK = 2**20  # number of differences that are in memory at a time
 SPARE = 3  # number of candidates for the nearest neighbors, in addition to those that are returned
 MANY = 0.01  # fraction of open comparisons above which a block is computed in double precision
@@ -44,7 +44,8 @@ class Pairs:
         self._center = b[:BLOCK].mean(dim=0, dtype=torch.float64).float()
         extent = max((features - self._center).abs().amax().item() for features in (a, b))
         self.scale = extent or 1.0
-        self._x, self._y = (self._normalize(features, torch.float32) for features in (a, b))
+        self._x, self._x2 = x = self._normalize(a, torch.float32)
+        self._y, self._y2 = x if a is b else self._normalize(b, torch.float32)
 
     def blocks(self) -> Iterator["Block"]:
         """Yield the distances in blocks of rows."""
@@ -54,53 +55,86 @@ class Pairs:
     def find_nearest(self, count: int, without_self: bool = False) -> tuple[Tensor, Tensor]:
         """Return the squared distances (N, count) of each a to the nearest b, sorted, and the indices of these b.
 
-        `without_self` excludes the pairs of equal indices.
+        `without_self` excludes the pairs of equal indices; a and b are then the same features.
         """
-        squared = torch.empty(len(self.a), count, dtype=torch.float64, device=self.a.device)
-        index = torch.empty_like(squared, dtype=torch.int64)
-        open_rows = torch.arange(len(self.a), device=self.a.device)
-        for dtype in (torch.float32, torch.float64):
-            still_open = []
-            for rows in open_rows.split(BLOCK):
-                squared[rows], index[rows], bounds = self._choose_nearest(rows, count, dtype, without_self)
-                still_open.append(rows[squared[rows, -1] > bounds])
-            open_rows = torch.cat(still_open)
-            if not len(open_rows):
-                break
+        candidates = min(count + SPARE, len(self.b) - without_self)
+        rows = torch.arange(len(self.a), device=self.a.device)
+        if without_self:
+            bounds, index = self._find_candidates_of_one_set(candidates)
+        else:
+            found = [self.bound(part, torch.float32)[0].topk(candidates, largest=False) for part in rows.split(BLOCK)]
+            bounds, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+        squared, index, is_open = self._sort_candidates(rows, bounds, index, count)
+        if candidates < len(self.b) - without_self and is_open.any():
+            for part in rows[is_open].split(BLOCK):
+                lower = self.bound(part, torch.float64)[0]
+                if without_self:
+                    lower[torch.arange(len(part), device=part.device), part] = torch.inf
+                squared[part], index[part], _ = self._sort_candidates(
+                    part, *lower.topk(candidates, largest=False), count
+                )
         return squared, index
 
-    def _choose_nearest(
-        self, rows: Tensor, count: int, dtype: torch.dtype, without_self: bool
+    def _find_candidates_of_one_set(self, candidates: int) -> tuple[Tensor, Tensor]:
+        """Return the smallest lower bounds (N, candidates) of the distances to other features, and their indices.
+
+        The matrix of distances is symmetric: only the blocks on and above the diagonal are computed.
+        """
+        bounds = self._x.new_full((len(self.a), candidates), torch.inf)
+        index = torch.zeros_like(bounds, dtype=torch.int64)
+
+        def add(rows: slice, lower: Tensor, first: int, dim: int) -> None:
+            found, position = lower.topk(min(candidates, lower.shape[dim]), dim=dim, largest=False)
+            if dim == 0:
+                found, position = found.T, position.T
+            found = torch.cat([bounds[rows], found], dim=1)
+            position = torch.cat([index[rows], position + first], dim=1)
+            bounds[rows], order = found.topk(candidates, largest=False)
+            index[rows] = position.gather(1, order)
+
+        for start in range(0, len(self.a), BLOCK):
+            end = min(start + BLOCK, len(self.a))
+            lower = self.bound(torch.arange(start, end, device=self.a.device), torch.float32, first=start)[0]
+            lower.fill_diagonal_(torch.inf)
+            add(slice(start, end), lower, start, dim=1)
+            if end < len(self.a):
+                add(slice(end, None), lower[:, end - start :], start, dim=0)
+        return bounds, index
+
+    def _sort_candidates(
+        self, rows: Tensor, bounds: Tensor, index: Tensor, count: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the same for some rows, and lower bounds (n,) of the squared distances to all other b."""
-        lower, upper = self.bound(rows, dtype)
-        if without_self:
-            lower[torch.arange(len(rows), device=rows.device), rows] = torch.inf
-        available = len(self.b) - without_self
-        bounds, index = lower.topk(min(count + SPARE, available), largest=False)
-        possible = bounds <= upper.gather(1, index).kthvalue(count, dim=1, keepdim=True).values
+        """Return the `count` nearest candidates of rows of a, and whether a feature that is no candidate can be nearer.
+
+        `bounds` (n, k) are lower bounds of the scaled squared distances of the candidates with these indices (n, k).
+        """
+        error = self._get_rounding(bounds.dtype) * (self._x2[rows, None] + self._y2[index]) + TINY
+        possible = bounds <= (bounds + 2 * error).kthvalue(count, dim=1, keepdim=True).values
         i, k = possible.nonzero(as_tuple=True)
         squared = torch.full_like(bounds, torch.inf, dtype=torch.float64)
         squared[i, k] = self.measure(rows[i], index[i, k])
         squared, order = squared.sort(dim=1)
-        limit = bounds.amax(dim=1).double().clamp(min=0) * self.scale**2
-        if index.shape[1] == available:
-            limit.fill_(torch.inf)
-        return squared[:, :count], index.gather(1, order)[:, :count], limit
+        is_open = squared[:, count - 1] > bounds.amax(dim=1).double().clamp(min=0) * self.scale**2
+        return squared[:, :count], index.gather(1, order)[:, :count], is_open
 
-    def bound(self, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return lower and upper bounds (n, M) of the squared distances of rows of a to all b, divided by `scale`²."""
+    def bound(self, rows: Tensor, dtype: torch.dtype, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Return lower and upper bounds (n, M - first) of the squared distances of rows of a to the b from `first` on.
+
+        They are divided by `scale`².
+        """
         if dtype == torch.float32:
-            x, y = self._x[rows], self._y
+            x, x2, y, y2 = self._x[rows], self._x2[rows], self._y[first:], self._y2[first:]
         else:
-            x, y = self._normalize(self.a[rows], dtype), self._normalize(self.b, dtype)
-        x2, y2 = x.square().sum(dim=1, keepdim=True), y.square().sum(dim=1)
+            (x, x2), (y, y2) = self._normalize(self.a[rows], dtype), self._normalize(self.b[first:], dtype)
         with single_precision(x.device):
-            squared = torch.addmm(y2, x, y.T, alpha=-2).add_(x2)
-        # A sum of d products in any order has a relative error of at most d / 2 epsilons, and 2 |xᵀy| <= |x|² + |y|².
-        rounding = (x.shape[1] + 16) * torch.finfo(dtype).eps
-        error = (x2 * rounding + TINY) + y2 * rounding
+            squared = torch.addmm(y2, x, y.T, alpha=-2).add_(x2[:, None])
+        rounding = self._get_rounding(dtype)
+        error = (x2[:, None] * rounding + TINY) + y2 * rounding
         return squared - error, squared.add_(error)
+
+    def _get_rounding(self, dtype: torch.dtype) -> float:
+        # A sum of d products in any order has a relative error of at most d / 2 epsilons, and 2 |xᵀy| <= |x|² + |y|².
+        return (self.a.shape[1] + 16) * torch.finfo(dtype).eps
 
     def measure(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the squared distances (n,) of single pairs, computed from the differences in double precision."""
@@ -108,9 +142,11 @@ class Pairs:
         chunks = zip(rows.split(size), columns.split(size), strict=True)
         return torch.cat([self.a[i].double().sub_(self.b[j]).square_().sum(dim=1) for i, j in chunks])
 
-    def _normalize(self, features: Tensor, dtype: torch.dtype) -> Tensor:
+    def _normalize(self, features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the translated and scaled features (n, d) and their squared norms (n,)."""
         wide = features.to(torch.promote_types(features.dtype, dtype))
-        return wide.sub(self._center.to(wide.dtype)).div_(self.scale).to(dtype)
+        normalized = wide.sub(self._center.to(wide.dtype)).div_(self.scale).to(dtype)
+        return normalized, normalized.square().sum(dim=1)
 
 
 class Block:

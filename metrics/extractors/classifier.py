@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from metrics.extractors.base import Features, compute_fingerprint
-from metrics.extractors.inception import single_precision
+from metrics.precision import single_precision
 
 
 class ClassifierExtractor:

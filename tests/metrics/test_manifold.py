@@ -62,9 +62,9 @@ def test_distances_computed_in_blocks(monkeypatch):
     sizes = []
     bound = Pairs.bound
 
-    def spy(pairs, rows, dtype):
+    def spy(pairs, rows, *arguments, **options):
         sizes.append(len(rows))
-        return bound(pairs, rows, dtype)
+        return bound(pairs, rows, *arguments, **options)
 
     monkeypatch.setattr(Pairs, "bound", spy)
     monkeypatch.setattr("metrics.neighbors.BLOCK", 7)
@@ -88,7 +88,7 @@ def test_metrics_together_are_those_one_by_one_in_one_pass(monkeypatch):
     expected = {name: manifold_metrics([name], fake, real)[name] for name in names}
     blocks = []
     bound = Pairs.bound
-    monkeypatch.setattr(Pairs, "bound", lambda *arguments: blocks.append(1) or bound(*arguments))
+    monkeypatch.setattr(Pairs, "bound", lambda *args, **options: blocks.append(1) or bound(*args, **options))
     assert manifold_metrics(names, fake, real, distances) == expected
     assert len(blocks) == 2  # the distances between fake features, and those between fake and real ones
     assert (expected["precision"], expected["recall"]) == precision_recall(fake, real)

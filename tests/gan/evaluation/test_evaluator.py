@@ -131,7 +131,7 @@ def test_metrics_of_neighbors_share_one_pass_and_the_cached_distances(monkeypatc
     for name in names:
         expected |= pixel_evaluator(name).score_images(fake, CPU)
     bound, passes = Pairs.bound, []
-    monkeypatch.setattr(Pairs, "bound", lambda *arguments: passes.append(1) or bound(*arguments))
+    monkeypatch.setattr(Pairs, "bound", lambda *args, **options: passes.append(1) or bound(*args, **options))
     evaluator = pixel_evaluator(*names)
     assert not passes  # the distances between real images are in the cache
     assert evaluator.score_images(fake, CPU) == expected
