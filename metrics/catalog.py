@@ -259,9 +259,10 @@ def parse_protocol(name: str) -> MetricProtocol:
             " for example fid50k_file"
         )
     count, real = _parse_count(match["count"]), None if match["real"] is None else _parse_count(match["real"])
-    if min(count, real or count) < metric.min_images:
+    counts = [count, *([] if real is None else [real])]
+    if min(counts) < metric.min_images:
         raise ValueError(f"'{name}': {match['metric']} needs at least {metric.min_images} images")
-    if max(count, real or count) > MAX_IMAGES:
+    if max(counts) > MAX_IMAGES:
         raise ValueError(f"'{name}': a metric has at most {MAX_IMAGES:,} images")
     reference = cast(Literal["train", "test", "file"] | None, match["reference"])  # guaranteed by the pattern
     return MetricProtocol(match["metric"], features, count, reference, real)

@@ -41,7 +41,7 @@ class Pairs:
     def __init__(self, a: Tensor, b: Tensor):
         check_dimensions(a.shape[1], b.shape[1])
         self.a, self.b = a, b
-        self._center = b[:BLOCK].mean(dim=0, dtype=torch.float64).float()
+        self._center = b[:BLOCK].double().median(dim=0).values.float()  # outliers would move the mean
         extent = max((features - self._center).abs().amax().item() for features in (a, b))
         self.scale = extent or 1.0
         self._x, self._x2 = x = self._normalize(a, torch.float32)
@@ -55,7 +55,7 @@ class Pairs:
     def find_nearest(self, count: int, without_self: bool = False) -> tuple[Tensor, Tensor]:
         """Return the squared distances (N, count) of each a to the nearest b, sorted, and the indices of these b.
 
-        `without_self` excludes the pairs of equal indices; a and b are then the same features.
+        Of equal distances, the one with the lowest index comes first. `without_self` excludes the pairs of equal indices; a and b are then the same features.
         """
         candidates = min(count + SPARE, len(self.b) - without_self)
         rows = torch.arange(len(self.a), device=self.a.device)
@@ -70,9 +70,22 @@ class Pairs:
                 lower = self.bound(part, torch.float64)[0]
                 if without_self:
                     lower[torch.arange(len(part), device=part.device), part] = torch.inf
-                squared[part], index[part], _ = self._sort_candidates(
-                    part, *lower.topk(candidates, largest=False), count
-                )
+                found = self._sort_candidates(part, *lower.topk(candidates, largest=False), count)
+                squared[part], index[part], still_open = found
+                left = part[still_open]  # with equal distances, or with distances of very different size
+                squared[left], index[left] = self._measure_nearest(left, count, without_self)
+        return squared, index
+
+    def _measure_nearest(self, rows: Tensor, count: int, without_self: bool) -> tuple[Tensor, Tensor]:
+        """Return what `find_nearest` returns for these rows (n,) of a, from the distances to all b."""
+        columns = torch.arange(len(self.b), device=rows.device)
+        squared, index = rows.new_empty(len(rows), count, dtype=torch.float64), rows.new_empty(len(rows), count)
+        for k, row in enumerate(rows):
+            distances = self.measure(row.expand(len(columns)), columns)
+            if without_self:
+                distances[row] = torch.inf
+            ordered, order = distances.sort(stable=True)
+            squared[k], index[k] = ordered[:count], order[:count]
         return squared, index
 
     def _find_candidates_of_one_set(self, candidates: int) -> tuple[Tensor, Tensor]:
@@ -109,11 +122,13 @@ class Pairs:
         `bounds` (n, k) are lower bounds of the scaled squared distances of the candidates with these indices (n, k).
         """
         error = self._get_rounding(bounds.dtype) * (self._x2[rows, None] + self._y2[index]) + TINY
+        index, order = index.sort(dim=1)  # so that a stable sort puts the lowest of equal ones first
+        bounds, error = bounds.gather(1, order), error.gather(1, order)
         possible = bounds <= (bounds + 2 * error).kthvalue(count, dim=1, keepdim=True).values
         i, k = possible.nonzero(as_tuple=True)
         squared = torch.full_like(bounds, torch.inf, dtype=torch.float64)
         squared[i, k] = self.measure(rows[i], index[i, k])
-        squared, order = squared.sort(dim=1)
+        squared, order = squared.sort(dim=1, stable=True)
         is_open = squared[:, count - 1] > bounds.amax(dim=1).double().clamp(min=0) * self.scale**2
         return squared[:, :count], index.gather(1, order)[:, :count], is_open
 
