@@ -51,8 +51,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", nargs="+", metavar="DIR", help="folders of generated and real images")
     parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run, or fid and kid for folders")
     parser.add_argument("--num-samples", type=int, help="number of generated images, for all metrics")
-    parser.add_argument("--seeds", type=int, default=1, help="number of sets of latents to evaluate (default: 1)")
-    parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
+    parser.add_argument("--seeds", type=int, help="number of sets of latents to evaluate (default: 1)")
+    parser.add_argument("--checkpoint", choices=("newest", "best"), help="(default: newest)")
     parser.add_argument("--save-statistics", type=path, metavar="FILE.npz", help="write FID statistics of --images DIR")
     parser.add_argument("--out", type=path, help=f"JSON file to write (default: {RESULTS} in the run folder)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
@@ -71,6 +71,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         options.images = [expand_path(word, "--images") for word in options.images if "=" not in word]
     elif options.resize is not None or options.skip_corrupt or options.save_statistics:
         parser.error("--resize, --skip-corrupt and --save-statistics are options of --images")
+    if options.images is not None:
+        for name in ("num_samples", "seeds", "checkpoint", *(("metrics", "out") if options.save_statistics else ())):
+            if getattr(options, name) is not None:
+                other = "--save-statistics" if name in ("metrics", "out") else "--images"
+                parser.error(f"--{name.replace('_', '-')} cannot be combined with {other}; remove it")
+        if options.save_statistics and options.save_statistics.suffix != ".npz":
+            parser.error(f"--save-statistics {options.save_statistics}: the name must end in .npz")
+    options.seeds = 1 if options.seeds is None else options.seeds
+    options.checkpoint = options.checkpoint or "newest"
     if options.resize is not None and not 1 <= options.resize <= MAX_SIDE:
         parser.error(f"--resize {options.resize}: must be from 1 to {MAX_SIDE}")
     if not 1 <= options.seeds <= MAX_SEEDS:
@@ -180,11 +189,20 @@ def _read(path: Path) -> dict:
         return {}
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(results, dict):
-            raise ValueError("it is not a JSON object")
+        if not _is_nested(results, 3, except_for="std") or not _is_nested(results.get("std", {}), 4):
+            raise ValueError("it has other contents than the results of a run")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot add results to {path}: {error}; move the file or choose another --out") from None
     return results
+
+
+def _is_nested(value: object, levels: int, except_for: str | None = None) -> bool:
+    """Return whether a value consists of `levels` levels of dicts; the entry `except_for` does not count."""
+    if levels == 0:
+        return not isinstance(value, dict)
+    return isinstance(value, dict) and all(
+        _is_nested(child, levels - 1) for name, child in value.items() if name != except_for
+    )
 
 
 def _write(path: Path, results: dict) -> None:

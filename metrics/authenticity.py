@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from metrics.checks import check_feature_pair
+from metrics.checks import check_distances, check_feature_pair
 from metrics.neighbors import Pairs, squared_neighbor_distances
 
 
@@ -20,5 +20,6 @@ def authentic_percentage(fake: Tensor, train: Tensor, train_distances: Tensor | 
     check_feature_pair(fake, train)
     if train_distances is None:
         train_distances = squared_neighbor_distances(train, 1)
+    check_distances(train_distances, len(train), 1)
     squared, nearest = Pairs(fake, train).find_nearest(1)
     return 100 * (train_distances[nearest[:, 0], 0] < squared[:, 0]).double().mean().item()

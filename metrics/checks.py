@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+NEGATIVE = 1e-3  # of the sum of all eigenvalues of a covariance in single precision; more is no rounding error
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST = 1e30  # in absolute value; squared distances and kernels of such features are finite in double precision
 
 
@@ -56,14 +58,22 @@ def check_moments(mean: Tensor, covariance: Tensor) -> None:
             raise ValueError(f"the {name} must be in double precision, not {values.dtype}")
         if not (values.abs() <= largest).all():  # False for NaN
             raise ValueError(f"the {name} is not finite, or it exceeds {largest:g}")
-    if (covariance - covariance.T).abs().max() > _rounding(covariance):
+    variances = covariance.diagonal()
+    if variances.min() < 0:
+        raise ValueError(f"the covariance has the negative variance {variances.min():.3g}")
+    scale = variances.sqrt()
+    # Sums of many products, which some tools compute in single precision, have larger errors than their last digit.
+    tolerance = 1000 * _get_epsilon(covariance) * scale * scale[:, None]
+    if ((covariance - covariance.T).abs() > tolerance).any():
         raise ValueError("the covariance is not symmetric")
 
 
-def check_definite(eigenvalues: Tensor) -> None:
-    """Raise ValueError if a covariance with these eigenvalues (d,) is not positive semidefinite."""
-    if eigenvalues.min() < -_rounding(eigenvalues):
-        raise ValueError(f"the covariance is not positive semidefinite: it has the eigenvalue {eigenvalues.min():.3g}")
+def check_definite(covariance: Tensor, eigenvalues: Tensor) -> None:
+    """Raise ValueError if a covariance (d, d) with these eigenvalues (d,) is not positive semidefinite."""
+    rounding = len(covariance) * _get_epsilon(covariance) * eigenvalues.abs().max()
+    negative = eigenvalues.clamp(max=0)
+    if negative.min() < -rounding or -negative.sum() > NEGATIVE * eigenvalues.abs().sum():
+        raise ValueError(f"the covariance is not positive semidefinite: it has the eigenvalue {negative.min():.3g}")
 
 
 def check_logits(logits: Tensor) -> None:
@@ -88,19 +98,29 @@ def check_labels(labels: Tensor, count: int) -> None:
         raise ValueError(f"labels must be integers, not {labels.dtype}")
 
 
+def check_distances(distances: Tensor, count: int, neighbors: int) -> None:
+    """Raise ValueError unless these are distances (N, k) of `count` features to at least `neighbors` others."""
+    if distances.dim() != 2 or len(distances) != count or distances.shape[1] < neighbors:
+        raise ValueError(
+            f"the distances of {count} features to {neighbors} neighbors cannot have the shape {tuple(distances.shape)}"
+        )
+    if not (distances >= 0).all():  # False for NaN
+        raise ValueError("distances must not be negative or NaN")
+
+
 def check_integer(name: str, value: int, minimum: int) -> None:
     """Raise ValueError unless an argument is an integer of at least `minimum`."""
     try:
-        valid = not isinstance(value, bool) and operator.index(value) >= minimum
+        valid = not isinstance(value, bool | Tensor) and operator.index(value) >= minimum
     except TypeError:
         valid = False
     if not valid:
         raise ValueError(f"{name} must be an integer of at least {minimum}, not {value!r}")
 
 
-def _rounding(values: Tensor) -> float:
-    """Return the error of values (d, ...) of a covariance that was computed in single precision, as some tools do."""
-    return len(values) * torch.finfo(torch.float32).eps * values.abs().max().item()
+def _get_epsilon(values: Tensor) -> float:
+    """Return the relative rounding error of numbers in double precision, or in single precision if they fit into it."""
+    return torch.finfo(torch.float32 if torch.equal(values.float().double(), values) else torch.float64).eps
 
 
 def _check_matrix(values: Tensor, name: str) -> None:
@@ -108,8 +128,10 @@ def _check_matrix(values: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be a tensor, not {type(values).__name__}")
     if values.dim() != 2 or values.shape[1] == 0:
         raise ValueError(f"{name} must have the shape (N, d) with d >= 1, not {tuple(values.shape)}")
-    if not values.is_floating_point():
+    if values.dtype not in DTYPES:
         raise ValueError(f"{name} must be floating-point numbers, not {values.dtype}")
+    if values.layout != torch.strided or values.is_meta:
+        raise ValueError(f"{name} must be an ordinary tensor with values, not a {values.layout} or meta tensor")
 
 
 def _check_count(need: str, *counts: int) -> None:

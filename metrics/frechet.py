@@ -26,6 +26,7 @@ from metrics.checks import (
     check_same_origin,
 )
 
+RECORDED = ("extractor", "layer", "preprocessing", "weights", "image_size", "data")  # in a file, if known
 CHUNK = 8192  # number of features in each update of the covariance
 EPSILON = torch.finfo(torch.float64).eps
 
@@ -84,7 +85,7 @@ class FeatureStatistics:
         if not failed:
             return lower
         values, vectors = torch.linalg.eigh(self.covariance)
-        check_definite(values)
+        check_definite(self.covariance, values)
         kept = values >= len(values) * EPSILON * values[-1]
         return vectors[:, kept] * values[kept].sqrt()
 
@@ -107,7 +108,7 @@ class FeatureStatistics:
         path = Path(path)
         if path.exists():
             raise ValueError(f"{path} already exists; choose another name")
-        arrays: dict[str, Any] = {"mu": self.mean.numpy(), "sigma": self.covariance.numpy()}
+        arrays: dict[str, Any] = {"mu": self.mean.detach().numpy(), "sigma": self.covariance.detach().numpy()}
         if self.count is not None:
             arrays["count"] = np.array(self.count)
         for name, text in (*self.origin.items(), ("data", self.data)):
@@ -133,11 +134,11 @@ class FeatureStatistics:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 mean, covariance = (_to_double(arrays[name]) for name in ("mu", "sigma"))
                 count = _to_count(arrays["count"]) if "count" in arrays else None
-                texts = {name: array.item() for name, array in arrays.items() if array.dtype.kind == "U"}
+                texts = {name: _to_text(arrays[name]) for name in RECORDED if name in arrays}
         except Exception as error:  # numpy and zipfile raise exceptions of many types
             raise ValueError(f"{path} is not a file of Fréchet statistics (.npz with mu and sigma): {error}") from None
         data = texts.pop("data", None)
-        if "extractor" not in texts:
+        if texts.get("extractor", "inception") == "inception":
             texts.setdefault("preprocessing", preprocessing or "pytorch_fid")
         try:
             check_same_origin(texts, {} if preprocessing is None else {"preprocessing": preprocessing})
@@ -154,6 +155,14 @@ def _to_double(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.float64))
 
 
+def _to_text(array: np.ndarray) -> str:
+    text = array.item() if array.size == 1 else None
+    text = text.decode() if isinstance(text, bytes) else text
+    if not isinstance(text, str):
+        raise ValueError(f"what it records about its features has the type {array.dtype} and the shape {array.shape}")
+    return text
+
+
 def _to_count(array: np.ndarray) -> int:
     """Return a number as an int. Anything else is returned as it is, to be refused by `FeatureStatistics`."""
     number = array.item()
@@ -166,6 +175,9 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     Warns if a set has fewer features than dimensions, because the distance is then strongly biased upwards.
     Raises ValueError if the dimensions or the origins differ, or if a covariance has negative eigenvalues.
     """
+    for statistics in (a, b):
+        if not isinstance(statistics, FeatureStatistics):
+            raise ValueError(f"a Fréchet distance is between FeatureStatistics, not {type(statistics).__name__}")
     check_same_origin(a.origin, b.origin)
     check_dimensions(len(a.mean), len(b.mean))
     count = min(n for n in (a.count, b.count, math.inf) if n is not None)

@@ -13,13 +13,13 @@ from metrics.precision import single_precision
 BLOCK = 250  # number of rows of the kernel matrix that are in memory at a time
 
 
-def kid(fake: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 2020) -> Estimate:
+def kid(fake: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 2020) -> float:
     """Return the unbiased squared MMD between features (N, d) and (M, d) with the kernel (xᵀy / d + 1)³.
 
-    The result is the mean over random subsets, each with min(subset_size, N, M) features of both sets, and `std` is the
-    standard deviation over the subsets. The subsets depend on `seed` and are the same as in torch-fidelity. The
-    estimate can be slightly negative. Raises ValueError for features that `metrics.checks` refuses, no subsets, or
-    subsets of 1.
+    The result is the mean over random subsets, each with min(subset_size, N, M) features of both sets. It is an
+    `Estimate`, whose `std` is the standard deviation over the subsets, unless each subset is all of the features. The
+    subsets depend on `seed` and are the same as in torch-fidelity. The estimate can be slightly negative. Raises
+    ValueError for features that `metrics.checks` refuses, no subsets, or subsets of 1.
 
     Inner products have the precision of the features, but at least single precision, and everything else has double
     precision. The inner products are those of centered features: these are small, and so are their rounding errors.
@@ -42,7 +42,9 @@ def kid(fake: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000,
             values = torch.cat([_squared_mmds(fakes.take(i), reals.take(j), size) for i, j in pairs])
     if not values.isfinite().all():
         raise ValueError(f"the kernel of features this large overflows in {dtype}; convert them to double precision")
-    return Estimate.from_values(values.tolist())
+    # Subsets that are all of the features do not differ: the spread would be 0, and mean nothing.
+    estimate = Estimate.from_values(values.tolist())
+    return float(estimate) if size == len(fake) == len(real) else estimate
 
 
 @dataclass(frozen=True)

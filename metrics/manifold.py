@@ -5,7 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from metrics.checks import check_feature_pair, check_integer
+from metrics.checks import check_distances, check_feature_pair, check_integer
 from metrics.neighbors import Pairs, squared_neighbor_distances
 
 PRECISION_NEIGHBORS = 3  # as in Kynkäänniemi et al. and in torch-fidelity
@@ -87,6 +87,5 @@ def _get_radii(features: Tensor, neighbors: int, distances: Tensor | None = None
     """Return the squared radii (N,) of the neighborhoods of features (N, d)."""
     if distances is None:
         distances = squared_neighbor_distances(features, neighbors)
-    if distances.shape[1] < neighbors:
-        raise ValueError(f"{neighbors} nearest neighbors need more than {neighbors} features, not {len(features)}")
+    check_distances(distances, len(features), neighbors)
     return distances[:, neighbors - 1]

@@ -55,7 +55,8 @@ class Pairs:
     def find_nearest(self, count: int, without_self: bool = False) -> tuple[Tensor, Tensor]:
         """Return the squared distances (N, count) of each a to the nearest b, sorted, and the indices of these b.
 
-        Of equal distances, the one with the lowest index comes first. `without_self` excludes the pairs of equal indices; a and b are then the same features.
+        Of equal distances, the one with the lowest index comes first. `without_self` excludes the pairs of equal
+        indices; a and b are then the same features.
         """
         candidates = min(count + SPARE, len(self.b) - without_self)
         rows = torch.arange(len(self.a), device=self.a.device)

@@ -74,7 +74,12 @@ def user_errors(root: Path, key: str = "data.root") -> Iterator[None]:
 
 
 def expand_path(text: str, key: str = "data.root") -> Path:
-    """Return the path in a config key with `~` expanded. Raises UserError if there is no such home folder."""
+    """Return the path in a config key with `~` expanded.
+
+    Raises UserError if there is no such home folder, and for an empty path, which would be the working folder.
+    """
+    if not text:
+        raise UserError(f"{key}: the path is empty; write '.' for the working folder")
     try:
         return Path(text).expanduser()
     except RuntimeError:

@@ -12,6 +12,7 @@ import yaml
 
 from gan.runtime.errors import UserError
 
+MAX_SHOWN = 1000  # characters of an override in error messages
 MAX_NODES = 100_000  # a config has a few hundred nodes; the limit stops aliases that expand exponentially
 MAX_DIGITS = 1000  # Python cannot print integers with more than a few thousand digits
 MAX_BYTES = 1_000_000  # a config has a few thousand bytes; PyYAML needs about one second per megabyte
@@ -193,7 +194,7 @@ def _relative_to_cwd(path: Path) -> str:
 
 def parse_override(text: str) -> Node:
     """Return the nested mapping {a: {b: c}} for the command-line override `a.b=c`."""
-    where = f"command line: {text}"
+    where = f"command line: {text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + '...'}"  # each value keeps it
     key, equals, value = text.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):

@@ -134,6 +134,7 @@ def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monk
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     fake, real = folders
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "odd.json").write_text('{"step_00000004": {"kl30": 5}}')
     (tmp_path / "empty").mkdir()
     wide = tmp_path / "wide"
     shutil.copytree(real, wide)
@@ -159,6 +160,27 @@ def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monk
         r"--resize 0: must be from 1 to 4096": ["--images", fake, real, "--resize", 0],
         "--resize, .* are options of --images": [run_folder, "--resize", 16],
         "--save-statistics are options of --images": [run_folder, "--save-statistics", tmp_path / "x.npz"],
+        "--num-samples cannot be combined with --images": ["--images", fake, real, "--num-samples", 10],
+        "--seeds cannot be combined with --images": ["--images", fake, real, "--seeds", 3],
+        "--checkpoint cannot be combined with --images": ["--images", fake, real, "--checkpoint", "best"],
+        "--metrics cannot be .* --save-statistics": [
+            "--images",
+            real,
+            "--save-statistics",
+            "a.npz",
+            "--metrics",
+            "fid",
+        ],
+        "the name must end in .npz": ["--images", real, "--save-statistics", tmp_path / "statistics"],
+        "the path is empty": ["--images", "", real],
+        "'fd_digits50_train0': fd needs at least 2 images": [run_folder, "--metrics", "fd_digits50_train0"],
+        "cannot add results to .*odd.json: it has other": [
+            run_folder,
+            "--metrics",
+            "kl30",
+            "--out",
+            tmp_path / "odd.json",
+        ],
         "'is_digits1': is needs at least 10 images": ["--images", tmp_path / "one", real, "--metrics", "is_digits"],
         "the home folder in '~nobody-here/x' is unknown": ["--images", "~nobody-here/x", real],
         "none of the 1 images in .*/text' can be read": ["--images", tmp_path / "text", real, "--skip-corrupt"],

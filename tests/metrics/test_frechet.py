@@ -156,9 +156,9 @@ def test_invalid_files_are_rejected(tmp_path):
 
 
 INVALID_ARRAYS = {
-    "has the eigenvalue -0.5": {"sigma": np.diag([1, 1, -0.5])},
-    "has the eigenvalue -1e-05": {"sigma": np.diag([1, 1, -1e-5])},
-    "has the eigenvalue -1$": {"sigma": -np.eye(3)},
+    "has the negative variance -0.5": {"sigma": np.diag([1, 1, -0.5])},
+    "has the negative variance -1e-05": {"sigma": np.diag([1, 1, -1e-5])},
+    "has the negative variance -1$": {"sigma": -np.eye(3)},
     "has the eigenvalue -2": {"sigma": 3 * np.ones((3, 3)) - 2 * np.eye(3)},
     "not symmetric": {"sigma": np.eye(3) + np.triu(np.full((3, 3), 1e-3), 1)},
     "type complex128": {"sigma": np.eye(3) * (1 + 0j)},
@@ -209,8 +209,51 @@ def test_statistics_in_single_precision_are_read(tmp_path, count):
 def test_indefinite_statistics_have_no_distance():
     with pytest.raises(ValueError, match="not positive semidefinite"):
         frechet_distance(
-            gaussian(torch.zeros(2), torch.diag(torch.tensor([1.0, -0.5]))), gaussian([0.0, 0.0], torch.eye(2))
+            gaussian(torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])), gaussian([0.0, 0.0], torch.eye(2))
         )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_many_small_negative_eigenvalues_are_no_rounding_errors(tmp_path, dtype):
+    dimension = 256
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((dimension, dimension)))[0]
+    values = 8 / np.arange(1, dimension + 1) ** 1.5
+    for shift in (0, 0.0075):
+        sigma = (basis * (values - shift)) @ basis.T + 0.001 * np.eye(dimension)
+        np.savez(tmp_path / "stats.npz", mu=np.zeros(dimension), sigma=((sigma + sigma.T) / 2).astype(dtype))
+        if shift == 0:
+            FeatureStatistics.load(tmp_path / "stats.npz")
+            continue
+        with pytest.raises(ValueError, match=r"positive semidefinite|negative variance"):
+            FeatureStatistics.load(tmp_path / "stats.npz")
+
+
+def test_small_dimensions_beside_a_large_one_must_be_symmetric():
+    sigma = torch.diag(torch.tensor([1e4] + [1.0] * 63))
+    sigma[1:, 1:] += torch.full((63, 63), 0.05).triu(1)
+    with pytest.raises(ValueError, match="not symmetric"):
+        FeatureStatistics(torch.zeros(64).double(), sigma.double(), None)
+
+
+def test_distance_is_between_statistics():
+    with pytest.raises(ValueError, match="not Tensor"):
+        frechet_distance(random_features(20, 3, 0), random_features(20, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"extractor": "inception"}, "'torch_fidelity' are not comparable with preprocessing 'pytorch_fid'"),
+        ({"extractor": "inception", "preprocessing": np.bytes_(b"pytorch_fid")}, "preprocessing 'pytorch_fid'"),
+        ({"extractor": "inception", "image_size": np.array([64, 64])}, "what it records about its features"),
+    ],
+)
+def test_incomplete_and_odd_records_are_not_ignored(tmp_path, entries, message):
+    here = save_with_origin(tmp_path / "here.npz", image_size="32x32")
+    arrays = {"mu": here.mean.numpy(), "sigma": here.covariance.numpy(), "classes": np.array(["a", "b"])}
+    np.savez(tmp_path / "other.npz", **arrays, **entries)
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(here, FeatureStatistics.load(tmp_path / "other.npz"))
 
 
 INCEPTION = {"extractor": "inception", "layer": "2048", "preprocessing": "torch_fidelity", "weights": "1234"}

@@ -27,6 +27,13 @@ def test_precisions_can_differ_and_be_low(dtypes):
     assert kid(fake, real, subset_size=40) == pytest.approx(exact, rel=1e-5)
 
 
+def test_subsets_of_all_features_have_no_spread():
+    fake, real = (torch.randn(30, 5, generator=torch.Generator().manual_seed(k)) for k in range(2))
+    assert type(kid(fake, real)) is float
+    assert kid(fake, real, subset_size=20).std > 0
+    assert kid(fake, real[:20]).std > 0  # of the larger set
+
+
 def test_subset_size_is_limited_by_the_sets():
     fake, real = features(30, 5, 0, 0.5), features(20, 5, 1)
     assert kid(fake, real, subsets=4) == kid(fake, real, subsets=4, subset_size=20)

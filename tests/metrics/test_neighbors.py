@@ -25,6 +25,8 @@ HARD = {
     "equal features": duplicates(3),
     "one feature": features(1, 0).repeat(60, 1),
     "an outlier": torch.cat([features(59, 4), features(1, 5, scale=1e12)]),
+    "an outlier among the first": torch.cat([features(1, 5, dimension=64, scale=1e10), features(59, 4, dimension=64)]),
+    "clusters far apart": features(60, 11).double() + 1e8 * (torch.arange(60) % 2)[:, None],
     "huge": features(60, 6, scale=1e25),
     "tiny": features(60, 7, scale=1e-25),
     "integers": features(60, 8, dimension=3).round(),
@@ -65,6 +67,14 @@ def test_only_comparisons_that_single_precision_leaves_open_are_measured(monkeyp
     measured.clear()
     pairs.find_nearest(2)
     assert 600 <= sum(measured) < 700
+
+
+def test_lowest_index_of_equal_distances_comes_first():
+    x, y = features(80, 12, dimension=3, scale=2).round(), features(70, 13, dimension=3, scale=2).round()
+    expected = squared_distances(x, y).sort(dim=1, stable=True)
+    squared, index = Pairs(x, y).find_nearest(2)
+    assert torch.equal(squared, expected.values[:, :2])
+    assert torch.equal(index, expected.indices[:, :2])
 
 
 def test_nearest_of_another_set():

@@ -112,7 +112,8 @@ def evaluate(tmp_path, monkeypatch):
 
     def run(*arguments):
         out.unlink(missing_ok=True)
-        code = main([*map(str, arguments), "--out", str(out), "--device", "cpu"])
+        outputs = [] if "--save-statistics" in arguments else ["--out", str(out)]
+        code = main([*map(str, arguments), *outputs, "--device", "cpu"])
         return code, json.loads(out.read_text()) if out.exists() else None
 
     return run

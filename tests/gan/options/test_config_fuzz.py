@@ -201,6 +201,17 @@ def test_long_message_is_shortened():
     with pytest.raises(ConfigError) as caught:
         load_config(Config, None, ["seed=" + "x" * 100_000])
     assert re.fullmatch(r"command line: seed=x{900,} \.\.\. x{900,}'", str(caught.value))
+
+
+def test_long_list_on_the_command_line_needs_little_memory():
+    names = ",".join(f"modes{i}" for i in range(2, 20_000))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConfigError, match="at most 100 metrics"):
+        load_config(Config, None, [f"eval.metrics=[{names}]"])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+def test_message_without_line_breaks():
     assert len(str(UserError("short\nlines"))) == 11
 
 
