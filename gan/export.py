@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from gan.config import Config
+from gan.data.labels import restore_labels
 from gan.options.loader import dump_config, parse_config
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
 from gan.runtime.weights import export_network, read_weights
-from gan.training.restore import TrainedGenerator, restore_generator, restore_labels
+from gan.training.restore import TrainedGenerator, restore_generator
 from models import ImageShape, build_generator
 
 GENERATOR = "generator.safetensors"
@@ -59,7 +60,7 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Trai
     network = build_generator(config.generator, image)
     network.load_state_dict(tensors)
     network.to(device).eval().requires_grad_(False)
-    labels = restore_labels(json.loads(metadata.get("label_counts", "null")), image, device)
+    labels = restore_labels(json.loads(metadata.get("label_counts", "null")), image.num_classes, device)
     return TrainedGenerator(network, config, image, json.loads(metadata["step"]), labels)
 
 

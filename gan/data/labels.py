@@ -35,6 +35,16 @@ class LabelDistribution:
         return torch.searchsorted(self._ends.to(random.device), picks, right=True)
 
 
+def restore_labels(
+    counts: Sequence[int] | None, num_classes: int | None, device: torch.device | str
+) -> LabelDistribution | None:
+    """Return the distribution with the counts in a file of a run; None for an unconditional GAN.
+
+    Files of earlier versions have no counts: their GANs were trained with uniform labels.
+    """
+    return None if num_classes is None else LabelDistribution(counts or [1] * num_classes, device)
+
+
 def count_labels(labels: Tensor, num_classes: int, frequencies: Frequencies) -> list[int]:
     """Return the relative frequency of each class: that among `labels` (N,), or 1 for `uniform`.
 

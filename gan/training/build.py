@@ -145,6 +145,11 @@ def check_choices(config: Config, splits: Splits) -> None:
             raise UserError(
                 f"train.{key}={size} cannot be divided evenly among {world_size()} processes; use a multiple of that"
             )
+    if config.loss.generator_sees_real and config.data.conditional and config.data.label_frequencies == "uniform":
+        raise UserError(
+            "data.label_frequencies=uniform: this loss compares generated images with real ones of the same labels;"
+            " use data.label_frequencies=data or another loss"
+        )
     check_metrics(config.eval.metrics, config.data, splits)
 
 

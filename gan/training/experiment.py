@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gan.config import Config
+from gan.data.labels import restore_labels
 from gan.evaluation.evaluator import Evaluator
 from gan.run.divergence import Networks
 from gan.runtime.cuda_graphs import CUDAGraphs
@@ -86,8 +87,9 @@ class Experiment:
         return state | {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
+        """Restore the state that `state_dict` returned. Labels are drawn as the run began, not from the data again."""
         self.step, self.inputs.rollbacks = state["step"], state["retries"]
+        self.inputs.labels = restore_labels(state.get("label_counts"), self.image_shape.num_classes, self.device)
         for name, part in self._stateful().items():
             if isinstance(part, torch.optim.Optimizer):
                 # The options are those of the config and of this device, not of the device that wrote the state.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gan.config import Config
-from gan.data.labels import LabelDistribution
+from gan.data.labels import LabelDistribution, restore_labels
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints, Which, load_newest_or_best
@@ -71,7 +71,7 @@ def restore_generator(folder: Path, device: torch.device, which: Which = "newest
     if config.train.channels_last:  # as in training, so that the statistics are the same to the last bit
         network = network.to(memory_format=torch.channels_last)
     network.load_state_dict(state["G_ema"])
-    labels = restore_labels(state.get("label_counts"), image, device)
+    labels = restore_labels(state.get("label_counts"), image.num_classes, device)
     network = with_standing_statistics(network.eval().requires_grad_(False), config, labels)
     return TrainedGenerator(network, config, image, state["step"], labels)
 
@@ -80,15 +80,3 @@ def get_trained_generator(experiment: Experiment) -> TrainedGenerator:
     """Return the averaged generator of an experiment, as it is evaluated."""
     G, inputs = experiment.evaluated_generator(), experiment.inputs
     return TrainedGenerator(G, experiment.config, experiment.image_shape, experiment.step, inputs.labels)
-
-
-def restore_labels(
-    counts: Sequence[int] | None, image: ImageShape, device: torch.device | str
-) -> LabelDistribution | None:
-    """Return the distribution with these counts; None for an unconditional generator.
-
-    Files of earlier versions have no counts: their generators were trained with uniform labels.
-    """
-    if image.num_classes is None:
-        return None
-    return LabelDistribution(counts or [1] * image.num_classes, device)

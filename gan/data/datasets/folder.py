@@ -30,7 +30,8 @@ class FolderConfig(DatasetConfig):
     every image is in a subfolder, the first-level subfolders in sorted order are the classes. But if these are `train`
     and `val` or `test` (or `training`, `valid`, `validation`, `testing`, in any case), they are splits: the images in
     `train` are for training, those in `val` are held out, or those in `test` if there is no `val`, and the classes are
-    the subfolders of `train`. See `gan.data.decoding.read_image` for how images are decoded.
+    the subfolders of `train`. Images that are also held out, such as those behind a symbolic link, are not trained on.
+    See `gan.data.decoding.read_image` for how images are decoded.
     """
 
     root: str = "data"
@@ -55,17 +56,19 @@ class FolderConfig(DatasetConfig):
         """
         if self.held_out is not None and self.test_fraction > 0:
             raise UserError("data.held_out and data.test_fraction cannot be combined; choose one")
-        train, held_out = list_images(self.root, "data.root"), None
+        train, held_out, excluded = list_images(self.root, "data.root"), None, None
         if self.held_out is not None:
             held_out = list_images(self.held_out, "data.held_out")
-            train = _without_images_in(train, held_out.root)
-        splits = find_split_folders(*train)
+            train, excluded = _without(train, held_out, "data.held_out")
+        splits = find_split_folders(*train, excluded)
         if splits is not None:
             if splits.held_out is not None and self.test_fraction > 0:
                 raise UserError(f"data.test_fraction: '{train.root}' has held-out images in '{splits.held_out}'")
             if splits.held_out is not None and held_out is None:
                 held_out = train.in_folder(splits.held_out)
             train = train.in_folder(splits.train)
+            if held_out is not None:
+                train, _ = _without(train, held_out, "data.root" if self.held_out is None else "data.held_out")
         classes = self._find_classes(train)
         if held_out is None and self.test_fraction > 0:
             train, held_out = self._hold_out_fraction(train)
@@ -116,7 +119,8 @@ class FolderConfig(DatasetConfig):
                 f" in '{images.root}'; choose another fraction"
             )
         train = sorted(set(images.names) - set(held_out), key=_split_path)
-        return ImageList(images.root, train), ImageList(images.root, held_out)
+        held_out_images = ImageList(images.root, held_out)
+        return _without(ImageList(images.root, train), held_out_images, "data.test_fraction")[0], held_out_images
 
     def _prepare(self, split: str, root: Path, names: Sequence[str], classes: Sequence[str]) -> ImageData:
         labels = {name: label for label, name in enumerate(classes)}
@@ -174,6 +178,16 @@ class ImageList(NamedTuple):
         """Return an image that is in no subfolder, or None."""
         return next((name for name in self.names if "/" not in name), None)
 
+    def find_files(self) -> Iterator[str]:
+        """Yield the real path of each image, after all symbolic links."""
+        folders: dict[str, str] = {}  # most images are no links, so that one lookup of their folder is enough
+        for name in self.names:
+            parent, _, base = name.rpartition("/")
+            if parent not in folders:
+                folders[parent] = os.path.realpath(self.root / parent)
+            path = os.path.join(folders[parent], base)
+            yield os.path.realpath(path) if os.path.islink(path) else path
+
     def in_folder(self, folder: str) -> "ImageList":
         """Return the images in a first-level folder."""
         prefix = f"{folder}/"
@@ -225,15 +239,26 @@ def hash_to_unit_interval(name: str) -> float:
     return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest()) / 2**64
 
 
-def _without_images_in(images: ImageList, folder: Path) -> ImageList:
-    """Return the images that are not in a folder of held-out images. Raises UserError if none is left."""
-    held_out = Path(os.path.realpath(folder))
-    parents = {os.path.dirname(name) for name in images.names}
-    inside = {parent for parent in parents if Path(os.path.realpath(images.root / parent)).is_relative_to(held_out)}
-    names = [name for name in images.names if os.path.dirname(name) not in inside]
+def _without(train: ImageList, held_out: ImageList, key: str) -> tuple[ImageList, list[str]]:
+    """Return the images whose files are not also held out, and the names of the others, of which it prints a line.
+
+    Files are the same if they are after all symbolic links, of themselves or of their folders. Raises UserError if no
+    training image is left; `key` is the config key that holds out the images.
+    """
+    held_out_files = set(held_out.find_files())
+    names: list[str] = []
+    excluded: list[str] = []
+    for name, file in zip(train.names, train.find_files(), strict=True):
+        (excluded if file in held_out_files else names).append(name)
     if not names:
-        raise UserError(f"data.held_out: '{folder}' contains all images of data.root; choose another folder")
-    return ImageList(images.root, names)
+        raise UserError(
+            f"{key}: '{printable(held_out.root)}' contains all images of data.root that are to be trained on"
+            f" ('{printable(train.root)}'); choose another folder"
+        )
+    if excluded:
+        text = f"data: {len(excluded)} images in '{train.root}' are held-out images and are not trained on"
+        print(printable(f"{text} ({excluded[0]}{', ...' if len(excluded) > 1 else ''})"))
+    return ImageList(train.root, names), excluded
 
 
 def _describe(train: ImageList, held_out: ImageList | None, classes: Sequence[str], splits: SplitFolders) -> str:

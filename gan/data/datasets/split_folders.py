@@ -25,7 +25,7 @@ class SplitFolders(NamedTuple):
     unused: str | None = None
 
 
-def find_split_folders(root: Path, names: Sequence[str]) -> SplitFolders | None:
+def find_split_folders(root: Path, names: Sequence[str], held_out: Sequence[str] | None = None) -> SplitFolders | None:
     """Return the folders of the splits among the first-level folders of images, or None if these are classes.
 
     They are splits if they have no other names than those of `SPLITS`, in any case, and one is for training. If there
@@ -34,17 +34,14 @@ def find_split_folders(root: Path, names: Sequence[str]) -> SplitFolders | None:
     Args:
         root: folder of the dataset.
         names: paths of its images, relative to it and with '/' as the separator.
+        held_out: paths of its other images, which `data.held_out` names; None without it.
 
     Raises:
         UserError: If the folders look like splits, but it is unclear which images are for training: so validation
             images are never trained on by mistake.
     """
-    folders: dict[str, set[str]] = {}  # the second-level folders of each first-level folder
     stray = next((name for name in names if "/" not in name), None)
-    for name in names:
-        first, *rest = name.split("/")
-        if rest:
-            folders.setdefault(first, set()).update(rest[:-1][:1])
+    folders = _first_folders(names)
     found: dict[Split, str] = {}
     for folder in folders:
         if (split := SPLITS.get(folder.lower())) is not None:
@@ -52,20 +49,32 @@ def find_split_folders(root: Path, names: Sequence[str]) -> SplitFolders | None:
                 raise _unclear(root, f"both '{found[split]}' and '{folder}' look like its {split} images; keep one")
             found[split] = folder
     others = folders.keys() - found.values()
-    held_out = found.get("validation") or found.get("test")
-    if not found or (held_out is None and (others or stray)):
-        return None
+    test = found.get("test")
+    remaining = found.get("validation") or test
+    for folder in _first_folders(held_out or ()):
+        if (split := SPLITS.get(folder.lower())) is not None:
+            found.setdefault(split, folder)
+    held_out_folder = found.get("validation") or found.get("test")
     if "train" not in found:
-        assert held_out is not None
+        if remaining is None:
+            return None
         if not others and not stray:
-            raise _unclear(root, f"it has '{held_out}' but no folder 'train'; choose the folder of the training images")
-        if folders[held_out] & others:  # root/CLASS next to root/val/CLASS
-            raise _unclear(root, f"'{held_out}' looks like its held-out images; add data.held_out={root / held_out}")
-        return None
+            reason = f"it has '{remaining}' but no folder 'train'; choose the folder of the training images"
+            raise _unclear(root, reason)
+        advice = f"add data.held_out={root / remaining}" if held_out is None else "move it away or rename it"
+        raise _unclear(root, f"'{remaining}' looks like its held-out images; {advice}")
     if others or stray:
+        if held_out_folder is None:  # `train` is a class
+            return None
         other = printable(min(others) if others else stray)
-        raise _unclear(root, f"it has the splits '{found['train']}' and '{held_out}', but also '{other}'; move it away")
-    return SplitFolders(found["train"], held_out, found.get("test") if "validation" in found else None)
+        splits = f"'{found['train']}' and '{held_out_folder}'"
+        raise _unclear(root, f"it has the splits {splits}, but also '{other}'; move it away")
+    return SplitFolders(found["train"], remaining, test if remaining != test else None)
+
+
+def _first_folders(names: Sequence[str]) -> dict[str, None]:
+    """Return the first-level folders of images, in the order of the images."""
+    return dict.fromkeys(name.split("/")[0] for name in names if "/" in name)
 
 
 def _unclear(root: Path, reason: str) -> UserError:

@@ -10,9 +10,10 @@ from gan.data import ImageData, Splits
 from gan.export import load_generator
 from gan.options.loader import load_config
 from gan.run.checkpoint import Checkpoints
+from gan.runtime.errors import UserError
 from gan.sample import draw, parse
 from gan.training.build import build_experiment
-from gan.training.restore import restore_generator
+from gan.training.restore import restore_experiment, restore_generator, resume
 from tests.conftest import search_in_one_step
 from tests.gan.runs import load_newest
 
@@ -106,16 +107,41 @@ def test_run_records_its_labels_for_sampling_and_export(conditional_run):
     )
 
 
-@pytest.mark.parametrize("counts", [(0, 0, 3, *[0] * 7), None], ids=["recorded", "earlier version"])
-def test_samples_have_the_labels_of_the_run(tmp_path, conditional_run, counts):
+@pytest.fixture(params=[(0, 0, 3, *[0] * 7), None], ids=["recorded", "earlier version"])
+def run_and_counts(request, tmp_path, conditional_run):
+    """Return a run and the counts in its checkpoint, which are not those of its data."""
+    counts = request.param
     folder = shutil.copytree(conditional_run, tmp_path / "run")
     state = load_newest(folder) | {"label_counts": counts}
     del state["config"]
     if counts is None:  # a checkpoint of a run with uniform labels, which did not record them
         del state["label_counts"]
     Checkpoints(folder, load_config(Config, folder / "config.yaml")).save(state)
+    return folder, counts
+
+
+def test_samples_have_the_labels_of_the_run(run_and_counts):
+    folder, counts = run_and_counts
     _, y = draw(parse([str(folder), "-n", "500", "--out", "samples.png"]), restore_generator(folder, CPU), CPU)
     assert y.unique().tolist() == ([2] if counts else list(range(10)))
+
+
+def test_runs_are_continued_and_evaluated_with_their_labels(run_and_counts):
+    folder, counts = run_and_counts
+    evaluated = restore_experiment(folder, CPU)
+    config = evaluated.config
+    resumed = build_experiment(config, config.data.load(), CPU)
+    resume(resumed, folder)
+    for experiment in (evaluated, resumed):
+        assert experiment.inputs.labels.counts == (counts or (1,) * 10)
+        assert experiment.inputs.latents(100, "evaluation", 0)[1].unique().tolist() == ([2] if counts else [*range(10)])
+    assert resumed.state_dict()["label_counts"] == (counts or (1,) * 10)
+
+
+def test_losses_that_see_real_images_have_the_labels_of_the_data(build_unbalanced):
+    with pytest.raises(UserError, match=r"^data\.label_frequencies=uniform: .*; use data\.label_frequencies=data"):
+        build_unbalanced("data.label_frequencies=uniform", "loss=relativistic")
+    build_unbalanced("loss=relativistic")
 
 
 def test_unconditional_run_has_no_labels(build):

@@ -72,7 +72,7 @@ def test_flat_held_out_images_have_no_labels(write):
     assert (splits.train.num_classes, splits.held_out.num_classes) == (2, 1)
 
 
-@pytest.mark.parametrize("names", [("train", "car"), ("test", "car"), ("trains", "valves"), ("car",)])
+@pytest.mark.parametrize("names", [("train", "car"), ("trains", "valves"), ("car",)])
 def test_classes_with_names_of_splits(write, capsys, names):
     root = write(*(f"{name}/1.png" for name in names))
     assert load(root)[2] == tuple(sorted(names))
@@ -88,6 +88,9 @@ def test_classes_with_names_of_splits(write, capsys, names):
         (("train/a/1", "val/a/1", "valid/a/1"), r"both 'val' and 'valid' look like its validation images"),
         (("val/a/1", "test/a/1"), r"it has 'val' but no folder 'train'"),
         (("test/a/1",), r"it has 'test' but no folder 'train'"),
+        (("test/1", "car/1"), r"'test' looks like its held-out images; add data\.held_out=.*/test$"),
+        (("a/1", "b/1", "validation/x/1"), r"'validation' looks like its held-out images; add data\.held_out=.*"),
+        (("1", "test/1"), r"'test' looks like its held-out images; add data\.held_out=.*"),
         (("a/1", "b/1", "val/a/1", "val/b/1"), r"'val' looks like its held-out images; add data\.held_out=.*/val$"),
     ],
 )
@@ -156,3 +159,77 @@ def test_split_folders_share_the_cache_of_their_images(write):
     direct = FolderConfig(root=str(root / "train"), resolution=8).load()
     assert splits.train.preparation.folder == direct.train.preparation.folder
     assert torch.equal(splits.train.images, direct.train.images)
+
+
+@pytest.mark.parametrize(
+    ("names", "folder", "message"),
+    [
+        (("train/a/1", "val/a/1", "extra/a/1"), "val", r"the splits 'train' and 'val', but also 'extra'; move it away"),
+        (("train/a/1", "test/a/1", "stray"), "test", r"but also 'stray\.png'; move it away"),
+        (("a/1", "b/1", "val/a/1", "test/a/1"), "val", r"'test' looks like its held-out images; move it away or"),
+    ],
+)
+def test_splits_are_recognized_before_named_held_out_images_are_removed(write, names, folder, message):
+    root = write(*(f"{name}.png" for name in names))
+    with pytest.raises(UserError, match=message):
+        load(root, held_out=str(root / folder))
+
+
+def test_a_named_split_folder_is_not_trained_on(write):
+    root = write("train/a/1.png", "train/b/1.png", "val/a/1.png")
+    assert load(root, held_out=str(root / "val")) == (([1, 2], [0, 1]), ([3], [0]), ("a", "b"))
+    root = write("classes/a/1.png", "classes/b/1.png", "classes/val/a/1.png") / "classes"
+    assert load(root, held_out=str(root / "val")) == (([1, 2], [0, 1]), ([3], [0]), ("a", "b"))
+    root = write("splits/train/a/1.png", "splits/val/a/1.png") / "splits"
+    with pytest.raises(UserError, match=r"data\.held_out: '.*' contains all images of data\.root"):
+        load(root, held_out=str(root / "train"))
+
+
+def link(root: Path, name: str, target: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).symlink_to(root / target)
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "trained_on"),
+    [
+        ("train/a/leak.png", "val/a/1.png", [1, 2, 3]),
+        ("train/c", "val/a", [1, 2, 3]),
+        ("val/b/2.png", "train/b/2.png", [1, 2]),
+    ],
+)
+def test_held_out_images_are_not_trained_on_through_links(write, capsys, name, target, trained_on):
+    root = write("train/a/1.png", "train/b/1.png", "train/b/2.png", "val/a/1.png")
+    link(root, name, target)
+    (train, _), (held_out, _), classes = load(root)
+    assert (train, classes) == (trained_on, ("a", "b"))
+    assert set(train).isdisjoint(held_out)
+    assert "data: 1 images in" in capsys.readouterr().out
+
+
+def test_training_images_that_are_all_held_out_are_an_error(write):
+    root = write("train/a/1.png", "train/b/1.png")
+    link(root, "val", "train")
+    with pytest.raises(UserError, match=r"^data\.root: '.*val' contains all images of data\.root .*; choose another"):
+        load(root)
+
+
+def test_links_to_training_images_hold_these_out(write, capsys):
+    root = write("data/a/1.png", "data/a/2.png", "data/b/1.png", "data/b/2.png")
+    link(root, "files/a/1.png", "data/a/1.png")
+    link(root, "folders/b", "data/b")
+    expected = (([2, 3, 4], [0, 1, 1]), ([1], [0]), ("a", "b"))
+    assert load(root / "data", held_out=str(root / "files")) == expected
+    out = capsys.readouterr().out
+    assert out == f"data: 1 images in '{root / 'data'}' are held-out images and are not trained on (a/1.png)\n"
+    (levels, _), (held_out, _), classes = load(root / "data", held_out=str(root / "folders"))
+    assert (levels, held_out, classes) == ([1, 2], [3, 4], ("a",))
+
+
+def test_links_to_the_images_of_the_fraction_are_not_trained_on(write):
+    root = write(*(f"{folder}/{number}.png" for folder in "ab" for number in range(10)))
+    link(root, "link", "a")
+    (train, _), (held_out, _), classes = load(root, test_fraction=0.5)
+    assert held_out
+    assert set(train).isdisjoint(held_out)
+    assert classes == ("a", "b", "link")
