@@ -189,7 +189,7 @@ def _read(path: Path) -> dict:
         return {}
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        if not _is_nested(results, 3, except_for="std") or not _is_nested(results.get("std", {}), 4):
+        if not _is_nested(results, 3, except_for="std") or not _is_nested(results.get("std", {}), 3):
             raise ValueError("it has other contents than the results of a run")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot add results to {path}: {error}; move the file or choose another --out") from None

@@ -171,9 +171,9 @@ def test_measuring_mixes_no_devices(check_step, normalization):
 
 
 LAUNCHES = {  # of one iteration of SNGAN-ResNet 32: five updates of D, one of G, and the average
-    "none": 825,
-    "spectral": 1173,  # 2,226 with each layer on its own
-    "conv_norm": 1762,  # 2,830 with the FFT
+    "none": 820,
+    "spectral": 1168,  # 2,226 with each layer on its own
+    "conv_norm": 1757,  # 2,830 with the FFT
 }
 
 

@@ -21,7 +21,7 @@ from tests.fake_gpu import WAITING, FakeGPU
 CONFIG = Path(__file__).parents[3] / "configs" / "digits" / "dcgan.yaml"
 SMALL = (
     *("generator.width=4", "generator.z_dim=3", "discriminator.width=4", "train.batch_size=4"),
-    *("eval.metrics=[]", "lipschitz.iterations=2"),
+    *("eval.metrics=[]", "eval.standing_statistics=0", "lipschitz.iterations=2"),
 )
 LAYERS = 3  # of the discriminator: two convolutions and the head
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
