@@ -129,7 +129,7 @@ def tiny_config(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, classifier):
+def tiny_run(tmp_path_factory):
     """Return a function that trains the tiny config into a folder, with further arguments, and returns the folder."""
     config = tmp_path_factory.mktemp("config") / "tiny.yaml"
     config.write_text(TINY)

@@ -115,7 +115,7 @@ def test_run_prints_results_and_paths(tmp_path, tiny_run, capsys):
     assert out.endswith(f"tensorboard --logdir {folder}\n")
 
 
-def test_default_folders_are_numbered_and_newest_is_resumed(tmp_path, tiny_config, classifier):
+def test_default_folders_are_numbered_and_newest_is_resumed(tmp_path, tiny_config):
     arguments = ["--config", str(tiny_config), "--device", "cpu", "train.steps=1"]
     assert main(arguments) == 0
     assert main(arguments) == 0
@@ -186,7 +186,7 @@ def test_missing_cuda_device_is_an_error(tiny_config, capsys):
     assert not Path("out").exists()
 
 
-def test_invalid_out_folder_is_an_error(tmp_path, tiny_config, classifier, capsys):
+def test_invalid_out_folder_is_an_error(tmp_path, tiny_config, capsys):
     (tmp_path / "file").write_text("other")
     before = read_files(tmp_path)
     for out, reason in (("file/below", "cannot write to --out .*: Not a directory"), ("x" * 300, "File name too long")):
@@ -224,7 +224,7 @@ def test_help_lists_config_keys(capsys):
         assert text in out
 
 
-def test_script_runs_in_any_folder(tmp_path, tiny_config, classifier, python):
+def test_script_runs_in_any_folder(tmp_path, tiny_config, python):
     """The script is started once in a new interpreter, as users start it."""
     command = [str(ROOT / "train_gan.py"), "--config", tiny_config.name, "--out", "run"]
     line = [sys.executable, *command, "--device", "cpu", "train.steps=1"]

@@ -109,7 +109,7 @@ def folders(tmp_path):
     return tmp_path / "fake", tmp_path / "real"
 
 
-def test_compare_two_folders(folders, classifier, capsys, tmp_path):
+def test_compare_two_folders(folders, capsys, tmp_path):
     fake, real = folders
     names = ["fd_digits", "kid_digits", "precision_digits", "modes", "is_digits"]
     evaluate("--images", fake, real, "--metrics", *names, "--out", tmp_path / "scores.json")
@@ -124,7 +124,7 @@ def test_compare_two_folders(folders, classifier, capsys, tmp_path):
     assert re.search(rf"^is_digits150 +{scores['is_digits150']:.6g} ± {std['is_digits150']:.2g}$", output, re.MULTILINE)
 
 
-def test_distance_of_equal_folders_is_zero(folders, classifier, tmp_path):
+def test_distance_of_equal_folders_is_zero(folders, tmp_path):
     shutil.copytree(folders[0], tmp_path / "copy")
     evaluate("--images", folders[0], tmp_path / "copy", "--metrics", "fd_digits", "--out", tmp_path / "scores.json")
     assert json.loads((tmp_path / "scores.json").read_text())["metrics"]["fd_digits150"] == pytest.approx(0, abs=1e-6)

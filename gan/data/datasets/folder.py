@@ -12,7 +12,12 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 
 from gan.data.base import DATASETS, DatasetConfig, ImageData, Splits
-from gan.data.datasets.split_folders import SplitFolders, find_split_folders
+from gan.data.datasets.split_folders import (
+    SplitFolders,
+    find_first_folders,
+    find_split_folders,
+    find_unclassed,
+)
 from gan.data.decoding import SUFFIXES, CorruptImageError, Filter, parallel_map, read_file, read_image
 from gan.data.prepared import Chunk, Source, expand_path, prepare, printable, user_errors
 from gan.runtime.errors import UserError
@@ -172,11 +177,11 @@ class ImageList(NamedTuple):
 
     def first_folders(self) -> list[str]:
         """Return the first-level folders of the images, sorted."""
-        return sorted({name.split("/")[0] for name in self.names if "/" in name})
+        return sorted(find_first_folders(self.names))
 
     def find_unclassed(self) -> str | None:
         """Return an image that is in no subfolder, or None."""
-        return next((name for name in self.names if "/" not in name), None)
+        return find_unclassed(self.names)
 
     def find_files(self) -> Iterator[str]:
         """Yield the real path of each image, after all symbolic links."""

@@ -40,8 +40,7 @@ def find_split_folders(root: Path, names: Sequence[str], held_out: Sequence[str]
         UserError: If the folders look like splits, but it is unclear which images are for training: so validation
             images are never trained on by mistake.
     """
-    stray = next((name for name in names if "/" not in name), None)
-    folders = _first_folders(names)
+    stray, folders = find_unclassed(names), find_first_folders(names)
     found: dict[Split, str] = {}
     for folder in folders:
         if (split := SPLITS.get(folder.lower())) is not None:
@@ -51,7 +50,7 @@ def find_split_folders(root: Path, names: Sequence[str], held_out: Sequence[str]
     others = folders.keys() - found.values()
     test = found.get("test")
     remaining = found.get("validation") or test
-    for folder in _first_folders(held_out or ()):
+    for folder in find_first_folders(held_out or ()):
         if (split := SPLITS.get(folder.lower())) is not None:
             found.setdefault(split, folder)
     held_out_folder = found.get("validation") or found.get("test")
@@ -72,7 +71,12 @@ def find_split_folders(root: Path, names: Sequence[str], held_out: Sequence[str]
     return SplitFolders(found["train"], remaining, test if remaining != test else None)
 
 
-def _first_folders(names: Sequence[str]) -> dict[str, None]:
+def find_unclassed(names: Sequence[str]) -> str | None:
+    """Return an image that is in no subfolder, or None."""
+    return next((name for name in names if "/" not in name), None)
+
+
+def find_first_folders(names: Sequence[str]) -> dict[str, None]:
     """Return the first-level folders of images, in the order of the images."""
     return dict.fromkeys(name.split("/")[0] for name in names if "/" in name)
 

@@ -30,7 +30,7 @@ def small_config(shared_folder) -> Path:
 
 
 @pytest.fixture(scope="session")
-def grids(small_config, classifier, python, shared_folder) -> Path:
+def grids(small_config, python, shared_folder) -> Path:
     """The folder of two comparisons of two normalizations with two seeds.
 
     "killed" was killed with SIGKILL after its first checkpoint. "out" was resumed from it and finished. All workers

@@ -149,7 +149,7 @@ def test_signal_stops_the_comparison_and_its_cells(number, small_config, tmp_pat
 
 
 @pytest.mark.slow
-def test_failed_cell_is_recorded_and_others_are_trained(small_config, tmp_path, classifier):
+def test_failed_cell_is_recorded_and_others_are_trained(small_config, tmp_path):
     folder = GridFolder(tmp_path)
     cells = build_cells(small_config, ["train.steps=1"], build_arms([parse_axis("train.batch_size=100000,8")], []), [0])
     changes = []
@@ -169,7 +169,7 @@ def test_interrupted_cell_is_not_failed_and_not_completed(small_config, tmp_path
     assert not find_completed(folder, cells)
 
 
-def test_diverged_cell_has_its_reason(small_config, tmp_path, classifier):
+def test_diverged_cell_has_its_reason(small_config, tmp_path):
     folder = GridFolder(tmp_path)
     axis = parse_axis("train.on_nan=stop,rollback")
     overrides = [f"optimizer.{network}.lr=1000" for network in ("generator", "discriminator")]

@@ -44,7 +44,7 @@ def get_logged_values(run: Path) -> list[dict]:
     return [{tag: value for tag, value in line.items() if not tag.startswith("speed/")} for line in lines]
 
 
-def test_cell_of_a_lost_node_resumes_on_another_node(cluster, small_config, classifier, tmp_path):
+def test_cell_of_a_lost_node_resumes_on_another_node(cluster, small_config, tmp_path):
     out = tmp_path / "out"
     process = compare(cluster, small_config, "--seeds", "0,1", "--out", out, *OVERRIDES)
     deadline = time.monotonic() + 120

@@ -81,7 +81,7 @@ def test_dequantization_adds_reproducible_noise_below_1_128():
     x = make_sampler(2000, dequantize=True).batch(0, 2000)[0]
     noise = (x - plain) * 128
     assert noise.min() > -1e-4
-    assert 0.999 < noise.max() < 1 + 1e-4  # so many draws of one gray level, 1/127.5, would exceed it
+    assert 0.999 < noise.max() < 1 + 1e-4  # draws of one gray level, 1/127.5, would exceed it
     assert noise.std() == pytest.approx(1 / 12**0.5, rel=0.02)
     assert torch.equal(make_sampler(2000, dequantize=True).batch(0, 2000)[0], x)
 

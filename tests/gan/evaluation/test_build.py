@@ -31,7 +31,7 @@ def test_metrics_without_the_weights_of_the_classifier_are_unavailable(splits, m
     assert "cannot read the weights of the digits classifier" in unavailable["kl10"]
 
 
-def test_statistics_file_with_other_features_is_an_error(splits, classifier, tmp_path):
+def test_statistics_file_with_other_features_is_an_error(splits, tmp_path):
     path = tmp_path / "statistics.npz"
     FeatureStatistics.from_features(torch.rand(9, 7)).save(path)
     with pytest.raises(UserError, match="has 7 features per image, but fd_digits70_file has 64"):
@@ -56,7 +56,7 @@ def test_statistics_file_of_another_origin_is_an_error(splits, classifier, tmp_p
         build_evaluator(["fd_digits70_file"], MetricsConfig(statistics=str(path)), splits, CPU)
 
 
-def test_metrics_without_weights_are_unavailable_with_a_reason(splits, classifier, monkeypatch, tmp_path):
+def test_metrics_without_weights_are_unavailable_with_a_reason(splits, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     names = ("fid10_train", "fd_dinov2-vit-b-14-10_train", "kl10")
     evaluator, unavailable = build_evaluator(names, MetricsConfig(), splits, CPU)

@@ -181,7 +181,7 @@ def test_saved_statistics_record_what_they_depend_on(folders, evaluate, tmp_path
         frechet_distance(first, small)
 
 
-def test_processes_of_a_job_share_the_work(tmp_path, classifier, python, monkeypatch, capsys):
+def test_processes_of_a_job_share_the_work(tmp_path, python, monkeypatch, capsys):
     """Two batches, a corrupt image in the second one, and a result that is written once."""
     digits = Digits(resolution=16).load().train.images[:, 0].numpy()
     for name, part in (("fake", digits[:260]), ("real", digits[300:600])):

@@ -90,7 +90,7 @@ def test_log_on_full_disk_keeps_complete_lines(disk):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted_weights(tmp_path_factory, classifier) -> dict[str, torch.Tensor]:
+def uninterrupted_weights(tmp_path_factory) -> dict[str, torch.Tensor]:
     """Return the weights of the generator after the run of the tiny config."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     (folder / "tiny.yaml").write_text(TINY)

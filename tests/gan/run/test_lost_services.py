@@ -51,7 +51,7 @@ def train(python, tiny_config, tmp_path):
 
 
 @pytest.fixture
-def filled_cache(classifier, cache) -> dict[str, str]:
+def filled_cache(cache) -> dict[str, str]:
     return {"XDG_CACHE_HOME": str(cache)}
 
 

@@ -7,7 +7,7 @@ from gan.training.build import build_experiment
 
 
 @pytest.fixture
-def build(tiny_config, classifier):
+def build(tiny_config):
     """Return a function that builds the experiment of the tiny config, with config keys changed by overrides."""
 
     def build_tiny(*overrides):

@@ -45,7 +45,7 @@ def test_deterministic_runs_are_bit_equal(tmp_path, tiny_run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
-def test_deterministic_runs_of_two_processes_are_bit_equal(tmp_path, tiny_config, classifier, threads):
+def test_deterministic_runs_of_two_processes_are_bit_equal(tmp_path, tiny_config, threads):
     for name in ("a", "b"):
         command = [sys.executable, "train_gan.py", "--config", tiny_config, "--out", tmp_path / name, "--device", "cpu"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}

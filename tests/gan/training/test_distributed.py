@@ -114,7 +114,7 @@ def get_arguments(tmp_path, tiny_config):
 
 
 @pytest.fixture
-def job(tmp_path, get_arguments, classifier, cache):
+def job(tmp_path, get_arguments, cache):
     """Return a function that trains the tiny config in two processes and returns the completed process of torchrun."""
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
@@ -130,7 +130,7 @@ def job(tmp_path, get_arguments, classifier, cache):
 
 
 @pytest.fixture
-def fast_job(python, get_arguments, classifier):
+def fast_job(python, get_arguments):
     """Return a function like that of `job` that starts the two processes itself, with the variables of torchrun."""
 
     def train(out: Path, *arguments: str) -> subprocess.CompletedProcess:

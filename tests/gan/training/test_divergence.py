@@ -91,7 +91,7 @@ def train(tiny_config, folder, *arguments) -> int:
 
 
 @pytest.mark.parametrize("rare", ["log.every", "checkpoint.every", "eval.every"])
-def test_divergence_stops_run_and_keeps_last_good_checkpoint(tmp_path, tiny_config, nan_at, classifier, capsys, rare):
+def test_divergence_stops_run_and_keeps_last_good_checkpoint(tmp_path, tiny_config, nan_at, capsys, rare):
     nan_at(2, attempts=1)
     folder = tmp_path / "run"
     intervals = {"log.every": 2, "checkpoint.every": 2, "eval.every": 2, rare: 100}
@@ -121,7 +121,7 @@ UNSTABLE = (
 )
 
 
-def test_unstable_run_stops(tmp_path, tiny_config, classifier):
+def test_unstable_run_stops(tmp_path, tiny_config):
     assert train(tiny_config, tmp_path / "run", *UNSTABLE, "train.steps=50", "eval.metrics=[]") == 3
 
 
@@ -149,7 +149,7 @@ def test_rollback_continues_with_other_random_numbers(tmp_path, tiny_config, fin
     assert all(line["speed/images_per_s"] > 0 for line in read_metrics(folder))
 
 
-def test_nonfinite_step_is_not_logged_when_only_lipschitz_numbers_are_due(tmp_path, tiny_config, nan_at, classifier):
+def test_nonfinite_step_is_not_logged_when_only_lipschitz_numbers_are_due(tmp_path, tiny_config, nan_at):
     nan_at(2, attempts=1)
     every = [f"{key}.every=100" for key in ("log", "eval", "checkpoint")] + ["lipschitz.every=1"]
     assert train(tiny_config, tmp_path / "run", *every) == 3
@@ -168,7 +168,7 @@ def test_retry_changes_training_latents_only(experiment):
     assert [torch.equal(a, b) for a, b in zip(before, draw(), strict=True)] == [True, True, False]
 
 
-def test_run_stops_after_three_rollbacks(tmp_path, tiny_config, nan_at, classifier):
+def test_run_stops_after_three_rollbacks(tmp_path, tiny_config, nan_at):
     nan_at(0, attempts=100)
     folder = tmp_path / "run"
     assert train(tiny_config, folder, "train.on_nan=rollback") == 3
@@ -177,7 +177,7 @@ def test_run_stops_after_three_rollbacks(tmp_path, tiny_config, nan_at, classifi
     assert load_newest(folder)["retries"] == 3
 
 
-def test_resume_of_interrupted_retry_is_bit_equal(tmp_path, tiny_config, nan_at, classifier):
+def test_resume_of_interrupted_retry_is_bit_equal(tmp_path, tiny_config, nan_at):
     class InterruptOnce(Interrupt):
         def get_signal(self):
             return 15 if signals and signals.pop() else None

@@ -38,7 +38,7 @@ def two_batches():
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, classifier, two_batches):
+def uninterrupted(tmp_path_factory, two_batches):
     """Return the folder of a run without signals."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     (folder / "tiny.yaml").write_text(TINY)

@@ -56,7 +56,7 @@ def train_with_kills(python: PythonServer, folder: Path, arguments: list[str], k
     return killed_in_checkpoint
 
 
-def test_killed_run_is_bit_equal_to_uninterrupted_run(python, classifier, tmp_path, tiny_config):
+def test_killed_run_is_bit_equal_to_uninterrupted_run(python, tmp_path, tiny_config):
     arguments = ["--config", str(tiny_config), *INTERVALS, "train.steps=40"]
     train_with_kills(python, tmp_path / "killed", arguments, kills=2)
     assert start(python, tmp_path / "uninterrupted", *arguments).wait().returncode == 0
@@ -66,9 +66,7 @@ def test_killed_run_is_bit_equal_to_uninterrupted_run(python, classifier, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["conv_norm", "spectral"])
-def test_run_killed_twenty_times_is_bit_equal_to_uninterrupted_run(
-    python, classifier, tmp_path, tiny_config, normalization
-):
+def test_run_killed_twenty_times_is_bit_equal_to_uninterrupted_run(python, tmp_path, tiny_config, normalization):
     option = f"discriminator.normalization={normalization}"
     arguments = ["--config", str(tiny_config), *INTERVALS, "train.steps=1500", option]
     assert train_with_kills(python, tmp_path / "killed", arguments, kills=20) >= 5

@@ -31,7 +31,7 @@ def thin_out(data: ImageData) -> ImageData:
 
 
 @pytest.fixture
-def build_unbalanced(tiny_config, classifier):
+def build_unbalanced(tiny_config):
     """Return a function that builds a conditional experiment on digits with frequent and rare classes."""
 
     def build(*overrides):

@@ -190,7 +190,7 @@ def test_training_and_commands_use_the_same_statistics(tmp_path, tiny_run, capsy
 
 
 @pytest.mark.slow
-def test_distance_of_an_average_that_lags(tmp_path, classifier):
+def test_distance_of_an_average_that_lags(tmp_path):
     """The recipe of digits with a constant learning rate and a long half-life."""
     rarely = [f"{key}=1000" for key in ("eval.every", "lipschitz.every", "lipschitz.audit_every", "checkpoint.every")]
     options = ["train.steps=500", "optimizer.schedule=constant", "train.ema_halflife_kimg=50", *rarely]
