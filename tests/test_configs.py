@@ -62,6 +62,7 @@ def cheap_measurements(monkeypatch):
     monkeypatch.setattr("gan.evaluation.lipschitz.steepest_slope", partial(steepest_slope, steps=1))
     digits = DigitsExtractor(DigitsClassifier().eval().requires_grad_(False))
     monkeypatch.setattr(EXTRACTORS.get("digits"), "build", lambda *arguments: digits)
+    monkeypatch.setattr(EXTRACTORS.get("inception"), "missing", lambda *arguments: [])
     monkeypatch.setattr(EXTRACTORS.get("inception"), "build", lambda *arguments: TinyExtractor())
 
 
@@ -77,7 +78,11 @@ def replace_data(monkeypatch):
         labels = torch.arange(NUM_IMAGES) % 5
         return Splits(*(ImageData(images, labels, getattr(dataset, "num_classes", 10)) for images in splits))
 
-    return lambda cls, side=None: monkeypatch.setattr(cls, "load", lambda dataset: load(dataset, side))
+    def replace(cls, side: int | None = None):
+        monkeypatch.setattr(cls, "missing", lambda dataset: [])
+        monkeypatch.setattr(cls, "load", lambda dataset: load(dataset, side))
+
+    return replace
 
 
 def read_numbers(run: Path) -> dict[tuple[int, str], float]:

@@ -20,7 +20,7 @@ from gan.data.datasets.split_folders import (
 )
 from gan.data.decoding import SUFFIXES, CorruptImageError, Filter, parallel_map, read_file, read_image
 from gan.data.prepared import Chunk, Source, expand_path, prepare, printable, user_errors
-from gan.runtime.errors import UserError
+from gan.runtime.errors import UserError, collect_errors
 from models.ranges import Range
 
 MAX_FOLDERS = 1_000_000  # symbolic links between a few folders can make any number of paths
@@ -53,6 +53,21 @@ class FolderConfig(DatasetConfig):
     """Fraction of the images to hold out, chosen by a hash of their names, so that new images do not move others"""
     skip_corrupt: bool = False
     """Skip images that cannot be read, and list them"""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Channels and height."""
+        return self.channels, self.resolution
+
+    def missing(self) -> list[str]:
+        """Return a line for each of `root` and `held_out` that does not exist."""
+        paths = {"data.root": self.root, "data.held_out": self.held_out}
+        return [
+            line
+            for key, path in paths.items()
+            if path is not None
+            for line in collect_errors(lambda key=key, path=path: check_exists(path, key))
+        ]
 
     def load(self) -> Splits:
         """Return the training images and the held-out images, if any. Raises UserError for unreadable files.
@@ -197,6 +212,12 @@ class ImageList(NamedTuple):
         """Return the images in a first-level folder."""
         prefix = f"{folder}/"
         return ImageList(self.root / folder, [name[len(prefix) :] for name in self.names if name.startswith(prefix)])
+
+
+def check_exists(path: str, key: str) -> None:
+    """Raise UserError if the path in a config key does not exist."""
+    with user_errors(root := expand_path(path, key), key):
+        os.stat(root)
 
 
 def list_images(folder: str, key: str) -> ImageList:
