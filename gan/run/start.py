@@ -47,7 +47,7 @@ def require_all(starts: Sequence[Start]) -> None:
     for note in dict.fromkeys(note for start in starts for note in start.notes):
         warnings.warn(note, stacklevel=2)
     missing = [line for start in starts for line in start.missing]
-    missing += collect_errors(lambda: check_space({space for start in starts for space in start.spaces}))
+    missing += collect_errors(lambda: check_space(dict.fromkeys(space for start in starts for space in start.spaces)))
     if missing:
         raise UserError(*dict.fromkeys(missing))
 

@@ -60,6 +60,7 @@ def choose_metrics(config: Config, saved: Config | None, may_download: bool = Tr
     if not optional:
         raise UserError(*(f"{line} (metrics.optional=true starts without)" for line in missing.values()))
     changed = _without(config, missing.keys())
+    find_missing_weights(changed.eval.metrics, changed.metrics)  # the classifier may be damaged
     classifier = changed.metrics.classifier
     return changed, [describe_replacement(config.eval.metrics, changed.eval.metrics, classifier, missing.values())]
 
