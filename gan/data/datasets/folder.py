@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 import numpy as np
 
 from gan.data.base import DATASETS, DatasetConfig, ImageData, Splits
-from gan.data.datasets.image_list import ImageList, list_images
+from gan.data.datasets.image_list import ImageList, check_exists, list_images
 from gan.data.datasets.split_folders import SPLITS, SplitFolders, find_split_folders
 from gan.data.decoding import CorruptImageError, Filter, parallel_map, read_image
 from gan.data.files.base import LABELS_FILE
 from gan.data.prepared import Chunk, Source, prepare, printable
-from gan.runtime.errors import UserError
+from gan.runtime.errors import UserError, collect_errors
 from models.ranges import Range
 
 
@@ -45,6 +45,21 @@ class FolderConfig(DatasetConfig):
     """Fraction of the images to hold out, chosen by a hash of their names, so that new images do not move others"""
     skip_corrupt: bool = False
     """Skip images that cannot be read, and list them"""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Channels and height."""
+        return self.channels, self.resolution
+
+    def missing(self) -> list[str]:
+        """Return a line for each of `root` and `held_out` that does not exist."""
+        paths = {"data.root": self.root, "data.held_out": self.held_out}
+        return [
+            line
+            for key, path in paths.items()
+            if path is not None
+            for line in collect_errors(lambda key=key, path=path: check_exists(path, key))
+        ]
 
     def load(self) -> Splits:
         """Return the training images and the held-out images, if any. Raises UserError for unreadable files.

@@ -10,7 +10,7 @@ from gan.data.datasets.labels_file import parse_labels
 from gan.data.datasets.split_folders import find_first_folders
 from gan.data.files import ImageFiles, open_files
 from gan.data.files.base import LABELS_FILE
-from gan.data.prepared import expand_path, printable
+from gan.data.prepared import expand_path, printable, user_errors
 from gan.runtime.cache import hash_values
 from gan.runtime.errors import UserError
 
@@ -115,6 +115,12 @@ def list_images(path: str, key: str, splits: Collection[str] = ()) -> ImageList:
     folder = folder or files.find_wrapper(splits)
     names = [name.removeprefix(folder) for name in files.names if name.startswith(folder)]
     return ImageList(files, folder, names, _read_labels(files, folder))
+
+
+def check_exists(path: str, key: str) -> None:
+    """Raise UserError if the path in a config key does not exist."""
+    with user_errors(root := expand_path(path, key), key):
+        os.stat(root)
 
 
 def hash_to_unit_interval(name: str) -> float:
