@@ -52,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     path = partial(expand_path, key="--out and --save-statistics")
     parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder or .safetensors file")
-    parser.add_argument("--images", nargs="+", metavar="DIR", help="folders of generated and real images")
+    parser.add_argument("--images", nargs="+", metavar="DIR", help="folders or archives of generated and real images")
     parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run, or fid and kid for folders")
     parser.add_argument("--num-samples", type=int, help="number of generated images, for all metrics")
     parser.add_argument("--seeds", type=int, help="number of sets of latents to evaluate (default: 1)")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gan.data import ImageData
-from gan.data.prepared import Chunk, Source, prepare
+from gan.data.prepared import Chunk, Source, prepare, sort_chunks
 from gan.runtime.errors import UserError
 
 SHAPE = (3, 4, 5)
@@ -224,3 +224,19 @@ def test_two_processes_prepare_the_same_source(root, python):
     assert done.stdout.strip() == ours.fingerprint == data.fingerprint == replace(data, preparation=None).fingerprint
     assert torch.equal(ours.images, data.images)
     assert sorted(os.listdir(data.preparation.folder)) == ["images.npy", "info.json", "labels.npy"]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_chunks_in_another_order_are_sorted(root, on_disk):
+    source = make_source(root, 5)
+    expected = prepare(source)
+    chunks = list(source.decode())
+    order = [2, 0, 1]
+    unsorted = [chunks[i] for i in order]
+    folder = root if on_disk else None
+    found = list(sort_chunks(iter(unsorted), order, folder))
+    assert [chunk.skipped for chunk in found] == [(), ("c: broken",), ()]
+    assert np.array_equal(np.concatenate([chunk.images for chunk in found]), expected.images.numpy())
+    assert sorted(path.name for path in root.iterdir()) == ["a", "b"]
+    data = prepare(replace(source, options=("unsorted",), decode=lambda: iter(unsorted), order=order))
+    assert_equal(data, expected)
