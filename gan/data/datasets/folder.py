@@ -166,6 +166,7 @@ class FolderConfig(DatasetConfig):
                 shape=(self.channels, self.resolution, self.resolution),
                 num_classes=len(classes) or 1,
                 decode=decode,
+                max_count=len(names),
                 read_class_names=lambda: [printable(name) for name in classes],
             )
         )
