@@ -41,7 +41,7 @@ Each cell is one run of train_gan.py, or of train_classifier.py, in OUT/cells/. 
 comparison and does not repeat completed cells; with more values, arms or seeds it adds cells. examples:
 
   python -m gan.compare configs/digits/dcgan.yaml --vary discriminator.normalization=none,spectral,conv_norm
-  python -m gan.compare CONFIG --vary 'discriminator.normalization=none,{name: conv_norm, stride: paper}' \\
+  python -m gan.compare CONFIG --vary 'discriminator.normalization=none,{name: conv_norm, stride: strided}' \\
       --vary optimizer.generator.lr,optimizer.discriminator.lr=1e-3,3e-3 --seeds 0,1,2,3,4 --jobs 2
   python -m gan.compare CONFIG --arm base --arm bn:discriminator.activation_norm=batch --baseline base train.steps=500
   python -m gan.compare --report runs/compare-digits-dcgan
@@ -133,7 +133,7 @@ def compare(options: argparse.Namespace, argv: list[str]) -> None:
     base, cells, starts = check_cells(folder, kind, base, cells, options.device)
     description = extend_description(folder, options.config, base, cells, options.baseline)
     for cell in cells:
-        check_config(folder, cell)
+        check_config(folder, cell, description.get_cells(cell.arm.name))
     folder.create()
     with hold_lock(folder.lock_file), ExitStack() as stack:
         statuses = find_completed(folder, cells)
