@@ -1,6 +1,7 @@
 import os
 import time
 import warnings
+from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,22 @@ def test_images_are_decoded_once(root):
     assert first.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
     assert first.class_names == ("one", "two", "three")
     assert_equal(prepare(make_source(root, decode=fail)), first)
+
+
+def test_nothing_is_decoded_in_vain_for_a_full_disk(root, monkeypatch):
+    usage = namedtuple("Usage", ("total", "used", "free"))(10**9, 10**9, 100)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    decoded = []
+
+    def decode():
+        decoded.append(1)
+        return make_source(root).decode()
+
+    with pytest.warns(UserWarning, match="cache .* cannot be written .*0.00 GB are needed.*continuing without it"):
+        data = prepare(make_source(root, decode=decode, max_count=10))
+    assert data.preparation.folder is None
+    assert decoded == [1]
+    assert len(data) == 10
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
