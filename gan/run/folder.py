@@ -102,12 +102,19 @@ def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:
         raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
 
 
-def check_same_experiment(folder: Path, config: Any) -> None:
-    """Raise UserError when `config` is not a continuation of the run in `folder`."""
-    if changed := changed_keys(load_config(type(config), config_path(folder)), config):
+def check_same_experiment(folder: Path, config: Any) -> Any:
+    """Return the config of the run in `folder`. Raises UserError when `config` is not a continuation of this run."""
+    saved = load_config(type(config), config_path(folder))
+    refuse_changes(folder, saved, config)
+    return saved
+
+
+def refuse_changes(run: Path, saved: Any, config: Any) -> None:
+    """Raise UserError when `config` is not a continuation of `saved`, the config of `run`."""
+    if changed := changed_keys(saved, config):
         keys = ", ".join(changed)
         raise UserError(
-            f"{folder} contains a run with another config (different: {keys}); use the same values, or another folder"
+            f"{run} contains a run with another config (different: {keys}); use the same values, or another folder"
         )
 
 

@@ -29,6 +29,8 @@ FILES: dict[str, list[tuple[str, str | None]]] = {
     "test": [("test_X.bin", "test_y.bin")],
 }
 
+COUNTS = {"unlabeled_X.bin": 100_000, "train_X.bin": 5_000, "test_X.bin": 8_000}  # of images
+
 
 @DATASETS.register("stl10")
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class STL10Config(DownloadedConfig):
     """
 
     archive: ClassVar[type[datasets.STL10]] = datasets.STL10
+    download_gb: ClassVar[float] = 5.8
 
     split: Literal["unlabeled", "train", "train+unlabeled"] = "unlabeled"
     """Training images; a conditional GAN requires `train`"""
@@ -46,6 +49,11 @@ class STL10Config(DownloadedConfig):
     """Height and width in pixels (native: 96)"""
     filter: Filter = "bilinear"
     """Filter of the resizing, antialiased as in Pillow"""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Channels and height."""
+        return 3, self.resolution
 
     def load(self) -> Splits:
         """Return the images of the split and the test images. Raises UserError if files are missing or damaged."""
@@ -83,6 +91,7 @@ class STL10Config(DownloadedConfig):
             shape=(3, self.resolution, self.resolution),
             num_classes=10 if labeled else 1,
             decode=decode,
+            max_count=sum(COUNTS[images_file] for images_file, _ in FILES[split]),
             read_class_names=self._class_names if labeled else tuple,
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.data.prepared import expand_path
-from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
+from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig
 from gan.options.loader import construct
 from gan.options.nodes import parse_yaml
 from gan.runtime.errors import UserError
@@ -21,6 +21,7 @@ from models import ClassifierConfig, ImageShape, build_classifier
 from models.networks.layers import standardize_images
 
 CLASSIFIER = "classifier.safetensors"
+ASSETS = Path(__file__).parents[3] / "assets"
 
 
 class TrainedClassifier(NamedTuple):
@@ -36,14 +37,20 @@ class ClassifierSpace(FeatureSpace):
 
     keeps_gray: ClassVar[bool] = True
 
-    def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> ClassifierExtractor:
-        """Return the extractor. Raises Unavailable if no classifier is named, and UserError if it cannot be used."""
+    def missing(self, options: MetricsConfig) -> list[str]:
+        """Return a line if no classifier is named. Raises UserError if a file is named that does not exist."""
         if options.classifier is None:
-            raise Unavailable(
+            return [
                 "no classifier is named; set metrics.classifier=FILE, a run folder of train_classifier.py or its"
                 f" {CLASSIFIER}"
-            )
-        path = expand_path(options.classifier, "metrics.classifier")
+            ]
+        load_classifier(find_classifier(options.classifier))
+        return []
+
+    def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> ClassifierExtractor:
+        """Return the extractor. Raises UserError if the classifier cannot be used."""
+        assert options.classifier is not None  # nothing is missing
+        path = find_classifier(options.classifier)
         network, image = load_classifier(path)
         if image.resolution != resolution:
             raise UserError(
@@ -53,6 +60,12 @@ class ClassifierSpace(FeatureSpace):
         extractor = ClassifierExtractor(network, device)
         print(f"classifier of the metrics: {path}, fingerprint {extractor.fingerprint[:16]}")
         return extractor
+
+
+def find_classifier(name: str) -> Path:
+    """Return the file of a shipped classifier, or else the path of another one."""
+    shipped = ASSETS / f"{name}_classifier.safetensors"
+    return shipped if shipped.exists() else expand_path(name, "metrics.classifier")
 
 
 def load_classifier(path: Path) -> TrainedClassifier:
