@@ -14,12 +14,10 @@ from gan.options.loader import dump_config, parse_config
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
-from gan.runtime.weights import export_network, read_weights
+from gan.runtime.weights import GENERATOR, export_network, read_weights
 from gan.training.restore import TrainedGenerator, restore_generator
 from models import ImageShape, build_generator
 
-GENERATOR = "generator.safetensors"
-"""Name of the file in a run folder"""
 ONNX_TORCH = "2.7"
 """Oldest version of PyTorch whose ONNX exporter supports these networks"""
 

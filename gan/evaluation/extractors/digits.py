@@ -6,6 +6,7 @@ import torch
 
 from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
 from metrics.extractors.digits import DigitsExtractor, load_digits_classifier
+from models import ImageShape
 
 
 @EXTRACTORS.register("digits")
@@ -15,7 +16,7 @@ class DigitsSpace(FeatureSpace):
     digits_only: ClassVar[bool] = True
     keeps_gray: ClassVar[bool] = True
 
-    def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> DigitsExtractor:
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> DigitsExtractor:
         """Return the extractor, which is the same for every resolution. Raises Unavailable without its weights."""
         try:
             return DigitsExtractor(load_digits_classifier().to(device))

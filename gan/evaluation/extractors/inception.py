@@ -15,13 +15,14 @@ from metrics.extractors.inception import (
     load_inception_weights,
     published_weights_path,
 )
+from models import ImageShape
 
 
 @EXTRACTORS.register("inception")
 class InceptionSpace(FeatureSpace):
     """The features of FID and KID, and the logits of the Inception score."""
 
-    def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
         """Return the extractor.
 
         Raises Unavailable if there are no weights, and UserError if a file does not hold the weights of Inception.

@@ -9,6 +9,7 @@ import torch
 from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
 from metrics.extractors.base import FeatureExtractor
 from metrics.extractors.torch_fidelity import TorchFidelityExtractor
+from models import ImageShape
 
 # Name of the feature space -> regular expression for the name of the weights file in torch's hub folder.
 DINOV2 = {f"dinov2-vit-{size}-14": f"dinov2_vit{size}14_pretrain.pth" for size in "sblg"}
@@ -28,7 +29,7 @@ class FidelitySpace(FeatureSpace):
     space: ClassVar[str]
     weights: ClassVar[str]
 
-    def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
         """Return the extractor.
 
         Raises Unavailable if the weights are not in torch's hub folder and cannot be downloaded.
