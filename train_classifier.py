@@ -14,6 +14,7 @@ from pathlib import Path
 from classification.build import build_experiment
 from classification.config import Config
 from classification.loop import train
+from classification.start import check_start
 from classification.summary import format_accuracies
 from gan.evaluation.lipschitz import explain_unmeasured
 from gan.evaluation.trained_classifiers import CLASSIFIER
@@ -21,6 +22,7 @@ from gan.options.loader import dump_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints
 from gan.run.cli import TrainingParser, select_run
+from gan.run.start import require_all
 from gan.run.summary import format_table, lipschitz_rows, read_last_values
 from gan.runtime.allocator import keep_freed_memory
 from gan.runtime.command import exit_code
@@ -45,13 +47,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Start or resume a run, train it to its last step, and print the results."""
-    folder, config, resumes = select_run(options, Config, DEFAULT_CONFIG)
+    folder, config, saved = select_run(options, Config, DEFAULT_CONFIG)
+    require_all([check_start(config, folder, options.device, saved)])
     device = select_device(options.device)
     keep_freed_memory()
     set_deterministic(config.train.deterministic)
     experiment = build_experiment(config, config.data.load(), device)
-    with run_folder.hold(folder, is_new=not resumes):
-        state = Checkpoints(folder, config).load_newest(device) if resumes else None
+    with run_folder.hold(folder, is_new=saved is None):
+        state = Checkpoints(folder, config).load_newest(device) if saved is not None else None
         if state is not None:
             experiment.load_state_dict(state)
         note = describe_untouched(experiment.network, config.classifier.normalization)

@@ -17,6 +17,7 @@ from gan.evaluation.lipschitz import explain_unmeasured
 from gan.export import GENERATOR, export_generator
 from gan.run import folder as run_folder
 from gan.run.cli import TrainingParser, select_run
+from gan.run.start import require_all
 from gan.run.summary import format_results, read_last_values
 from gan.runtime.allocator import keep_freed_memory
 from gan.runtime.command import exit_code
@@ -28,6 +29,7 @@ from gan.training.build import build_experiment, describe_normalizations
 from gan.training.experiment import Experiment
 from gan.training.loop import train
 from gan.training.restore import get_trained_generator, resume
+from gan.training.start import check_start
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm.yaml"
 
@@ -46,21 +48,24 @@ def run(options: argparse.Namespace) -> None:
 
     Every process that torchrun launched calls this; rank 0 alone reads and writes the run folder.
     """
-    device = select_device(options.device)
+    device = select_device(options.device, required=False)  # `check_start` reports it with all that is missing
     with process_group(device):
-        folder, config, resumes = call_on_rank_zero(lambda: select_run(options, Config, DEFAULT_CONFIG))
+        folder, config, saved = call_on_rank_zero(lambda: select_run(options, Config, DEFAULT_CONFIG))
+        start = check_start(config, folder, options.device, saved)
+        require_all([start])
+        config = start.config
         keep_freed_memory()
         set_deterministic(config.train.deterministic)
         with local_rank_zero_first():
             splits = config.data.load()
         experiment = build_experiment(config, splits, device)
-        with run_folder.hold(folder, is_new=not resumes):
-            if resumes:
+        with run_folder.hold(folder, is_new=saved is None):
+            if saved is not None:
                 resume(experiment, folder)
             for network, _ in experiment.networks.values():
                 broadcast_network(network)  # another machine may have computed other initial weights
             if rank() == 0:
-                run_folder.write_config(folder, config, describe_normalizations(experiment))
+                run_folder.write_config(folder, config, [*start.notes, *describe_normalizations(experiment)])
             print_start(experiment, folder)
             with Interrupt() as interrupt:
                 train(experiment, folder, interrupt)
@@ -70,13 +75,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def print_start(experiment: Experiment, folder: Path) -> None:
-    """Print where training starts, and which numbers are not available."""
+    """Print where training starts, and which Lipschitz numbers are not available."""
     train = experiment.config.train
     print(f"{folder}: step {experiment.step} of {train.steps} on {experiment.device} in {train.precision}")
     for line in explain_unmeasured(experiment.tracker):
         print(line)
-    for name, reason in experiment.unavailable_metrics.items():
-        print(f"metric {name} left out: {reason}")
 
 
 def print_results(experiment: Experiment, folder: Path, splits: Splits) -> None:

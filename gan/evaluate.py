@@ -5,6 +5,7 @@ import dataclasses
 import json
 import statistics
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from gan.config import Config
 from gan.data.prepared import expand_path
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
+from gan.evaluation.stand_ins import find_missing_weights
 from gan.evaluation.trained_classifiers import get_fingerprint
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
@@ -27,7 +29,7 @@ from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
 from gan.training.inputs import Inputs
 from gan.training.restore import restore_experiment
-from metrics.catalog import parse_protocols
+from metrics.catalog import parse_protocol, parse_protocols
 from metrics.estimate import Estimate, format_estimate
 from models.calls import call_network
 
@@ -133,18 +135,12 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
             protocols = parse_protocols([str(protocol.with_count(options.num_samples)) for protocol in protocols])
     except ValueError as error:
         raise UserError(f"--metrics: {error}") from None
-    names = list(dict.fromkeys(map(str, protocols)))
+    if not protocols:
+        raise UserError("the run has no metrics; choose some with --metrics")
+    names = select_available(list(dict.fromkeys(map(str, protocols))), config)
     experiment = restore_experiment(folder, device, options.overrides, options.checkpoint, metrics=names)
-    if rank() == 0:
-        for name, reason in experiment.unavailable_metrics.items():
-            print(f"metric {name} left out: {reason}", file=sys.stderr)
     evaluator = experiment.evaluator
-    if evaluator is None:
-        raise UserError(
-            "none of the metrics is available on this machine"
-            if names
-            else "the run has no metrics; choose some with --metrics"
-        )
+    assert evaluator is not None  # there are metrics
 
     path = options.out or folder / RESULTS
     results = _read(path)
@@ -176,6 +172,24 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     if estimates:
         print("\n±: standard deviation over the splits (IS) or the subsets (KID) of one set of latents")
     print(f"\n{path}")
+
+
+def select_available(names: Sequence[str], config: Config) -> list[str]:
+    """Return the metrics whose weights are not missing, and warn of the others.
+
+    Raises UserError if none is left, if the config allows no metric to be left out, and if the data set is missing.
+    """
+    errors = config.data.missing()
+    missing = find_missing_weights(names, config.metrics)
+    available = [name for name in names if parse_protocol(name).features not in missing]
+    if not available or not config.metrics.optional:
+        errors += missing.values()
+    if errors:
+        raise UserError(*errors)
+    for space, line in missing.items():
+        left_out = ", ".join(name for name in names if parse_protocol(name).features == space)
+        warnings.warn(f"{line}; left out: {left_out}", stacklevel=2)
+    return available
 
 
 def evaluate_seed(G: nn.Module, inputs: Inputs, evaluator: Evaluator, seed: int) -> dict[str, float]:

@@ -35,8 +35,8 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Trai
     Example::
 
         generator = load_generator("runs/first")
-        z = torch.randn(16, generator.config.generator.z_dim)
-        images = generator.network(z)  # (16, C, H, W) in [-1, 1]
+        z, y = torch.randn(20, generator.config.generator.z_dim), torch.arange(20) % 10
+        images = generator.network(z, y)  # (20, C, H, W) in [-1, 1]; without y if it is not class-conditional
 
     Args:
         path: A run folder that contains `generator.safetensors`, or the path of such a file.

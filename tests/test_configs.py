@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import train_classifier
 import train_gan
 from gan import sample
 from gan.compare.experiment_types import CLASSIFIER, GAN, get_experiment_type
 from gan.data import ImageData, Splits
+from gan.data.datasets.folder import FolderConfig
 from gan.evaluation.extractors import EXTRACTORS
 from gan.options.loader import load_config
 from gan.run.logging import read_metrics
@@ -40,7 +42,12 @@ CLASSIFIER_ONLY = [
 
 
 def parametrize_configs(experiment_type):
-    paths = [path for path, found in EXPERIMENT_TYPES.items() if found is experiment_type]
+    paths = [
+        # Large images take much time, and differ from smaller ones in nothing else.
+        pytest.param(path, marks=pytest.mark.slow) if path.stem == "128" else path
+        for path, found in EXPERIMENT_TYPES.items()
+        if found is experiment_type
+    ]
     return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(FOLDER).with_suffix("")))
 
 
@@ -62,6 +69,7 @@ def cheap_measurements(monkeypatch):
     monkeypatch.setattr("gan.evaluation.lipschitz.steepest_slope", partial(steepest_slope, steps=1))
     digits = DigitsExtractor(DigitsClassifier().eval().requires_grad_(False))
     monkeypatch.setattr(EXTRACTORS.get("digits"), "build", lambda *arguments: digits)
+    monkeypatch.setattr(EXTRACTORS.get("inception"), "missing", lambda *arguments: [])
     monkeypatch.setattr(EXTRACTORS.get("inception"), "build", lambda *arguments: TinyExtractor())
 
 
@@ -77,7 +85,22 @@ def replace_data(monkeypatch):
         labels = torch.arange(NUM_IMAGES) % 5
         return Splits(*(ImageData(images, labels, getattr(dataset, "num_classes", 10)) for images in splits))
 
-    return lambda cls, side=None: monkeypatch.setattr(cls, "load", lambda dataset: load(dataset, side))
+    def replace(cls, side: int | None = None):
+        monkeypatch.setattr(cls, "missing", lambda dataset: [])
+        monkeypatch.setattr(cls, "load", lambda dataset: load(dataset, side))
+
+    return replace
+
+
+def write_images(folder: Path, side: int) -> Path:
+    """Write random images of several sizes, as a user's folder may have them, and return the folder."""
+    folder.mkdir()
+    random = torch.Generator().manual_seed(0)
+    for number in range(NUM_IMAGES):
+        shape = (side + 4 * number, side + 30, 3)
+        pixels = torch.randint(256, shape, generator=random, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png", compress_level=1)
+    return folder
 
 
 def read_numbers(run: Path) -> dict[tuple[int, str], float]:
@@ -108,7 +131,9 @@ def test_gan_config(path, tmp_path, replace_data):
         small += [f"{name}.width=8", f"{name}.blocks=1"] if is_r3gan else [f"{name}.width=2"]
     if config.data.stacked:
         small += ["data.size=50", "data.held_out_size=20"]
-    if not config.data.shows_digits:
+    if isinstance(config.data, FolderConfig):
+        small.append(f"data.root={write_images(tmp_path / 'images', config.data.resolution)}")
+    elif not config.data.shows_digits:
         replace_data(type(config.data))
     run = tmp_path / "run"
     assert train_gan.main(["--config", str(path), "--out", str(run), "--device", "cpu", *small]) == 0

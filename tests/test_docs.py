@@ -123,7 +123,7 @@ assert main([*run, *parts, metrics]) == 0
 def test_examples_in_library(tmp_path, tiny_run, execute):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    run = tiny_run(tmp_path / "runs" / "digits-dcgan_conv_norm", "train.steps=1")
+    run = tiny_run(tmp_path / "runs" / "digits-dcgan_conv_norm", "train.steps=1", "data.conditional=true")
     assert export_main([str(run), "--out", str(tmp_path / "generator.onnx")]) == 0
     out = execute(python_blocks("library.md"))
     assert out.startswith("0 {'0': ")

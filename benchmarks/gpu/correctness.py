@@ -133,7 +133,10 @@ def _data_options(task: Task, folder: Path) -> list[str]:
     random = torch.Generator().manual_seed(0)
     for k, pixels in enumerate(torch.randint(256, (256, 16, 16), generator=random, dtype=torch.uint8)):
         Image.fromarray(pixels.numpy()).save(folder / "images" / f"{k}.png")
-    return [f"data={{name: folder, root: '{folder / 'images'}', resolution: 16, channels: 1}}", "eval.metrics=[]"]
+    return [
+        f"data={{name: folder, root: '{folder / 'images'}', resolution: 16, channels: 1, conditional: false}}",
+        "eval.metrics=[]",
+    ]
 
 
 def _train(task: Task, out: Path, *arguments: str) -> dict[str, object]:

@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,10 +25,12 @@ from gan.compare.folder import GridFolder
 from gan.compare.local_launcher import Resources
 from gan.compare.report.hparams import write_hparams
 from gan.compare.results import find_completed, save_results
+from gan.compare.start import check_cells
 from gan.compare.status import FAILED, FINISHED, INTERRUPTED, Status, check_config
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.lock import hold_lock
+from gan.run.start import require_all
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import Stopped, UserError
 
@@ -38,7 +41,7 @@ Each cell is one run of train_gan.py, or of train_classifier.py, in OUT/cells/. 
 comparison and does not repeat completed cells; with more values, arms or seeds it adds cells. examples:
 
   python -m gan.compare configs/digits/dcgan.yaml --vary discriminator.normalization=none,spectral,conv_norm
-  python -m gan.compare CONFIG --vary 'discriminator.normalization=none,{name: conv_norm, stride: paper}' \\
+  python -m gan.compare CONFIG --vary 'discriminator.normalization=none,{name: conv_norm, stride: strided}' \\
       --vary optimizer.generator.lr,optimizer.discriminator.lr=1e-3,3e-3 --seeds 0,1,2,3,4 --jobs 2
   python -m gan.compare CONFIG --arm base --arm bn:discriminator.activation_norm=batch --baseline base train.steps=500
   python -m gan.compare --report runs/compare-digits-dcgan
@@ -123,16 +126,20 @@ def compare(options: argparse.Namespace, argv: list[str]) -> None:
 
     arms = build_arms([parse_axis(text) for text in options.vary], [parse_arm(text) for text in options.arm])
     cells = build_cells(options.config, options.overrides, arms, parse_seeds(options.seeds))
-    base = load_config(get_experiment_type(options.config).schema, options.config, options.overrides)
+    kind = get_experiment_type(options.config)
+    base = load_config(kind.schema, options.config, options.overrides)
     folder = GridFolder(options.out or Path("runs") / f"compare-{run_folder.get_run_name(options.config)}")
     launch, resources = get_launcher(options, len(cells))
+    base, cells, starts = check_cells(folder, kind, base, cells, options.device)
     description = extend_description(folder, options.config, base, cells, options.baseline)
     for cell in cells:
-        check_config(folder, cell)
+        check_config(folder, cell, description.get_cells(cell.arm.name))
     folder.create()
-    with hold_lock(folder.lock_file), ProgressTable(cells, folder) as table:
+    with hold_lock(folder.lock_file), ExitStack() as stack:
         statuses = find_completed(folder, cells)
         remaining = [cell for cell in cells if cell.name not in statuses]
+        require_all([starts[cell.name] for cell in remaining])
+        table = stack.enter_context(ProgressTable(cells, folder))
         command = describe_command(["python", "-m", "gan.compare", *argv])
         if remaining and command not in description.runs:
             description.runs.append(command)

@@ -1,8 +1,8 @@
 """Build the arms and cells of a comparison from the command line options --vary, --arm and --seeds.
 
 An arm is a set of config overrides. A cell is an arm with a seed, and is trained as one run. The names of cells, such
-as `none-seed0`, `conv_norm,stride=paper-seed1` or `spectral,lr=1e-3-seed2`, are valid file names, and each is a regular
-expression that matches itself, as TensorBoard's run filter needs.
+as `none-seed0`, `conv_norm,stride=strided-seed1` or `spectral,lr=1e-3-seed2`, are valid file names, and each is a
+regular expression that matches itself, as TensorBoard's run filter needs.
 """
 
 import itertools
@@ -175,7 +175,7 @@ def _get_labels(axes: Sequence[Axis]) -> dict[Axis, dict[str, str]]:
 
 
 def _get_label(text: str, node: Node) -> str:
-    """Return the label of a value: `conv_norm,stride=paper` for a choice with options, a scalar as written."""
+    """Return the label of a value: `conv_norm,stride=strided` for a choice with options, a scalar as written."""
     if isinstance(node.value, dict):
         options = [f"{key}={_flatten(child)}" for key, child in node.value.items() if key != "name"]
         return ",".join([_flatten(node.value["name"]), *options] if "name" in node.value else options)

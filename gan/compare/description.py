@@ -36,6 +36,10 @@ class Description:
         """The names of the arms in the order in which they were added."""
         return list(dict.fromkeys(cell["arm"] for cell in self.cells.values()))
 
+    def get_cells(self, arm: str) -> list[str]:
+        """Return the names of the cells of an arm."""
+        return [name for name, cell in self.cells.items() if cell["arm"] == arm]
+
     @property
     def experiment_type(self) -> ExperimentType:
         """The type of the experiments."""

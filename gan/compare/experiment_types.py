@@ -1,11 +1,12 @@
 """The types of experiments that a comparison can train. The sections of a config determine its type."""
 
 import importlib
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
 from gan.options.nodes import read_layers
+from gan.run.start import Start
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class ExperimentType:
     """A section that only configs of this type have"""
     module: str
     """The module with the config's dataclass `Config`"""
+    start: str
+    """The module with the function `check_start`"""
     script: str
     """The training script"""
     network: str
@@ -26,10 +29,21 @@ class ExperimentType:
         """The dataclass of the config. Its module is imported on first use."""
         return importlib.import_module(self.module).Config
 
+    @property
+    def check_start(self) -> Callable[..., Start]:
+        """The function that returns what is missing for a run. Its module is imported on first use."""
+        return importlib.import_module(self.start).check_start
 
-GAN = ExperimentType(section="discriminator", module="gan.config", script="train_gan.py", network="D")
+
+GAN = ExperimentType(
+    section="discriminator", module="gan.config", start="gan.training.start", script="train_gan.py", network="D"
+)
 CLASSIFIER = ExperimentType(
-    section="classifier", module="classification.config", script="train_classifier.py", network="classifier"
+    section="classifier",
+    module="classification.config",
+    start="classification.start",
+    script="train_classifier.py",
+    network="classifier",
 )
 
 

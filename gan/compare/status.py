@@ -1,6 +1,7 @@
 """The status of a cell, determined from its run folder."""
 
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +34,18 @@ class Status:
     reason: str = ""
 
 
-def check_config(folder: GridFolder, cell: Cell) -> None:
-    """Raise UserError if the cell's run folder has a run with another config."""
-    run = folder.run_folder(cell.name)
-    if not (run / run_folder.CONFIG).exists():
+def check_config(folder: GridFolder, cell: Cell, cells_of_arm: Iterable[str]) -> None:
+    """Raise UserError if the cell has a run with another config, or without a run another cell of its arm has one.
+
+    Equal overrides mean another config if a default has changed since.
+    """
+    runs = [folder.run_folder(name) for name in (cell.name, *cells_of_arm)]
+    run = next((run for run in runs if (run / run_folder.CONFIG).exists()), None)
+    if run is None:
         return
     existing = to_plain(load_config(type(cell.config), run / run_folder.CONFIG))
-    changed = [key for key in run_folder.differing_keys(existing, to_plain(cell.config)) if key not in MAY_DIFFER]
+    may_differ = MAY_DIFFER if run == runs[0] else (*MAY_DIFFER, "seed")
+    changed = [key for key in run_folder.differing_keys(existing, to_plain(cell.config)) if key not in may_differ]
     if changed:
         raise UserError(
             f"{run} contains a run with another config (different keys: {', '.join(changed)}); choose another --out"

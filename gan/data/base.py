@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gan.data.labels import Frequencies
 from gan.runtime.cache import ContentHash
+from gan.runtime.disk import Space
 from models.ranges import AT_LEAST_0, Range
 from models.registry import Registry
 
@@ -100,6 +101,24 @@ class DatasetConfig(SamplerOptions, ABC):
     """Classes of generated images in training, metrics and samples: as frequent as in the data, or uniform"""
     subset: Annotated[float, Range(min=0.001, max=1)] = 1.0
     """Fraction of the training images of each class to use; a smaller fraction is a subset of a larger one"""
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Channels and height (equal to the width) of the images; None if only `load` can tell."""
+        return None
+
+    @property
+    def classifier(self) -> str | None:
+        """Name of the shipped classifier of such images, for metrics in its features; None if there is none."""
+        return None
+
+    def missing(self) -> list[str]:
+        """Return a line for each file or folder that is missing and may not be downloaded. This takes no time."""
+        return []
+
+    def disk_space(self) -> list[Space]:
+        """Return the space of the download that `load` will make."""
+        return []
 
     @abstractmethod
     def load(self) -> Splits:

@@ -5,9 +5,11 @@ files and of all options that affect the pixels. It has the files `images.npy`, 
 written last.
 """
 
+import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +39,9 @@ class Chunk(NamedTuple):
 class Source:
     """The files of a set of images and how to decode them.
 
-    `files` are paths relative to `root`. `options` are all other values that affect the result. `decode()` yields the
-    images in a fixed order, and `read_class_names()` is called after it. An OSError that they raise is a user error.
+    `files` are absolute paths or relative to `root`. `options` are all other values that affect the result. `decode()`
+    yields the images, and `read_class_names()` is called after it. An OSError that they raise is a user error. If
+    `decode()` yields the chunks in another order, `order` has the place of each of them: 0, 1, ...
     """
 
     name: str
@@ -49,6 +52,7 @@ class Source:
     num_classes: int
     decode: Callable[[], Iterator[Chunk]]
     read_class_names: Callable[[], Sequence[str]] = tuple
+    order: Sequence[int] | None = None
 
     def key(self) -> str:
         """Return a hash of the options and of the names, sizes and times of the files.
@@ -138,7 +142,7 @@ def _write(source: Source, folder: Path) -> None:
     def write_images(file: Any) -> None:
         _write_header(file, (0, *source.shape))
         start = file.tell()
-        for images in decoder.chunks():
+        for images in decoder.chunks(folder):
             file.write(images.reshape(-1))
         file.seek(0)
         _write_header(file, (decoder.count, *source.shape))
@@ -164,7 +168,7 @@ def _write_header(file: Any, shape: tuple[int, ...]) -> None:
 
 def _decode_in_memory(source: Source) -> ImageData:
     decoder = _Decoder(source)
-    images = np.concatenate(list(decoder.chunks()))
+    images = np.concatenate(list(decoder.chunks(None)))
     preparation = Preparation(source.root, None, decoder.fingerprint(), tuple(decoder.skipped))
     return ImageData(
         torch.from_numpy(images),
@@ -173,6 +177,30 @@ def _decode_in_memory(source: Source) -> ImageData:
         tuple(decoder.class_names()),
         preparation,
     )
+
+
+def sort_chunks(chunks: Iterable[Chunk], order: Iterable[int], folder: Path | None) -> Iterator[Chunk]:
+    """Yield chunks in the order of their places 0, 1, ..., which `order` lists.
+
+    Images that come before their turn wait in a nameless file in `folder`, or in memory if it is None.
+    """
+    due = 0
+    waiting: dict[int, tuple[int, Chunk]] = {}  # the position of the images in the file, and the chunk without images
+    with io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder) as file:
+        for place, chunk in zip(order, chunks, strict=True):
+            if place != due:
+                shape = np.broadcast_to(np.uint8(0), chunk.images.shape)  # needs no memory
+                waiting[place] = file.seek(0, os.SEEK_END), chunk._replace(images=shape)
+                file.write(np.ascontiguousarray(chunk.images).data)
+                continue
+            yield chunk
+            due += 1
+            while due in waiting:
+                start, chunk = waiting.pop(due)
+                file.seek(start)
+                pixels = np.frombuffer(file.read(chunk.images.size), np.uint8)
+                yield chunk._replace(images=pixels.reshape(chunk.images.shape))
+                due += 1
 
 
 class _Decoder:
@@ -185,24 +213,33 @@ class _Decoder:
         self._labels: list[np.ndarray] = []
         self._content = ContentHash()
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        """Yield the images (n, C, H, W). Raises UserError if there are none or if the files change meanwhile."""
+    def chunks(self, folder: Path | None) -> Iterator[np.ndarray]:
+        """Yield the images (n, C, H, W). Raises UserError if there are none or if the files change meanwhile.
+
+        Images that are decoded before their turn wait in a file in `folder`, or in memory if it is None.
+        """
         source = self._source
         key = source.key()
-        bar = tqdm(desc=f"preparing {source.name}", unit=" images", disable=None, leave=False)
-        with bar, user_errors(source.root):
-            for images, labels, skipped in source.decode():
-                images = np.ascontiguousarray(images)
-                self._content.add_array(images)
-                self._labels.append(labels)
-                self.skipped += skipped
-                self.count += len(images)
-                bar.update(len(images))
-                yield images
+        chunks = self._decode()
+        for images, labels, skipped in chunks if source.order is None else sort_chunks(chunks, source.order, folder):
+            images = np.ascontiguousarray(images)
+            self._content.add_array(images)
+            self._labels.append(labels)
+            self.skipped += skipped
+            self.count += len(images)
+            yield images
         if self.count == 0:
             raise UserError(f"data: no readable images in '{source.root}' ({'; '.join(self.skipped[:1])})")
         if source.key() != key:
             raise UserError(f"data: files in '{source.root}' changed while they were read; run the command again")
+
+    def _decode(self) -> Iterator[Chunk]:
+        source = self._source
+        bar = tqdm(desc=f"preparing {source.name}", unit=" images", disable=None, leave=False)
+        with bar, user_errors(source.root):
+            for chunk in source.decode():
+                bar.update(len(chunk.images))
+                yield chunk
 
     def labels(self) -> np.ndarray:
         """Return the labels (N,) int64."""

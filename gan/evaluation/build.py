@@ -6,10 +6,10 @@ import torch
 
 from gan.data import DATASETS, DatasetConfig, ImageData, Splits
 from gan.evaluation.evaluator import Evaluator
-from gan.evaluation.extractors import EXTRACTORS, MetricsConfig, Unavailable, get_feature_space
+from gan.evaluation.extractors import MetricsConfig, build_extractor, get_feature_space
 from gan.evaluation.features import extract_image_features, get_origin
 from gan.evaluation.reference import load_statistics
-from gan.runtime.distributed import all_gather_objects, local_rank_zero_first
+from gan.runtime.distributed import local_rank_zero_first
 from gan.runtime.errors import UserError
 from metrics.catalog import MetricProtocol, parse_protocol
 from metrics.checks import check_same_origin
@@ -22,33 +22,23 @@ MIN_EXPECTED = 20  # with 20 expected images of a class, fewer than 2 are drawn 
 
 def build_evaluator(
     metrics: Sequence[str], options: MetricsConfig, splits: Splits, device: torch.device
-) -> tuple[Evaluator | None, dict[str, str]]:
-    """Return the evaluator of the available metrics, and the reason why each other metric is not available.
+) -> Evaluator | None:
+    """Return the evaluator of the metrics, or None without metrics.
 
-    The evaluator is None if no metric is available. With several processes, a metric is available if it is available
-    on all of them. Raises UserError if the statistics file of a metric is missing or has other features.
+    Raises UserError if something that they need is missing, or if the statistics file has other features.
     """
+    if not metrics:
+        return None
     protocols = [parse_protocol(name) for name in metrics]
     image = get_image_shape(splits.train)
     extractors: dict[str, FeatureExtractor] = {}
-    unavailable: dict[str, str] = {}
     for space in dict.fromkeys(protocol.features for protocol in protocols):
-        try:
-            with local_rank_zero_first():
-                extractors[space] = EXTRACTORS.get(space)().build(options, image, device)
-        except Unavailable as reason:
-            unavailable |= {str(protocol): str(reason) for protocol in protocols if protocol.features == space}
-    for unavailable_on_rank in all_gather_objects(unavailable):
-        unavailable |= unavailable_on_rank
-    available = [protocol for protocol in protocols if str(protocol) not in unavailable]
-    if not available:
-        return None, unavailable
-
-    extractors = {protocol.features: extractors[protocol.features] for protocol in available}
+        with local_rank_zero_first():
+            extractors[space] = build_extractor(space, options, image, device)
     real: dict[str, ImageData | FeatureStatistics] = {"train": splits.train}
     if splits.held_out is not None:
         real["test"] = splits.held_out
-    file_protocols = [protocol for protocol in available if protocol.reference == "file"]
+    file_protocols = [protocol for protocol in protocols if protocol.reference == "file"]
     if file_protocols:
         real["file"] = statistics = load_statistics(options.statistics, options.statistics_preprocessing)
         for protocol in file_protocols:
@@ -66,7 +56,7 @@ def build_evaluator(
                     f"metrics.statistics: {options.statistics}: {error} of {protocol}; choose another file or"
                     " metrics.fid_preprocessing, or set metrics.statistics_preprocessing if the file does not record it"
                 ) from None
-    return Evaluator(available, extractors, real, device), unavailable
+    return Evaluator(protocols, extractors, real, device)
 
 
 def get_image_shape(data: ImageData) -> ImageShape:

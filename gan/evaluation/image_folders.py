@@ -8,8 +8,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from gan.data.datasets.folder import find_images
 from gan.data.decoding import CorruptImageError, parallel_map, read_file, read_image
+from gan.data.files.folder import find_images
 from gan.data.prepared import printable
 from gan.evaluation.extractors import EXTRACTORS, MetricsConfig, build_extractor, get_feature_space
 from gan.evaluation.features import BATCH_SIZE, extract_features, get_origin

@@ -58,6 +58,11 @@ def add_fingerprint(name: str) -> str:
         return name
 
 
+def list_shipped() -> str:
+    """Return the names of the shipped classifiers as a part of a sentence."""
+    return ", ".join(sorted(file.name.removesuffix(SUFFIX) for file in ASSETS.glob(f"*{SUFFIX}")))
+
+
 def get_fingerprint(name: str) -> str | None:
     """Return the fingerprint in the name of a classifier, or None if it has none."""
     match = FINGERPRINT.search(name)
@@ -102,8 +107,7 @@ def _read(name: str) -> _File:
     try:
         tensors, metadata = read_weights(path)
     except UserError as error:
-        shipped = ", ".join(sorted(file.name.removesuffix(SUFFIX) for file in ASSETS.glob(f"*{SUFFIX}")))
-        raise UserError(f"{KEY}: {error}; name a run of train_classifier.py, or one of: {shipped}") from None
+        raise UserError(f"{KEY}: {error}; name {list_shipped()} or a run of train_classifier.py") from None
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     return _File(path, tensors, metadata, compute_classifier_fingerprint(tensors)[:16])
 

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gan.options.help import describe
 from gan.options.loader import load_config
@@ -30,8 +30,17 @@ class TrainingParser(Parser):
         return f"{super().format_help()}\n{keys}\n"
 
 
-def select_run(options: argparse.Namespace, schema: type, default: Path) -> tuple[Path, Any, bool]:
-    """Return the folder and the config of the run, and whether it is resumed. Raises UserError for invalid options.
+class SelectedRun(NamedTuple):
+    """A run to start or to resume."""
+
+    folder: Path
+    config: Any
+    saved: Any
+    """The config in the folder if the run is resumed, otherwise None"""
+
+
+def select_run(options: argparse.Namespace, schema: type, default: Path) -> SelectedRun:
+    """Return the run that the options name. Raises UserError for invalid options.
 
     A job that torchrun has restarted continues the run of its first attempt, if that attempt had started a run.
     """
@@ -43,9 +52,9 @@ def select_run(options: argparse.Namespace, schema: type, default: Path) -> tupl
     if resumes:
         folder = out or run_folder.find_newest_folder(name)
         config = load_config(schema, options.config or run_folder.config_path(folder), options.overrides)
-        run_folder.check_same_experiment(folder, config)
-    else:
-        folder = out or run_folder.find_free_folder(name)
-        config = load_config(schema, path, options.overrides)
-        run_folder.check_free(folder)
-    return folder, config, resumes
+        return SelectedRun(folder, config, run_folder.check_same_experiment(folder, config))
+
+    folder = out or run_folder.find_free_folder(name)
+    config = load_config(schema, path, options.overrides)
+    run_folder.check_free(folder)
+    return SelectedRun(folder, config, None)

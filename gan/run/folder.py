@@ -104,13 +104,15 @@ def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:
         raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
 
 
-def check_same_experiment(folder: Path, config: Any) -> None:
-    """Raise UserError when `config` is not a continuation of the run in `folder`."""
-    if changed := changed_keys(load_config(type(config), config_path(folder)), config):
+def check_same_experiment(folder: Path, config: Any) -> Any:
+    """Return the config of the run in `folder`. Raises UserError when `config` is not a continuation of this run."""
+    saved = load_config(type(config), config_path(folder))
+    if changed := changed_keys(saved, config):
         keys = ", ".join(changed)
         raise UserError(
             f"{folder} contains a run with another config (different: {keys}); use the same values, or another folder"
         )
+    return saved
 
 
 def changed_keys(saved: Any, config: Any) -> list[str]:

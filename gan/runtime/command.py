@@ -35,7 +35,7 @@ def png_path(text: str) -> Path:
 def exit_code(command: Callable[[], None], distributed: bool = False) -> int:
     """Run a command and return its exit code.
 
-    0 after success, 2 after a user error, 130 after Ctrl-C, and the code of a run that stopped itself. User errors and
+    0 after success, 2 after user errors, 130 after Ctrl-C, and the code of a run that stopped itself. User errors and
     warnings are printed in one line each. Other exceptions propagate. When several processes fail, only the first
     prints its error. A command that is not `distributed` refuses to run in several processes.
     """
@@ -61,7 +61,7 @@ def exit_code(command: Callable[[], None], distributed: bool = False) -> int:
             if message is None and is_first:
                 raise
             if message is not None and is_first:
-                print(f"error: {message}", file=sys.stderr)
+                print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
             return 1 if message is None else 2
     return 0
 
@@ -89,7 +89,7 @@ def short_messages() -> Iterator[None]:
 
 
 def get_user_message(error: Exception) -> str | None:
-    """Return the message for an error that the user can fix, in one line; None for any other error."""
+    """Return the message for an error that the user can fix, a line for each error; None for any other error."""
     if isinstance(error, UserError | WriteError):
         return str(error)
     if isinstance(error, BrokenPipeError):

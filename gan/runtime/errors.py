@@ -1,16 +1,25 @@
-"""Errors that end a command without a traceback: one line on stderr, and an exit code."""
+"""Errors that end a command without a traceback: a line of each on stderr, and an exit code."""
+
+from collections.abc import Callable
 
 MAX_LENGTH = 2000  # in characters; a message may quote input of any length
 
 
 class UserError(Exception):
-    """A user error (exit code 2). The message is one line that says what is wrong, where, and what to do."""
+    """One or several user errors (exit code 2). Each is one line that says what is wrong, where, and what to do."""
 
-    def __init__(self, message: str):
-        # A file name in the message may contain bytes that are not UTF-8.
-        line = " ".join(message.splitlines()).encode("utf-8", "backslashreplace").decode()
-        half = MAX_LENGTH // 2
-        super().__init__(line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}")
+    def __init__(self, *messages: str):
+        self.lines = [_to_line(message) for message in messages]
+        super().__init__("\n".join(self.lines))
+
+
+def collect_errors(check: Callable[[], object]) -> list[str]:
+    """Call a function, and return the lines of its UserError, or none."""
+    try:
+        check()
+    except UserError as error:
+        return error.lines
+    return []
 
 
 class Stopped(Exception):
@@ -19,3 +28,10 @@ class Stopped(Exception):
     def __init__(self, message: str, code: int):
         super().__init__(message)
         self.code = code
+
+
+def _to_line(message: str) -> str:
+    # A file name in the message may contain bytes that are not UTF-8.
+    line = " ".join(message.splitlines()).encode("utf-8", "backslashreplace").decode()
+    half = MAX_LENGTH // 2
+    return line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}"

@@ -36,7 +36,7 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
     D = _prepare(config, "discriminator", build_discriminator, image_shape, device)
     inputs = build_inputs(config, splits, num_classes, device)
     step_inputs = build_step_inputs(config, inputs)
-    evaluator, unavailable_metrics = build_evaluator(config.eval.metrics, config.metrics, splits, device)
+    evaluator = build_evaluator(config.eval.metrics, config.metrics, splits, device)
     return Experiment(
         config=config,
         image_shape=image_shape,
@@ -54,7 +54,6 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
         tracker=build_tracker(D, images, num_classes, config.lipschitz.iterations),
         tracker_graphs=CUDAGraphs([], []) if device.type == "cuda" and config.train.graph is not False else None,
         evaluator=evaluator,
-        unavailable_metrics=unavailable_metrics,
     )
 
 

@@ -42,8 +42,6 @@ class Experiment:
     tracker_graphs: CUDAGraphs | None
     """CUDA graph of a measurement of the tracker; None runs it eagerly"""
     evaluator: Evaluator | None
-    unavailable_metrics: dict[str, str]
-    """Metrics of the config that cannot be evaluated here, with the reasons"""
     step: int = 0
 
     @property

@@ -139,7 +139,7 @@ def load_inception_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
 
 def published_weights_path() -> Path | None:
     """Return the path of the published file if torch-fidelity or pytorch-fid has downloaded it, otherwise None."""
-    paths = (_get_hub_folder() / name for name in PUBLISHED_FILE_NAMES)
+    paths = (get_hub_folder() / name for name in PUBLISHED_FILE_NAMES)
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -150,7 +150,7 @@ def download_weights() -> Path:
     """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    path = _get_hub_folder() / PUBLISHED_FILE_NAMES[0]
+    path = get_hub_folder() / PUBLISHED_FILE_NAMES[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=PUBLISHED_SHA256_PREFIX)
@@ -159,7 +159,8 @@ def download_weights() -> Path:
     return path
 
 
-def _get_hub_folder() -> Path:
+def get_hub_folder() -> Path:
+    """Return the folder to which torch.hub downloads weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 

@@ -58,7 +58,7 @@ class ConvNorm(Normalization):
     """Learned depthwise k x k convolution after the preconditioner, as in the paper"""
     batch_norm: bool = False
     """Batch normalization after the affine part, as in the authors' classifiers"""
-    stride: Literal["paper", "strided"] = "strided"
+    stride: Literal["paper", "strided"] = "paper"
     """paper: precondition at full resolution, then subsample; strided: precondition the strided operator"""
     running_average: bool = False
     """Evaluate with the authors' running average of V instead of the exact V"""

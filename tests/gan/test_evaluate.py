@@ -150,7 +150,7 @@ def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monk
         "give either one run folder or --images": [],
         "not a metric protocol": [run_folder, "--metrics", "fid"],
         "unknown feature space 'digit'": [run_folder, "--metrics", "fd_digit10_test"],
-        "none of the metrics is available on this machine": [run_folder, "--metrics", "fid50_train"],
+        "the weights of Inception are missing; set metrics": [run_folder, "--metrics", "fid50_train"],
         "at least 2 images": [run_folder, "--num-samples", 1],
         "--seeds 0: must be from 1 to 1000": [run_folder, "--seeds", 0],
         "--seeds 1000000000000: must be": [run_folder, "--seeds", 10**12],

@@ -17,9 +17,10 @@ add() { # add an arm for each level of label noise and for each fraction of the 
 }
 add none classifier.activation_norm=none
 add batch classifier.activation_norm=batch
-for name in spectral conv_norm oni; do # with batch norm, as in the paper
-    add "$name" "classifier.normalization=$name"
-done
+# With batch norm, as in the paper. The order of the arms is that of the tables.
+add spectral classifier.normalization=spectral
+add conv_norm "classifier.normalization={name: conv_norm, stride: strided}"
+add oni classifier.normalization=oni
 add conv_norm,paper "classifier.normalization={name: conv_norm, stride: paper}"
 add ocnn regularizers.ocnn.weight=0.001
 

@@ -45,6 +45,14 @@ def build_metric_table(rows: Sequence[Row], wording: Wording) -> Table:
     return _build_arm_table(caption, rows, columns, higher_is_better, count_unfinished=True)
 
 
+def build_equal_time_table(rows: Sequence[Row], tag: str, seconds: float) -> Table:
+    """Return a metric after the same training time, from the rows that `equal_time.read_at_time` returns."""
+    name = tag.removeprefix(METRIC)
+    caption = f"{name} at the last evaluation within {seconds:.3g} s of training, the shortest time of an arm."
+    columns = {tag: name + ARROWS[higher_is_better(tag)], "step": "at step"}
+    return _build_arm_table(caption, rows, columns, lambda column: higher_is_better(column) if column == tag else None)
+
+
 def build_lipschitz_table(rows: Sequence[Row], wording: Wording) -> Table:
     """Return the Lipschitz estimates of the network."""
     caption = f"Lipschitz constant of {wording.network} after the last step: an upper bound, and estimates."

@@ -12,7 +12,7 @@ import yaml
 
 from gan.compare.description import Description
 from gan.compare.folder import GridFolder
-from gan.compare.report import plots, significance, tables
+from gan.compare.report import equal_time, plots, significance, tables
 from gan.compare.report.document import (
     Block,
     Code,
@@ -120,7 +120,17 @@ def _build_metric_section(comparison: Comparison) -> list[Block]:
         tables.build_metric_table(rows, comparison.wording),
         Heading("Differences", 3),
         *significance.build_test_blocks(rows, primary, description.baseline),
+        *_build_equal_time_section(comparison, primary),
     ]
+
+
+def _build_equal_time_section(comparison: Comparison, tag: str) -> list[Block]:
+    rows = comparison.rows
+    if (seconds := equal_time.find_equal_time(rows)) is None:
+        return []
+    curves = {row["cell"]: read_table(comparison.folder.curve_file(row["cell"])) for row in rows}
+    at_time = equal_time.read_at_time(rows, curves, tag, seconds)
+    return [Heading("After equal training time", 3), tables.build_equal_time_table(at_time, tag, seconds)]
 
 
 def _build_curve_sections(comparison: Comparison) -> list[Block]:

@@ -23,8 +23,14 @@ class CIFARConfig(DownloadedConfig):
     """
 
     archive: ClassVar[type[datasets.CIFAR10]]
+    download_gb: ClassVar[float] = 0.36
     labels_key: ClassVar[str]
     num_classes: ClassVar[int]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Channels and height."""
+        return 3, 32
 
     def training_source(self) -> Source:
         """Return the 50,000 training images, (3, 32, 32)."""
@@ -64,6 +70,11 @@ class CIFAR10Config(CIFARConfig):
     archive: ClassVar = datasets.CIFAR10
     labels_key: ClassVar = "labels"
     num_classes: ClassVar = 10
+
+    @property
+    def classifier(self) -> str:
+        """Name of the shipped classifier."""
+        return "cifar10_jpeg"
 
 
 @DATASETS.register("cifar100")

@@ -30,6 +30,11 @@ class Digits(DatasetConfig):
     resolution: Annotated[int, Range(min=8, max=1024)] = 16
     """Height and width of the images in pixels"""
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Channels and height."""
+        return 1, self.resolution
+
     def load(self) -> Splits:
         """Return 1,437 training and 360 held-out digits, (N, 1, H, W)."""
         (train, train_labels), (held_out, held_out_labels) = _scans(self.resolution)
@@ -54,6 +59,11 @@ class StackedDigits(DatasetConfig):
     """Number of training triples"""
     held_out_size: Annotated[int, Range(min=2, max=10**8)] = 10_000
     """Number of held-out triples"""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Channels and height."""
+        return 3, self.resolution
 
     def load(self) -> Splits:
         """Return the training and held-out triples, (N, 3, H, W)."""

@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -19,6 +19,7 @@ from torchvision.datasets.utils import check_integrity, download_and_extract_arc
 
 from gan.data.base import DATASETS, DatasetConfig, Splits
 from gan.data.prepared import Source, expand_path, prepare, user_errors
+from gan.runtime.disk import Space
 from gan.runtime.errors import UserError
 
 
@@ -38,13 +39,17 @@ class DownloadedConfig(DatasetConfig):
     """Base class of datasets that are read from an unpacked archive in `root`."""
 
     archive: ClassVar[Archive]
+    download_gb: ClassVar[float]  # size of the archive and of the files in it
 
     download: bool = False
     """Download the dataset to `root` if it is missing"""
 
     def load(self) -> Splits:
         """Return the training and test images. Raises UserError if files are missing in `root` or damaged."""
-        self._require_files()
+        if self._missing_files() and self.download:
+            fetch(self.archive, expand_path(self.root))
+        if missing := self._missing_files():
+            raise UserError(self._describe_missing(missing))
         return Splits(prepare(self.training_source()), prepare(self.test_source()))
 
     @abstractmethod
@@ -75,20 +80,26 @@ class DownloadedConfig(DatasetConfig):
                     f" {self.name}; remove it and add data.download=true"
                 )
 
-    def _require_files(self) -> None:
-        missing = self._missing()
-        if missing and self.download:
-            fetch(self.archive, expand_path(self.root))
-            missing = self._missing()
-        if missing:
-            raise UserError(
-                f"data.root: {self.name} is missing or incomplete in '{self.root}' (there is no"
-                f" {self.archive.base_folder}/{missing[0]}); run"
-                f" `python -m gan.data {self.name} root={shlex.quote(self.root)} download=true`,"
-                " add data.download=true, or set data.root to its folder"
-            )
+    def missing(self) -> list[str]:
+        """Return a line if files are missing in `root` and may not be downloaded."""
+        missing = [] if self.download else self._missing_files()
+        return [self._describe_missing(missing)] if missing else []
 
-    def _missing(self) -> list[str]:
+    def disk_space(self) -> list[Space]:
+        """Return the space of the archive and its files if they will be downloaded."""
+        if not self.download or not self._missing_files():
+            return []
+        return [Space(expand_path(self.root), self.download_gb * 1e9, f"the download of {self.name}")]
+
+    def _describe_missing(self, files: Sequence[str]) -> str:
+        return (
+            f"data.root: {self.name} is missing or incomplete in '{self.root}' (there is no"
+            f" {self.archive.base_folder}/{files[0]}); run"
+            f" `python -m gan.data {self.name} root={shlex.quote(self.root)} download=true`,"
+            " add data.download=true, or set data.root to its folder"
+        )
+
+    def _missing_files(self) -> list[str]:
         with user_errors(self.folder):  # for example, a name that is too long
             return [name for name in get_checksums(self.archive) if not (self.folder / name).is_file()]
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,15 @@ from models.ranges import Range
 BATCH_SIZE = 250
 
 
+class Run(NamedTuple):
+    """What the file of a run contains: the averaged generator, and how to build it and to load its data."""
+
+    weights: dict[str, Tensor]
+    image: ImageShape
+    generator: GeneratorConfig
+    dataset: DatasetConfig
+
+
 @DATASETS.register("generated")
 @dataclass(frozen=True, kw_only=True)
 class Generated(DatasetConfig):
@@ -37,8 +46,36 @@ class Generated(DatasetConfig):
     seed: Annotated[int, Range(min=0, max=2**63 - 1)] = 0
     """Seed of the latents"""
 
+    def missing(self) -> list[str]:
+        """Return a line if the generator cannot be used, or for everything that is missing of the run's dataset."""
+        try:
+            dataset = self._read_run().dataset
+        except UserError as error:
+            return error.lines
+        return dataset.missing()
+
     def load(self) -> Splits:
         """Return the samples and the held-out images. Raises UserError for a generator without classes."""
+        run = self._read_run()
+        real = run.dataset.load()
+        if real.held_out is None:
+            raise UserError(f"data.run: the dataset of {self.run} has no held-out images to test a classifier on")
+        if real.train.num_classes != run.image.num_classes:
+            raise UserError(
+                f"data.run: the dataset of {self.run} has {real.train.num_classes} classes now, but had"
+                f" {run.image.num_classes} when its generator was trained; restore the dataset"
+            )
+        network = build_generator(run.generator, run.image)
+        try:
+            network.load_state_dict(run.weights)
+        except RuntimeError:
+            raise UserError(
+                f"data.run: the weights of {self.run} do not fit the network that the file describes; copy it again"
+            ) from None
+        images = generate(network, run.generator.z_dim, real.train.labels, self.seed)
+        return Splits(replace(real.train, images=images, preparation=None), real.held_out)
+
+    def _read_run(self) -> Run:
         if not self.run:
             raise UserError("data.run is missing: the dataset `generated` needs a run of train_gan.py")
         path = expand_path(self.run, "data.run")
@@ -55,19 +92,12 @@ class Generated(DatasetConfig):
                 f"data.run: the generator of {self.run} is not class-conditional, so that its samples have no labels;"
                 " train one with data.conditional=true"
             )
-        real = construct(DatasetConfig, dataset, "data").load()
-        if real.held_out is None:
-            raise UserError(f"data.run: the dataset of {self.run} has no held-out images to test a classifier on")
-        options = construct(GeneratorConfig, generator, "generator")
-        network = build_generator(options, image)
-        try:
-            network.load_state_dict(tensors)
-        except RuntimeError:
-            raise UserError(
-                f"data.run: the weights in {path} do not fit the network that the file describes; copy the file again"
-            ) from None
-        images = generate(network, options.z_dim, real.train.labels, self.seed)
-        return Splits(replace(real.train, images=images, preparation=None), real.held_out)
+        return Run(
+            tensors,
+            image,
+            construct(GeneratorConfig, generator, "generator"),
+            construct(DatasetConfig, dataset, "data"),
+        )
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ class STL10Config(DownloadedConfig):
     """
 
     archive: ClassVar[type[datasets.STL10]] = datasets.STL10
+    download_gb: ClassVar[float] = 5.8
 
     split: Literal["unlabeled", "train", "train+unlabeled"] = "unlabeled"
     """Training images; a conditional GAN requires `train`"""
@@ -46,6 +47,11 @@ class STL10Config(DownloadedConfig):
     """Height and width in pixels (native: 96)"""
     filter: Filter = "bilinear"
     """Filter of the resizing, antialiased as in Pillow"""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Channels and height."""
+        return 3, self.resolution
 
     def load(self) -> Splits:
         """Return the images of the split and the test images. Raises UserError if files are missing or damaged."""

@@ -6,12 +6,12 @@ from gan.evaluation.extractors.base import (
     EXTRACTORS,
     FeatureSpace,
     MetricsConfig,
-    Unavailable,
     build_extractor,
     get_feature_space,
+    obtain,
 )
 from models.registry import import_submodules
 
-__all__ = ["EXTRACTORS", "FeatureSpace", "MetricsConfig", "Unavailable", "build_extractor", "get_feature_space"]
+__all__ = ["EXTRACTORS", "FeatureSpace", "MetricsConfig", "build_extractor", "get_feature_space", "obtain"]
 
 import_submodules(sys.modules[__name__])

@@ -24,6 +24,8 @@ class MetricsConfig:
     """File with the weights of Inception (null: the file that torch-fidelity downloads to torch's hub folder)"""
     download: bool = False
     """Download missing weights"""
+    optional: bool = True
+    """Start without the metrics whose weights are missing, or with others that stand in for them (false: an error)"""
     classifier: str | None = None
     """Classifier of metrics such as fd_classifier10k_test: cifar10_jpeg, or a run or file of train_classifier.py.
 
@@ -42,10 +44,6 @@ class MetricsConfig:
             object.__setattr__(self, "classifier", add_fingerprint(self.classifier))
 
 
-class Unavailable(Exception):
-    """A feature space is not available on this machine. The message says why, and what to do."""
-
-
 class FeatureSpace(ABC):
     """Base of all feature spaces. A subclass is registered under its name and has no options."""
 
@@ -53,20 +51,43 @@ class FeatureSpace(ABC):
     classifies: ClassVar[bool] = True  # whether the extractor also returns logits
     keeps_gray: ClassVar[bool] = False  # whether gray images in folders keep their single channel, or become RGB
 
+    def missing(self, options: MetricsConfig) -> list[str]:
+        """Return a line for each thing that is missing on this machine, with what to do. This takes no time.
+
+        Raises UserError for a file that the options name and that cannot be used.
+        """
+        return []
+
+    def download(self, options: MetricsConfig) -> list[str]:
+        """Download what is missing. Return a line for each thing that is still missing."""
+        return self.missing(options)
+
     @abstractmethod
     def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
-        """Return the extractor for such images. Raises Unavailable if it is not available."""
+        """Return the extractor for such images, if nothing is missing. Raises UserError if it fails."""
+
+
+def obtain(space: str, options: MetricsConfig) -> list[str]:
+    """Download what is missing for a feature space if the options allow it. Return a line for what is still missing.
+
+    Raises UserError if the name is unknown, and for a file that the options name and that cannot be used.
+    """
+    try:
+        feature_space = EXTRACTORS.get(space)()
+    except UnknownNameError as error:
+        raise UserError(str(error)) from None
+    missing = feature_space.missing(options)
+    return feature_space.download(options) if missing and options.download else missing
 
 
 def build_extractor(space: str, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
     """Return the extractor of a feature space for images of this shape and, if known, this number of classes.
 
-    Raises UserError if the name is unknown or the feature space is not available.
+    Raises UserError if the name is unknown or something is missing.
     """
-    try:
-        return EXTRACTORS.get(space)().build(options, image, device)
-    except (UnknownNameError, Unavailable) as error:
-        raise UserError(str(error)) from None
+    if missing := obtain(space, options):
+        raise UserError(*missing)
+    return EXTRACTORS.get(space)().build(options, image, device)
 
 
 def get_feature_space(protocol: MetricProtocol) -> type[FeatureSpace]:

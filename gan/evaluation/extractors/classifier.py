@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
-from gan.evaluation.trained_classifiers import CLASSIFIER, KEY, load_classifier
+from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig
+from gan.evaluation.trained_classifiers import KEY, list_shipped, load_classifier
 from gan.runtime.errors import UserError
 from metrics.extractors.classifier import ClassifierExtractor
 from models import ImageShape
@@ -20,13 +20,16 @@ class ClassifierSpace(FeatureSpace):
 
     keeps_gray: ClassVar[bool] = True
 
-    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> ClassifierExtractor:
-        """Return the extractor. Raises Unavailable if no classifier is named, and UserError if it cannot be used."""
+    def missing(self, options: MetricsConfig) -> list[str]:
+        """Return a line if no classifier is named. Raises UserError if the named one cannot be read."""
         if options.classifier is None:
-            raise Unavailable(
-                "no classifier is named; set metrics.classifier=FILE, a run folder of train_classifier.py or its"
-                f" {CLASSIFIER}"
-            )
+            return [f"no classifier is named; set {KEY}=NAME, {list_shipped()} or a run of train_classifier.py"]
+        load_classifier(options.classifier)
+        return []
+
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> ClassifierExtractor:
+        """Return the extractor. Raises UserError if the classifier cannot be used."""
+        assert options.classifier is not None  # nothing is missing
         network, trained_on, name = load_classifier(options.classifier)
         if difference := describe_difference(trained_on, image):
             raise UserError(f"{KEY}: {name} classifies {difference}; choose or train one for these images")

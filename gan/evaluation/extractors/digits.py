@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
+from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig
 from metrics.extractors.digits import DigitsExtractor, load_digits_classifier
 from models import ImageShape
 
@@ -16,9 +16,14 @@ class DigitsSpace(FeatureSpace):
     digits_only: ClassVar[bool] = True
     keeps_gray: ClassVar[bool] = True
 
-    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> DigitsExtractor:
-        """Return the extractor, which is the same for every resolution. Raises Unavailable without its weights."""
+    def missing(self, options: MetricsConfig) -> list[str]:
+        """Return a line if the file of the weights, which is part of this package, is missing or damaged."""
         try:
-            return DigitsExtractor(load_digits_classifier().to(device))
+            load_digits_classifier()
         except ValueError as error:
-            raise Unavailable(str(error)) from None
+            return [str(error)]
+        return []
+
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> DigitsExtractor:
+        """Return the extractor, which is the same for every resolution."""
+        return DigitsExtractor(load_digits_classifier().to(device))

@@ -5,13 +5,15 @@ from pathlib import Path
 import torch
 
 from gan.data.prepared import expand_path
-from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
+from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig
 from gan.runtime.errors import UserError
 from metrics.extractors.base import FeatureExtractor
 from metrics.extractors.inception import (
+    PUBLISHED_FILE_NAMES,
     PUBLISHED_SHA256_PREFIX,
     InceptionExtractor,
     download_weights,
+    get_hub_folder,
     load_inception_weights,
     published_weights_path,
 )
@@ -22,12 +24,33 @@ from models import ImageShape
 class InceptionSpace(FeatureSpace):
     """The features of FID and KID, and the logits of the Inception score."""
 
-    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
-        """Return the extractor.
+    def missing(self, options: MetricsConfig) -> list[str]:
+        """Return a line if no weights are named, and the published file is not in torch's hub folder.
 
-        Raises Unavailable if there are no weights, and UserError if a file does not hold the weights of Inception.
+        Raises UserError if a file is named that does not exist.
         """
         path = get_weights_path(options)
+        if path is None:
+            return [
+                "the weights of Inception are missing; set metrics.inception_weights=FILE or metrics.download=true, or"
+                f" put {PUBLISHED_FILE_NAMES[0]} into {get_hub_folder()}"
+            ]
+        if not path.is_file():
+            raise UserError(f"metrics.inception_weights: there is no file '{path}'")
+        return []
+
+    def download(self, options: MetricsConfig) -> list[str]:
+        """Download the published file. Return a line if this fails."""
+        try:
+            download_weights()
+        except ValueError as error:
+            return [str(error)]
+        return []
+
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
+        """Return the extractor. Raises UserError if a file does not hold the weights of Inception."""
+        path = get_weights_path(options)
+        assert path is not None  # nothing is missing
         try:
             state, sha256 = load_inception_weights(path)
         except ValueError as error:
@@ -40,21 +63,8 @@ class InceptionSpace(FeatureSpace):
         return InceptionExtractor(state, preprocessing=options.fid_preprocessing, device=device)
 
 
-def get_weights_path(options: MetricsConfig) -> Path:
-    """Return the weights file that the options name, or the file in torch's hub folder.
-
-    Raises Unavailable if there is no file, or if its download fails.
-    """
+def get_weights_path(options: MetricsConfig) -> Path | None:
+    """Return the weights file that the options name, or the published file in torch's hub folder if it is there."""
     if options.inception_weights is not None:
         return expand_path(options.inception_weights, "metrics.inception_weights")
-    path = published_weights_path()
-    if path is None and options.download:
-        try:
-            path = download_weights()
-        except ValueError as error:
-            raise Unavailable(str(error)) from None
-    if path is None:
-        raise Unavailable(
-            "the weights of Inception are missing; set metrics.inception_weights=FILE or metrics.download=true"
-        )
-    return path
+    return published_weights_path()

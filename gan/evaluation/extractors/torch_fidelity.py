@@ -1,13 +1,14 @@
 """Other feature spaces of torch-fidelity: DINOv2 (for FD-DINOv2, Stein et al., NeurIPS 2023) and CLIP."""
 
 import re
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 
-from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig, Unavailable
+from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig
+from gan.runtime.errors import UserError, collect_errors
 from metrics.extractors.base import FeatureExtractor
+from metrics.extractors.inception import get_hub_folder
 from metrics.extractors.torch_fidelity import TorchFidelityExtractor
 from models import ImageShape
 
@@ -29,21 +30,26 @@ class FidelitySpace(FeatureSpace):
     space: ClassVar[str]
     weights: ClassVar[str]
 
-    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
-        """Return the extractor.
+    def missing(self, options: MetricsConfig) -> list[str]:
+        """Return a line if the weights are not in torch's hub folder."""
+        folder = get_hub_folder()
+        if folder.is_dir() and any(re.fullmatch(self.weights, file.name) for file in folder.iterdir()):
+            return []
+        return [f"the weights of {self.space} are not in {folder}; set metrics.download=true to download them"]
 
-        Raises Unavailable if the weights are not in torch's hub folder and cannot be downloaded.
-        """
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        exists = folder.is_dir() and any(re.fullmatch(self.weights, file.name) for file in folder.iterdir())
-        if not exists and not options.download:
-            raise Unavailable(
-                f"the weights of {self.space} are not in {folder}; set metrics.download=true to download them"
-            )
+    def download(self, options: MetricsConfig) -> list[str]:
+        """Download the weights. Return a line if this fails."""
+        return collect_errors(lambda: self._build(torch.device("cpu")))
+
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
+        """Return the extractor."""
+        return self._build(device)
+
+    def _build(self, device: torch.device) -> FeatureExtractor:
         try:
             return TorchFidelityExtractor(self.space, device)
         except ValueError as error:
-            raise Unavailable(str(error)) from None
+            raise UserError(str(error)) from None
 
 
 for _name, _weights in (DINOV2 | CLIP).items():

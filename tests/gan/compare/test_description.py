@@ -1,11 +1,21 @@
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
 import pytest
 
+from gan.compare.__main__ import parse
+from gan.compare.arms import build_arms, build_cells, parse_arm, parse_axis, parse_seeds
 from gan.compare.description import Description, load_description, save_description
 from gan.compare.experiment_types import CLASSIFIER, GAN
 from gan.compare.folder import GridFolder
 from gan.config import Config
 from gan.options.loader import to_plain
 from gan.runtime.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+STUDIES = sorted(path.parent for path in ROOT.glob("docs/studies/digits*/run.sh"))
 
 
 def test_description_round_trip(tmp_path):
@@ -25,3 +35,40 @@ def test_experiment_type_is_determined_by_the_base_config():
 def test_unknown_key_in_the_base_config_is_a_user_error():
     with pytest.raises(UserError, match=r"^grid\.json: base: train\.stepz: unknown key .*steps"):
         _ = Description("c.yaml", {"train": {"stepz": 3}}, "a").base_config
+
+
+@pytest.fixture
+def get_commands(tmp_path):
+    """Return a function that returns the arguments of each `python -m gan.compare` in a script."""
+    log = tmp_path / "commands"
+    python = f"""#!/bin/bash
+if [ "$1 $2" = "-m gan.compare" ]; then printf "%q " "${{@:3}}" >> {log}; echo >> {log}; fi
+"""
+    (tmp_path / "python").write_text(python)
+    (tmp_path / "python").chmod(0o755)
+
+    def get(script: Path) -> list[list[str]]:
+        environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "OUT": str(tmp_path)}
+        subprocess.run(["bash", script], env=environment, check=True)
+        return [shlex.split(line) for line in log.read_text().splitlines()]
+
+    return get
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
+def test_commands_of_a_study_are_those_of_its_stored_cells(study, get_commands, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    stored = load_description(GridFolder(study))
+    assert stored
+    commands = get_commands(study / "run.sh")
+    assert commands
+    for arguments in commands:
+        options = parse(arguments)
+        arms = build_arms(list(map(parse_axis, options.vary)), list(map(parse_arm, options.arm)))
+        cells = build_cells(options.config, options.overrides, arms, parse_seeds(options.seeds)[:1])
+        for cell in cells:
+            assert stored.cells[cell.name]["overrides"] == list(cell.overrides)
+            assert stored.cells[cell.name]["axes"] == cell.arm.axes
+            if "conv_norm" in cell.arm.name:  # the studies are older than today's default
+                part = cell.config.classifier if "robustness" in study.name else cell.config.discriminator
+                assert part.normalization.stride == ("paper" if "paper" in cell.arm.name else "strided")

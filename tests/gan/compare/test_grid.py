@@ -220,6 +220,19 @@ def test_folder_with_another_base_config_is_refused(grid, small_config, capsys):
     assert before == {path: path.stat().st_mtime for path in grid.rglob("*")}
 
 
+@pytest.mark.parametrize("seed", [1, 2], ids=["trained cell", "new cell of the arm"])
+def test_cells_of_an_arm_are_not_mixed_with_those_of_an_older_default(grid, small_config, tmp_path, capsys, seed):
+    out = tmp_path / "out"
+    for name in ("conv_norm-seed0", "conv_norm-seed1"):
+        config = (grid / "cells" / name / "config.yaml").read_text()
+        assert "stride: paper" in config  # the run stores what it did not name
+        (out / "cells" / name).mkdir(parents=True)
+        (out / "cells" / name / "config.yaml").write_text(config.replace("stride: paper", "stride: strided"))
+    shutil.copy(grid / "grid.json", out)
+    line = get_error(capsys, small_config, *GRID, "--seeds", seed, "--out", out)
+    assert "contains a run with another config (different keys: discriminator.normalization.stride)" in line
+
+
 def test_each_slot_has_a_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert [get_gpu(slot) for slot in range(3)] == ["3", "5", "3"]

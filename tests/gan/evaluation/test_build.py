@@ -19,16 +19,24 @@ CPU = torch.device("cpu")
 
 def test_every_resolution_has_the_same_classifier(splits, classifier):
     for data in (splits, Digits(resolution=8).load()):
-        evaluator, unavailable = build_evaluator(Config().eval.metrics, MetricsConfig(), data, CPU)
+        evaluator = build_evaluator(Config().eval.metrics, MetricsConfig(), data, CPU)
         assert evaluator.extractors["digits"].fingerprint == DigitsExtractor(classifier).fingerprint
-        assert unavailable == {}
 
 
-def test_metrics_without_the_weights_of_the_classifier_are_unavailable(splits, monkeypatch, tmp_path):
+def test_no_metrics_need_no_evaluator(splits):
+    assert build_evaluator([], MetricsConfig(), splits, CPU) is None
+
+
+def test_missing_weights_are_an_error(splits, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("metrics.extractors.digits.load_digits_classifier.__defaults__", (tmp_path / "gone",))
-    evaluator, unavailable = build_evaluator(["kl10"], MetricsConfig(), splits, CPU)
-    assert evaluator is None
-    assert "cannot read the weights of the digits classifier" in unavailable["kl10"]
+    for name, reason in (
+        ("kl10", "cannot read the weights of the digits classifier"),
+        ("fid10_train", r"set metrics\.inception_weights=FILE or metrics\.download=true, or put .*\.pth into"),
+        ("fd_dinov2-vit-b-14-10_train", r"metrics\.download=true"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            build_evaluator([name], MetricsConfig(), splits, CPU)
 
 
 def test_statistics_file_with_other_features_is_an_error(splits, tmp_path):
@@ -54,18 +62,6 @@ def test_statistics_file_of_another_origin_is_an_error(splits, classifier, tmp_p
     replace(statistics, origin=DigitsExtractor(classifier).origin | entry).save(path)
     with nullcontext() if error is None else pytest.raises(UserError, match=rf"^metrics\.statistics: .*npz: .*{error}"):
         build_evaluator(["fd_digits70_file"], MetricsConfig(statistics=str(path)), splits, CPU)
-
-
-def test_metrics_without_weights_are_unavailable_with_a_reason(splits, monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    names = ("fid10_train", "fd_dinov2-vit-b-14-10_train", "kl10")
-    evaluator, unavailable = build_evaluator(names, MetricsConfig(), splits, CPU)
-    assert list(map(str, evaluator.protocols)) == ["kl10"]
-    assert "metrics.inception_weights" in unavailable["fid10_train"]
-    assert "metrics.download=true" in unavailable["fd_dinov2-vit-b-14-10_train"]
-    evaluator, unavailable = build_evaluator(names[:2], MetricsConfig(), splits, CPU)
-    assert evaluator is None
-    assert len(unavailable) == 2
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def evaluate(tmp_path, monkeypatch):
     """Return a function that runs the command with pixels as features, and returns its exit code and its JSON file."""
     extractor = PixelExtractor()
     extractor.origin = {"extractor": "pixels", "preprocessing": "none"}
+    monkeypatch.setattr(EXTRACTORS.get("inception"), "missing", lambda *arguments: [])
     monkeypatch.setattr(EXTRACTORS.get("inception"), "build", lambda *arguments: extractor)
     out = tmp_path / "scores.json"
 

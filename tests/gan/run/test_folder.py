@@ -1,12 +1,15 @@
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gan.config import Config, TrainConfig
-from gan.options.loader import load_config
+from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.runtime.errors import UserError
+from models.normalizations.conv_norm import ConvNorm
 
 
 @pytest.fixture
@@ -82,6 +85,18 @@ def test_too_long_folder_name_is_a_user_error(tmp_path, check):
 
 def test_written_config_can_be_loaded(run):
     assert load_config(Config, run_folder.config_path(run)) == Config()
+
+
+@pytest.mark.parametrize("stride", ["paper", "strided"])
+def test_written_config_depends_on_no_default(run, stride):
+    """A run that is resumed after a default has changed continues as what it was."""
+    choice = f"discriminator.normalization={{name: conv_norm, stride: {stride}}}"
+    config = load_config(Config, None, [choice, "regularizers={r1: {}}"])
+    run_folder.write_config(run, config)
+    written = yaml.safe_load(run_folder.config_path(run).read_text())
+    assert written["discriminator"]["normalization"].keys() == {"name"} | {f.name for f in dataclasses.fields(ConvNorm)}
+    assert not run_folder.differing_keys(written, to_plain(config))
+    assert load_config(Config, run_folder.config_path(run)).discriminator.normalization == ConvNorm(stride=stride)
 
 
 def test_folder_without_config_contains_no_run(tmp_path):

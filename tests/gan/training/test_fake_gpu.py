@@ -94,7 +94,7 @@ def test_normalizations_of_the_generator(check_step, normalization):
 
 @pytest.mark.parametrize(
     "options",
-    ["stride: paper", "running_average: true", "through_gradient: true", "affine: false, batch_norm: true"],
+    ["stride: strided", "running_average: true", "through_gradient: true", "affine: false, batch_norm: true"],
 )
 def test_options_of_conv_norm(check_step, options):
     check_step("dcgan", f"{D_NORM}{{name: conv_norm, {options}}}")

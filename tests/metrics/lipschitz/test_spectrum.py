@@ -81,8 +81,8 @@ class Doubled(nn.Conv2d):
     ("layer", "side"),
     [
         (ConvNorm(affine=True).normalize(conv(3, 5, 3, **CIRCULAR)), 6),
-        (ConvNorm(affine=False).normalize(conv(4, 6, 4, stride=2, groups=2, **CIRCULAR)), 6),
-        (ConvNorm(stride="paper").normalize(conv(3, 5, 4, stride=2, **CIRCULAR)), 6),
+        (ConvNorm(affine=False, stride="strided").normalize(conv(4, 6, 4, stride=2, groups=2, **CIRCULAR)), 6),
+        (ConvNorm().normalize(conv(3, 5, 4, stride=2, **CIRCULAR)), 6),
         (ConvNorm(batch_norm=True).normalize(conv(3, 5, 3, **CIRCULAR)).double(), 5),
         (ConvNorm().normalize(nn.Conv1d(3, 5, 4, stride=2, dtype=torch.float64, **CIRCULAR)), 8),
         (old_spectral_norm(conv(3, 5, 3, **CIRCULAR)), 6),

@@ -20,7 +20,7 @@ IMAGES = (2, 4, 8, 8)
 OPTIONS = [(name, {}) for name in NORMALIZATIONS] + [
     ("conv_norm", {"running_average": True}),
     ("conv_norm", {"through_gradient": True, "affine": False}),
-    ("conv_norm", {"stride": "paper", "batch_norm": True}),
+    ("conv_norm", {"stride": "strided", "batch_norm": True}),
     ("oni", {"learn_scale": True}),
 ]
 LAYERS = {

@@ -82,6 +82,15 @@ def conv_norm_matrix(conv, size):
     return rows.flatten(0, n).flatten(1)
 
 
+def paper_conv_norm_matrix(conv, size):
+    """Return the matrix of the paper's form: the rows of the convolution at stride 1 at every s-th position."""
+    stride = conv.stride
+    conv.stride = (1,) * len(size)
+    counts = conv(torch.zeros(1, conv.in_channels, *size, dtype=torch.float64)).shape[1:]
+    rows = conv_norm_matrix(conv, size).view(*counts, -1)
+    return rows[(slice(None), *(slice(None, None, s) for s in stride))].flatten(0, len(size))
+
+
 def transposed_conv_norm_matrix(conv, size):
     """Return the same for a transposed convolution, of which each channel and stride phase is whitened."""
     n, stride = len(size), conv.stride
@@ -103,18 +112,23 @@ def transposed_conv_norm_matrix(conv, size):
 
 
 @pytest.mark.parametrize(
-    ("kind", "matrix"),
+    ("kind", "mode", "matrix"),
     [
-        *(pytest.param(case, conv_norm_matrix, id=name) for name, case in CONVOLUTIONS.items()),
+        *(pytest.param(case, "strided", conv_norm_matrix, id=name) for name, case in CONVOLUTIONS.items()),
         *(
-            pytest.param(case, transposed_conv_norm_matrix, id=f"{name}_transposed")
+            pytest.param(case, "paper", paper_conv_norm_matrix, id=f"{name}_paper")
+            for name, case in CONVOLUTIONS.items()
+            if max(case[0]().stride) > 1
+        ),
+        *(
+            pytest.param(case, "paper", transposed_conv_norm_matrix, id=f"{name}_transposed")
             for name, case in TRANSPOSED.items()
         ),
     ],
 )
-def test_conv_norm(kind, matrix, dense_matrix):
+def test_conv_norm(kind, mode, matrix, dense_matrix):
     make, size = kind
-    layer = build_normalization("conv_norm", affine=False, eps=0).normalize(build(make))
+    layer = build_normalization("conv_norm", stride=mode, affine=False, eps=0).normalize(build(make))
     expected = matrix(build(make), size)
     torch.testing.assert_close(dense_matrix(layer, (layer.in_channels, *size)), expected)
     bound = layer.lipschitz_bound((layer.in_channels, *size), lambda *_: math.inf)

@@ -14,7 +14,7 @@ from models.normalizations import NORMALIZATIONS, build_normalization, normalize
 
 OPTIONS = [(name, {}) for name in sorted(NORMALIZATIONS)] + [
     ("conv_norm", {"running_average": True}),
-    ("conv_norm", {"through_gradient": True, "stride": "paper"}),
+    ("conv_norm", {"through_gradient": True, "stride": "strided"}),
 ]
 options = pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
 modes = pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from gan.data import DATASETS
-from gan.data.datasets.folder import FolderConfig, find_images
+from gan.data.datasets.folder import FolderConfig
 from gan.data.decoding import read_image
+from gan.data.files.folder import find_images
 from gan.runtime.errors import UserError
 
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gan.data.datasets.folder import FolderConfig, find_images
+from gan.data.datasets.folder import FolderConfig
 from gan.data.decoding import CorruptImageError, read_image
+from gan.data.files.folder import find_images
 from gan.runtime.errors import UserError
 
 COLORS = np.random.default_rng(0).integers(256, size=(24, 20, 3), dtype=np.uint8)
@@ -148,7 +149,7 @@ def test_pixels_of_valid_images(mixed_folder):
 
 
 def test_exponentially_many_paths_by_links_are_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("gan.data.datasets.folder.MAX_FOLDERS", 5000)
+    monkeypatch.setattr("gan.data.files.folder.MAX_FOLDERS", 5000)
     for level in range(30):
         (tmp_path / f"{level}").mkdir()
         for link in "ab":

@@ -1,0 +1,29 @@
+"""What a run of a classifier needs before it starts."""
+
+from pathlib import Path
+
+import torch
+
+from classification.config import Config
+from gan.run import start as run_start
+from gan.run.start import Start, get_checkpoint_space
+from gan.runtime.disk import Space
+from models import ImageShape
+
+
+def check_start(config: Config, folder: Path, device: str, saved: Config | None = None) -> Start:
+    """Return everything that is missing for a run, in a new folder or in that of a run with the config `saved`."""
+    return run_start.check_start(config, folder, device, estimate_space(config, folder))
+
+
+def estimate_space(config: Config, folder: Path) -> list[Space]:
+    """Return the space of the checkpoints of a run, if the size of its images is known before they are loaded."""
+    if config.data.image_size is None:
+        return []
+    try:
+        with torch.device("meta"):  # without initial weights
+            network = config.classifier.build(ImageShape(*config.data.image_size, 1))
+    except ValueError:  # no network for such images; reported when it is built
+        return []
+    numbers = sum(parameter.numel() for parameter in network.parameters())
+    return [get_checkpoint_space(config, folder, 2 * numbers)]  # with the momentum of SGD

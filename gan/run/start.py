@@ -1,0 +1,72 @@
+"""What every run needs before it starts: its data, its device, a folder that can be written to, space on the disks."""
+
+import math
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gan.data import DatasetConfig
+from gan.runtime.device import check_device
+from gan.runtime.disk import Space, check_space, find_existing
+from gan.runtime.errors import UserError, collect_errors
+
+BYTES = 4  # of a number in a checkpoint
+
+
+class Start(NamedTuple):
+    """The result of the checks before a run starts."""
+
+    config: Any
+    """The config that the run will have"""
+    notes: list[str]
+    """Lines on what the run does without"""
+    missing: list[str]
+    """Lines on what it cannot do without"""
+    spaces: list[Space]
+    """What it will write"""
+
+
+def check_start(config: Any, folder: Path | None, device: str, spaces: Sequence[Space] = ()) -> Start:
+    """Return everything that is missing for a run in a folder, but for space on disks. This takes no time.
+
+    `spaces` is what the run writes besides its downloads. A process that writes nothing has no folder.
+    """
+    data: DatasetConfig = config.data
+    missing = [
+        *collect_errors(lambda: check_device(device)),
+        *data.missing(),
+        *(collect_errors(lambda: check_writable(folder)) if folder is not None else []),
+    ]
+    return Start(config, [], missing, [*data.disk_space(), *spaces])
+
+
+def require_all(starts: Sequence[Start]) -> None:
+    """Warn of what runs do without. Raises UserError with a line for everything that is missing for one of them."""
+    for note in dict.fromkeys(note for start in starts for note in start.notes):
+        warnings.warn(note, stacklevel=2)
+    missing = [line for start in starts for line in start.missing]
+    missing += collect_errors(lambda: check_space(dict.fromkeys(space for start in starts for space in start.spaces)))
+    if missing:
+        raise UserError(*dict.fromkeys(missing))
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError if no files can be created in a folder, which may not exist yet."""
+    existing = find_existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to --out {existing}: {error.strerror}") from None
+
+
+def get_checkpoint_space(config: Any, folder: Path, numbers: int) -> Space:
+    """Return the space of the checkpoints of a run, each with this many numbers.
+
+    These are the ones to keep, the best one, and the next one, which is written before the oldest one is removed.
+    """
+    count = min(config.checkpoint.keep, math.ceil(config.train.steps / config.checkpoint.every)) + 2
+    existing = sum(path.stat().st_size for path in (folder / "checkpoints").glob("*.pt"))
+    return Space(folder, max(0, count * numbers * BYTES - existing), "checkpoints")
