@@ -14,7 +14,6 @@ from pathlib import Path
 from gan.config import Config
 from gan.data import Splits
 from gan.evaluation.lipschitz import explain_unmeasured
-from gan.export import GENERATOR, export_generator
 from gan.run import folder as run_folder
 from gan.run.cli import TrainingParser, select_run
 from gan.run.start import require_all
@@ -25,8 +24,10 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import broadcast_network, call_on_rank_zero, local_rank_zero_first, process_group, rank
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
+from gan.runtime.weights import GENERATOR
 from gan.training.build import build_experiment, describe_normalizations
 from gan.training.experiment import Experiment
+from gan.training.generator_file import export_generator
 from gan.training.loop import train
 from gan.training.restore import get_trained_generator, resume
 from gan.training.start import check_start

@@ -1,4 +1,4 @@
-"""Evaluate a run's generator, or compare two folders of images: python -m gan.evaluate RUN | --images A B."""
+"""Evaluate a generator, or compare two folders of images: python -m gan.evaluate RUN | --images A B."""
 
 import argparse
 import dataclasses
@@ -27,8 +27,10 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import process_group, rank
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
+from gan.training.build import build_experiment
+from gan.training.generator_file import is_generator_file, load_generator, read_generator_config
 from gan.training.inputs import Inputs
-from gan.training.restore import restore_experiment
+from gan.training.restore import replace_metrics, restore_experiment
 from metrics.catalog import parse_protocol, parse_protocols
 from metrics.estimate import Estimate, format_estimate
 from models.calls import call_network
@@ -52,14 +54,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description="Evaluate the generator of a run, or compare a folder of generated images with real images.",
     )
     path = partial(expand_path, key="--out and --save-statistics")
-    parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder, and config keys to override")
-    parser.add_argument("--images", nargs="+", metavar="DIR", help="folders of generated and real images")
+    parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder or .safetensors file")
+    parser.add_argument("--images", nargs="+", metavar="DIR", help="folders or archives of generated and real images")
     parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run, or fid and kid for folders")
     parser.add_argument("--num-samples", type=int, help="number of generated images, for all metrics")
     parser.add_argument("--seeds", type=int, help="number of sets of latents to evaluate (default: 1)")
     parser.add_argument("--checkpoint", choices=("newest", "best"), help="(default: newest)")
     parser.add_argument("--save-statistics", type=path, metavar="FILE.npz", help="write FID statistics of --images DIR")
-    parser.add_argument("--out", type=path, help=f"JSON file to write (default: {RESULTS} in the run folder)")
+    parser.add_argument("--out", type=path, help=f"JSON file to write (default: {RESULTS} in a run folder)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     parser.add_argument("--resize", type=int, metavar="N", help="crop images to squares, and resize them to N x N")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
@@ -83,6 +85,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                 parser.error(f"--{name.replace('_', '-')} cannot be combined with {other}; remove it")
         if options.save_statistics and options.save_statistics.suffix != ".npz":
             parser.error(f"--save-statistics {options.save_statistics}: the name must end in .npz")
+    elif options.checkpoint is not None and is_generator_file(runs[0]):
+        parser.error("--checkpoint is an option for run folders")
     options.seeds = 1 if options.seeds is None else options.seeds
     options.checkpoint = options.checkpoint or "newest"
     if options.resize is not None and not 1 <= options.resize <= MAX_SIDE:
@@ -126,9 +130,8 @@ def evaluate_folders(options: argparse.Namespace, device: torch.device) -> None:
 
 def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     """Evaluate a checkpoint with one or more sets of latents, and add the results to the JSON file."""
-    folder = options.run
-    config = load_config(Config, run_folder.config_path(folder), options.overrides)
-    run_folder.check_same_experiment(folder, config)
+    saved, config = (_load_config(options.run, overrides) for overrides in ((), options.overrides))
+    run_folder.refuse_changes(options.run, saved, config)
     try:
         protocols = parse_protocols(options.metrics or config.eval.metrics)
         if options.num_samples is not None:
@@ -138,26 +141,24 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     if not protocols:
         raise UserError("the run has no metrics; choose some with --metrics")
     names = select_available(list(dict.fromkeys(map(str, protocols))), config)
-    experiment = restore_experiment(folder, device, options.overrides, options.checkpoint, metrics=names)
-    evaluator = experiment.evaluator
-    assert evaluator is not None  # there are metrics
+    evaluator, inputs, G, trained_steps = _restore(options, config, names, device)
 
-    path = options.out or folder / RESULTS
-    results = _read(path)
-    if CLASSIFIER_SPACE in evaluator.extractors:
+    path = options.out or (None if is_generator_file(options.run) else options.run / RESULTS)
+    results = {} if path is None else _read(path)
+    if path is not None and CLASSIFIER_SPACE in evaluator.extractors:
         _record_classifier(results, path, config.metrics.classifier or "")
-    step = f"step_{experiment.step:08d}"
+    step = f"step_{trained_steps:08d}"
     entry = results.setdefault(step, {})
     seeds = [config.seed + i for i in range(options.seeds)]
-    G = experiment.evaluated_generator()
     estimates: dict[str, list[Estimate]] = {}
     for seed in seeds:
-        for name, value in evaluate_seed(G, experiment.inputs, evaluator, seed).items():
+        for name, value in evaluate_seed(G, inputs, evaluator, seed).items():
             entry.setdefault(name, {})[str(seed)] = value
             if isinstance(value, Estimate):
                 results.setdefault("std", {}).setdefault(step, {}).setdefault(name, {})[str(seed)] = value.std
                 estimates.setdefault(name, []).append(value)
-    _write(path, results)
+    if path is not None:
+        _write(path, results)
 
     rows = [("", "mean", "std", "n")]
     for protocol in evaluator.protocols:
@@ -167,11 +168,36 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
         if name in estimates:
             mean = Estimate(mean, statistics.fmean(estimate.std for estimate in estimates[name]))
         rows.append((name, format_estimate(mean, 6), spread, str(len(values))))
-    print(f"{folder}, step {experiment.step}, averaged generator; n: number of sets of latents\n")
+    print(f"{options.run}, step {trained_steps}, averaged generator; n: number of sets of latents\n")
     print(format_table(rows))
     if estimates:
         print("\n±: standard deviation over the splits (IS) or the subsets (KID) of one set of latents")
-    print(f"\n{path}")
+    if path is not None:
+        print(f"\n{path}")
+
+
+def _load_config(run: Path, overrides: Sequence[str]) -> Config:
+    if is_generator_file(run):
+        return read_generator_config(run, overrides)
+    return load_config(Config, run_folder.config_path(run), overrides)
+
+
+def _restore(
+    options: argparse.Namespace, config: Config, metrics: Sequence[str], device: torch.device
+) -> tuple[Evaluator, Inputs, nn.Module, int]:
+    """Return the evaluator of the metrics, the source of latents, the averaged generator, and its training steps."""
+    if is_generator_file(options.run):
+        generator = load_generator(options.run, device)
+        experiment = build_experiment(replace_metrics(config, metrics), config.data.load(), device)
+        if experiment.image_shape != generator.image:
+            raise UserError(f"{options.run} generates other images than those of the data set: {generator.image}")
+        experiment.inputs.labels = generator.labels
+        G, step = generator.network, generator.step
+    else:
+        experiment = restore_experiment(options.run, device, options.overrides, options.checkpoint, metrics)
+        G, step = experiment.evaluated_generator(), experiment.step
+    assert experiment.evaluator is not None  # there are metrics
+    return experiment.evaluator, experiment.inputs, G, step
 
 
 def select_available(names: Sequence[str], config: Config) -> list[str]:

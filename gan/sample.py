@@ -16,8 +16,9 @@ from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code, png_path
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
+from gan.training.generator_file import TrainedGenerator
 from gan.training.inputs import draw_latents
-from gan.training.restore import TrainedGenerator, restore_generator
+from gan.training.restore import restore_generator
 from models.calls import call_network
 
 BATCH_SIZE = 64
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options. Raises UserError if they are invalid."""
     parser = Parser(prog="python -m gan.sample", description="Draw samples from the averaged generator of a run.")
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or .safetensors file")
     parser.add_argument(
         "-n", type=int, default=64, help="number of images, or of rows with --interpolate or --nearest (default: 64)"
     )

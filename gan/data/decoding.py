@@ -32,10 +32,14 @@ class CorruptImageError(Exception):
 
 def read_file(path: Path) -> bytes:
     """Return the contents of an image file. Raises CorruptImageError if it is too large, and OSError."""
-    size = path.stat().st_size
+    check_size(path.stat().st_size)
+    return path.read_bytes()
+
+
+def check_size(size: int) -> None:
+    """Raise CorruptImageError if an image file has more bytes than any format needs."""
     if size > MAX_BYTES:
         raise CorruptImageError(f"{size:,} bytes, more than {MAX_BYTES:,}")
-    return path.read_bytes()
 
 
 def read_image(

@@ -5,8 +5,10 @@ files and of all options that affect the pixels. It has the files `images.npy`, 
 written last.
 """
 
+import errno
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +23,7 @@ from tqdm import tqdm
 
 from gan.data.base import ImageData, Preparation, finish_fingerprint
 from gan.runtime.cache import ContentHash, cache_dir, hash_values, warn_unwritable
+from gan.runtime.disk import get_free_space
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically, write_json
 
@@ -41,7 +44,8 @@ class Source:
 
     `files` are absolute paths or relative to `root`. `options` are all other values that affect the result. `decode()`
     yields the images, and `read_class_names()` is called after it. An OSError that they raise is a user error. If
-    `decode()` yields the chunks in another order, `order` has the place of each of them: 0, 1, ...
+    `decode()` yields the chunks in another order, `order` has the place of each of them: 0, 1, ... `max_count` is the
+    largest possible number of images, if known.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Source:
     decode: Callable[[], Iterator[Chunk]]
     read_class_names: Callable[[], Sequence[str]] = tuple
     order: Sequence[int] | None = None
+    max_count: int | None = None
 
     def key(self) -> str:
         """Return a hash of the options and of the names, sizes and times of the files.
@@ -105,6 +110,7 @@ def prepare(source: Source) -> ImageData:
         folder = cache_dir() / "datasets" / f"{source.name}-{source.key()}"
         data = _load(source, folder)
         if data is None:
+            _require_space(source, folder)
             _write(source, folder)
             data = _load(source, folder)
         if data is not None:
@@ -130,6 +136,13 @@ def _load(source: Source, folder: Path) -> ImageData | None:
     except (OSError, ValueError, LookupError, TypeError, EOFError):
         return None
     return ImageData(torch.from_numpy(images), torch.from_numpy(labels), source.num_classes, class_names, preparation)
+
+
+def _require_space(source: Source, folder: Path) -> None:
+    """Raise OSError if the disk of a folder is too full for the images of a source: before they are decoded in vain."""
+    size = (source.max_count or 0) * math.prod(source.shape)
+    if size > get_free_space(folder):
+        raise OSError(errno.ENOSPC, f"{size / 1e9:.2f} GB are needed")
 
 
 def _write(source: Source, folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""Metrics of image folders without a run: compare two folders, or save the statistics of one."""
+"""Metrics of folders or archives of images without a run: compare two of them, or save the statistics of one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -8,8 +8,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from gan.data.decoding import CorruptImageError, parallel_map, read_file, read_image
-from gan.data.files.folder import find_images
+from gan.data.decoding import CorruptImageError, parallel_map, read_image
+from gan.data.files import open_files
 from gan.data.prepared import printable
 from gan.evaluation.extractors import EXTRACTORS, MetricsConfig, build_extractor, get_feature_space
 from gan.evaluation.features import BATCH_SIZE, extract_features, get_origin
@@ -55,7 +55,7 @@ class FolderFeatures(NamedTuple):
 
 
 class ImageFolder:
-    """The images of a folder and its subfolders. All of them must have one size, unless they are resized.
+    """The images of a folder or archive and its subfolders. All of them must have one size, unless they are resized.
 
     Pixels are decoded as by torch-fidelity and pytorch-fid: transparency and EXIF orientation are ignored. Raises
     UserError for corrupt images, unless they are skipped, and if no image can be read.
@@ -63,16 +63,27 @@ class ImageFolder:
 
     def __init__(self, folder: Path, decoding: Decoding):
         self.folder, self.decoding = folder, decoding
-        self.paths = [folder / name for name in find_images(folder, "--images")]
-        images = ((path, self._read(path, None)) for path in self.paths)
-        readable = ((path, image) for path, image in images if isinstance(image, Tensor))
-        self.first, image = next(readable, (folder, None))
-        if image is None:
-            raise UserError(f"--images: none of the {len(self)} images in '{printable(folder)}' can be read")
-        self.channels, self.size = len(image), image.shape[1:]
+        self._files, inside = open_files(folder, "--images")
+        names = [name for name in self._files.names if name.startswith(inside)]
+        order = self._files.get_reading_order(names)
+        self._order = range(len(names)) if order is None else order
+        self._names = [names[i] for i in self._order]  # images are read in this order
+        self._first = 0  # the first image that can be read
+        while self._first < len(self):
+            (image,) = self._read(self._first, self._first + 1, None)
+            if isinstance(image, Tensor):
+                self.channels, self.size = len(image), image.shape[1:]
+                return
+            self._first += 1
+        raise UserError(f"--images: none of the {len(self)} images in '{printable(folder)}' can be read")
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._names)
+
+    @property
+    def first(self) -> Path:
+        """The path of the first image that can be read."""
+        return self._get_path(self._first)
 
     def get_shape(self, space: str) -> ImageShape:
         """Return the shape of the images as a feature space receives them; its resolution is their width."""
@@ -85,19 +96,19 @@ class ImageFolder:
         them reads and extracts some of the batches.
         """
         channels = None if keep_gray else 3
-        blank = torch.zeros_like(cast(Tensor, self._read(self.first, channels)))
+        (first,) = self._read(self._first, self._first + 1, channels)
+        blank = torch.zeros_like(cast(Tensor, first))
         hashes: dict[int, str] = {}
         corrupt: dict[int, str] = {}
 
         def get_batch(k: int, size: int) -> Tensor:
             start = k * BATCH_SIZE
             images = [blank] * size  # a skipped image stays blank, and its features are dropped below
-            paths = self.paths[start : start + size]
-            for i, image in enumerate(parallel_map(lambda path: self._read(path, channels), paths)):
+            for i, image in enumerate(self._read(start, start + size, channels)):
                 if isinstance(image, CorruptImageError):
-                    corrupt[start + i] = f"{printable(paths[i])}: {image}"
+                    corrupt[start + i] = f"{printable(self._get_path(start + i))}: {image}"
                 elif image.shape != blank.shape:
-                    raise _mismatch(paths[i], image.shape, self.first, blank.shape)
+                    raise _mismatch(self._get_path(start + i), image.shape, self.first, blank.shape)
                 else:
                     hashes[start + i] = hash_values(image)
                     images[i] = image
@@ -107,14 +118,24 @@ class ImageFolder:
         for hashes_of_rank, corrupt_of_rank in all_gather_objects((hashes, corrupt)):
             hashes |= hashes_of_rank
             corrupt |= corrupt_of_rank
-        readable = sorted(hashes)
+        by_name = self._order.__getitem__
+        readable = sorted(hashes, key=by_name)
         data = hash_values(*(hashes[i] for i in readable))
-        return FolderFeatures(features.map(lambda part: part[readable]), data, [corrupt[i] for i in sorted(corrupt)])
+        skipped = [corrupt[i] for i in sorted(corrupt, key=by_name)]
+        return FolderFeatures(features.map(lambda part: part[readable]), data, skipped)
 
-    def _read(self, path: Path, channels: int | None) -> Tensor | CorruptImageError:
-        """Return an image (C, H, W), or the reason why it is skipped."""
+    def _get_path(self, index: int) -> Path:
+        return self._files.path / self._names[index]
+
+    def _read(self, start: int, end: int, channels: int | None) -> Iterator[Tensor | CorruptImageError]:
+        """Yield images (C, H, W), or the reasons why they are skipped."""
+        files = self._files.read_images(self._names[start:end])
+        paths = map(self._get_path, range(start, end))
+        return parallel_map(lambda file: self._decode(*file, channels), zip(paths, files, strict=True))
+
+    def _decode(self, path: Path, read: Callable[[], bytes], channels: int | None) -> Tensor | CorruptImageError:
         try:
-            return torch.from_numpy(read_image(read_file(path), channels, self.decoding.resize, as_stored=True).copy())
+            return torch.from_numpy(read_image(read(), channels, self.decoding.resize, as_stored=True).copy())
         except CorruptImageError as error:
             if self.decoding.skip_corrupt:
                 return error

@@ -31,15 +31,21 @@ from models.registry import UnknownNameError, did_you_mean
 
 def load_config(schema: type, path: Path | None, overrides: Sequence[str] = ()) -> Any:
     """Return the `schema` in the YAML file at `path` and its bases, with `key.sub=value` overrides applied."""
-    layers = [] if path is None else read_layers(path)
+    return _construct_layers(schema, [] if path is None else read_layers(path), overrides)
+
+
+def parse_config(schema: type, text: str, source: str, overrides: Sequence[str] = ()) -> Any:
+    """Return the `schema` in YAML text that `dump_config` wrote, with `key.sub=value` overrides applied.
+
+    `source` is the name of the text in error messages.
+    """
+    return _construct_layers(schema, [parse_yaml(text, source)], overrides)
+
+
+def _construct_layers(schema: type, layers: Sequence[Node], overrides: Sequence[str]) -> Any:
     # Choosing another class drops the options of the old one, so choices must be applied before options.
     choices_first = sorted(overrides, key=lambda text: text.partition("=")[0].removesuffix(".name").count("."))
     return construct(schema, merge_layers(schema, [*layers, *map(parse_override, choices_first)]), "")
-
-
-def parse_config(schema: type, text: str, source: str) -> Any:
-    """Return the `schema` in YAML text that `dump_config` wrote; `source` is its name in error messages."""
-    return construct(schema, parse_yaml(text, source), "")
 
 
 def from_plain(schema: type, value: Any, source: str = "config") -> Any:

@@ -107,12 +107,17 @@ def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:
 def check_same_experiment(folder: Path, config: Any) -> Any:
     """Return the config of the run in `folder`. Raises UserError when `config` is not a continuation of this run."""
     saved = load_config(type(config), config_path(folder))
+    refuse_changes(folder, saved, config)
+    return saved
+
+
+def refuse_changes(run: Path, saved: Any, config: Any) -> None:
+    """Raise UserError when `config` is not a continuation of `saved`, the config of `run`."""
     if changed := changed_keys(saved, config):
         keys = ", ".join(changed)
         raise UserError(
-            f"{folder} contains a run with another config (different: {keys}); use the same values, or another folder"
+            f"{run} contains a run with another config (different: {keys}); use the same values, or another folder"
         )
-    return saved
 
 
 def changed_keys(saved: Any, config: Any) -> list[str]:

@@ -2,20 +2,19 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from gan.config import Config
-from gan.data.labels import LabelDistribution, restore_labels
+from gan.data.labels import restore_labels
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints, Which, load_newest_or_best
 from gan.runtime.distributed import call_on_rank_zero
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
+from gan.training.generator_file import TrainedGenerator, is_generator_file, load_generator
 from gan.training.standing_statistics import with_standing_statistics
 from models import ImageShape, build_generator
 
@@ -40,32 +39,28 @@ def restore_experiment(
     """
     config: Config = load_config(Config, run_folder.config_path(folder), overrides)
     if metrics is not None:
-        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, metrics=tuple(metrics)))
+        config = replace_metrics(config, metrics)
     state = load_newest_or_best(folder, config, device, which)
     experiment = build_experiment(config, config.data.load(), device)
     experiment.load_state_dict(state)
     return experiment
 
 
-@dataclass(frozen=True)
-class TrainedGenerator:
-    """The averaged generator of a run, and the config and data shape that it was trained for."""
-
-    network: nn.Module
-    config: Config
-    image: ImageShape
-    step: int
-    labels: LabelDistribution | None = None
-    """Distribution of the labels of a conditional generator"""
+def replace_metrics(config: Config, metrics: Sequence[str]) -> Config:
+    """Return the config with other metrics."""
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, metrics=tuple(metrics)))
 
 
-def restore_generator(folder: Path, device: torch.device, which: Which = "newest") -> TrainedGenerator:
-    """Return the averaged generator of the run in `folder`, as it is evaluated; the data set is not needed.
+def restore_generator(run: Path, device: torch.device, which: Which = "newest") -> TrainedGenerator:
+    """Return the averaged generator of a run, as it is evaluated; the data set is not needed.
 
-    Raises UserError without a checkpoint.
+    `run` is a run folder, of which a checkpoint is read, or a safetensors file of `export_generator`. Raises UserError
+    if there is no checkpoint or if the file cannot be read.
     """
-    config = load_config(Config, run_folder.config_path(folder))
-    state = load_newest_or_best(folder, config, device, which)
+    if is_generator_file(run):
+        return load_generator(run, device)
+    config = load_config(Config, run_folder.config_path(run))
+    state = load_newest_or_best(run, config, device, which)
     image = ImageShape(*state["image"])
     network = build_generator(config.generator, image).to(device)
     if config.train.channels_last:  # as in training, so that the statistics are the same to the last bit

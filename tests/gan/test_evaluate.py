@@ -47,6 +47,22 @@ def test_several_seeds_have_a_mean_and_a_standard_deviation(run_folder, capsys):
     assert re.search(rf"^{NAME} +{mean:.6g} +{std:.3g} +3$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_generator_file_has_the_metrics_of_its_run_folder(run_folder, capsys):
+    file = run_folder / "generator.safetensors"
+    evaluate(file, "--seeds", 2, "--out", "file.json")
+    assert not (run_folder / "evaluation.json").exists()
+    evaluate(run_folder, "--seeds", 2)
+    assert json.loads(Path("file.json").read_text()) == read_results(run_folder)
+
+
+def test_generator_file_is_evaluated_only_on_its_own_experiment(run_folder, capsys):
+    file = str(run_folder / "generator.safetensors")
+    assert main([file, "data={name: stacked_digits}", *CPU]) == 2
+    assert "contains a run with another config (different: data.name" in capsys.readouterr().err
+    assert main([file, "--checkpoint", "best", *CPU]) == 2
+    assert "--checkpoint is an option for run folders" in capsys.readouterr().err
+
+
 def test_standard_deviation_over_parts_is_logged_and_printed(run_folder, capsys):
     evaluate(run_folder, "--metrics", NAME, "is_digits70")
     logged, results = read_metrics(run_folder)[-1], read_results(run_folder)

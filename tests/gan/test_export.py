@@ -57,6 +57,17 @@ def test_onnxruntime_generates_the_same_images_at_any_batch_size(tmp_path, tiny_
         assert images.std() > 1e-3
 
 
+def test_bf16_weights_are_half_as_large_and_loaded_in_single_precision(tmp_path, finished_run):
+    full, half = tmp_path / "full.safetensors", tmp_path / "half.safetensors"
+    assert main([str(finished_run), "--out", str(full)]) == 0
+    assert main([str(full), "--out", str(half), "--bf16"]) == 0
+    assert half.stat().st_size < 0.7 * full.stat().st_size
+    weights, rounded = (load_generator(path).network.state_dict() for path in (full, half))
+    for name, weight in weights.items():
+        assert rounded[name].dtype == weight.dtype
+        assert torch.equal(rounded[name], weight.to(torch.bfloat16).to(weight.dtype))
+
+
 def test_load_generator_rejects_other_files(tmp_path):
     (tmp_path / "text").write_text("none")
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
@@ -84,4 +95,6 @@ def test_invalid_options_are_one_line_errors(tmp_path, finished_run, capsys, mon
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.endswith(f"{message}\n")
+    assert main([str(finished_run), "--out", str(tmp_path / "g.onnx"), "--bf16"]) == 2
+    assert "must end in .safetensors" in capsys.readouterr().err
     assert (tmp_path / "mine.onnx").read_text() == "mine"

@@ -153,6 +153,7 @@ class FolderConfig(DatasetConfig):
                 shape=(self.channels, self.resolution, self.resolution),
                 num_classes=len(classes) or 1,
                 decode=decode,
+                max_count=len(images.names),
                 read_class_names=lambda: [printable(name) for name in classes],
                 order=order,
             )

@@ -106,14 +106,15 @@ class ImageList(NamedTuple):
 
 
 def list_images(path: str, key: str, splits: Collection[str] = ()) -> ImageList:
-    """Return the images in the folder or archive of a config key.
+    """Return the images in the folder, archive, or folder in an archive that a config key names.
 
     In an archive, a folder that wraps all others is read instead, unless its name is one of `splits`. Raises UserError
     if there are no images or if they cannot be read.
     """
-    files = open_files(expand_path(path, key), key)
-    folder = files.find_wrapper(splits)
-    return ImageList(files, folder, [name.removeprefix(folder) for name in files.names], _read_labels(files, folder))
+    files, folder = open_files(expand_path(path, key), key)
+    folder = folder or files.find_wrapper(splits)
+    names = [name.removeprefix(folder) for name in files.names if name.startswith(folder)]
+    return ImageList(files, folder, names, _read_labels(files, folder))
 
 
 def check_exists(path: str, key: str) -> None:

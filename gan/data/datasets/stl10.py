@@ -29,6 +29,8 @@ FILES: dict[str, list[tuple[str, str | None]]] = {
     "test": [("test_X.bin", "test_y.bin")],
 }
 
+COUNTS = {"unlabeled_X.bin": 100_000, "train_X.bin": 5_000, "test_X.bin": 8_000}  # of images
+
 
 @DATASETS.register("stl10")
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,7 @@ class STL10Config(DownloadedConfig):
             shape=(3, self.resolution, self.resolution),
             num_classes=10 if labeled else 1,
             decode=decode,
+            max_count=sum(COUNTS[images_file] for images_file, _ in FILES[split]),
             read_class_names=self._class_names if labeled else tuple,
         )
 

@@ -1,5 +1,6 @@
 """What all archives of images have in common: which members are images, and which are refused."""
 
+import errno
 import lzma
 import os
 import tarfile
@@ -11,7 +12,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from gan.data.decoding import MAX_BYTES, CorruptImageError
 from gan.data.files.base import LABELS_FILE, MAX_LABELS_BYTES, ImageFiles, is_image, split_path
 from gan.data.prepared import printable
 from gan.runtime.cache import hash_values
@@ -19,7 +19,7 @@ from gan.runtime.errors import UserError
 
 T = TypeVar("T")
 
-# Of damaged or malicious archives. An OSError with a number is an error of the file system.
+# Of damaged or malicious archives; see `is_damaged` for an OSError.
 ERRORS = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     *(EOFError, OSError, ValueError, NotImplementedError, RecursionError, OverflowError),
@@ -98,13 +98,12 @@ def archive_errors(path: Path, key: str) -> Iterator[None]:
     try:
         yield
     except ERRORS as error:
-        where, reason = f"'{printable(path)}'", printable(str(error) or type(error).__name__)
-        if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(f"{key}: cannot read {where}: {error.strerror}") from None
-        raise UserError(f"{key}: the archive {where} is damaged or incomplete ({reason}); replace it") from None
+        if isinstance(error, OSError) and not is_damaged(error):
+            raise UserError(f"{key}: cannot read '{printable(path)}': {error.strerror}") from None
+        reason = f"is damaged or incomplete ({printable(str(error) or type(error).__name__)}); replace it"
+        raise UserError(f"{key}: the archive '{printable(path)}' {reason}") from None
 
 
-def check_size(size: int) -> None:
-    """Raise CorruptImageError if an image has more bytes than any format needs."""
-    if size > MAX_BYTES:
-        raise CorruptImageError(f"{size:,} bytes, more than {MAX_BYTES:,}")
+def is_damaged(error: Exception) -> bool:
+    """Return whether one of `ERRORS` means that the archive is damaged, not that the file system failed."""
+    return not isinstance(error, OSError) or error.errno in (None, errno.EINVAL)  # EINVAL: a negative position

@@ -14,16 +14,27 @@ MAGIC = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\x1f\x8b": "gz", b"\xfd7z
 TAR_MAGIC = slice(257, 262), b"ustar"
 
 
-def open_files(path: Path, key: str) -> ImageFiles:
-    """Return the images in a folder or an archive, which is recognized by its contents.
+def open_files(path: Path, key: str) -> tuple[ImageFiles, str]:
+    """Return the images in a folder or an archive, and the folder in them that `path` means: '' for all of them.
 
-    Raises UserError, which begins with the config key of the path, if there are no images or if it cannot be read.
+    A path such as `images.zip/train` means a folder in an archive. Raises UserError, which begins with the config key
+    of the path, if there are no images or if they cannot be read.
     """
     with user_errors(path, key):
-        if not path.is_file():
-            return FolderFiles(path, key)
-        with path.open("rb") as file:
-            start = file.read(512)
+        archive = next((parent for parent in (path, *path.parents) if parent.is_file()), None)
+    if archive is None:
+        return FolderFiles(path, key), ""
+    files = _open_archive(archive, key)
+    folder = "".join(f"{part}/" for part in path.relative_to(archive).parts)
+    if not any(name.startswith(folder) for name in files.names):
+        raise UserError(f"{key}: no images in '{printable(path)}'")
+    return files, folder
+
+
+def _open_archive(path: Path, key: str) -> ImageFiles:
+    """Return the images in an archive, which is recognized by its contents."""
+    with user_errors(path, key), path.open("rb") as file:
+        start = file.read(512)
     kind = next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), path.suffix.lower().lstrip("."))
     if kind == "zip":
         return ZipFiles(path, key)

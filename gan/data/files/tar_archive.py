@@ -4,30 +4,22 @@ import bz2
 import gzip
 import lzma
 import os
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from threading import Semaphore
+from typing import IO, Any
 
-import torch
-from tqdm import tqdm
-
-from gan.data.decoding import MAX_BYTES
-from gan.data.files.archive import ArchiveFiles, Members, archive_errors, check_size
+from gan.data.decoding import MAX_BYTES, check_size
+from gan.data.files.archive import ArchiveFiles, archive_errors
 from gan.data.files.base import LABELS_FILE
+from gan.data.files.tar_members import Place, find_members
 from gan.runtime.cache import cached, hash_values
 
 FORMAT = 1  # of the cached list of members
-MAX_HEADER_BYTES = 2**20  # of a name or of attributes
+LARGE_BYTES = 2**24  # of an image
+LARGE_IN_MEMORY = 2  # large images of a compressed archive that have been read, but not yet used
 OPENERS: dict[str, Callable[[Path, str], Any]] = {"": open, "gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}
-
-
-class Place(NamedTuple):
-    """Where a file is in the archive, after its decompression."""
-
-    offset: int
-    size: int
 
 
 class TarFiles(ArchiveFiles):
@@ -48,10 +40,10 @@ class TarFiles(ArchiveFiles):
             status = os.stat(path)
             identity = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             name = f"archives/{hash_values(FORMAT, os.path.abspath(path), *identity)}"
-            content = cached(name, lambda: self._find_members(path, key))
-        places = (Place(*place) for place in content["places"].tolist())
-        self._images = dict(zip(content["images"], places, strict=True))
-        self._labels: dict[str, bytes] = content["labels"]
+            members = cached(name, lambda: find_members(path, key, self._open))
+        places = (Place(*place) for place in members["places"].tolist())
+        self._images = dict(zip(members["images"], places, strict=True))
+        self._labels: dict[str, bytes] = members["labels"]
         super().__init__(path, key, self._images)
 
     def get_reading_order(self, names: Sequence[str]) -> Sequence[int] | None:
@@ -61,84 +53,42 @@ class TarFiles(ArchiveFiles):
     def read_images(self, names: Iterable[str]) -> Iterator[Callable[[], bytes]]:
         """Yield for each image a function that returns its contents.
 
-        Images of a compressed archive are read by the iterator: only once if they are in the order of the archive.
+        The contents of a compressed archive are read by the iterator, without going back if they are in its order. So
+        that few large images are in memory at the same time, it waits until the functions of earlier ones are called.
         """
         places = (self._images[name] for name in names)
         if not self._compressed:
             yield from (partial(self._read_place, place) for place in places)
             return
-        with archive_errors(self.path, self.key), self._open() as file:
-            for place in places:
-                yield partial(_get_contents, place.size, self._read_next(file, place))
+        large = Semaphore(LARGE_IN_MEMORY)
+        for place in places:
+            if place.size > MAX_BYTES:
+                yield partial(self._read_place, place)  # raises CorruptImageError
+            elif place.size > LARGE_BYTES:
+                large.acquire()
+                yield partial(_release, large, self._read_next(place))
+            else:
+                yield partial(bytes, self._read_next(place))
 
     def read_labels(self, folder: str) -> bytes | None:
         """Return the contents of `dataset.json` in a folder, or None if there is none."""
         return self._labels.get(folder + LABELS_FILE)
 
     def _read_place(self, place: Place) -> bytes:
+        check_size(place.size)
         with archive_errors(self.path, self.key), self._open() as file:
-            return _get_contents(place.size, self._read_next(file, place))
+            return place.read(file)
 
-    def _read_next(self, file: IO[bytes], place: Place) -> bytes:
-        """Return the contents of a file, or nothing if it is too large."""
-        if place.size > MAX_BYTES:
-            return b""
-        file.seek(place.offset)
-        data = file.read(place.size)
-        if len(data) < place.size:
-            raise EOFError("unexpected end of data")
-        return data
+    @cached_property
+    def _stream(self) -> IO[bytes]:
+        """The decompressed archive. It stays open, because the images of the next split may follow."""
+        return self._open()
 
-    def _find_members(self, path: Path, key: str) -> dict:
-        """Return the names and places of all images, and the contents of all files of labels."""
-        members: Members[Place] = Members(path, key)
-        bar = tqdm(desc=f"listing {path.name}", unit=" files", disable=None, leave=False)
-        with bar, self._open() as file:
-            headers = _Headers(file)
-            with tarfile.open(fileobj=cast(IO[bytes], headers), mode="r:") as archive:
-                while (member := archive.next()) is not None:
-                    cast(Any, archive).members.clear()  # they would use much memory
-                    bar.update()
-                    if member.size < 0:
-                        raise tarfile.ReadError("negative size")
-                    if member.isreg() or member.issym() or member.islnk():
-                        place = Place(member.offset_data, member.size)
-                        members.add(member.name, place, member.size, _find_problem(member))
-            if headers.last != bytes(tarfile.BLOCKSIZE):
-                raise EOFError("it has no end")
-        places = torch.tensor([*members.images.values()], dtype=torch.int64).reshape(-1, 2)
-        labels = {name: self._read_place(place) for name, place in members.labels.items()}
-        return {"images": [*members.images], "places": places, "labels": labels}
+    def _read_next(self, place: Place) -> bytes:
+        with archive_errors(self.path, self.key):
+            return place.read(self._stream)
 
 
-class _Headers:
-    """A file for `tarfile`, which reads the headers of the members. It only moves forward, also in malicious files."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file = file
-        self.last = b""  # what was read last
-
-    def read(self, size: int) -> bytes:
-        if size > MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header with {size:,} bytes")
-        self.last = self._file.read(size)
-        return self.last
-
-    def seek(self, offset: int) -> int:
-        if offset < self._file.tell():
-            raise tarfile.ReadError("headers in a circle")
-        return self._file.seek(offset)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-
-def _get_contents(size: int, data: bytes) -> bytes:
-    check_size(size)
+def _release(large: Semaphore, data: bytes) -> bytes:
+    large.release()
     return data
-
-
-def _find_problem(member: tarfile.TarInfo) -> str | None:
-    if member.issym() or member.islnk():
-        return "is a link"
-    return "is a sparse file" if member.issparse() else None

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from zipfile import ZipFile, ZipInfo
 
-from gan.data.decoding import CorruptImageError
-from gan.data.files.archive import ERRORS, ArchiveFiles, Members, archive_errors, check_size
+from gan.data.decoding import CorruptImageError, check_size
+from gan.data.files.archive import ERRORS, ArchiveFiles, Members, archive_errors, is_damaged
 from gan.data.files.base import LABELS_FILE
 
 ENCRYPTED = 0x1  # in the flags of a member
@@ -44,7 +44,7 @@ class ZipFiles(ArchiveFiles):
         try:
             return self._zip.read(info)  # at most `file_size` bytes
         except ERRORS as error:
-            if isinstance(error, OSError) and error.errno is not None:
+            if not is_damaged(error):
                 raise
             raise CorruptImageError(str(error) or type(error).__name__) from None
 

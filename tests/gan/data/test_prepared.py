@@ -1,6 +1,7 @@
 import os
 import time
 import warnings
+from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from gan.data import ImageData
-from gan.data.prepared import Chunk, Source, prepare
+from gan.data.prepared import Chunk, Source, prepare, sort_chunks
 from gan.runtime.errors import UserError
 
 SHAPE = (3, 4, 5)
@@ -67,6 +68,22 @@ def test_images_are_decoded_once(root):
     assert first.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
     assert first.class_names == ("one", "two", "three")
     assert_equal(prepare(make_source(root, decode=fail)), first)
+
+
+def test_nothing_is_decoded_in_vain_for_a_full_disk(root, monkeypatch):
+    usage = namedtuple("Usage", ("total", "used", "free"))(10**9, 10**9, 100)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    decoded = []
+
+    def decode():
+        decoded.append(1)
+        return make_source(root).decode()
+
+    with pytest.warns(UserWarning, match="cache .* cannot be written .*0.00 GB are needed.*continuing without it"):
+        data = prepare(make_source(root, decode=decode, max_count=10))
+    assert data.preparation.folder is None
+    assert decoded == [1]
+    assert len(data) == 10
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
@@ -224,3 +241,19 @@ def test_two_processes_prepare_the_same_source(root, python):
     assert done.stdout.strip() == ours.fingerprint == data.fingerprint == replace(data, preparation=None).fingerprint
     assert torch.equal(ours.images, data.images)
     assert sorted(os.listdir(data.preparation.folder)) == ["images.npy", "info.json", "labels.npy"]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_chunks_in_another_order_are_sorted(root, on_disk):
+    source = make_source(root, 5)
+    expected = prepare(source)
+    chunks = list(source.decode())
+    order = [2, 0, 1]
+    unsorted = [chunks[i] for i in order]
+    folder = root if on_disk else None
+    found = list(sort_chunks(iter(unsorted), order, folder))
+    assert [chunk.skipped for chunk in found] == [(), ("c: broken",), ()]
+    assert np.array_equal(np.concatenate([chunk.images for chunk in found]), expected.images.numpy())
+    assert sorted(path.name for path in root.iterdir()) == ["a", "b"]
+    data = prepare(replace(source, options=("unsorted",), decode=lambda: iter(unsorted), order=order))
+    assert_equal(data, expected)

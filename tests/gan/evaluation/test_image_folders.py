@@ -15,6 +15,7 @@ from gan.evaluation.extractors import EXTRACTORS
 from gan.evaluation.image_folders import Decoding, ImageFolder
 from gan.runtime.errors import UserError
 from metrics.frechet import FeatureStatistics, frechet_distance
+from tests.gan.data.packing import pack
 from tests.gan.evaluation.pixels import PixelExtractor
 
 CPU = torch.device("cpu")
@@ -197,3 +198,27 @@ def test_processes_of_a_job_share_the_work(tmp_path, python, monkeypatch, capsys
     expected = json.loads((tmp_path / "single.json").read_text())
     assert json.loads((tmp_path / "job.json").read_text()) == expected
     assert list(expected["metrics"]) == ["fd_digits259", "modes259"]
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.xz"])
+def test_archives_equal_their_folders(folders, evaluate, tmp_path, suffix):
+    """Also if they are in another order, so that the batches are, and with a corrupt image at the first place."""
+    (folders[0] / "0a.png").write_bytes(b"")
+    archives = []
+    for folder in folders:
+        files = {f"{folder.name}/{path.name}": path.read_bytes() for path in sorted(folder.iterdir(), reverse=True)}
+        archives.append(pack(tmp_path / f"{folder.name}{suffix}", files))
+    found = []
+    for pair in (folders, archives, [folders[0], archives[1] / "b"]):
+        code, results = evaluate("--images", *pair, "--metrics", "fid", "kid", "--skip-corrupt")
+        assert code == 0
+        found.append(results["metrics"])
+        assert len(results["skipped"]) == 1
+    assert found[0] == found[1] == found[2]
+    statistics = []
+    for source in (folders[1], archives[1]):
+        path = tmp_path / f"{source.name}.npz"
+        assert evaluate("--save-statistics", path, "--images", source)[0] == 0
+        statistics.append(FeatureStatistics.load(path))
+    assert statistics[0].data == statistics[1].data
+    assert np.array_equal(statistics[0].covariance, statistics[1].covariance)
