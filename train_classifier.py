@@ -16,8 +16,8 @@ from classification.config import Config
 from classification.loop import train
 from classification.start import check_start
 from classification.summary import format_accuracies
-from gan.evaluation.extractors.classifier import CLASSIFIER
 from gan.evaluation.lipschitz import explain_unmeasured
+from gan.evaluation.trained_classifiers import CLASSIFIER
 from gan.options.loader import dump_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints

@@ -24,9 +24,10 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import broadcast_network, call_on_rank_zero, local_rank_zero_first, process_group, rank
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
+from gan.runtime.weights import GENERATOR
 from gan.training.build import build_experiment, describe_normalizations
 from gan.training.experiment import Experiment
-from gan.training.generator_file import GENERATOR, export_generator
+from gan.training.generator_file import export_generator
 from gan.training.loop import train
 from gan.training.restore import get_trained_generator, resume
 from gan.training.start import check_start

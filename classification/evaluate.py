@@ -19,6 +19,7 @@ from gan.data import ImageData
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import load_newest_or_best
+from gan.run.summary import format_table
 from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.device import select_device
@@ -38,6 +39,16 @@ def accuracy(
             correct += int(is_correct(network, x, y).sum())
             total += len(y)
     return 100 * correct / total
+
+
+def accuracy_by_class(network: nn.Module, data: ImageData, batch_size: int, device: torch.device) -> list[float]:
+    """Return the percentage of the images of each class that the network classifies correctly; NaN without images."""
+    counts = torch.zeros(2, data.num_classes, dtype=torch.long)
+    with eval_mode(network):
+        for _, x, y in iterate_batches(data, batch_size, device):
+            for row, labels in enumerate((y, y[is_correct(network, x, y)])):
+                counts[row] += torch.bincount(labels, minlength=data.num_classes).cpu()
+    return (100 * counts[1] / counts[0]).tolist()
 
 
 def measure_accuracies(
@@ -90,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, or 2 after a user error."""
     parser = Parser(prog="python -m classification.evaluate", description="Evaluate the classifier of a run.")
     parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--by-class", action="store_true", help="also print the accuracy of each class")
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     parser.add_argument("overrides", nargs="*", metavar="eval.sub=value", help="other attacks or corruptions")
@@ -110,6 +122,11 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.run}: step {experiment.step}, {len(test)} test images\n")
     numbers = measure_accuracies(experiment.network, test, config.eval, config.seed, device)
     print(format_accuracies(numbers, config.eval.attack, len(test)))
+    if options.by_class:
+        by_class = accuracy_by_class(experiment.network, test, config.eval.batch_size, device)
+        names = experiment.sets.train.class_names or map(str, range(test.num_classes))
+        rows = [(name, f"{value:.1f}") for name, value in zip(names, by_class, strict=True)]
+        print("\n" + format_table([("test images, by class (%)", ""), *rows]))
 
 
 if __name__ == "__main__":

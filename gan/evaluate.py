@@ -18,6 +18,7 @@ from gan.data.prepared import expand_path
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
+from gan.evaluation.trained_classifiers import get_fingerprint
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.summary import format_table
@@ -35,6 +36,8 @@ from metrics.estimate import Estimate, format_estimate
 from models.calls import call_network
 
 RESULTS = "evaluation.json"
+CLASSIFIER_SPACE = "classifier"
+"""Feature space, and the entry of the results that names its classifier"""
 MAX_SIDE = 4096  # pixels
 MAX_SEEDS = 1000
 
@@ -115,11 +118,12 @@ def evaluate_folders(options: argparse.Namespace, device: torch.device) -> None:
         return
     fake, real = options.images
     names = options.metrics or ["fid", "kid"]
-    scores, skipped = compare_folders(fake, real, names, decoding, options.overrides, device)
+    scores, skipped, classifier = compare_folders(fake, real, names, decoding, options.overrides, device)
     _print_skipped(skipped)
     print(format_table([("", "value"), *((name, format_estimate(value, 6)) for name, value in scores.items())]))
     if options.out is not None:
         results = {"images": list(map(str, options.images)), "decoding": str(decoding), "skipped": skipped}
+        results |= {} if classifier is None else {CLASSIFIER_SPACE: classifier}
         spreads = {name: value.std for name, value in scores.items() if isinstance(value, Estimate)}
         _write(options.out, {**results, "metrics": scores, **({"std": spreads} if spreads else {})})
 
@@ -141,6 +145,8 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
 
     path = options.out or (None if is_generator_file(options.run) else options.run / RESULTS)
     results = {} if path is None else _read(path)
+    if path is not None and CLASSIFIER_SPACE in evaluator.extractors:
+        _record_classifier(results, path, config.metrics.classifier or "")
     step = f"step_{trained_steps:08d}"
     entry = results.setdefault(step, {})
     seeds = [config.seed + i for i in range(options.seeds)]
@@ -229,20 +235,37 @@ def _read(path: Path) -> dict:
         return {}
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        if not _is_nested(results, 3, except_for="std") or not _is_nested(results.get("std", {}), 3):
+        if not _is_results(results):
             raise ValueError("it has other contents than the results of a run")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot add results to {path}: {error}; move the file or choose another --out") from None
     return results
 
 
-def _is_nested(value: object, levels: int, except_for: str | None = None) -> bool:
-    """Return whether a value consists of `levels` levels of dicts; the entry `except_for` does not count."""
+def _record_classifier(results: dict, path: Path, name: str) -> None:
+    """Add the name of the metrics' classifier to results. Raises UserError if they have metrics of another one."""
+    earlier = results.setdefault(CLASSIFIER_SPACE, name)
+    if get_fingerprint(earlier) != get_fingerprint(name):
+        raise UserError(
+            f"{path} has metrics of another classifier ({earlier}, not {name}), which cannot be compared with these;"
+            " choose another --out"
+        )
+
+
+def _is_results(value: object) -> bool:
+    """Return whether a value has the form of the results of a run."""
+    if not isinstance(value, dict):
+        return False
+    rest = {name: child for name, child in value.items() if name not in ("std", CLASSIFIER_SPACE)}
+    is_named = isinstance(value.get(CLASSIFIER_SPACE, ""), str)
+    return is_named and _is_nested(rest, 3) and _is_nested(value.get("std", {}), 3)
+
+
+def _is_nested(value: object, levels: int) -> bool:
+    """Return whether a value consists of `levels` levels of dicts."""
     if levels == 0:
         return not isinstance(value, dict)
-    return isinstance(value, dict) and all(
-        _is_nested(child, levels - 1) for name, child in value.items() if name != except_for
-    )
+    return isinstance(value, dict) and all(_is_nested(child, levels - 1) for child in value.values())
 
 
 def _write(path: Path, results: dict) -> None:

@@ -151,7 +151,7 @@ def add_nearest(images: Tensor, generator: TrainedGenerator, space: str | None, 
     config = generator.config
     train = config.data.load().train
     space = space or ("digits" if config.data.shows_digits else "inception")
-    extractor = build_extractor(space, config.metrics, images.shape[-1], device)
+    extractor = build_extractor(space, config.metrics, generator.image, device)
     fake = extract_image_features(extractor, images, device).features
     real = load_reference(extractor, train, None, device, {"features"}).features
     nearest = torch.cdist(fake.double(), real.double()).topk(min(NEIGHBORS, len(real)), dim=1, largest=False).indices

@@ -13,11 +13,12 @@ from classification.build import build_experiment
 from classification.config import Config
 from gan.compare.__main__ import main as compare
 from gan.compare.results import read_table
+from gan.data.datasets.digits import Digits
 from gan.evaluation.extractors.base import MetricsConfig, build_extractor
 from gan.options.loader import load_config
 from gan.run.checkpoint import load
 from gan.run.logging import read_metrics
-from gan.runtime.errors import UserError
+from models import ImageShape
 from tests.gan.runs import Killed, assert_same_runs, load_newest, read_files, read_numbers
 from train_classifier import main
 
@@ -171,17 +172,17 @@ def test_run_is_a_feature_space(trained):
     experiment = build_experiment(config, config.data.load(), torch.device("cpu"))
     experiment.network.load_state_dict(load_file(folder / "classifier.safetensors"))
     images = experiment.sets.test.images[:5]
-    extractor = build_extractor("classifier", MetricsConfig(classifier=str(folder)), 8, CPU)
+    extractor = build_extractor("classifier", MetricsConfig(classifier=str(folder)), ImageShape(1, 8, 10), CPU)
     features, logits = extractor(images)
     with torch.no_grad():
         expected = experiment.network.eval()(images.float() / 255)
     assert torch.allclose(logits, expected, rtol=1e-5, atol=1e-6)
     head = [module for module in experiment.network.modules() if isinstance(module, torch.nn.Linear)][-1]
     assert torch.allclose(head(features), logits)
-    other = build_extractor("classifier", MetricsConfig(classifier=str(folder / "classifier.safetensors")), 8, CPU)
+    other = build_extractor(
+        "classifier", MetricsConfig(classifier=str(folder / "classifier.safetensors")), ImageShape(1, 8, 10), CPU
+    )
     assert other.fingerprint == extractor.fingerprint
-    with pytest.raises(UserError, match=r"^metrics\.classifier: .* classifies images of 8 x 8 pixels, not 32 x 32"):
-        build_extractor("classifier", MetricsConfig(classifier=str(folder)), 32, CPU)
 
 
 def test_best_checkpoint_has_best_validation_accuracy(tmp_path, train):
@@ -202,8 +203,16 @@ def test_evaluate_command(trained, capsys):
     out = capsys.readouterr().out
     assert out.startswith(f"{folder}: step 4, 360 test images\n")
     assert f"2 steps of 2/255  {expected['metrics/accuracy_pgd16_2x1']:.1f}\n" in out
-    assert evaluate.main([str(folder), "--device", "cpu", "--checkpoint", "best", "eval.attack.eps=0"]) == 0
+    assert "by class" not in out
+    options = ["--device", "cpu", "--checkpoint", "best", "--by-class", "eval.attack.eps=0"]
+    assert evaluate.main([str(folder), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
+    header = next(number for number, line in enumerate(lines) if line.startswith("test images, by class"))
+    by_class = dict(line.split() for line in lines[header + 1 :])
+    labels = Digits(resolution=8).load().held_out.labels
+    mean = sum(float(by_class[str(k)]) * int((labels == k).sum()) for k in range(10)) / len(labels)
+    accuracy = next(line for line in lines if line.startswith("test images  ")).split()[-1]
+    assert mean == pytest.approx(float(accuracy), abs=0.1)
     clean, fgsm = (next(line for line in lines if line.startswith(name)) for name in ("test images", "FGSM"))
     assert clean.split()[-1] == fgsm.split()[-1]
 

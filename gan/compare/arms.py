@@ -124,6 +124,9 @@ def build_cells(path: Path, overrides: Sequence[str], arms: Iterable[Arm], seeds
     for text in (*overrides, *(text for arm in arms for text in arm.overrides)):
         if text.partition("=")[0] == "seed":
             raise UserError(f"{text}: set the seeds of a comparison with --seeds")
+    for text in (text for arm in arms for text in arm.overrides):
+        if text.startswith("metrics."):  # the same name would stand for numbers that cannot be compared
+            raise UserError(f"{text}: arms cannot differ in how they are evaluated; give the key for all of them")
     schema = get_experiment_type(path).schema
     load_config(schema, path, overrides)  # reports an error in the shared part of the config without naming an arm
     return [_build_cell(schema, path, overrides, arm, seed) for seed in seeds for arm in arms]

@@ -7,7 +7,7 @@ import torch
 from gan.data import DATASETS, DatasetConfig, ImageData, Splits
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.extractors import MetricsConfig, build_extractor, get_feature_space
-from gan.evaluation.features import get_origin
+from gan.evaluation.features import extract_image_features, get_origin
 from gan.evaluation.reference import load_statistics
 from gan.runtime.distributed import local_rank_zero_first
 from gan.runtime.errors import UserError
@@ -15,6 +15,7 @@ from metrics.catalog import MetricProtocol, parse_protocol
 from metrics.checks import check_same_origin
 from metrics.extractors.base import FeatureExtractor
 from metrics.frechet import FeatureStatistics
+from models import ImageShape
 
 MIN_EXPECTED = 20  # with 20 expected images of a class, fewer than 2 are drawn once in 2e7 times
 
@@ -29,11 +30,11 @@ def build_evaluator(
     if not metrics:
         return None
     protocols = [parse_protocol(name) for name in metrics]
-    resolution = splits.train.images.shape[-1]
+    image = get_image_shape(splits.train)
     extractors: dict[str, FeatureExtractor] = {}
     for space in dict.fromkeys(protocol.features for protocol in protocols):
         with local_rank_zero_first():
-            extractors[space] = build_extractor(space, options, resolution, device)
+            extractors[space] = build_extractor(space, options, image, device)
     real: dict[str, ImageData | FeatureStatistics] = {"train": splits.train}
     if splits.held_out is not None:
         real["test"] = splits.held_out
@@ -41,21 +42,27 @@ def build_evaluator(
     if file_protocols:
         real["file"] = statistics = load_statistics(options.statistics, options.statistics_preprocessing)
         for protocol in file_protocols:
-            image, extractor = splits.train.images[:1].to(device), extractors[protocol.features]
-            dimension = extractor(image).features.shape[1]
+            extractor = extractors[protocol.features]
+            dimension = extract_image_features(extractor, splits.train.images[:1], device).features.shape[1]
             if dimension != len(statistics.mean):
                 raise UserError(
                     f"metrics.statistics: {options.statistics} has {len(statistics.mean)} features per image,"
                     f" but {protocol} has {dimension}; choose the file of the same feature space"
                 )
             try:
-                check_same_origin(statistics.origin, get_origin(extractor, image.shape[2:]))
+                check_same_origin(statistics.origin, get_origin(extractor, splits.train.images.shape[2:]))
             except ValueError as error:
                 raise UserError(
                     f"metrics.statistics: {options.statistics}: {error} of {protocol}; choose another file or"
                     " metrics.fid_preprocessing, or set metrics.statistics_preprocessing if the file does not record it"
                 ) from None
     return Evaluator(protocols, extractors, real, device)
+
+
+def get_image_shape(data: ImageData) -> ImageShape:
+    """Return the shape of the images of a dataset, and the number of their classes if they have more than one."""
+    _, channels, resolution, _ = data.images.shape
+    return ImageShape(channels, resolution, data.num_classes if data.num_classes > 1 else None)
 
 
 def check_metrics(metrics: Sequence[str], data: DatasetConfig, splits: Splits) -> None:

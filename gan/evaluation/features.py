@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gan.runtime.distributed import gather_shards, rank, world_size
+from gan.runtime.errors import UserError
 from metrics.extractors.base import FeatureExtractor, Features
 
 BATCH_SIZE = 250
@@ -24,12 +25,21 @@ def get_batch_sizes(count: int) -> list[int]:
 def extract_features(extractor: FeatureExtractor, count: int, get_batch: Callable[[int, int], Tensor]) -> Features:
     """Return the features of `count` images on every process. Each process extracts some of the batches.
 
-    `get_batch(k, size)` returns the k-th batch as uint8 images (size, C, H, W).
+    `get_batch(k, size)` returns the k-th batch as uint8 images (size, C, H, W). Raises UserError for images that the
+    extractor does not support.
     """
+
+    def extract(k: int) -> Features:
+        images = get_batch(k, sizes[k])
+        try:
+            return extractor(images)
+        except ValueError as error:
+            raise UserError(f"these images have no features: {error}") from None
+
     sizes = get_batch_sizes(count)
     local_batches = range(rank(), len(sizes), world_size())
     # A process without a batch extracts the first one, because `gather_shards` needs the shape of the features.
-    parts = [extractor(get_batch(k, sizes[k])) for k in local_batches] or [extractor(get_batch(0, sizes[0]))]
+    parts = [extract(k) for k in local_batches] or [extract(0)]
     local = Features.concatenate(parts)
     indices = torch.arange(count).split(BATCH_SIZE)
     rows = [torch.cat([*indices[r :: world_size()], torch.empty(0, dtype=torch.long)]) for r in range(world_size())]

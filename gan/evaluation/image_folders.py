@@ -21,6 +21,7 @@ from gan.runtime.errors import UserError
 from metrics.catalog import METRICS, MetricProtocol, check_number, compute_metrics, parse_protocol
 from metrics.extractors.base import FeatureExtractor, Features
 from metrics.frechet import FeatureStatistics
+from models import ImageShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class ImageFolder:
         while self._first < len(self):
             (image,) = self._read(self._first, self._first + 1, None)
             if isinstance(image, Tensor):
-                self.size = image.shape[1:]
+                self.channels, self.size = len(image), image.shape[1:]
                 return
             self._first += 1
         raise UserError(f"--images: none of the {len(self)} images in '{printable(folder)}' can be read")
@@ -83,6 +84,10 @@ class ImageFolder:
     def first(self) -> Path:
         """The path of the first image that can be read."""
         return self._get_path(self._first)
+
+    def get_shape(self, space: str) -> ImageShape:
+        """Return the shape of the images as a feature space receives them; its resolution is their width."""
+        return ImageShape(self.channels if EXTRACTORS.get(space).keeps_gray else 3, self.size[1])
 
     def extract_features(self, extractor: FeatureExtractor, keep_gray: bool, device: torch.device) -> FolderFeatures:
         """Return the features of all images. Raises UserError if an image has another size or other channels.
@@ -141,10 +146,11 @@ class ImageFolder:
 
 
 class Comparison(NamedTuple):
-    """The metrics of two folders, and the images that were skipped, each with a reason."""
+    """The metrics of two folders, the images that were skipped, each with a reason, and the classifier of metrics."""
 
     scores: dict[str, float]
     skipped: list[str]
+    classifier: str | None
 
 
 def compare_folders(
@@ -164,7 +170,7 @@ def compare_folders(
     count = len(fakes)
     skipped: list[str] = []
     for space in dict.fromkeys(protocol.features for protocol in protocols):
-        extractor = build_extractor(space, options, fakes.size[1], device)
+        extractor = build_extractor(space, options, fakes.get_shape(space), device)
         keep_gray = EXTRACTORS.get(space).keeps_gray
         generated, given = (folder.extract_features(extractor, keep_gray, device) for folder in (fakes, reals))
         skipped = generated.skipped + given.skipped
@@ -178,7 +184,8 @@ def compare_folders(
                 raise UserError(f"{', '.join(failed)}: {error}") from None
             scores |= {of_space[metric]: value for metric, value in values.items()}
     named = {_get_name(protocol, count): scores[protocol] for protocol in protocols if protocol in scores}
-    return Comparison(broadcast_object(named), skipped)
+    classifier = options.classifier if any(protocol.features == "classifier" for protocol in protocols) else None
+    return Comparison(broadcast_object(named), skipped, classifier)
 
 
 def _get_name(protocol: MetricProtocol, count: int) -> str:
@@ -194,7 +201,7 @@ def save_statistics(
     """
     options = load_config(FolderOptions, None, overrides).metrics
     images = ImageFolder(folder, decoding)
-    extractor = build_extractor("inception", options, images.size[1], device)
+    extractor = build_extractor("inception", options, images.get_shape("inception"), device)
     features, data, skipped = images.extract_features(extractor, False, device)
     if rank() == 0:
         try:

@@ -22,6 +22,8 @@ RESUME_MAY_CHANGE = (
     *("data.root", "data.held_out", "data.download", "data.device_budget_gb", "data.workers"),
     *("log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
 )
+# Except that this key may not name another classifier, NAME@FINGERPRINT: metrics of both would have the same names.
+FINGERPRINTED = ("metrics", "classifier")
 
 
 def get_run_name(config: Path) -> str:
@@ -120,7 +122,12 @@ def refuse_changes(run: Path, saved: Any, config: Any) -> None:
 
 def changed_keys(saved: Any, config: Any) -> list[str]:
     """Return the dotted keys that differ between two configs and that a resumed run may not change."""
-    return [key for key in differing_keys(to_plain(saved), to_plain(config)) if not key.startswith(RESUME_MAY_CHANGE)]
+    old, new = to_plain(saved), to_plain(config)
+    keys = [key for key in differing_keys(old, new) if not key.startswith(RESUME_MAY_CHANGE)]
+    section, name = FINGERPRINTED
+    names = (values.get(section, {}).get(name) for values in (old, new))
+    fingerprints = {name.rpartition("@")[2] for name in names if name is not None}
+    return [*keys, ".".join(FINGERPRINTED)] if len(fingerprints) > 1 else keys
 
 
 def differing_keys(a: Any, b: Any, path: str = "") -> list[str]:

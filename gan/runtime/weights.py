@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
 
+GENERATOR = "generator.safetensors"
+"""Name of the file in the run folder of a GAN"""
+
 
 def export_network(path: Path, network: nn.Module, config: str, **metadata: Any) -> None:
     """Write the weights of a network to a safetensors file. Equal networks produce equal files.

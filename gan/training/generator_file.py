@@ -13,11 +13,8 @@ from gan.config import Config
 from gan.data.labels import LabelDistribution, restore_labels
 from gan.options.loader import dump_config, parse_config
 from gan.runtime.errors import UserError
-from gan.runtime.weights import export_network, read_weights
+from gan.runtime.weights import GENERATOR, export_network, read_weights
 from models import ImageShape, build_generator
-
-GENERATOR = "generator.safetensors"
-"""Name of the file in a run folder"""
 
 
 @dataclass(frozen=True)

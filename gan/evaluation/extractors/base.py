@@ -6,9 +6,11 @@ from typing import ClassVar, Literal
 
 import torch
 
+from gan.evaluation.trained_classifiers import add_fingerprint
 from gan.runtime.errors import UserError
 from metrics.catalog import MetricProtocol
 from metrics.extractors.base import FeatureExtractor
+from models import ImageShape
 from models.registry import Registry, UnknownNameError
 
 EXTRACTORS: Registry["FeatureSpace"] = Registry("feature space")
@@ -25,13 +27,21 @@ class MetricsConfig:
     optional: bool = True
     """Start without the metrics whose weights are missing, or with others that stand in for them (false: an error)"""
     classifier: str | None = None
-    """Run folder of train_classifier.py, or its .safetensors file, for metrics such as fd_classifier10k_test"""
+    """Classifier of metrics such as fd_classifier10k_test: cifar10_jpeg, or a run or file of train_classifier.py.
+
+    A run saves it with a fingerprint of its weights, as NAME@FINGERPRINT, and then accepts no other classifier.
+    """
     fid_preprocessing: Literal["torch_fidelity", "pytorch_fid"] = "torch_fidelity"
     """How images are resized for Inception; this is the only difference between the FIDs of the two packages"""
     statistics: str | None = None
     """An .npz file with statistics of real images, for metrics that end in _file, such as fid50k_file"""
     statistics_preprocessing: Literal["torch_fidelity", "pytorch_fid"] | None = None
     """How images were resized for a statistics file that does not record it (null: as by pytorch-fid)"""
+
+    def __post_init__(self):
+        """Add the fingerprint to the name of the classifier."""
+        if self.classifier is not None:
+            object.__setattr__(self, "classifier", add_fingerprint(self.classifier))
 
 
 class FeatureSpace(ABC):
@@ -53,8 +63,8 @@ class FeatureSpace(ABC):
         return self.missing(options)
 
     @abstractmethod
-    def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
-        """Return the extractor for images of this resolution, if nothing is missing. Raises UserError if it fails."""
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
+        """Return the extractor for such images, if nothing is missing. Raises UserError if it fails."""
 
 
 def obtain(space: str, options: MetricsConfig) -> list[str]:
@@ -70,14 +80,14 @@ def obtain(space: str, options: MetricsConfig) -> list[str]:
     return feature_space.download(options) if missing and options.download else missing
 
 
-def build_extractor(space: str, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
-    """Return the extractor of a feature space for images of this resolution.
+def build_extractor(space: str, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
+    """Return the extractor of a feature space for images of this shape and, if known, this number of classes.
 
     Raises UserError if the name is unknown or something is missing.
     """
     if missing := obtain(space, options):
         raise UserError(*missing)
-    return EXTRACTORS.get(space)().build(options, resolution, device)
+    return EXTRACTORS.get(space)().build(options, image, device)
 
 
 def get_feature_space(protocol: MetricProtocol) -> type[FeatureSpace]:

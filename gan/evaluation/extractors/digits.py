@@ -6,6 +6,7 @@ import torch
 
 from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig
 from metrics.extractors.digits import DigitsExtractor, load_digits_classifier
+from models import ImageShape
 
 
 @EXTRACTORS.register("digits")
@@ -23,6 +24,6 @@ class DigitsSpace(FeatureSpace):
             return [str(error)]
         return []
 
-    def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> DigitsExtractor:
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> DigitsExtractor:
         """Return the extractor, which is the same for every resolution."""
         return DigitsExtractor(load_digits_classifier().to(device))

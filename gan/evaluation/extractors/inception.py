@@ -17,6 +17,7 @@ from metrics.extractors.inception import (
     load_inception_weights,
     published_weights_path,
 )
+from models import ImageShape
 
 
 @EXTRACTORS.register("inception")
@@ -46,7 +47,7 @@ class InceptionSpace(FeatureSpace):
             return [str(error)]
         return []
 
-    def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
         """Return the extractor. Raises UserError if a file does not hold the weights of Inception."""
         path = get_weights_path(options)
         assert path is not None  # nothing is missing

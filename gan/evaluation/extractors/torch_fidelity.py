@@ -10,6 +10,7 @@ from gan.runtime.errors import UserError, collect_errors
 from metrics.extractors.base import FeatureExtractor
 from metrics.extractors.inception import get_hub_folder
 from metrics.extractors.torch_fidelity import TorchFidelityExtractor
+from models import ImageShape
 
 # Name of the feature space -> regular expression for the name of the weights file in torch's hub folder.
 DINOV2 = {f"dinov2-vit-{size}-14": f"dinov2_vit{size}14_pretrain.pth" for size in "sblg"}
@@ -40,7 +41,7 @@ class FidelitySpace(FeatureSpace):
         """Download the weights. Return a line if this fails."""
         return collect_errors(lambda: self._build(torch.device("cpu")))
 
-    def build(self, options: MetricsConfig, resolution: int, device: torch.device) -> FeatureExtractor:
+    def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> FeatureExtractor:
         """Return the extractor."""
         return self._build(device)
 

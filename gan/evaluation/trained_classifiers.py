@@ -1,0 +1,121 @@
+"""Classifiers in files of `train_classifier.py`, and their names: `NAME_OR_PATH` or `NAME_OR_PATH@FINGERPRINT`.
+
+`NAME` is a classifier in the folder `assets/`. The fingerprint, 16 hexadecimal digits, is a hash of the weights. With
+it, a name always stands for the same classifier, so that numbers of two classifiers are never mixed.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gan.data.prepared import expand_path
+from gan.options.loader import construct
+from gan.options.nodes import parse_yaml
+from gan.runtime.errors import UserError
+from gan.runtime.weights import read_weights
+from metrics.extractors.classifier import compute_classifier_fingerprint
+from models import ClassifierConfig, ImageShape, build_classifier
+from models.networks.layers import standardize_images
+
+CLASSIFIER = "classifier.safetensors"
+"""Name of the file in a run folder"""
+ASSETS = Path(__file__).parents[2] / "assets"
+SUFFIX = "_classifier.safetensors"
+KEY = "metrics.classifier"
+FINGERPRINT = re.compile(r"@([0-9a-f]{16})$")
+
+
+class TrainedClassifier(NamedTuple):
+    """A classifier of images (B, C, H, W) in [0, 1], and the images that it was trained on."""
+
+    network: nn.Module
+    image: ImageShape
+    name: str
+    """NAME_OR_PATH@FINGERPRINT"""
+
+
+class _File(NamedTuple):
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    fingerprint: str
+
+
+def add_fingerprint(name: str) -> str:
+    """Return the name of a classifier with its fingerprint.
+
+    A name whose file cannot be read stays as it is, because this is no error before the classifier is used.
+    """
+    if FINGERPRINT.search(name):
+        return name
+    try:
+        return f"{name}@{_read(name).fingerprint}"
+    except UserError:
+        return name
+
+
+def list_shipped() -> str:
+    """Return the names of the shipped classifiers as a part of a sentence."""
+    return ", ".join(sorted(file.name.removesuffix(SUFFIX) for file in ASSETS.glob(f"*{SUFFIX}")))
+
+
+def get_fingerprint(name: str) -> str | None:
+    """Return the fingerprint in the name of a classifier, or None if it has none."""
+    match = FINGERPRINT.search(name)
+    return None if match is None else match[1]
+
+
+def load_classifier(name: str) -> TrainedClassifier:
+    """Return a classifier by its name. Weights in half precision are converted to single precision.
+
+    Raises UserError if there is no such classifier, or if it has another fingerprint.
+    """
+    path, tensors, metadata, fingerprint = _read(name)
+    expected, name = get_fingerprint(name), FINGERPRINT.sub("", name)
+    if expected not in (None, fingerprint):
+        raise UserError(
+            f"{KEY}: {path} is another classifier than before (fingerprint {fingerprint}, not {expected}), and their"
+            f" metrics cannot be compared; restore the earlier file, or start a new run with {KEY}={name}"
+        )
+    try:
+        options = parse_yaml(metadata["config"], str(path)).value["classifier"]
+        image = ImageShape(*json.loads(metadata["image"]))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{KEY}: {path} contains no description of a classifier; name a run of train_classifier.py"
+        ) from None
+    config: ClassifierConfig = construct(ClassifierConfig, options, "classifier")
+    try:
+        network = build_classifier(config, image)
+        # The statistics are replaced by those in the file.
+        network = standardize_images(network, *torch.zeros(2, image.channels))
+        network.load_state_dict(tensors)
+    except (RuntimeError, TypeError, ValueError):
+        raise UserError(
+            f"{KEY}: the weights in {path} do not fit the network that the file describes; copy the file again, or"
+            " train the classifier again"
+        ) from None
+    return TrainedClassifier(network, image, f"{name}@{fingerprint}")
+
+
+def _read(name: str) -> _File:
+    path = _find(FINGERPRINT.sub("", name))
+    try:
+        tensors, metadata = read_weights(path)
+    except UserError as error:
+        raise UserError(f"{KEY}: {error}; name {list_shipped()} or a run of train_classifier.py") from None
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return _File(path, tensors, metadata, compute_classifier_fingerprint(tensors)[:16])
+
+
+def _find(name: str) -> Path:
+    """Return the file of a shipped classifier, or else a path, in a run folder that of its classifier."""
+    shipped = ASSETS / f"{name}{SUFFIX}"
+    if re.fullmatch(r"\w+", name) and shipped.is_file():
+        return shipped
+    path = expand_path(name, KEY)
+    return path / CLASSIFIER if path.is_dir() else path

@@ -1,0 +1,66 @@
+import re
+
+import pytest
+import torch
+
+from gan.data import to_uint8
+from gan.data.datasets.digits import Digits
+from gan.data.datasets.generated import Generated
+from gan.export import load_generator
+from gan.runtime import rng
+from gan.runtime.errors import UserError
+from tests.gan.evaluation.classifiers import save_untrained
+from train_classifier import main as train_classifier
+
+
+@pytest.fixture(scope="module")
+def conditional_run(tmp_path_factory, tiny_run, short_slope_search):
+    """Return the folder of a class-conditional run. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("conditional") / "run"
+    # With a large learning rate, so that the classes of the generator differ after a few steps.
+    return tiny_run(folder, "data.conditional=true", "optimizer.generator.lr=0.1", "eval.metrics=[]", "train.steps=2")
+
+
+def test_samples_have_the_labels_of_the_training_images(conditional_run):
+    splits, real = Generated(run=str(conditional_run)).load(), Digits(resolution=16).load()
+    assert torch.equal(splits.train.labels, real.train.labels)
+    assert torch.equal(splits.held_out.images, real.held_out.images)
+    assert torch.equal(splits.held_out.labels, real.held_out.labels)
+    assert splits.train.images.shape == real.train.images.shape
+    assert splits.train.images.dtype == torch.uint8
+    assert splits.train.num_classes == 10
+
+
+def test_samples_are_those_of_the_averaged_generator_for_their_labels(conditional_run):
+    splits = Generated(run=str(conditional_run / "generator.safetensors")).load()
+    generator = load_generator(conditional_run)
+    count, z_dim = len(splits.train), generator.config.generator.z_dim
+    z = torch.randn(count, z_dim, generator=rng.generator("cpu", 0, "generated"))[:250]
+    y = splits.train.labels[:250]
+    assert torch.equal(splits.train.images[:250], to_uint8(generator.network(z, y)))
+    assert not torch.equal(splits.train.images[:250], to_uint8(generator.network(z, (y + 1) % 10)))
+
+
+def test_samples_depend_on_the_seed(conditional_run):
+    a, b, c = (Generated(run=str(conditional_run), seed=seed).load().train.images for seed in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("unconditional", "the generator of .* is not class-conditional.*; train one with data.conditional=true"),
+        ("missing", "cannot read the weights in .*missing"),
+        ("", "data.run is missing"),
+    ],
+)
+def test_invalid_run_is_one_line(tmp_path, finished_run, capsys, name, reason):
+    run = {"unconditional": finished_run, "missing": tmp_path / "missing", "": ""}[name]
+    assert train_classifier(["--out", str(tmp_path / "out"), f"data={{name: generated, run: '{run}'}}"]) == 2
+    assert re.fullmatch(f"error: .*{reason}.*\n", capsys.readouterr().err)
+
+
+def test_file_of_a_classifier_is_no_run(tmp_path):
+    with pytest.raises(UserError, match=r"^data\.run: .* describes no generator; name a run of train_gan\.py"):
+        Generated(run=str(save_untrained(tmp_path / "a.safetensors"))).load()
