@@ -121,6 +121,14 @@ def test_config_error_names_the_arm(tiny_config):
             build_cells(tiny_config, [], [parse_arm(f"bad:{overrides}")], [0])
 
 
+def test_arms_may_not_differ_in_how_they_are_evaluated(tmp_path, tiny_config):
+    name = "metrics.classifier=cifar10_jpeg"
+    (cell,) = build_cells(tiny_config, [name], [parse_arm("a:loss=hinge")], [0])
+    assert cell.config.metrics.classifier.startswith("cifar10_jpeg@")
+    with pytest.raises(UserError, match=f"^{name}: arms cannot differ in how they are evaluated"):
+        build_cells(tiny_config, [], [parse_arm(f"a:{name}")], [0])
+
+
 def test_seed_override_is_a_user_error(tiny_config):
     with pytest.raises(UserError, match="--seeds"):
         build_cells(tiny_config, ["seed=4"], [parse_arm("base")], [0])

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from gan.config import Config, TrainConfig
+from gan.evaluation.extractors import MetricsConfig
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.runtime.errors import UserError
@@ -126,6 +127,14 @@ def test_resumed_run_may_change_steps_and_reports(run):
 def test_resumed_run_may_not_change_experiment(run, change, keys):
     with pytest.raises(UserError, match=f"different: {keys}"):
         run_folder.check_same_experiment(run, load_config(Config, None, [change]))
+
+
+def test_resumed_run_may_not_change_the_fingerprint_of_its_classifier():
+    names = [None, "a@0123456789abcdef", "b@0123456789abcdef", "a@fedcba9876543210", "a"]
+    none, a, moved, other, unread = (Config(metrics=MetricsConfig(classifier=name)) for name in names)
+    assert run_folder.changed_keys(none, a) == run_folder.changed_keys(a, moved) == []
+    for config in (other, unread):
+        assert run_folder.changed_keys(a, config) == ["metrics.classifier"]
 
 
 def test_unwritable_folder_is_a_user_error(run):
