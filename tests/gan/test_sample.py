@@ -8,6 +8,8 @@ from PIL import Image
 from gan.sample import STEPS, interpolate, main
 from gan.training.restore import restore_generator
 
+pytestmark = pytest.mark.usefixtures("short_slope_search")
+
 CPU = ["--device", "cpu"]
 
 

@@ -19,6 +19,8 @@ from metrics.extractors.base import Features
 from metrics.extractors.inception import InceptionExtractor
 from metrics.frechet import FeatureStatistics
 
+pytestmark = pytest.mark.usefixtures("short_slope_search")
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):

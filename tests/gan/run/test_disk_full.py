@@ -14,9 +14,10 @@ from gan.run.checkpoint import load, save
 from gan.run.logging import RunLogger, read_metrics
 from gan.runtime.command import short_messages
 from gan.runtime.files import WriteError, append, write_atomically
-from tests.conftest import TINY
 from tests.gan.runs import read_files
 from train_gan import main
+
+pytestmark = pytest.mark.usefixtures("short_slope_search")
 
 SIZE = 4 * 2**20
 
@@ -90,12 +91,9 @@ def test_log_on_full_disk_keeps_complete_lines(disk):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted_weights(tmp_path_factory) -> dict[str, torch.Tensor]:
+def uninterrupted_weights(finished_run) -> dict[str, torch.Tensor]:
     """Return the weights of the generator after the run of the tiny config."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    (folder / "tiny.yaml").write_text(TINY)
-    assert main(["--config", str(folder / "tiny.yaml"), "--out", str(folder / "run"), "--device", "cpu"]) == 0
-    return load_file(folder / "run" / "generator.safetensors")
+    return load_file(finished_run / "generator.safetensors")
 
 
 @pytest.mark.filterwarnings("default:cannot write TensorBoard")

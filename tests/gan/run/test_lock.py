@@ -10,6 +10,8 @@ from gan.runtime.errors import UserError
 from tests.gan.runs import read_numbers
 from train_gan import main
 
+pytestmark = pytest.mark.usefixtures("short_slope_search")
+
 HERE = f"process {os.getpid()} on {socket.gethostname()}"
 
 

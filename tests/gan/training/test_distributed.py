@@ -280,13 +280,14 @@ def kill_in_step(patch, number: int) -> None:
     patch.setattr(loop, "training_step", step_or_die)
 
 
+@pytest.mark.usefixtures("short_slope_search")
 @pytest.mark.parametrize(
     ("options", "killed_in", "continued_from"),
     [(["--out", "given"], 1, 0), ([], 3, 2)],
     ids=["given folder, no checkpoint", "numbered folder"],
 )
 def test_restarted_attempt_continues_run_of_first(
-    tmp_path, tiny_config, tiny_run, torchrun, monkeypatch, capsys, options, killed_in, continued_from
+    tmp_path, tiny_config, finished_run, torchrun, monkeypatch, capsys, options, killed_in, continued_from
 ):
     monkeypatch.chdir(tmp_path)
     name = f"{tmp_path.name}-tiny"
@@ -301,10 +302,10 @@ def test_restarted_attempt_continues_run_of_first(
     capsys.readouterr()
     assert main(arguments) == 0
     assert f"{folder}: step {continued_from} of 4 on cpu in fp32\n" in capsys.readouterr().out
-    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
-    assert_same_runs(tiny_run(tmp_path / "uninterrupted"), folder)
+    assert_same_runs(finished_run, folder)
 
 
+@pytest.mark.usefixtures("short_slope_search")
 def test_restarted_attempt_starts_new_run_if_first_died_before_writing(tmp_path, tiny_config, torchrun, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["--config", str(tiny_config), "--device", "cpu"]
@@ -316,15 +317,10 @@ def test_restarted_attempt_starts_new_run_if_first_died_before_writing(tmp_path,
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{tmp_path.name}-tiny"]
 
 
-def test_restarted_attempt_does_not_continue_run_of_another_job(
-    tmp_path, tiny_config, tiny_run, torchrun, monkeypatch, capsys
-):
-    with monkeypatch.context() as patch:
-        patch.delenv("TORCHELASTIC_USE_AGENT_STORE")
-        out = tiny_run(tmp_path / "run")
+def test_restarted_attempt_does_not_continue_run_of_another_job(tiny_config, copied_run, torchrun, monkeypatch, capsys):
     for attempt in ("0", "1"):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
-        assert main(["--config", str(tiny_config), "--device", "cpu", "--out", str(out)]) == 2
+        assert main(["--config", str(tiny_config), "--device", "cpu", "--out", str(copied_run)]) == 2
         assert "already contains a run; add --resume to continue it" in capsys.readouterr().err
 
 

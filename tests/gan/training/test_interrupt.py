@@ -17,6 +17,8 @@ from tests.conftest import TINY
 from tests.gan.runs import assert_same_runs, read_numbers, resume
 from train_gan import main
 
+pytestmark = pytest.mark.usefixtures("short_slope_search")
+
 ROOT = Path(__file__).parents[3]
 OPTIONS = ("--device", "cpu", "lipschitz.audit_every=4")
 
@@ -38,7 +40,7 @@ def two_batches():
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, two_batches):
+def uninterrupted(tmp_path_factory, two_batches, short_slope_search):
     """Return the folder of a run without signals."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     (folder / "tiny.yaml").write_text(TINY)

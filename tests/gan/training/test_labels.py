@@ -17,6 +17,8 @@ from gan.training.restore import restore_experiment, restore_generator, resume
 from tests.conftest import search_in_one_step
 from tests.gan.runs import load_newest
 
+pytestmark = pytest.mark.usefixtures("short_slope_search")
+
 CPU = torch.device("cpu")
 RARE = 5  # classes from here on have a tenth of the images
 
@@ -91,7 +93,7 @@ def test_labels_of_a_subset_are_those_of_its_images(build_unbalanced):
 
 
 @pytest.fixture(scope="module")
-def conditional_run(tmp_path_factory, tiny_run):
+def conditional_run(tmp_path_factory, tiny_run, short_slope_search):
     options = ("data.conditional=true", "train.steps=1", "eval.metrics=[]")
     with search_in_one_step():
         return tiny_run(tmp_path_factory.mktemp("conditional") / "run", *options)

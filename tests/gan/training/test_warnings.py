@@ -5,6 +5,8 @@ from gan.objectives.losses import LOSSES
 from gan.training import loop, step
 from gan.training.warnings import COLLAPSED, TrainingWarnings, nearest_distance
 
+pytestmark = pytest.mark.usefixtures("short_slope_search")
+
 
 def images(count: int, seed: int = 0) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)

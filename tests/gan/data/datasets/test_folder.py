@@ -12,6 +12,8 @@ from gan.data.decoding import read_image
 from gan.data.files.folder import find_images
 from gan.runtime.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("short_slope_search")
+
 
 @pytest.fixture
 def write(tmp_path):
