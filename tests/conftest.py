@@ -1,18 +1,23 @@
+"""Fixtures of all tests.
+
+The main process of pytest-xdist loads this file before it starts its workers, so that an import at its top would be
+waited for twice. PyTorch and the toolkit are imported by the fixtures that use them.
+"""
+
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-import torchvision
 
-from metrics.extractors.digits import DigitsClassifier, load_digits_classifier
-from metrics.lipschitz import steepest_slope
-from tests.processes import PythonServer
-from train_gan import main
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metrics.extractors.digits import DigitsClassifier
 
 TINY = """\
 data: {name: digits, resolution: 16}
@@ -45,6 +50,8 @@ def cache(shared_folder):
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Use one thread: tiny tensors gain nothing from threads, and they slow down parallel workers."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -52,22 +59,29 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def classifier() -> DigitsClassifier:
+def classifier() -> "DigitsClassifier":
     """Return the digits classifier of the metrics."""
+    from metrics.extractors.digits import load_digits_classifier
+
     return load_digits_classifier()
 
 
 @pytest.fixture(scope="session")
 def python(cache, tmp_path_factory):
     """Return a server that starts Python processes in which the toolkit has already been imported."""
+    from tests.processes import PythonServer
+
     server = PythonServer(tmp_path_factory.mktemp("processes"))
     yield server
     server.close()
 
 
 @pytest.fixture(scope="session")
-def inception_state_dict() -> dict[str, torch.Tensor]:
+def inception_state_dict() -> "dict[str, Tensor]":
     """Return random weights with the published names and shapes, scaled so that activations keep their variance."""
+    import torch
+    import torchvision
+
     with torch.device("meta"):
         shapes = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
     random = torch.Generator().manual_seed(0)
@@ -93,6 +107,8 @@ def inception_state_dict() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="session")
 def inception_file(inception_state_dict, tmp_path_factory) -> Path:
     """Return a file of these weights in the published format, which torch-fidelity and pytorch-fid load."""
+    import torch
+
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(inception_state_dict, path)
     return path
@@ -108,6 +124,8 @@ def event_files_in_order(monkeypatch):
 
 @contextmanager
 def search_in_one_step() -> Iterator[None]:
+    from metrics.lipschitz import steepest_slope
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gan.evaluation.lipschitz.steepest_slope", partial(steepest_slope, steps=1))
         yield
@@ -131,6 +149,8 @@ def tiny_config(tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """Return a function that trains the tiny config into a folder, with further arguments, and returns the folder."""
+    from train_gan import main
+
     config = tmp_path_factory.mktemp("config") / "tiny.yaml"
     config.write_text(TINY)
 

@@ -21,18 +21,20 @@ from models.ranges import Range
 @DATASETS.register("folder")
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig(DatasetConfig):
-    """The images in a folder and its subfolders, cropped to their central square and resized.
+    """The images in a folder or an archive and its subfolders, cropped to their central square and resized.
 
-    The images are found by their suffixes. Symbolic links are followed, and names that begin with a dot are ignored. If
-    every image is in a subfolder, the first-level subfolders in sorted order are the classes. But if these are `train`
-    and `val` or `test` (or `training`, `valid`, `validation`, `testing`, in any case), they are splits: the images in
-    `train` are for training, those in `val` are held out, or those in `test` if there is no `val`, and the classes are
-    the subfolders of `train`. Images that are also held out, such as those behind a symbolic link, are not trained on.
+    Archives (.zip, .tar, .tar.gz, .tar.xz, .tar.bz2) are read without unpacking them. The images are found by their
+    suffixes. Symbolic links are followed, and names that begin with a dot are ignored. If every image is in a
+    subfolder, the first-level subfolders in sorted order are the classes. But if these are `train` and `val` or `test`
+    (or `training`, `valid`, `validation`, `testing`, in any case), they are splits: the images in `train` are for
+    training, those in `val` are held out, or those in `test` if there is no `val`, and the classes are the subfolders
+    of `train`. The labels in a file `dataset.json`, as that of StyleGAN and EDM, replace the class folders. Images that
+    are also held out, such as those behind a symbolic link, are not trained on.
     See `gan.data.decoding.read_image` for how images are decoded.
     """
 
     root: str = "data"
-    """Folder of the images; its subfolders are splits or classes"""
+    """Folder or archive of the images; its subfolders are splits or classes"""
     resolution: Annotated[int, Range(min=8, max=1024)] = 64
     """Height and width in pixels"""
     channels: Literal[3, 1] = 3
@@ -40,7 +42,7 @@ class FolderConfig(DatasetConfig):
     filter: Filter = "bilinear"
     """Filter of the resizing, antialiased as in Pillow"""
     held_out: str | None = field(default=None, metadata={"alias": "test_root"})
-    """Folder of the held-out images, which are not trained on (null: the folder `val` or `test` next to `train`)"""
+    """Folder or archive of the held-out images, never trained on (null: the folder `val` or `test` next to `train`)"""
     test_fraction: Annotated[float, Range(min=0, max=0.9)] = 0.0
     """Fraction of the images to hold out, chosen by a hash of their names, so that new images do not move others"""
     skip_corrupt: bool = False
