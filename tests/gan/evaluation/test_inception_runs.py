@@ -15,6 +15,7 @@ from gan.evaluation.build import build_evaluator
 from gan.evaluation.extractors import MetricsConfig
 from gan.run.logging import read_metrics
 from gan.runtime.errors import UserError
+from metrics.extractors.base import Features
 from metrics.extractors.inception import InceptionExtractor
 from metrics.frechet import FeatureStatistics
 
@@ -35,12 +36,21 @@ def folders(tmp_path_factory):
     return paths
 
 
-def test_run_logs_fid_and_extracts_real_features_once(tmp_path, tiny_run, inception_file, monkeypatch, capsys):
-    batch_sizes = []
-    extract = InceptionExtractor.__call__
-    monkeypatch.setattr(
-        InceptionExtractor, "__call__", lambda self, images: batch_sizes.append(len(images)) or extract(self, images)
-    )
+@pytest.fixture
+def batch_sizes(monkeypatch) -> list[int]:
+    """Let Inception return 16 coarse pixels as features and logits. Returns a list of its batch sizes."""
+    sizes = []
+
+    def extract(extractor, images):
+        sizes.append(len(images))
+        pixels = torch.nn.functional.adaptive_avg_pool2d(images.float().mean(dim=1), 4).flatten(1)
+        return Features(pixels, pixels / 255)
+
+    monkeypatch.setattr(InceptionExtractor, "__call__", extract)
+    return sizes
+
+
+def test_run_logs_fid_and_extracts_real_features_once(tmp_path, tiny_run, inception_file, batch_sizes, capsys):
     weights = f"metrics.inception_weights={inception_file}"
     folder = tiny_run(tmp_path / "a", "train.steps=1", "eval.metrics=[fid5_train4, is10]", weights)
     assert "not the published file" in capsys.readouterr().out
@@ -113,6 +123,7 @@ def test_fid_and_kid_of_folders_equal_torch_fidelity(tmp_path, inception_file, f
     assert scores["kid5"] == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-6)
 
 
+@pytest.mark.usefixtures("batch_sizes")
 def test_saved_statistics_of_a_folder_are_used_by_a_run(tmp_path, tiny_run, inception_file, folders, capsys):
     weights = f"metrics.inception_weights={inception_file}"
     path = tmp_path / "real.npz"
@@ -149,10 +160,11 @@ def test_saved_statistics_of_a_folder_are_used_by_a_run(tmp_path, tiny_run, ince
     shutil.rmtree(folder)
 
 
+@pytest.mark.usefixtures("batch_sizes")
 def test_statistics_of_another_preprocessing_are_refused(tmp_path, inception_file):
     """A file without a record counts as one of pytorch-fid."""
     path = tmp_path / "bare.npz"
-    np.savez(path, mu=np.zeros(2048), sigma=np.eye(2048))
+    np.savez(path, mu=np.zeros(16), sigma=np.eye(16))
     splits = Digits(resolution=16).load()
 
     def build(**options):
