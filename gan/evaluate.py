@@ -190,7 +190,11 @@ def _restore(
         generator = load_generator(options.run, device)
         experiment = build_experiment(replace_metrics(config, metrics), config.data.load(), device)
         if experiment.image_shape != generator.image:
-            raise UserError(f"{options.run} generates other images than those of the data set: {generator.image}")
+            size, classes = generator.image.resolution, generator.image.num_classes
+            raise UserError(
+                f"{options.run} generates images of {size} x {size} pixels, {generator.image.channels} channels and"
+                f" {classes or 'no'} classes, unlike the data set; set data.root and the other keys of its data"
+            )
         experiment.inputs.labels = generator.labels
         G, step = generator.network, generator.step
     else:
