@@ -1,3 +1,5 @@
+import contextlib
+import io
 import re
 import shutil
 from pathlib import Path
@@ -70,9 +72,17 @@ def train(tmp_path_factory, short_slope_search):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, train) -> Path:
+def trained_with_output(tmp_path_factory, train) -> tuple[Path, str]:
+    """Return the folder of a finished run of the tiny config, which tests must not change, and its output."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        folder = train(tmp_path_factory.mktemp("trained") / "run")
+    return folder, output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(trained_with_output) -> Path:
     """Return the folder of a finished run of the tiny config. Tests must not change it."""
-    return train(tmp_path_factory.mktemp("trained") / "run")
+    return trained_with_output[0]
 
 
 FIVE_STEPS = ["train.steps=5", "checkpoint.every=1", "checkpoint.keep=9"]
@@ -84,15 +94,14 @@ def trained_for_five_steps(tmp_path_factory, train) -> Path:
     return train(tmp_path_factory.mktemp("trained") / "run", *FIVE_STEPS)
 
 
-def test_run_writes_files_and_prints_results(tmp_path, train, capsys):
-    folder = train(tmp_path / "run")
+def test_run_writes_files_and_prints_results(trained_with_output):
+    folder, out = trained_with_output
     names = read_files(folder).keys()
     (events,) = (name for name in names if name.startswith("events.out.tfevents."))
     assert names - {events} == {
         *("config.yaml", "metrics.jsonl", "classifier.safetensors", "checkpoints/best.pt"),
         *("checkpoints/step_00000002.pt", "checkpoints/step_00000004.pt"),
     }
-    out = capsys.readouterr().out
     numbers = read_metrics(folder)[-1]
     for name, tag in (("test images", "test"), ("FGSM, eps 16/255", "fgsm16"), ("gaussian_blur", "gaussian_blur")):
         (line,) = (line for line in out.splitlines() if line.startswith(name))
@@ -271,9 +280,10 @@ def test_help_lists_config_keys(capsys):
 
 
 def test_table_without_operator_norm_and_with_large_learning_rate(tmp_path, train, capsys):
-    train(tmp_path / "layer", "classifier.activation_norm=layer", "train.steps=2")
+    fast = ["eval.corruptions=[]", "train.free.replays=0", "train.steps=2"]
+    train(tmp_path / "layer", "classifier.activation_norm=layer", *fast)
     assert "(not affine)" in capsys.readouterr().out
-    train(tmp_path / "large", "classifier.activation_norm=none", "optimizer.lr=1000", "train.steps=6")
+    train(tmp_path / "large", "classifier.activation_norm=none", "optimizer.lr=1000", *fast)
     assert "classifier: largest input gradient" in capsys.readouterr().out
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics.catalog import METRICS, MetricProtocol, higher_is_better, parse_protocol, parse_protocols
@@ -34,6 +34,7 @@ feature_spaces = st.from_regex(r"[a-z]+([-_][a-z0-9]+)*", fullmatch=True).filter
 )
 
 
+@settings(max_examples=30, deadline=None)  # names from a regular expression are slow
 @given(
     st.sampled_from(sorted(METRICS)),
     feature_spaces,

@@ -59,7 +59,7 @@ def test_grouped_convolution_has_the_largest_norm_of_its_groups():
 
 
 @given(convolutions(max_groups=1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_conv_norm_with_and_without_input_shape(case):
     layer, shape = case
     for stride, affine in (("paper", False), ("strided", True)):

@@ -1,6 +1,7 @@
 """`Conv2d` as a layer of a network: hooks, copies, export, and the same state as `nn.Conv2d`."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from models import ImageShape
 from models.kernels import Conv2d, conv_then_pool, plain_kernels, switch, upsample, upsample_then_conv
 from models.networks.resnet import ResNetDiscriminatorConfig, ResNetGeneratorConfig
 from models.normalizations import build_normalization
+from tests.pairwise import pairwise_cover
 
 HOOKS = [f"register_{name}_hook" for name in ("forward", "forward_pre", "full_backward", "full_backward_pre")]
 
@@ -26,9 +28,10 @@ def fast_layers(network: nn.Module) -> list[Conv2d]:
     return [module for module in network.modules() if isinstance(module, Conv2d)]
 
 
-@pytest.mark.parametrize("normalization", ["none", "spectral"])
-@pytest.mark.parametrize("amp", [False, True], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("register", HOOKS)
+@pytest.mark.parametrize(
+    ("register", "amp", "normalization"),
+    pairwise_cover([*itertools.product(HOOKS, [False, True], ["none", "spectral"])]),
+)
 def test_hooks_are_called_and_change_no_bit(register, amp, normalization, winograd_everywhere):
     pair, z = build_pair(normalization), torch.randn(4, 6)
 
