@@ -55,8 +55,7 @@ def choose_metrics(config: Config, saved: Config | None, may_download: bool = Tr
     if not missing or options != config.metrics:
         return config, notes
     if saved is not None:
-        remedy = "the run began with them; to go on without, set eval.metrics to others"
-        raise UserError(*(f"{line} ({remedy})" for line in missing.values()))
+        raise UserError(*(f"{line} ({_explain_resumed(space, saved)})" for space, line in missing.items()))
     if not optional:
         raise UserError(*(f"{line} (metrics.optional=true starts without)" for line in missing.values()))
     changed = _without(config, missing.keys())
@@ -74,10 +73,18 @@ def estimate_space(config: Config, folder: Path) -> list[Space]:
     try:
         with torch.device("meta"):  # without initial weights
             networks = config.generator.build(image), config.discriminator.build(image)
-    except ValueError:  # no network for such images; reported when it is built
+    except Exception:  # this is only an estimate: errors of a network are reported when it is built
         return []
     G, D = (sum(parameter.numel() for parameter in network.parameters()) for network in networks)
     return [get_checkpoint_space(config, folder, 4 * G + 3 * D)]  # with the average of G and two moments of Adam
+
+
+def _explain_resumed(space: str, saved: Config) -> str:
+    """Return why a resumed run does not go on without a feature space, and what changes this."""
+    if space in get_spaces(saved.eval.metrics):
+        return "the run began with them; to go on without, set eval.metrics to others"
+    names = ", ".join(saved.eval.metrics) or "no metrics"
+    return f"the run began with {names}; metrics.optional=false eval.metrics=[...] changes them"
 
 
 def _without(config: Config, spaces: Collection[str]) -> Config:
