@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from gan.config import Config
+from gan.evaluation.extractors.classifier import load_classifier_of
 from gan.evaluation.stand_ins import describe_replacement, find_missing_weights, get_spaces, replace_metrics
 from gan.run import start as run_start
 from gan.run.start import Start, get_checkpoint_space
@@ -31,6 +32,7 @@ def check_start(config: Config, folder: Path, device: str, saved: Config | None 
     try:
         # Nothing is downloaded for a run that will not start.
         config, notes = choose_metrics(config, saved, may_download=not missing)
+        check_classifier(config)
     except UserError as error:
         missing += error.lines
     return Start(config, notes, list(dict.fromkeys(missing)), start.spaces)
@@ -62,6 +64,16 @@ def choose_metrics(config: Config, saved: Config | None, may_download: bool = Tr
     find_missing_weights(changed.eval.metrics, changed.metrics)  # the classifier may be damaged
     classifier = changed.metrics.classifier
     return changed, [describe_replacement(config.eval.metrics, changed.eval.metrics, classifier, missing.values())]
+
+
+def check_classifier(config: Config) -> None:
+    """Raise UserError if the metrics need a classifier that does not classify images of the size of the data.
+
+    A size that is not known before the images are loaded is not checked.
+    """
+    name, size = config.metrics.classifier, config.data.image_size
+    if name is not None and size is not None and "classifier" in get_spaces(config.eval.metrics):
+        load_classifier_of(name, ImageShape(*size))
 
 
 def estimate_space(config: Config, folder: Path) -> list[Space]:

@@ -76,6 +76,14 @@ def test_named_classifier_stands_in_before_the_shipped_one():
     assert [line[:46] for line in lines] == ["metrics.classifier: cannot read the weights in"]
 
 
+@pytest.mark.parametrize(("name", "expected"), [("digits", "32 x 32 pixels, not 16 x 16"), ("cifar100", None)])
+def test_stand_in_of_other_images_is_missing_at_the_start(name, expected):
+    config = load(f"data={{name: {name}}}", "metrics.classifier=cifar10_jpeg")
+    lines = [line for line in check_start(config, Path("run"), "cpu").missing if "cifar10_jpeg@" in line]
+    assert len(lines) == (expected is not None)
+    assert all(line.startswith("metrics.classifier") and f"classifies images of {expected}" in line for line in lines)
+
+
 def test_metrics_without_stand_in_are_left_out():
     data = "data={name: folder, root: ., resolution: 32}"
     start = check_start(load(data), Path("run"), "cpu")
