@@ -1,13 +1,14 @@
 """Train GANs from nothing to a stated Fréchet distance, and print the time that it takes.
 
-    python benchmarks/time_to_fd.py --fd 10                                       # configs/cifar10/fast.yaml, 3 seeds
-    python benchmarks/time_to_fd.py --fd 10 --vary discriminator.normalization=none,spectral,conv_norm --seeds 0,1,2,3,4
+    python benchmarks/time_to_fd.py --fd 5                                      # configs/cifar10/fast.yaml, 3 seeds
+    python benchmarks/time_to_fd.py --fd 5 -- --vary discriminator.normalization=none,spectral,conv_norm --seeds 0,1,2
 
-The seeds, and the choices of --vary, are the cells of a comparison (python -m gan.compare), one after the other; the
-same command continues an interrupted one. The distance is the first metric of the config, at the first evaluation that
-is not above --fd. The seconds are those of the training steps until then, without preparing the data, evaluating, and
-writing. Printed for each arm: the mean and the sample standard deviation over the seeds that reach the distance, how
-many seeds do, and the distance after the last step. Times are valid for an idle machine only.
+The seeds are the cells of a comparison, one after the other; the same command continues an interrupted one. Arguments
+after `--` are those of `python -m gan.compare`, such as key=value, --vary, --arm and --seeds. The distance is the first
+metric of the config, at the first evaluation that is not above --fd. The seconds are those of the training steps until
+then, without preparing the data, evaluating, and writing. Printed for each arm: the mean and the sample standard
+deviation over the seeds that reach the distance, how many seeds do, and the distance after the last step. Times are
+valid for an idle machine only.
 """
 
 import argparse
@@ -34,15 +35,16 @@ class Crossing(NamedTuple):
     images: int
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, nargs="?", default=CONFIG)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="(default: configs/cifar10/fast.yaml)")
     parser.add_argument("--fd", type=float, required=True, help="the distance to reach")
     parser.add_argument("--out", type=Path, default=Path("runs") / "time-to-fd", help="(default: runs/time-to-fd)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)")
-    options, for_compare = parser.parse_known_args()
+    parser.add_argument("compare", nargs="*", help="arguments of python -m gan.compare, after --")
+    options = parser.parse_args(argv)
     arguments = [str(options.config), "--out", str(options.out), "--jobs", "1", "--threads", str(options.threads)]
-    code = compare([*arguments, *for_compare])
+    code = compare([*arguments, *options.compare])
     folder = GridFolder(options.out)
     if code == 0 and (description := load_description(folder)) is not None:
         print("\n" + format_table(folder, description, options.fd))
@@ -67,8 +69,8 @@ def format_table(folder: GridFolder, description: Description, target: float) ->
 def describe(logs: Sequence[list[dict[str, Any]]], tag: str, target: float) -> str:
     """Return a line on the time that the runs of an arm take to reach the target."""
     crossings = [crossing for log in logs if (crossing := find_crossing(log, tag, target)) is not None]
-    last = spread([next(line[tag] for line in reversed(log) if tag in line) for log in logs])
-    reached = f"{len(crossings)} of {len(logs)} runs; after the last step: {last}"
+    last = [values[-1] for log in logs if (values := [line[tag] for line in log if line.get(tag) is not None])]
+    reached = f"{len(crossings)} of {len(logs)} runs; after the last step: {spread(last) if last else 'unknown'}"
     if not crossings:
         return f"not reached in {reached}"
     return f"{spread([c.seconds for c in crossings])} s, {spread([c.images for c in crossings])} images, in {reached}"

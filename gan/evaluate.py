@@ -18,7 +18,6 @@ from gan.data.prepared import expand_path
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
-from gan.evaluation.trained_classifiers import get_fingerprint
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.summary import format_table
@@ -27,6 +26,7 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import process_group, rank
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
+from gan.runtime.weights import get_fingerprint
 from gan.training.build import build_experiment
 from gan.training.generator_file import is_generator_file, load_generator, read_generator_config
 from gan.training.inputs import Inputs
@@ -190,7 +190,11 @@ def _restore(
         generator = load_generator(options.run, device)
         experiment = build_experiment(replace_metrics(config, metrics), config.data.load(), device)
         if experiment.image_shape != generator.image:
-            raise UserError(f"{options.run} generates other images than those of the data set: {generator.image}")
+            size, classes = generator.image.resolution, generator.image.num_classes
+            raise UserError(
+                f"{options.run} generates images of {size} x {size} pixels, {generator.image.channels} channels and"
+                f" {classes or 'no'} classes, unlike the data set; set data.root and the other keys of its data"
+            )
         experiment.inputs.labels = generator.labels
         G, step = generator.network, generator.step
     else:

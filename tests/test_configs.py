@@ -94,14 +94,19 @@ def replace_data(monkeypatch):
     return replace
 
 
-def write_images(folder: Path, side: int) -> Path:
-    """Write random images of several sizes, as a user's folder may have them, and return the folder."""
-    folder.mkdir()
+def write_images(folder: Path, data: FolderConfig) -> Path:
+    """Write random images of several sizes, as a user's folder may have them, and return the folder.
+
+    For a class-conditional GAN, it has two splits of ten classes.
+    """
     random = torch.Generator().manual_seed(0)
-    for number in range(NUM_IMAGES):
-        shape = (side + 4 * number, side + 30, 3)
-        pixels = torch.randint(256, shape, generator=random, dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png", compress_level=1)
+    for split in ("train", "test") if data.conditional else (".",):
+        for number in range(NUM_IMAGES):
+            shape = (data.resolution + 4 * number, data.resolution + 30, 3)
+            pixels = torch.randint(256, shape, generator=random, dtype=torch.uint8)
+            parent = folder / split / (f"class{number % 10}" if data.conditional else ".")
+            parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.numpy()).save(parent / f"{number}.png", compress_level=1)
     return folder
 
 
@@ -159,7 +164,7 @@ def test_gan_config(path, tmp_path, replace_data, check_resume):
     if config.data.stacked:
         small += ["data.size=50", "data.held_out_size=20"]
     if isinstance(config.data, FolderConfig):
-        small.append(f"data.root={write_images(tmp_path / 'images', config.data.resolution)}")
+        small.append(f"data.root={write_images(tmp_path / 'images', config.data)}")
     elif not config.data.shows_digits:
         replace_data(type(config.data))
     run = tmp_path / "run"

@@ -15,11 +15,13 @@ from typing import Any, cast
 import yaml
 
 from gan.compare.experiment_types import get_experiment_type
-from gan.options.loader import load_config
+from gan.options.loader import load_config, to_plain
 from gan.options.nodes import ConfigError, Loader, Node, describe_value, parse_yaml
+from gan.run.folder import differing_keys
 from gan.runtime.errors import UserError
 
 WORD = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*$")
+EVALUATION = re.compile(r"metrics\.|eval\.metrics$")
 NEXT_OVERRIDE = re.compile(r",(?=\s*[\w.]+=)")
 
 
@@ -118,18 +120,18 @@ def build_arms(axes: Sequence[Axis], named: Sequence[Arm]) -> list[Arm]:
 def build_cells(path: Path, overrides: Sequence[str], arms: Iterable[Arm], seeds: Sequence[int]) -> list[Cell]:
     """Return a cell for each seed and arm. Seeds are the outer loop, so that early results cover all arms.
 
-    Raises UserError for an invalid config.
+    Raises UserError for an invalid config, and for an arm that is evaluated in another way than the others.
     """
     arms = list(arms)
     for text in (*overrides, *(text for arm in arms for text in arm.overrides)):
         if text.partition("=")[0] == "seed":
             raise UserError(f"{text}: set the seeds of a comparison with --seeds")
-    for text in (text for arm in arms for text in arm.overrides):
-        if text.startswith("metrics."):  # the same name would stand for numbers that cannot be compared
-            raise UserError(f"{text}: arms cannot differ in how they are evaluated; give the key for all of them")
     schema = get_experiment_type(path).schema
-    load_config(schema, path, overrides)  # reports an error in the shared part of the config without naming an arm
-    return [_build_cell(schema, path, overrides, arm, seed) for seed in seeds for arm in arms]
+    base = load_config(schema, path, overrides)  # reports an error in the shared part without naming an arm
+    cells = [_build_cell(schema, path, overrides, arm, seed) for seed in seeds for arm in arms]
+    for cell in cells:
+        _check_evaluation(base, cell)
+    return cells
 
 
 def to_file_name(name: str) -> str:
@@ -143,6 +145,19 @@ def _build_cell(schema: type, path: Path, overrides: Sequence[str], arm: Arm, se
         return Cell(arm, seed, all_overrides, load_config(schema, path, all_overrides))
     except UserError as error:
         raise UserError(f"arm {arm.name}: {error}") from None
+
+
+def _check_evaluation(base: Any, cell: Cell) -> None:
+    """Raise UserError if the arm of a cell has other metrics than the base config, or computes them in another way.
+
+    The same name would stand for numbers that cannot be compared.
+    """
+    keys = [key for key in differing_keys(to_plain(base), to_plain(cell.config)) if EVALUATION.match(key)]
+    if keys:
+        raise UserError(
+            f"arm {cell.arm.name}: arms cannot differ in how they are evaluated ({', '.join(keys)}); give these keys"
+            " for all of them"
+        )
 
 
 def _split_values(text: str) -> list[str]:

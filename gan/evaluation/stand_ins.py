@@ -87,8 +87,8 @@ def describe_replacement(
         text += f"Instead of {_join(gone)}, this run has {_join(new)} (no FID; classifier {classifier})"
     else:
         text += f"This run has no {_join(gone)}"
-        if any(parse_protocol(name).features == REPLACED for name in gone):
-            text += "; set metrics.classifier=RUN, a run of train_classifier.py, for metrics that stand in"
+        if classifier is None and any(get_stand_in(parse_protocol(name)) is not None for name in gone):
+            text += "; a new run with metrics.classifier=RUN, a run of train_classifier.py, has metrics that stand in"
     return text if after else f"{text}. Without metrics, there is no best.pt"
 
 

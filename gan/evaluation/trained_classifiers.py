@@ -16,7 +16,7 @@ from gan.data.prepared import expand_path
 from gan.options.loader import construct
 from gan.options.nodes import parse_yaml
 from gan.runtime.errors import UserError
-from gan.runtime.weights import read_weights
+from gan.runtime.weights import FINGERPRINT, get_fingerprint, read_weights
 from metrics.extractors.classifier import compute_classifier_fingerprint
 from models import ClassifierConfig, ImageShape, build_classifier
 from models.networks.layers import standardize_images
@@ -26,7 +26,6 @@ CLASSIFIER = "classifier.safetensors"
 ASSETS = Path(__file__).parents[2] / "assets"
 SUFFIX = "_classifier.safetensors"
 KEY = "metrics.classifier"
-FINGERPRINT = re.compile(r"@([0-9a-f]{16})$")
 
 
 class TrainedClassifier(NamedTuple):
@@ -61,12 +60,6 @@ def add_fingerprint(name: str) -> str:
 def list_shipped() -> str:
     """Return the names of the shipped classifiers as a part of a sentence."""
     return ", ".join(sorted(file.name.removesuffix(SUFFIX) for file in ASSETS.glob(f"*{SUFFIX}")))
-
-
-def get_fingerprint(name: str) -> str | None:
-    """Return the fingerprint in the name of a classifier, or None if it has none."""
-    match = FINGERPRINT.search(name)
-    return None if match is None else match[1]
 
 
 def load_classifier(name: str) -> TrainedClassifier:

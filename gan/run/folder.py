@@ -1,5 +1,6 @@
 """The run folder: its name, its config, and the checks that protect existing files."""
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from gan.run.lock import LEFTOVERS, LOCK, locked
 from gan.runtime.distributed import leave_note, rank, read_note
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
+from gan.runtime.weights import get_fingerprint
 
 CONFIG = "config.yaml"
 NOTE = "run folder"
@@ -96,10 +98,14 @@ def config_path(folder: Path) -> Path:
 def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:
     """Write the resolved config into a run folder, creating the folder if necessary. Raises UserError on failure.
 
-    The `notes`, a line each, are comments at the top of the file.
+    The `notes`, a line each, are comments at the top of the file. Those of the run's earlier config are kept.
     """
+    path = folder / CONFIG
     try:
-        write_text(folder / CONFIG, "".join(f"# {note}\n" for note in notes) + dump_config(config))
+        earlier = path.read_text("utf-8").splitlines() if path.exists() else []
+        kept = itertools.takewhile(lambda line: line.startswith("#"), earlier)
+        comments = dict.fromkeys([*kept, *(f"# {note}" for note in notes)])
+        write_text(path, "".join(f"{comment}\n" for comment in comments) + dump_config(config))
     except OSError as error:
         raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
 
@@ -126,7 +132,8 @@ def changed_keys(saved: Any, config: Any) -> list[str]:
     keys = [key for key in differing_keys(old, new) if not key.startswith(RESUME_MAY_CHANGE)]
     section, name = FINGERPRINTED
     names = (values.get(section, {}).get(name) for values in (old, new))
-    fingerprints = {name.rpartition("@")[2] for name in names if name is not None}
+    # A name has no fingerprint if its file cannot be read, which is an error of its own where the classifier is used.
+    fingerprints = {get_fingerprint(name) for name in names if name is not None} - {None}
     return [*keys, ".".join(FINGERPRINTED)] if len(fingerprints) > 1 else keys
 
 

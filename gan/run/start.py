@@ -43,13 +43,16 @@ def check_start(config: Any, folder: Path | None, device: str, spaces: Sequence[
 
 
 def require_all(starts: Sequence[Start]) -> None:
-    """Warn of what runs do without. Raises UserError with a line for everything that is missing for one of them."""
-    for note in dict.fromkeys(note for start in starts for note in start.notes):
-        warnings.warn(note, stacklevel=2)
+    """Raise UserError with a line for everything that is missing for one of the runs. Warn of what they do without.
+
+    There are no warnings of runs that do not start.
+    """
     missing = [line for start in starts for line in start.missing]
     missing += collect_errors(lambda: check_space(dict.fromkeys(space for start in starts for space in start.spaces)))
     if missing:
         raise UserError(*dict.fromkeys(missing))
+    for note in dict.fromkeys(note for start in starts for note in start.notes):
+        warnings.warn(note, stacklevel=2)
 
 
 def check_writable(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Safetensors files with the weights of a network and the metadata that are needed to build the network again."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from gan.runtime.files import write_atomically
 
 GENERATOR = "generator.safetensors"
 """Name of the file in the run folder of a GAN"""
+FINGERPRINT = re.compile(r"@([0-9a-f]{16})$")
+"""The end of the name of a file of weights, NAME@FINGERPRINT: a hash of the weights"""
+
+
+def get_fingerprint(name: str) -> str | None:
+    """Return the fingerprint in the name of a file of weights, or None if it has none."""
+    match = FINGERPRINT.search(name)
+    return None if match is None else match[1]
 
 
 def export_network(path: Path, network: nn.Module, config: str, **metadata: Any) -> None:

@@ -80,7 +80,12 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Trai
     config: Config = parse_config(Config, metadata["config"], str(path))
     image = ImageShape(*json.loads(metadata["image"]))
     network = build_generator(config.generator, image)
-    network.load_state_dict(tensors)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError:
+        raise UserError(
+            f"the weights in {path} do not fit the network that the file describes; copy it again"
+        ) from None
     network.to(device).eval().requires_grad_(False)
     labels = restore_labels(json.loads(metadata.get("label_counts", "null")), image.num_classes, device)
     return TrainedGenerator(network, config, image, json.loads(metadata["step"]), labels)

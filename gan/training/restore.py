@@ -12,6 +12,7 @@ from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints, Which, load_newest_or_best
 from gan.runtime.distributed import call_on_rank_zero
+from gan.runtime.errors import UserError
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
 from gan.training.generator_file import TrainedGenerator, is_generator_file, load_generator
@@ -58,6 +59,8 @@ def restore_generator(run: Path, device: torch.device, which: Which = "newest") 
     if there is no checkpoint or if the file cannot be read.
     """
     if is_generator_file(run):
+        if which != "newest":
+            raise UserError(f"--checkpoint {which}: {run} has only one generator; name a run folder")
         return load_generator(run, device)
     config = load_config(Config, run_folder.config_path(run))
     state = load_newest_or_best(run, config, device, which)

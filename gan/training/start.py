@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from gan.config import Config
+from gan.evaluation.extractors.classifier import load_classifier_of
 from gan.evaluation.stand_ins import describe_replacement, find_missing_weights, get_spaces, replace_metrics
 from gan.run import start as run_start
 from gan.run.start import Start, get_checkpoint_space
@@ -31,6 +32,7 @@ def check_start(config: Config, folder: Path, device: str, saved: Config | None 
     try:
         # Nothing is downloaded for a run that will not start.
         config, notes = choose_metrics(config, saved, may_download=not missing)
+        check_classifier(config)
     except UserError as error:
         missing += error.lines
     return Start(config, notes, list(dict.fromkeys(missing)), start.spaces)
@@ -55,14 +57,23 @@ def choose_metrics(config: Config, saved: Config | None, may_download: bool = Tr
     if not missing or options != config.metrics:
         return config, notes
     if saved is not None:
-        remedy = "the run began with them; to go on without, set eval.metrics to others"
-        raise UserError(*(f"{line} ({remedy})" for line in missing.values()))
+        raise UserError(*(f"{line} ({_explain_resumed(space, saved)})" for space, line in missing.items()))
     if not optional:
         raise UserError(*(f"{line} (metrics.optional=true starts without)" for line in missing.values()))
     changed = _without(config, missing.keys())
     find_missing_weights(changed.eval.metrics, changed.metrics)  # the classifier may be damaged
     classifier = changed.metrics.classifier
     return changed, [describe_replacement(config.eval.metrics, changed.eval.metrics, classifier, missing.values())]
+
+
+def check_classifier(config: Config) -> None:
+    """Raise UserError if the metrics need a classifier that does not classify images of the size of the data.
+
+    A size that is not known before the images are loaded is not checked.
+    """
+    name, size = config.metrics.classifier, config.data.image_size
+    if name is not None and size is not None and "classifier" in get_spaces(config.eval.metrics):
+        load_classifier_of(name, ImageShape(*size))
 
 
 def estimate_space(config: Config, folder: Path) -> list[Space]:
@@ -74,10 +85,18 @@ def estimate_space(config: Config, folder: Path) -> list[Space]:
     try:
         with torch.device("meta"):  # without initial weights
             networks = config.generator.build(image), config.discriminator.build(image)
-    except ValueError:  # no network for such images; reported when it is built
+    except Exception:  # this is only an estimate: errors of a network are reported when it is built
         return []
     G, D = (sum(parameter.numel() for parameter in network.parameters()) for network in networks)
     return [get_checkpoint_space(config, folder, 4 * G + 3 * D)]  # with the average of G and two moments of Adam
+
+
+def _explain_resumed(space: str, saved: Config) -> str:
+    """Return why a resumed run does not go on without a feature space, and what changes this."""
+    if space in get_spaces(saved.eval.metrics):
+        return "the run began with them; to go on without, set eval.metrics to others"
+    names = ", ".join(saved.eval.metrics) or "no metrics"
+    return f"the run began with {names}; metrics.optional=false eval.metrics=[...] changes them"
 
 
 def _without(config: Config, spaces: Collection[str]) -> Config:

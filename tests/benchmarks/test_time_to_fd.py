@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.time_to_fd import describe, find_crossing
+from benchmarks.time_to_fd import describe, find_crossing, main
 
 TAG = "metrics/fd_digits10k_test"
 
@@ -32,6 +32,29 @@ def test_line_without_speed_counts_at_the_next_speed():
 
 def test_distance_that_is_not_a_number_is_no_crossing():
     assert find_crossing(build_log([None, 7.0, 6.0]), TAG, 5.0) is None
+
+
+def test_run_without_a_distance_counts_as_not_reached():
+    for log in ([], build_log([None, None, None])):
+        assert describe([log], TAG, 5.0) == "not reached in 0 of 1 runs; after the last step: unknown"
+
+
+def test_arguments_after_two_dashes_are_those_of_compare(monkeypatch):
+    calls = []
+    monkeypatch.setattr("benchmarks.time_to_fd.compare", lambda arguments: calls.append(arguments) or 1)
+    axis = "discriminator.normalization=none,spectral"
+    assert main(["--fd", "5", "--threads", "2", "--", "--vary", axis, "train.steps=2"]) == 1
+    assert calls[0][1:] == [
+        "--out",
+        "runs/time-to-fd",
+        "--jobs",
+        "1",
+        "--threads",
+        "2",
+        "--vary",
+        axis,
+        "train.steps=2",
+    ]
 
 
 def test_runs_that_do_not_reach_the_distance_are_counted():

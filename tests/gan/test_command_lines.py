@@ -83,7 +83,7 @@ LINES = {
         ["{run}", "--out", "a.png", "-n", "x"],
         ["{run}", "--out", "a.png", "-n", "1" + "0" * 30],
         ["{run}", "--out", "a.png", "-n", "1" + "0" * 15],
-        ["{run}", "--out", "a.png", "--label", "3"],
+        ["{run}", "--out", "a.png", "--label", "10"],
         ["{run}", "--out", "a.png", "--truncation", "nan"],
         ["{run}", "--out", "a.png", "--truncation", "0"],
         ["{run}", "--out", "a.png", "--nearest", "--features", "frog"],

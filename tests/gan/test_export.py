@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from gan.config import Config
@@ -61,6 +62,7 @@ def test_bf16_weights_are_half_as_large_and_loaded_in_single_precision(tmp_path,
     full, half = tmp_path / "full.safetensors", tmp_path / "half.safetensors"
     assert main([str(finished_run), "--out", str(full)]) == 0
     assert main([str(full), "--out", str(half), "--bf16"]) == 0
+    assert main([str(full), "--out", str(tmp_path / "best.safetensors"), "--checkpoint", "best"]) == 2
     assert half.stat().st_size < 0.7 * full.stat().st_size
     weights, rounded = (load_generator(path).network.state_dict() for path in (full, half))
     for name, weight in weights.items():
@@ -78,6 +80,13 @@ def test_load_generator_rejects_other_files(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             load_generator(tmp_path / name)
+
+
+def test_weights_of_another_network_are_a_user_error(tmp_path, finished_run):
+    with safe_open(finished_run / "generator.safetensors", "pt") as file:
+        save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors", file.metadata())
+    with pytest.raises(UserError, match=r"other.safetensors do not fit the network that the file describes"):
+        load_generator(tmp_path / "other.safetensors")
 
 
 def test_invalid_options_are_one_line_errors(tmp_path, finished_run, capsys, monkeypatch):

@@ -61,6 +61,7 @@ def test_run_begins_resumes_and_is_evaluated_with_its_stand_ins(tmp_path, tiny_c
 
     with pytest.warns(UserWarning, match="the metrics stay those with which the run began"):
         assert main([*start, "--resume", "train.steps=4", weights]) == 0
+    assert "# the weights of Inception are missing" in (run / "config.yaml").read_text()
     scores = {
         line["step"]: line[f"metrics/{STAND_INS[0]}"] for line in read_metrics(run) if f"metrics/{STAND_INS[0]}" in line
     }

@@ -7,6 +7,7 @@ from gan.compare.report.tables import get_values
 from gan.compare.results import Row
 
 SECONDS = "seconds_per_step"
+AT_STEP = "at step"
 
 
 def find_equal_time(rows: Sequence[Row]) -> float | None:
@@ -22,7 +23,7 @@ def find_equal_time(rows: Sequence[Row]) -> float | None:
 
 
 def read_at_time(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], tag: str, time: float) -> list[Row]:
-    """Return the rows with the metric `tag` and the step of the last evaluation within `time` seconds of training.
+    """Return the rows with the metric `tag` of the last evaluation within `time` seconds of training, and its AT_STEP.
 
     `curves` has the curve of each cell. All cells of an arm have the same number of steps in this time: the arm's mean
     time per step counts. A cell without an evaluation in this time has no value.
@@ -34,8 +35,8 @@ def read_at_time(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], tag: 
         for point in curves[row["cell"]]:
             # A step is part of the time even if the product is larger by a rounding error.
             if tag in point and row["arm"] in seconds and point["step"] * seconds[row["arm"]] <= time * (1 + 1e-9):
-                last = {"step": point["step"], tag: point[tag]}
-        read.append({key: row[key] for key in ("cell", "arm", "status")} | last)
+                last = {AT_STEP: point["step"], tag: point[tag]}
+        read.append({key: row[key] for key in ("cell", "arm", "status", "step") if key in row} | last)
     return read
 
 

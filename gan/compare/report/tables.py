@@ -49,7 +49,7 @@ def build_equal_time_table(rows: Sequence[Row], tag: str, seconds: float) -> Tab
     """Return a metric after the same training time, from the rows that `equal_time.read_at_time` returns."""
     name = tag.removeprefix(METRIC)
     caption = f"{name} at the last evaluation within {seconds:.3g} s of training, the shortest time of an arm."
-    columns = {tag: name + ARROWS[higher_is_better(tag)], "step": "at step"}
+    columns = {tag: name + ARROWS[higher_is_better(tag)], "at step": "at step"}
     return _build_arm_table(caption, rows, columns, lambda column: higher_is_better(column) if column == tag else None)
 
 

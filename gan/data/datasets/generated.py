@@ -12,7 +12,6 @@ from gan.data.prepared import expand_path
 from gan.options.loader import construct
 from gan.options.nodes import parse_yaml
 from gan.runtime import rng
-from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
 from gan.runtime.weights import GENERATOR, read_weights
 from models import GeneratorConfig, ImageShape, build_generator
@@ -80,6 +79,8 @@ class Generated(DatasetConfig):
             raise UserError("data.run is missing: the dataset `generated` needs a run of train_gan.py")
         path = expand_path(self.run, "data.run")
         path = path / GENERATOR if path.is_dir() else path
+        if not path.is_file():
+            raise UserError(f"data.run: {path} does not exist; train the run to its end, or name an exported file")
         tensors, metadata = read_weights(path)
         try:
             config = parse_yaml(metadata["config"], str(path)).value
@@ -102,9 +103,8 @@ class Generated(DatasetConfig):
 
 @torch.no_grad()
 def generate(network: nn.Module, z_dim: int, labels: Tensor, seed: int) -> Tensor:
-    """Return a sample for each label (N,) as uint8 images (N, C, H, W) on the CPU."""
-    device = select_device("auto")
-    network.to(device).eval()
+    """Return a sample for each label (N,) as uint8 images (N, C, H, W), computed on the CPU: the same everywhere."""
+    network.eval()
     z = torch.randn(len(labels), z_dim, generator=rng.generator("cpu", seed, "generated"))
     batches = zip(z.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True)
-    return torch.cat([to_uint8(call_network(network, z.to(device), y.to(device))).cpu() for z, y in batches])
+    return torch.cat([to_uint8(call_network(network, z, y)) for z, y in batches])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gan.data.datasets.labels_file import parse_labels
 from gan.data.datasets.split_folders import find_first_folders
-from gan.data.files import ImageFiles, open_files
+from gan.data.files import ImageFiles, find_archive, open_files
 from gan.data.files.base import LABELS_FILE
 from gan.data.prepared import expand_path, printable, user_errors
 from gan.runtime.cache import hash_values
@@ -118,9 +118,9 @@ def list_images(path: str, key: str, splits: Collection[str] = ()) -> ImageList:
 
 
 def check_exists(path: str, key: str) -> None:
-    """Raise UserError if the path in a config key does not exist."""
+    """Raise UserError if the path in a config key does not exist. A path in an archive exists if the archive does."""
     with user_errors(root := expand_path(path, key), key):
-        os.stat(root)
+        os.stat(find_archive(root) or root)
 
 
 def hash_to_unit_interval(name: str) -> float:

@@ -55,6 +55,11 @@ class STL10Config(DownloadedConfig):
         """Channels and height."""
         return 3, self.resolution
 
+    @property
+    def classifier(self) -> str | None:
+        """Name of the shipped classifier, which is for 48 x 48 pixels."""
+        return "stl10_48" if self.resolution == 48 else None
+
     def load(self) -> Splits:
         """Return the images of the split and the test images. Raises UserError if files are missing or damaged."""
         if self.conditional and self.split != "train":

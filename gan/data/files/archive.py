@@ -19,6 +19,8 @@ from gan.runtime.errors import UserError
 
 T = TypeVar("T")
 
+MAX_NAME = 4096  # characters in the name of an image, as in the paths of Linux
+
 # Of damaged or malicious archives; see `is_damaged` for an OSError.
 ERRORS = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
@@ -55,6 +57,9 @@ class Members(Generic[T]):
             problem = "has a path outside of the archive"
         elif name in self.images or name in self.labels:
             problem = "is contained twice"
+        elif len(name) > MAX_NAME:
+            problem = f"has a name of more than {MAX_NAME:,} characters"
+            stored_name = f"{name[:50]}..."
         elif of_labels and size > MAX_LABELS_BYTES:
             problem = f"is larger than {MAX_LABELS_BYTES:,} bytes"
         if problem is not None:

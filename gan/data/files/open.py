@@ -21,7 +21,7 @@ def open_files(path: Path, key: str) -> tuple[ImageFiles, str]:
     of the path, if there are no images or if they cannot be read.
     """
     with user_errors(path, key):
-        archive = next((parent for parent in (path, *path.parents) if parent.is_file()), None)
+        archive = find_archive(path)
     if archive is None:
         return FolderFiles(path, key), ""
     files = _open_archive(archive, key)
@@ -29,6 +29,11 @@ def open_files(path: Path, key: str) -> tuple[ImageFiles, str]:
     if not any(name.startswith(folder) for name in files.names):
         raise UserError(f"{key}: no images in '{printable(path)}'")
     return files, folder
+
+
+def find_archive(path: Path) -> Path | None:
+    """Return the file that a path means, or in which a path such as `images.zip/train` is; None if there is none."""
+    return next((parent for parent in (path, *path.parents) if parent.is_file()), None)
 
 
 def _open_archive(path: Path, key: str) -> ImageFiles:

@@ -27,10 +27,7 @@ class MetricsConfig:
     optional: bool = True
     """Start without the metrics whose weights are missing, or with others that stand in for them (false: an error)"""
     classifier: str | None = None
-    """Classifier of metrics such as fd_classifier10k_test: cifar10_jpeg, or a run or file of train_classifier.py.
-
-    A run saves it with a fingerprint of its weights, as NAME@FINGERPRINT, and then accepts no other classifier.
-    """
+    """Classifier of fd_classifier10k_test: cifar10_jpeg, stl10_48, a run of train_classifier.py, or NAME@FINGERPRINT"""
     fid_preprocessing: Literal["torch_fidelity", "pytorch_fid"] = "torch_fidelity"
     """How images are resized for Inception; this is the only difference between the FIDs of the two packages"""
     statistics: str | None = None

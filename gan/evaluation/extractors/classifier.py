@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig
-from gan.evaluation.trained_classifiers import KEY, list_shipped, load_classifier
+from gan.evaluation.trained_classifiers import KEY, TrainedClassifier, list_shipped, load_classifier
 from gan.runtime.errors import UserError
 from metrics.extractors.classifier import ClassifierExtractor
 from models import ImageShape
@@ -30,11 +30,17 @@ class ClassifierSpace(FeatureSpace):
     def build(self, options: MetricsConfig, image: ImageShape, device: torch.device) -> ClassifierExtractor:
         """Return the extractor. Raises UserError if the classifier cannot be used."""
         assert options.classifier is not None  # nothing is missing
-        network, trained_on, name = load_classifier(options.classifier)
-        if difference := describe_difference(trained_on, image):
-            raise UserError(f"{KEY}: {name} classifies {difference}; choose or train one for these images")
+        network, trained_on, name = load_classifier_of(options.classifier, image)
         print(f"classifier of the metrics: {name}")
         return ClassifierExtractor(network, (trained_on.channels, trained_on.resolution, trained_on.resolution), device)
+
+
+def load_classifier_of(name: str, image: ImageShape) -> TrainedClassifier:
+    """Return a classifier by its name. Raises UserError if it cannot be read or does not classify such images."""
+    classifier = load_classifier(name)
+    if difference := describe_difference(classifier.image, image):
+        raise UserError(f"{KEY}: {classifier.name} classifies {difference}; choose or train one for these images")
+    return classifier
 
 
 def describe_difference(classified: ImageShape, image: ImageShape) -> str:

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from gan.compare.arms import build_arms, build_cells, parse_arm, parse_axis, parse_seeds
+from gan.compare.arms import Arm, build_arms, build_cells, parse_arm, parse_axis, parse_seeds
 from gan.runtime.errors import UserError
 
 
@@ -125,8 +125,14 @@ def test_arms_may_not_differ_in_how_they_are_evaluated(tmp_path, tiny_config):
     name = "metrics.classifier=cifar10_jpeg"
     (cell,) = build_cells(tiny_config, [name], [parse_arm("a:loss=hinge")], [0])
     assert cell.config.metrics.classifier.startswith("cifar10_jpeg@")
-    with pytest.raises(UserError, match=f"^{name}: arms cannot differ in how they are evaluated"):
-        build_cells(tiny_config, [], [parse_arm(f"a:{name}")], [0])
+    for override, key in (
+        (name, "metrics.classifier"),
+        ("metrics={classifier: gone}", "metrics.classifier"),
+        ("eval.metrics=[fid10k_train]", "eval.metrics"),
+        ("eval={metrics: []}", "eval.metrics"),
+    ):
+        with pytest.raises(UserError, match=rf"^arm a: arms cannot differ in how they are evaluated \({key}\)"):
+            build_cells(tiny_config, [], [Arm("base"), Arm("a", (override,))], [0])
 
 
 def test_seed_override_is_a_user_error(tiny_config):

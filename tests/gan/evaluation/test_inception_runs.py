@@ -66,7 +66,9 @@ def test_run_logs_fid_and_extracts_real_features_once(tmp_path, tiny_run, incept
 
 def test_run_without_weights_warns_and_trains(tmp_path, tiny_run, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    with pytest.warns(UserWarning, match="weights of Inception are missing; .* has no fid12_train10; set metrics") as w:
+    with pytest.warns(
+        UserWarning, match="weights of Inception are missing; .* has no fid12_train10; a new run with metrics"
+    ) as w:
         folder = tiny_run(tmp_path / "run", "train.steps=1", "eval.metrics=[fid12_train10, kl20]")
     assert len(w) == 1
     tags = set().union(*read_metrics(folder))

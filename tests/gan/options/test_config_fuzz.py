@@ -224,7 +224,7 @@ def test_message_without_line_breaks():
         (["train.batch_size=1" + "0" * 30], "is larger than the training set"),
         (["data.workers=1000000"], "data.workers: must be from 1 to 1000"),
         (["data=stacked_digits", "data.size=1" + "0" * 30], "data.size: must be from 2 to 1e+08"),
-        (["discriminator.width=65536"], "out of memory; use smaller networks, batches or images"),
+        (["discriminator.width=65536"], "GB are needed for checkpoints; free some space"),
     ],
 )
 def test_excessive_size_is_a_one_line_error(overrides, message, tmp_path, capsys):

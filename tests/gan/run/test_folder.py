@@ -130,11 +130,18 @@ def test_resumed_run_may_not_change_experiment(run, change, keys):
 
 
 def test_resumed_run_may_not_change_the_fingerprint_of_its_classifier():
-    names = [None, "a@0123456789abcdef", "b@0123456789abcdef", "a@fedcba9876543210", "a"]
-    none, a, moved, other, unread = (Config(metrics=MetricsConfig(classifier=name)) for name in names)
-    assert run_folder.changed_keys(none, a) == run_folder.changed_keys(a, moved) == []
-    for config in (other, unread):
-        assert run_folder.changed_keys(a, config) == ["metrics.classifier"]
+    names = [None, "a@0123456789abcdef", "b@0123456789abcdef", "a@fedcba9876543210", "gone", "x@y/gone"]
+    none, a, moved, other, *unread = (Config(metrics=MetricsConfig(classifier=name)) for name in names)
+    assert run_folder.changed_keys(a, other) == ["metrics.classifier"]
+    for config in (none, moved, *unread):  # a file that cannot be read is reported where it is used
+        assert run_folder.changed_keys(a, config) == run_folder.changed_keys(config, a) == []
+
+
+def test_comments_of_a_config_are_kept(tmp_path):
+    for notes in (["a", "b"], ["b", "c"], []):
+        run_folder.write_config(tmp_path, Config(), notes)
+    lines = (tmp_path / "config.yaml").read_text().splitlines()
+    assert [line for line in lines if line.startswith("#")] == lines[:3] == ["# a", "# b", "# c"]
 
 
 def test_unwritable_folder_is_a_user_error(run):

@@ -4,6 +4,7 @@ from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from classification.config import Config as ClassifierConfig
@@ -14,7 +15,7 @@ from gan.evaluation.stand_ins import replace_metrics
 from gan.options.loader import load_config
 from gan.run.start import require_all
 from gan.runtime.errors import UserError
-from gan.training.start import check_start
+from gan.training.start import check_start, choose_metrics, estimate_space
 
 CIFAR10 = Path(__file__).parents[3] / "configs" / "cifar10" / "dcgan.yaml"
 STAND_INS = ("fd_classifier10k_train", "is_classifier10k")
@@ -75,13 +76,42 @@ def test_named_classifier_stands_in_before_the_shipped_one():
     assert [line[:46] for line in lines] == ["metrics.classifier: cannot read the weights in"]
 
 
+@pytest.mark.parametrize(("name", "expected"), [("digits", "32 x 32 pixels, not 16 x 16"), ("cifar100", None)])
+def test_stand_in_of_other_images_is_missing_at_the_start(name, expected):
+    config = load(f"data={{name: {name}}}", "metrics.classifier=cifar10_jpeg")
+    lines = [line for line in check_start(config, Path("run"), "cpu").missing if "cifar10_jpeg@" in line]
+    assert len(lines) == (expected is not None)
+    assert all(line.startswith("metrics.classifier") and f"classifies images of {expected}" in line for line in lines)
+
+
 def test_metrics_without_stand_in_are_left_out():
     data = "data={name: folder, root: ., resolution: 32}"
     start = check_start(load(data), Path("run"), "cpu")
     assert start.config.eval.metrics == ()
     (note,) = start.notes
-    assert "This run has no fid10k_train and is10k; set metrics.classifier=RUN" in note
+    assert "This run has no fid10k_train and is10k; a new run with metrics.classifier=RUN" in note
     assert note.endswith("Without metrics, there is no best.pt")
+
+
+@pytest.mark.parametrize("metrics", ["fid10k_train, fd_classifier10k_train", "fid10k_file, fd_classifier10k_train"])
+def test_classifier_is_not_asked_for_where_it_would_change_nothing(metrics, tmp_path):
+    statistics = tmp_path / "statistics.npz"
+    np.savez(statistics, mu=np.zeros(2048), sigma=np.eye(2048))
+    options = ("metrics.classifier=cifar10_jpeg", f"metrics.statistics={statistics}", f"eval.metrics=[{metrics}]")
+    start = check_start(load("data.download=true", *options), Path("run"), "cpu")
+    assert start.config.eval.metrics == ("fd_classifier10k_train",)
+    (note,) = start.notes
+    assert note.endswith(f"This run has no {metrics.split(',')[0]}")
+
+
+def test_run_that_does_not_start_has_no_warnings(recwarn):
+    start = check_start(load("metrics.download=false"), Path("run"), "cpu")
+    assert start.notes
+    with pytest.raises(UserError, match=r"^data\.root"):
+        require_all([start])
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="Instead of fid10k_train"):
+        require_all([start._replace(missing=[], spaces=[])])
 
 
 def test_everything_missing_is_reported_at_once(monkeypatch, tmp_path):
@@ -135,6 +165,30 @@ def test_resumed_run_needs_its_metrics():
     config = load("data.download=true")
     (line,) = check_start(config, Path("run"), "cpu", config).missing
     assert "the run began with them" in line
+
+
+def test_resumed_run_does_not_begin_to_have_metrics():
+    data = "data={name: folder, root: ., resolution: 32}"
+    began = check_start(load(data), Path("run"), "cpu").config
+    assert began.eval.metrics == ()
+    with_classifier = load(data, "metrics.classifier=cifar10_jpeg")
+    with pytest.raises(UserError) as error:
+        choose_metrics(with_classifier, began)
+    (line,) = error.value.lines
+    assert line.startswith("the weights of Inception are missing")
+    assert "(the run began with no metrics; metrics.optional=false eval.metrics=[...] changes them)" in line
+    with pytest.raises(UserError, match="the run began with fd_classifier9k_train; metrics"):
+        choose_metrics(with_classifier, replace(began, eval=replace(began.eval, metrics=("fd_classifier9k_train",))))
+    change = ("metrics.optional=false", "eval.metrics=[fd_classifier10k_train]", "metrics.classifier=cifar10_jpeg")
+    assert choose_metrics(load(data, *change), began)[0].eval.metrics == ("fd_classifier10k_train",)
+
+
+def test_space_of_networks_that_cannot_be_built_is_unknown(monkeypatch):
+    def build(*arguments) -> None:
+        raise RuntimeError("no kernel for the meta device")
+
+    monkeypatch.setattr(type(load().generator), "build", build)
+    assert estimate_space(load(), Path("run")) == []
 
 
 def test_space_for_checkpoints_and_downloads(monkeypatch):

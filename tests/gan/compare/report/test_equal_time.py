@@ -1,7 +1,7 @@
 import pytest
 
 from gan.compare.report import tables
-from gan.compare.report.equal_time import find_equal_time, read_at_time
+from gan.compare.report.equal_time import AT_STEP, find_equal_time, read_at_time
 
 TAG = "metrics/fd_digits10k_test"
 
@@ -22,7 +22,7 @@ def test_slow_arm_is_read_at_an_earlier_step():
     seconds = find_equal_time(rows)
     assert seconds == pytest.approx(0.4)
     read = read_at_time(rows, curves, TAG, seconds)
-    assert [(row["step"], row[TAG]) for row in read] == [(4, 1), (2, 5), (2, 6)]
+    assert [(row[AT_STEP], row[TAG]) for row in read] == [(4, 1), (2, 5), (2, 6)]
     table = tables.build_equal_time_table(read, TAG, seconds)
     assert [[entry.text for entry in row] for row in table.rows] == [
         ["a", "1", "1", "4"],
@@ -35,6 +35,8 @@ def test_arm_without_an_evaluation_in_the_time_has_no_value():
     rows = [build_row("a0", 0.1), build_row("b0", 1.0)]
     read = read_at_time(rows, {"a0": build_curve([4, 3, 2, 1]), "b0": build_curve([4])}, TAG, 0.4)
     assert TAG not in read[1]
+    rows = tables.build_equal_time_table(read, TAG, 0.4).rows
+    assert [entry.text for entry in rows[1]] == ["b", "1", "–", "–"]
 
 
 @pytest.mark.parametrize(

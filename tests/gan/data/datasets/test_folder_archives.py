@@ -87,6 +87,8 @@ def test_each_folder_of_an_archive_is_read_on_request(tmp_path, suffix):
     splits = load(archive)
     assert_equal(load(archive / "test").train, splits.held_out)
     assert_equal(load(archive / "train", held_out=str(archive / "test")).held_out, splits.held_out)
+    assert FolderConfig(root=str(archive / "train"), held_out=str(archive)).missing() == []
+    assert len(FolderConfig(root=str(tmp_path / "other.zip" / "train"), held_out=str(archive)).missing()) == 1
     with pytest.raises(UserError, match=r"^data\.root: no images in '.*/x\.(zip|tar\.xz)/tes'"):
         load(archive / "tes")
 

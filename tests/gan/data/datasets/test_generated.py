@@ -51,7 +51,7 @@ def test_samples_depend_on_the_seed(conditional_run):
     ("name", "reason"),
     [
         ("unconditional", "the generator of .* is not class-conditional.*; train one with data.conditional=true"),
-        ("missing", "cannot read the weights in .*missing"),
+        ("missing", "data.run: .*missing does not exist; train the run to its end"),
         ("", "data.run is missing"),
     ],
 )

@@ -76,3 +76,8 @@ def test_conditional_gan_requires_labels(root):
     for split in ("unlabeled", "train+unlabeled"):
         with pytest.raises(UserError, match="split=train"):
             STL10(root=root, split=split, conditional=True).load()
+
+
+def test_shipped_classifier_is_for_48_pixels():
+    assert STL10().classifier == "stl10_48"
+    assert STL10(resolution=96).classifier is None

@@ -227,6 +227,15 @@ def test_huge_header_is_refused(tmp_path):
         open_archive(tmp_path / "x.tar.gz")
 
 
+def test_long_names_are_refused(tmp_path):
+    """A small archive can hold many of them, and they are kept in memory."""
+    path = write_tar(tmp_path / "x.tar", member("a" * 5000 + ".png"))
+    with pytest.raises(
+        UserError, match=r"'a{50}\.\.\.' in the archive .*x.tar' has a name of more than 4,096 characters"
+    ):
+        open_archive(path)
+
+
 def test_negative_sizes_do_not_end_in_a_circle(tmp_path):
     info = member("1.png")
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
