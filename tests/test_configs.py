@@ -25,6 +25,7 @@ from tests.gan.runs import Killed, same
 
 FOLDER = Path(__file__).parent.parent / "configs"
 EXPERIMENT_TYPES = {path: get_experiment_type(path) for path in sorted(FOLDER.rglob("*.yaml"))}
+COPIES = ("64", "128", "fast")  # of folder/32 and cifar10/jpeg, with larger images or fewer steps
 NUM_IMAGES = 20  # in each split, and generated for each metric
 SHARED = [
     *("train.steps=2", "train.batch_size=4", "log.every=1", "eval.every=2", "checkpoint.every=1", "checkpoint.keep=2"),
@@ -45,8 +46,7 @@ CLASSIFIER_ONLY = [
 
 def parametrize_configs(experiment_type):
     paths = [
-        # Large images take much time, and differ from smaller ones in nothing else.
-        pytest.param(path, marks=pytest.mark.slow) if path.stem == "128" else path
+        pytest.param(path, marks=pytest.mark.slow) if path.stem in COPIES else path
         for path, found in EXPERIMENT_TYPES.items()
         if found is experiment_type
     ]
