@@ -16,12 +16,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from gan.compare.__main__ import main as compare
 from gan.compare.description import Description, load_description
 from gan.compare.folder import GridFolder
+from gan.compare.report.statistics import compute_spread
+from gan.compare.report.tables import format_spread
 from gan.run.logging import read_metrics
 from gan.runtime.provenance import hardware, package_version
 
@@ -60,8 +61,7 @@ def format_table(folder: GridFolder, description: Description, target: float) ->
     ]
     width = max(map(len, description.arms))
     for arm in description.arms:
-        cells = [name for name, cell in description.cells.items() if cell["arm"] == arm]
-        logs = [read_metrics(folder.run_folder(name)) for name in cells]
+        logs = [read_metrics(folder.run_folder(name)) for name in description.get_cells(arm)]
         lines.append(f"{arm:{width}s}  {describe(logs, f'metrics/{metric}', target)}")
     return "\n".join(lines)
 
@@ -93,7 +93,7 @@ def find_crossing(log: list[dict[str, Any]], tag: str, target: float) -> Crossin
 
 def spread(values: Sequence[float]) -> str:
     """Return the mean, and the sample standard deviation if there are several values."""
-    return f"{fmean(values):.4g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+    return format_spread(compute_spread(values), len(values))
 
 
 if __name__ == "__main__":

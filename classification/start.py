@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import torch
-
 from classification.config import Config
 from gan.run import start as run_start
-from gan.run.start import Start, get_checkpoint_space
+from gan.run.start import Start, count_parameters, get_checkpoint_space
 from gan.runtime.disk import Space
 from models import ImageShape
 
@@ -20,10 +18,8 @@ def estimate_space(config: Config, folder: Path) -> list[Space]:
     """Return the space of the checkpoints of a run, if the size of its images is known before they are loaded."""
     if config.data.image_size is None:
         return []
-    try:
-        with torch.device("meta"):  # without initial weights
-            network = config.classifier.build(ImageShape(*config.data.image_size, 1))
-    except ValueError:  # no network for such images; reported when it is built
+    channels, resolution = config.data.image_size
+    numbers = count_parameters(lambda: config.classifier.build(ImageShape(channels, resolution, 1)))
+    if numbers is None:
         return []
-    numbers = sum(parameter.numel() for parameter in network.parameters())
     return [get_checkpoint_space(config, folder, 2 * numbers)]  # with the momentum of SGD

@@ -3,9 +3,12 @@
 import math
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
+from torch import nn
 
 from gan.data import DatasetConfig
 from gan.runtime.device import check_device
@@ -63,6 +66,15 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write to --out {existing}: {error.strerror}") from None
+
+
+def count_parameters(build: Callable[[], nn.Module]) -> int | None:
+    """Return the number of parameters of a network without computing its initial weights; None if it is unknown."""
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in build().parameters())
+    except Exception:  # this is only for an estimate: errors of a network are reported when it is built
+        return None
 
 
 def get_checkpoint_space(config: Any, folder: Path, numbers: int) -> Space:

@@ -4,13 +4,11 @@ import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 
-import torch
-
 from gan.config import Config
 from gan.evaluation.extractors.classifier import load_classifier_of
 from gan.evaluation.stand_ins import describe_replacement, find_missing_weights, get_spaces, replace_metrics
 from gan.run import start as run_start
-from gan.run.start import Start, get_checkpoint_space
+from gan.run.start import Start, count_parameters, get_checkpoint_space
 from gan.runtime.disk import Space
 from gan.runtime.distributed import all_gather_objects, rank
 from gan.runtime.errors import UserError
@@ -82,12 +80,10 @@ def estimate_space(config: Config, folder: Path) -> list[Space]:
         return []
     channels, resolution = config.data.image_size
     image = ImageShape(channels, resolution, 1 if config.data.conditional else None)
-    try:
-        with torch.device("meta"):  # without initial weights
-            networks = config.generator.build(image), config.discriminator.build(image)
-    except Exception:  # this is only an estimate: errors of a network are reported when it is built
+    G = count_parameters(lambda: config.generator.build(image))
+    D = count_parameters(lambda: config.discriminator.build(image))
+    if G is None or D is None:
         return []
-    G, D = (sum(parameter.numel() for parameter in network.parameters()) for network in networks)
     return [get_checkpoint_space(config, folder, 4 * G + 3 * D)]  # with the average of G and two moments of Adam
 
 

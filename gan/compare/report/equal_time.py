@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from gan.compare.report.tables import get_values
+from gan.compare.report.tables import AT_STEP, get_values
 from gan.compare.results import Row
 
 SECONDS = "seconds_per_step"
-AT_STEP = "at step"
 
 
 def find_equal_time(rows: Sequence[Row]) -> float | None:

@@ -12,6 +12,7 @@ from gan.compare.status import COMPLETED, FAILED, FINISHED, PENDING, RUNNING
 from gan.compare.tags import LIPSCHITZ, METRIC, get_layer_tags, get_metric_tags, higher_is_better
 
 EMPTY = "–"
+AT_STEP = "at step"  # column of `equal_time.read_at_time`
 COSTS = {
     "seconds_per_step": "time per step (s)",
     "peak_memory_mib": "peak memory (MiB)",
@@ -49,7 +50,7 @@ def build_equal_time_table(rows: Sequence[Row], tag: str, seconds: float) -> Tab
     """Return a metric after the same training time, from the rows that `equal_time.read_at_time` returns."""
     name = tag.removeprefix(METRIC)
     caption = f"{name} at the last evaluation within {seconds:.3g} s of training, the shortest time of an arm."
-    columns = {tag: name + ARROWS[higher_is_better(tag)], "at step": "at step"}
+    columns = {tag: name + ARROWS[higher_is_better(tag)], AT_STEP: AT_STEP}
     return _build_arm_table(caption, rows, columns, lambda column: higher_is_better(column) if column == tag else None)
 
 

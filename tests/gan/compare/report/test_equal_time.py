@@ -1,7 +1,7 @@
 import pytest
 
 from gan.compare.report import tables
-from gan.compare.report.equal_time import AT_STEP, find_equal_time, read_at_time
+from gan.compare.report.equal_time import find_equal_time, read_at_time
 
 TAG = "metrics/fd_digits10k_test"
 
@@ -22,7 +22,7 @@ def test_slow_arm_is_read_at_an_earlier_step():
     seconds = find_equal_time(rows)
     assert seconds == pytest.approx(0.4)
     read = read_at_time(rows, curves, TAG, seconds)
-    assert [(row[AT_STEP], row[TAG]) for row in read] == [(4, 1), (2, 5), (2, 6)]
+    assert [(row[tables.AT_STEP], row[TAG]) for row in read] == [(4, 1), (2, 5), (2, 6)]
     table = tables.build_equal_time_table(read, TAG, seconds)
     assert [[entry.text for entry in row] for row in table.rows] == [
         ["a", "1", "1", "4"],
