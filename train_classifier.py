@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     set_deterministic(config.train.deterministic)
     experiment = build_experiment(config, config.data.load(), device)
     with run_folder.hold(folder, is_new=saved is None):
-        state = Checkpoints(folder, config).load_newest(device) if saved is not None else None
+        state = Checkpoints(folder, config).load_newest(device, experiment.check_state) if saved else None
         if state is not None:
             experiment.load_state_dict(state)
         note = describe_untouched(experiment.network, config.classifier.normalization)

@@ -18,7 +18,7 @@ from classification.summary import attack_tags, format_accuracies
 from gan.data import ImageData
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
-from gan.run.checkpoint import load_newest_or_best
+from gan.run.checkpoint import Checkpoints
 from gan.run.summary import format_table
 from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code
@@ -115,9 +115,10 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"{text}: only keys of `eval` can be changed here")
     device = select_device(options.device)
     config = load_config(Config, run_folder.config_path(options.run), options.overrides)
-    state = load_newest_or_best(options.run, config, device, options.checkpoint)
+    checkpoints = Checkpoints(options.run, config)
+    checkpoints.require(options.checkpoint)  # before the data set is loaded
     experiment = build_experiment(config, config.data.load(), device)
-    experiment.load_state_dict(state)
+    experiment.load_state_dict(checkpoints.load(options.checkpoint, device, experiment.check_state))
     test = experiment.sets.test
     print(f"{options.run}: step {experiment.step}, {len(test)} test images\n")
     numbers = measure_accuracies(experiment.network, test, config.eval, config.seed, device)

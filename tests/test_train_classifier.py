@@ -14,7 +14,7 @@ from classification import evaluate, loop
 from classification.build import build_experiment
 from classification.config import Config
 from gan.compare.__main__ import main as compare
-from gan.compare.results import read_table
+from gan.compare.csv_files import read_table
 from gan.data.datasets.digits import Digits
 from gan.evaluation.extractors.base import MetricsConfig, build_extractor
 from gan.options.loader import load_config

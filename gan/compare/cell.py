@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from gan.compare.folder import GridFolder, read_json
+from gan.compare.folder import GridFolder, read_record
 from gan.run.lock import hold_lock
 from gan.runtime.files import write_json
 from gan.runtime.provenance import hardware
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
         with hold_lock(record_file.with_suffix(".lock"), LOCK_TIMEOUT_S):
             runpy.run_path(script, run_name="__main__")
     finally:
-        record = read_json(record_file)
+        record = read_record(record_file)
         peaks = {name: max(value, record.get(name) or 0) for name, value in get_peak_memory().items()}
         write_json(record_file, record | peaks | {"hardware": hardware()})
 

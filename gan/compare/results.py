@@ -3,49 +3,48 @@
 They are read from the run folders. The saved results of a cell without a run folder are kept.
 """
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from gan.compare.arms import Cell
+from gan.compare.csv_files import Row, read_results, write_table
 from gan.compare.description import Description
 from gan.compare.experiment_types import get_experiment_type
-from gan.compare.folder import GridFolder, read_json
+from gan.compare.folder import PEAKS, GridFolder, read_record
 from gan.compare.status import COMPLETED, DIVERGED, INTERRUPTED, PENDING, Status, read_status, save_status
 from gan.data.grids import COLUMNS
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
-from gan.run.logging import METRICS, read_metrics
-from gan.runtime.files import write_atomically, write_text
+from gan.run.lock import check_lock
+from gan.run.logging import METRICS, Log, read_log
+from gan.run.step_files import find_step_files
+from gan.runtime.files import write_atomically
 
-TEXT_COLUMNS = ("cell", "arm", "status", "reason", "hardware", "precision")
 COUNTERS = ("step", "images")
 RESULTS = ("metrics/", "lipschitz/")  # prefixes of the tags in results.csv
 MAX_CURVE_ROWS = 200
 SAMPLE_ROWS = 4
 
-Row = dict[str, Any]
-
 
 def save_results(folder: GridFolder, description: Description) -> None:
     """Write results.csv, the curves of all cells that have started, and the samples of each arm's first seed."""
-    saved = {row["cell"]: row for row in read_table(folder.results_file)}
+    check_lock(folder.root)
+    saved = read_results(folder.results_file, repair=True)
     axes = list(dict.fromkeys(key for cell in description.cells.values() for key in cell["axes"]))
     first_seeds = {cell["arm"]: cell["seed"] for cell in reversed(description.cells.values())}
     rows = []
     for name, cell in description.cells.items():
         run = folder.run_folder(name)
-        if not (run / METRICS).exists() and name in saved:
+        log = read_log(run)
+        if name in saved and (not (run / METRICS).exists() or _has_lost(log, saved[name])):
             rows.append(saved[name])
             continue
         identity = {"cell": name, "arm": cell["arm"]} | {key: cell["axes"].get(key) for key in axes}
-        rows.append(identity | {"seed": cell["seed"]} | _read_results(folder, name))
+        rows.append(identity | {"seed": cell["seed"]} | _read_results(folder, name, log.lines, saved.get(name, {})))
         if cell["seed"] == first_seeds[cell["arm"]]:
             save_sample(run / "samples", folder.sample_file(name))
     write_table(folder.results_file, rows)
@@ -57,13 +56,13 @@ def find_completed(folder: GridFolder, cells: Iterable[Cell]) -> dict[str, Statu
     The status is read from the run folder. Without a run folder and a record, as in a checkout of the files that git
     tracks, it is read from results.csv.
     """
-    saved = {row["cell"]: row for row in read_table(folder.results_file)}
+    saved = read_results(folder.results_file)
     completed = {}
     for cell in cells:
-        run, record = folder.run_folder(cell.name), read_json(folder.record_file(cell.name))
+        run, record = folder.run_folder(cell.name), read_record(folder.record_file(cell.name))
         if run.exists():
             if record.get("status") == DIVERGED:
-                status = Status(DIVERGED, record["reason"])
+                status = Status(DIVERGED, record.get("reason", ""))
             else:
                 status = read_status(run, cell.config.train.steps)
             if status is not None and status.state in COMPLETED:
@@ -74,30 +73,20 @@ def find_completed(folder: GridFolder, cells: Iterable[Cell]) -> dict[str, Statu
     return completed
 
 
-def read_table(path: Path) -> list[Row]:
-    """Return the rows of a CSV file, numbers as floats and without empty fields. A missing file has no rows."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: _parse_field(key, text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+def _has_lost(log: Log, saved: Row) -> bool:
+    """Return whether a log has less than the saved results of a cell that was completed."""
+    last_step = log.lines[-1]["step"] if log.lines else 0
+    return saved["status"] in COMPLETED and (log.damaged > 0 or last_step < saved.get("step", 0))
 
 
-def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as CSV. The columns are all keys that have a value in any row, in the order of their appearance."""
-    rows = list(rows)
-    file = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if value not in (None, "")))
-    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _format_field(value) for key, value in row.items()} for row in rows)
-    write_text(path, file.getvalue())
+def _read_results(folder: GridFolder, name: str, lines: list[Row], saved: Row) -> Row:
+    """Return the status, final results and costs of a cell, and save its curve.
 
-
-def _read_results(folder: GridFolder, name: str) -> Row:
-    """Return the status, final results and costs of a cell, and save its curve."""
+    `saved` are earlier results. Costs that are no longer in the record of the cell are taken from there.
+    """
     run = folder.run_folder(name)
-    lines = read_metrics(run)
-    record = read_json(folder.record_file(name))
+    costs = {key: saved[key] for key in (*PEAKS, "hardware") if key in saved}
+    record = costs | read_record(folder.record_file(name))
     row: Row = {
         "status": record.get("status", INTERRUPTED if lines else PENDING),
         "reason": record.get("reason", ""),
@@ -131,7 +120,7 @@ def get_curve(lines: list[Row]) -> list[Row]:
     rows = [
         {tag: value for tag, value in line.items() if tag in COUNTERS or tag.startswith(("loss/", *RESULTS))}
         for line in lines
-        if any(tag.startswith(RESULTS) for tag in line)
+        if "images" in line and any(tag.startswith(RESULTS) for tag in line)
     ]
     stride = math.ceil(len(rows) / MAX_CURVE_ROWS)
     return [row for i, row in enumerate(rows) if (len(rows) - 1 - i) % stride == 0]
@@ -139,7 +128,7 @@ def get_curve(lines: list[Row]) -> list[Row]:
 
 def save_sample(source_folder: Path, target: Path) -> None:
     """Write the first rows of the newest sample grid of a run, with a palette of 64 colors to reduce the file size."""
-    for source in sorted(source_folder.glob("*.png"), reverse=True):
+    for source in reversed(find_step_files(source_folder, ".png").values()):
         if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
             return
         try:
@@ -150,16 +139,3 @@ def save_sample(source_folder: Path, target: Path) -> None:
             continue
         write_atomically(target, lambda file, small=small: small.save(file, "png", optimize=True))
         return
-
-
-def _parse_field(key: str, text: str) -> str | float:
-    if key in TEXT_COLUMNS:
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        return text  # the value of an axis
-
-
-def _format_field(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value

@@ -9,10 +9,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gan.compare.arms import Cell
-from gan.compare.folder import GridFolder, read_json
+from gan.compare.experiment_types import CLASSIFIER, GAN
+from gan.compare.folder import GridFolder, read_record
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
+from gan.run.checkpoint import has_checkpoint
 from gan.run.divergence import EXIT_CODE, STOPPED, read_divergences
+from gan.run.lock import check_lock
 from gan.run.logging import read_metrics
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_json
@@ -53,10 +56,13 @@ def check_config(folder: GridFolder, cell: Cell, cells_of_arm: Iterable[str]) ->
 
 
 def read_status(run: Path, steps: int) -> Status | None:
-    """Return how a run of `steps` steps ended, or None if it is not complete."""
-    lines = read_metrics(run)
-    exported = next(run.glob("*.safetensors"), None)  # the last file that a run writes
-    if not lines or lines[-1]["step"] < steps or exported is None:
+    """Return how a run of `steps` steps ended, or None if it is not complete.
+
+    It is complete when it has its last checkpoint and its network, which is the last file that a run writes. Instead of
+    the checkpoint, which may have been deleted to save space, it may have the last line of its log.
+    """
+    exported = next((path for kind in (GAN, CLASSIFIER) if (path := run / kind.export).exists()), None)
+    if exported is None or not (has_checkpoint(run, steps) or _has_logged(run, steps)):
         reason = read_divergence(run)
         return Status(DIVERGED, reason) if reason else None
     try:
@@ -64,6 +70,10 @@ def read_status(run: Path, steps: int) -> Status | None:
     except (SafetensorError, OSError) as error:
         return Status(FAILED, f"{exported.name}: {error}"[:MAX_REASON_LENGTH])
     return Status(FINISHED)
+
+
+def _has_logged(run: Path, step: int) -> bool:
+    return any(line["step"] >= step for line in read_metrics(run))
 
 
 def read_divergence(run: Path) -> str:
@@ -89,7 +99,8 @@ def save_final_status(folder: GridFolder, cell: Cell, exit_code: int) -> Status:
 
 def save_status(folder: GridFolder, cell: str, status: Status) -> None:
     """Write the status of a cell to its record. Keep the other entries of the record."""
-    record = read_json(folder.record_file(cell))
+    check_lock(folder.root)
+    record = read_record(folder.record_file(cell))
     write_json(folder.record_file(cell), record | {"status": status.state, "reason": status.reason})
 
 

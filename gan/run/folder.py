@@ -2,13 +2,14 @@
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gan.options.loader import dump_config, load_config, to_plain
-from gan.run.lock import LEFTOVERS, LOCK, locked
+from gan.run.lock import LEFTOVERS, LOCK, check_lock, locked
 from gan.runtime.distributed import leave_note, rank, read_note
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
@@ -44,7 +45,8 @@ def find_free_folder(name: str, parent: Path = Path("runs")) -> Path:
 
 def find_newest_folder(name: str, parent: Path = Path("runs")) -> Path:
     """Return the newest run with this name, numbered as in `find_free_folder`. Raises UserError without one."""
-    folders = [path.parent for path in (*parent.glob(f"{name}/{CONFIG}"), *parent.glob(f"{name}-[0-9]*/{CONFIG}"))]
+    numbered = re.compile(f"{re.escape(name)}(-[0-9]+)?")  # other folders may be copies that a user has made
+    folders = [path.parent for path in parent.glob(f"*/{CONFIG}") if numbered.fullmatch(path.parent.name)]
     if not folders:
         raise UserError(f"there is no run {name} in {parent}/ to resume; give its folder with --out")
     return max(folders, key=lambda folder: (folder / CONFIG).stat().st_mtime)
@@ -100,6 +102,7 @@ def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:
 
     The `notes`, a line each, are comments at the top of the file. Those of the run's earlier config are kept.
     """
+    check_lock(folder)
     path = folder / CONFIG
     try:
         earlier = path.read_text("utf-8").splitlines() if path.exists() else []

@@ -10,7 +10,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,8 @@ from gan.runtime.errors import UserError
 LOCK = ".lock"
 LEFTOVERS = ".*.tmp"  # temporary files of a killed process, see gan.runtime.files
 POLL_S = 0.1
+
+_held: dict[Path, BinaryIO] = {}  # the lock files that this process holds
 
 
 @contextmanager
@@ -49,12 +51,36 @@ def hold_lock(path: Path, timeout_s: float = 0.0) -> Iterator[None]:
         try:
             with _writing_to(folder):
                 if holder := _read_holder(file):
-                    print(f"{_get_subject(path)}: {holder} was killed while it held the lock; continuing")
+                    print(
+                        f"{_get_subject(path)}: {holder} did not end normally, or this is a copy of a folder that it"
+                        " was using; continuing"
+                    )
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            _held[path] = file
             yield
         finally:
-            path.unlink(missing_ok=True)
+            _held.pop(path, None)
+            # An error here, as on a disk that has become read-only, would hide the one that ended the process.
+            with suppress(OSError):
+                if _is_current(path, file):
+                    path.unlink()
+
+
+def check_lock(folder: Path, name: str = LOCK) -> None:
+    """Raise UserError if this process has lost the lock of a folder that it held.
+
+    Call this before every write: the folder may have been moved, and another run may have begun in its place. Nothing
+    is checked if this process has never held the lock.
+    """
+    path = folder / name
+    if (file := _held.get(path)) is None or _is_current(path, file):
+        return
+    subject, reason = _get_subject(path), "its lock file has been removed" if folder.exists() else "it no longer exists"
+    raise UserError(
+        f"{subject}: {reason} while this process was using it, so that nothing more is written; start again from the"
+        " last checkpoint"
+    )
 
 
 def _acquire(path: Path, timeout_s: float) -> BinaryIO:
@@ -67,6 +93,7 @@ def _acquire(path: Path, timeout_s: float) -> BinaryIO:
             with file:
                 holder = _read_holder(file)
             if time.monotonic() >= deadline:
+                holder = holder or "another process"  # which has not written its name yet
                 raise UserError(f"{_get_subject(path)} is in use by {holder}; stop that process first") from None
             time.sleep(POLL_S)
             continue

@@ -2,55 +2,74 @@
 
 import json
 import math
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from gan.data.grids import save_png
+from gan.run.lock import check_lock
+from gan.run.step_files import get_step_file
 from gan.run.writers import WRITERS
-from gan.runtime.files import append, write_text
+from gan.runtime.damaged import keep_copy, parse_json, read_file
+from gan.runtime.files import append, name_in_errors, write_text
 
 METRICS = "metrics.jsonl"
+MAX_INTEGER = 2**63  # of TensorBoard
+
+Line = dict[str, Any]
+"""Numbers by tag that were logged after `step`; None for a number that was not finite"""
 
 
 class RunLogger:
     """Appends JSON lines to `metrics.jsonl`, and sends the same numbers under the same tags to the writers in `to`.
 
-    Entries after step `start` are dropped, so that a resumed run logs no step twice. `network` is the network whose
-    Lipschitz constant is logged, as it is named in the tags.
+    Entries after step `start` are dropped, so that a resumed run logs no step twice. If something in the file is not an
+    entry, a copy of the file is kept. `network` is the network whose Lipschitz constant is logged, as it is named in
+    the tags.
     """
 
     def __init__(self, folder: Path, start: int = 0, network: str = "D", to: Sequence[str] = ("tensorboard",)):
         self._folder = folder
         self._path = folder / METRICS
-        write_text(
-            self._path, "".join(json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= start)
-        )
+        check_lock(folder)
+        log = read_log(folder)
+        if log.damaged:
+            warnings.warn(f"{_describe_damage(folder, log)}; kept as {keep_copy(self._path).name}", stacklevel=2)
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in log.lines if line["step"] <= start))
         self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 
     def scalars(self, counters: Mapping[str, int], numbers: Mapping[str, float]) -> None:
         """Log numbers by tag. `counters` are written with them: `step`, `images` (training images seen), and so on."""
         finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}  # JSON has no NaN
+        check_lock(self._folder)
         append(self._path, f"{json.dumps({**counters, **finite})}\n".encode())
         for writer in self._writers:
             writer.scalars(counters["step"], dict(numbers))
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
         """Log an image (C, H, W) uint8, and write it to `TAG/step_00000500.png` in the run folder."""
+        check_lock(self._folder)
         save_png(self.get_image_path(tag, step), image)
         for writer in self._writers:
             writer.image(tag, step, image)
 
     def get_image_path(self, tag: str, step: int) -> Path:
         """Return the path of an image in the run folder."""
-        return self._folder / tag / f"step_{step:08d}.png"
+        return get_step_file(self._folder / tag, step, ".png")
 
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Log the distribution of each tensor by tag; `metrics.jsonl` does not contain it."""
         for writer in self._writers:
             writer.histograms(step, dict(values))
+
+    def sync(self) -> None:
+        """Return when the disk has all lines of `metrics.jsonl`, which otherwise a power failure could lose."""
+        with name_in_errors(self._path), self._path.open("rb") as file:
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the writers. The lines of `metrics.jsonl` are already on disk."""
@@ -58,20 +77,65 @@ class RunLogger:
             writer.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the logged numbers of the run in `folder`, one dict by tag for each step.
+class Log(NamedTuple):
+    """The contents of a log."""
 
-    The lines of one step are merged. An incomplete last line, which a killed run leaves, is skipped. Empty without a
-    log.
+    lines: list[Line]
+    """One for each step, in the order of the steps"""
+    damaged: int
+    """Number of lines in the file that are not entries, or not completely"""
+
+
+def read_log(folder: Path) -> Log:
+    """Return the log of the run in `folder`, empty without a file.
+
+    The lines of one step are merged. What is no entry is left out: other lines, and other values than numbers. An
+    incomplete last line, which a killed run leaves, is no damage.
     """
-    path = folder / METRICS
-    if not path.exists():
-        return []
-    steps: dict[int, dict[str, Any]] = {}
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break
-        steps.setdefault(line["step"], {}).update(line)
-    return list(steps.values())
+    data = read_file(folder / METRICS) or b""
+    texts = data.splitlines()
+    steps: dict[int, Line] = {}
+    damaged = 0
+    for i, text in enumerate(texts):
+        line, is_whole = parse_line(text)
+        if line:
+            steps.setdefault(line["step"], {}).update(line)
+        is_incomplete = i == len(texts) - 1 and not line and not data.endswith(b"\n")
+        damaged += not is_whole and not is_incomplete
+    return Log([steps[step] for step in sorted(steps)], damaged)
+
+
+def parse_line(text: bytes) -> tuple[Line, bool]:
+    """Return the entry in a line of a log, empty if there is none, and whether nothing else is in the line."""
+    if not text.strip():
+        return {}, True
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return {}, False
+    step = value.get("step") if isinstance(value, dict) else None
+    if type(step) is not int or not 0 <= step < MAX_INTEGER:
+        return {}, False
+    line = {tag: number for tag, number in value.items() if is_number(number)}
+    return line, len(line) == len(value)
+
+
+def read_metrics(folder: Path) -> list[Line]:
+    """Return the logged numbers of the run in `folder`, one dict by tag for each step, see `read_log`.
+
+    Warns of lines that are left out.
+    """
+    log = read_log(folder)
+    if log.damaged:
+        warnings.warn(_describe_damage(folder, log), stacklevel=2)
+    return log.lines
+
+
+def _describe_damage(folder: Path, log: Log) -> str:
+    what = "1 line is damaged" if log.damaged == 1 else f"{log.damaged} lines are damaged"
+    return f"{folder / METRICS}: {what}; continuing with the others"
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is None or a number that a float can represent."""
+    return value is None or type(value) is float or (type(value) is int and abs(value) < MAX_INTEGER)

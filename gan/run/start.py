@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gan.data import DatasetConfig
+from gan.run.checkpoint import Checkpoints
 from gan.runtime.device import check_device
 from gan.runtime.disk import Space, check_space, find_existing
 from gan.runtime.errors import UserError, collect_errors
@@ -83,5 +84,5 @@ def get_checkpoint_space(config: Any, folder: Path, numbers: int) -> Space:
     These are the ones to keep, the best one, and the next one, which is written before the oldest one is removed.
     """
     count = min(config.checkpoint.keep, math.ceil(config.train.steps / config.checkpoint.every)) + 2
-    existing = sum(path.stat().st_size for path in (folder / "checkpoints").glob("*.pt"))
+    existing = sum(path.stat().st_size for path in Checkpoints(folder, config).find_files())
     return Space(folder, max(0, count * numbers * BYTES - existing), "checkpoints")

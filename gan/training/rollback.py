@@ -18,14 +18,15 @@ def roll_back(experiment: Experiment, folder: Path, recorder: Recorder | None, n
     """
     diverged_at, rollbacks = experiment.step, experiment.inputs.rollbacks + 1
     allowed = experiment.config.train.on_nan == "rollback" and rollbacks <= MAX_ROLLBACKS
-    state = call_on_rank_zero(lambda: recorder.checkpoints.load_newest("cpu") if allowed and recorder else None)
+    check = experiment.check_state
+    state = call_on_rank_zero(lambda: recorder.checkpoints.load_newest("cpu", check) if allowed and recorder else None)
     if state is None:
         stop_diverged(folder, diverged_at, nonfinite)
     experiment.load_state_dict(state)
     experiment.inputs.rollbacks = rollbacks
     message = record_divergence(folder, diverged_at, nonfinite, f"rolled back to step {experiment.step}")
     if recorder is not None:
-        recorder.checkpoints.save(experiment.state_dict())  # so that a resumed run does not repeat the divergence
+        recorder.save(experiment.state_dict())  # so that a resumed run does not repeat the divergence
         recorder.rewind(experiment.step)
     print(
         f"{message}; rolled back to step {experiment.step}, rollback {rollbacks} of {MAX_ROLLBACKS}: "

@@ -12,9 +12,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb, hparams_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from gan.compare.csv_files import read_results
 from gan.compare.description import Description
 from gan.compare.folder import GridFolder
-from gan.compare.results import read_table
 from gan.compare.status import COMPLETED
 from gan.compare.tags import LIPSCHITZ, get_metric_tags
 from gan.run import folder as run_folder
@@ -30,7 +30,7 @@ def write_hparams(folder: GridFolder, description: Description) -> None:
     configs = {name: folder.run_folder(name) / run_folder.CONFIG for name in hparams}
     if not any(config.exists() for config in configs.values()):
         return
-    rows = read_table(folder.results_file)
+    rows = list(read_results(folder.results_file).values())
     tags = [*get_metric_tags(rows), *(tag for tag in LIPSCHITZ if any(tag in row for row in rows))]
     keys = dict.fromkeys(key for values in hparams.values() for key in values)
     domains = {key: list(dict.fromkeys(values[key] for values in hparams.values() if key in values)) for key in keys}

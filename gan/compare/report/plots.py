@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gan.compare.results import Row
+from gan.compare.csv_files import Row
 from gan.runtime.files import write_atomically
 
 # The salt makes SVG files reproducible: equal plots are equal files.

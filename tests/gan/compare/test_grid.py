@@ -12,9 +12,10 @@ import pytest
 
 from gan.compare.__main__ import main
 from gan.compare.arms import build_arms, build_cells, parse_axis
-from gan.compare.folder import GridFolder, read_json
+from gan.compare.csv_files import read_table
+from gan.compare.folder import GridFolder, read_record
 from gan.compare.local_launcher import Resources, get_gpu, run_cells, start_process
-from gan.compare.results import find_completed, read_table
+from gan.compare.results import find_completed
 from gan.compare.status import save_final_status
 from gan.run.lock import locked
 from gan.run.logging import read_metrics
@@ -92,7 +93,7 @@ def test_results_are_the_last_values_of_the_runs(grid):
 def test_repeated_command_trains_nothing_and_new_arms_add_cells(grid, small_config, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(grid, out)
-    description = read_json(out / "grid.json")
+    description = json.loads((out / "grid.json").read_text())
     del description["base"]["data"]["workers"], description["base"]["metrics"]  # as if the defaults were new
     (out / "grid.json").write_text(json.dumps(description))
     monkeypatch.setattr("gan.compare.report.write.write_report", lambda *arguments: [])  # other tests check it
@@ -105,7 +106,7 @@ def test_repeated_command_trains_nothing_and_new_arms_add_cells(grid, small_conf
     assert count_starts(out) == count_starts(grid) | {"quick-seed7": 1}
     assert [row["cell"] for row in read_table(out / "results.csv")] == [*CELLS, "quick-seed7"]
     assert get_results(out)[0] | {"hardware": ""} == get_results(grid)[0] | {"hardware": ""}
-    assert len(read_json(out / "grid.json")["runs"]) == 2  # a command without new cells is not recorded
+    assert len(json.loads((out / "grid.json").read_text())["runs"]) == 2  # a command without new cells is not recorded
 
 
 def find_finished(out: Path) -> set[str]:
@@ -145,7 +146,7 @@ def test_signal_stops_the_comparison_and_its_cells(number, small_config, tmp_pat
     assert process.returncode == 130
     assert errors.strip() == "interrupted; run the same command again to resume"
     assert not find_processes(out)
-    assert read_json(out / "logs" / "none-seed0.json")["status"] == "interrupted"
+    assert read_record(out / "logs" / "none-seed0.json")["status"] == "interrupted"
 
 
 @pytest.mark.slow
@@ -157,7 +158,7 @@ def test_failed_cell_is_recorded_and_others_are_trained(small_config, tmp_path):
     run_cells(cells, folder, resources, lambda cell, status: changes.append((cell.name, status.state)))
     first, second = (cell.name for cell in cells)
     assert changes == [(first, "running"), (first, "failed"), (second, "running"), (second, "finished")]
-    assert "exit code 2: error: train.batch_size=100000 is larger" in read_json(folder.record_file(first))["reason"]
+    assert "exit code 2: error: train.batch_size=100000 is larger" in read_record(folder.record_file(first))["reason"]
     assert set(find_completed(folder, cells)) == {second}  # the failed cell will be trained again
 
 
@@ -165,7 +166,7 @@ def test_failed_cell_is_recorded_and_others_are_trained(small_config, tmp_path):
 def test_interrupted_cell_is_not_failed_and_not_completed(small_config, tmp_path, code):
     folder, cells = GridFolder(tmp_path), build_cells(small_config, [], build_arms([], []), [0])
     assert save_final_status(folder, cells[0], code).state == "interrupted"
-    assert read_json(folder.record_file(cells[0].name))["status"] == "interrupted"
+    assert read_record(folder.record_file(cells[0].name))["status"] == "interrupted"
     assert not find_completed(folder, cells)
 
 

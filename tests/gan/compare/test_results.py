@@ -1,4 +1,5 @@
-from gan.compare.results import MAX_CURVE_ROWS, get_curve, get_seconds_per_step, read_table, write_table
+from gan.compare.csv_files import read_table, write_table
+from gan.compare.results import MAX_CURVE_ROWS, get_curve, get_seconds_per_step
 
 
 def test_table_round_trip(tmp_path):

@@ -17,6 +17,10 @@ def build_checkpoints(folder, keep=1, **changed) -> Checkpoints:
     return Checkpoints(folder, Config(checkpoint=CheckpointConfig(keep=keep), **changed))
 
 
+def load_newest(checkpoints) -> dict | None:
+    return checkpoints.load_newest(CPU, dict)
+
+
 def build_state(step: int) -> dict:
     return {"step": step, "best": None, "G": {"weight": torch.full((2,), float(step))}}
 
@@ -36,19 +40,19 @@ def test_load_newest(tmp_path):
     checkpoints = build_checkpoints(tmp_path, keep=3)
     for step in (9, 10):
         checkpoints.save(build_state(step))
-    newest = checkpoints.load_newest(CPU)
+    newest = load_newest(checkpoints)
     assert (newest["step"], newest["best"]) == (10, None)
     assert torch.equal(newest["G"]["weight"], torch.tensor([10.0, 10.0]))
 
 
 def test_load_newest_without_checkpoints(tmp_path):
-    assert build_checkpoints(tmp_path).load_newest(CPU) is None
+    assert load_newest(build_checkpoints(tmp_path)) is None
 
 
 def test_load_newest_ignores_best(tmp_path):
     checkpoints = build_checkpoints(tmp_path)
     checkpoints.save_best(build_state(5))
-    assert checkpoints.load_newest(CPU) is None
+    assert load_newest(checkpoints) is None
 
 
 class Bomb:
@@ -91,10 +95,10 @@ def test_damaged_checkpoint_is_skipped_and_not_executed(tmp_path, capsys, damage
     path.write_bytes(damage(path.read_bytes()))
     message = rf"continuing from step_00000009.pt: cannot read the checkpoint {path}: .*{reason}"
     with pytest.warns(UserWarning, match=message):
-        assert checkpoints.load_newest(CPU)["step"] == 9
+        assert load_newest(checkpoints)["step"] == 9
     (tmp_path / "checkpoints" / "step_00000009.pt").unlink()
     with pytest.raises(UserError, match=f"cannot read the checkpoint {path}: .*{reason}"):
-        checkpoints.load_newest(CPU)
+        load_newest(checkpoints)
     assert "code ran" not in capsys.readouterr().out
 
 
@@ -113,10 +117,10 @@ def test_checkpoint_of_another_config_is_skipped(tmp_path):
     build_checkpoints(tmp_path, seed=1).save(build_state(9))
     build_checkpoints(tmp_path, keep=2).save(build_state(8))
     with pytest.warns(UserWarning, match=r"step_00000009.pt: it belongs to another config \(different: seed\)"):
-        assert build_checkpoints(tmp_path).load_newest(CPU)["step"] == 8
+        assert load_newest(build_checkpoints(tmp_path))["step"] == 8
     build_checkpoints(tmp_path, seed=1).save_best(build_state(9))
     with pytest.raises(UserError, match=r"best.pt: it belongs to another config"):
-        build_checkpoints(tmp_path).load_best(CPU)
+        build_checkpoints(tmp_path).load("best", CPU, dict)
 
 
 def test_damaged_checkpoint_is_not_counted_as_kept(tmp_path):
@@ -125,6 +129,75 @@ def test_damaged_checkpoint_is_not_counted_as_kept(tmp_path):
     (tmp_path / "checkpoints" / "step_00000010.pt").write_bytes(b"damaged")
     checkpoints.save(build_state(8))
     with pytest.warns(UserWarning, match="continuing from step_00000008.pt"):
-        assert checkpoints.load_newest(CPU)["step"] == 8
+        assert load_newest(checkpoints)["step"] == 8
     checkpoints.save(build_state(10))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000010.pt"]
+
+
+def get_names(folder) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_files_of_the_user_are_neither_read_nor_removed(tmp_path):
+    checkpoints = build_checkpoints(tmp_path, keep=1)
+    checkpoints.save(build_state(4))
+    own = ["step_good.pt", "step_00000004_keep.pt", "step_00000004.pt.bak", "step_4.pt", "step_000000099.pt"]
+    own += ["step_٠٠٠٠٠٠٩٩.pt", "Step_00000099.pt", "step_99999999"]
+    for name in own:
+        (tmp_path / "checkpoints" / name).write_bytes((tmp_path / "checkpoints" / "step_00000004.pt").read_bytes())
+    checkpoints.save(build_state(5))
+    assert load_newest(checkpoints)["step"] == 5
+    assert get_names(tmp_path) == sorted([*own, "step_00000005.pt"])
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path):
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    for step in (99_999_998, 99_999_999, 100_000_000):
+        checkpoints.save(build_state(step))
+    assert load_newest(checkpoints)["step"] == 100_000_000
+    assert get_names(tmp_path) == ["step_100000000.pt", "step_99999999.pt"]
+
+
+def test_checkpoint_with_the_name_of_another_step_is_skipped(tmp_path):
+    checkpoints = build_checkpoints(tmp_path)
+    checkpoints.save(build_state(4))
+    copy = tmp_path / "checkpoints" / "step_00000099.pt"
+    copy.write_bytes((tmp_path / "checkpoints" / "step_00000004.pt").read_bytes())
+    with pytest.warns(UserWarning, match=r"step_00000099.pt: it contains another step than its name says \(4\)"):
+        assert load_newest(checkpoints)["step"] == 4
+
+
+def test_checkpoint_of_another_format_is_skipped(tmp_path, monkeypatch):
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    checkpoints.save(build_state(4))
+    with monkeypatch.context() as patch:
+        patch.setattr("gan.run.checkpoint.FORMAT", 2)
+        checkpoints.save(build_state(5))
+    with pytest.warns(UserWarning, match=r"step_00000005.pt: it has the format 2 of another version"):
+        assert load_newest(checkpoints)["step"] == 4
+
+
+def test_state_that_does_not_fit_is_skipped(tmp_path):
+    def refuse(state):
+        if state["step"] == 5:
+            raise ValueError("its entry D is missing")
+        return state["step"]
+
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    for step in (4, 5):
+        checkpoints.save(build_state(step))
+    with pytest.warns(UserWarning, match=r"continuing from step_00000004.pt: cannot use .*: its entry D is missing"):
+        assert checkpoints.load_newest(CPU, refuse) == 4
+
+
+def test_lack_of_memory_is_no_fault_of_a_checkpoint(tmp_path, monkeypatch):
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    for step in (4, 5):
+        checkpoints.save(build_state(step))
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("torch.load", fail)
+    with pytest.raises(MemoryError):
+        load_newest(checkpoints)
