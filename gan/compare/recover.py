@@ -1,11 +1,12 @@
 """The cells of a comparison whose grid.json is lost or damaged, from its results and its run folders."""
 
+import json
 import re
 from typing import Any
 
 from gan.compare.csv_files import Row, read_results
 from gan.compare.folder import GridFolder
-from gan.options.loader import dump_value, load_config, to_plain
+from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.runtime.errors import UserError
 
@@ -51,4 +52,4 @@ def _get_overrides(old: Any, new: Any, key: str = "") -> list[str]:
         return [text for k in new for text in _get_overrides(old[k], new[k], f"{key}.{k}" if key else k)]
     # Another class has other options. An entry that is not named would be inherited.
     removed = dict.fromkeys(old.keys() - new.keys()) if are_dicts and "name" not in new else {}
-    return [f"{key}={dump_value({**removed, **new} if removed else new)}"]
+    return [f"{key}={json.dumps({**removed, **new} if removed else new)}"]  # JSON is YAML

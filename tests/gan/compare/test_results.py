@@ -1,5 +1,27 @@
-from gan.compare.csv_files import read_table, write_table
-from gan.compare.results import MAX_CURVE_ROWS, get_curve, get_seconds_per_step
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from gan.compare.arms import build_arms, build_cells
+from gan.compare.csv_files import read_curve, read_results, read_table, write_table
+from gan.compare.description import extend_description, load_description, save_description
+from gan.compare.folder import GridFolder, read_record
+from gan.compare.results import (
+    MAX_CURVE_ROWS,
+    find_completed,
+    get_curve,
+    get_seconds_per_step,
+    save_results,
+    save_sample,
+)
+from gan.compare.status import Status
+from gan.data.grids import save_png
+from gan.run.lock import hold_lock
+from gan.runtime.errors import UserError
+from tests.gan.runs import read_files
 
 
 def test_table_round_trip(tmp_path):
@@ -24,3 +46,137 @@ def test_time_per_step_excludes_the_warm_up():
     lines = [{"speed/images_per_s": speed} for speed in (1.0, 64.0, 128.0, 128.0)]
     assert get_seconds_per_step(lines, 64) == 0.5
     assert get_seconds_per_step([], 64) is None
+
+
+ROW = "base-seed0,base,0,finished,4,32,1.5\n"
+HEADER = "cell,arm,seed,status,step,images,metrics/x\n"
+
+
+@pytest.fixture
+def cell(tiny_config):
+    (cell,) = build_cells(tiny_config, [], build_arms([], []), [0])
+    return cell
+
+
+@pytest.fixture
+def folder(tmp_path, finished_run, cell, tiny_config):
+    """Return a comparison with one cell, which is finished, and its saved results."""
+    folder = GridFolder(tmp_path / "grid")
+    folder.create()
+    shutil.copytree(finished_run, folder.run_folder(cell.name))
+    description = extend_description(folder, tiny_config, cell.config, [cell], None)
+    save_description(folder, description)
+    assert set(find_completed(folder, [cell])) == {cell.name}
+    save_results(folder, description)
+    return folder
+
+
+LOGS = {
+    "blank line first": lambda data: b"\n" + data,
+    "byte order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "cut front": lambda data: data[9:],
+    "stray byte": lambda data: data[:20] + b"\xff" + data[20:],
+    "half": lambda data: data[: len(data) // 2],
+    "UTF-16": lambda data: data.decode().encode("utf-16"),
+    "JSON of another program": lambda data: b'5\n{}\n{"step": null}\n' + b"[" * 100_000,
+    "empty": lambda data: b"",
+    "missing": None,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*metrics.jsonl. .*damaged:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*lines? (is|are) damaged:UserWarning")
+@pytest.mark.parametrize("damage", LOGS.values(), ids=LOGS)
+def test_finished_cell_with_a_damaged_log_stays_finished_and_keeps_its_results(folder, cell, damage):
+    log = folder.run_folder(cell.name) / "metrics.jsonl"
+    if damage is None:
+        log.unlink()
+    else:
+        log.write_bytes(damage(log.read_bytes()))
+    before = read_files(folder.root)
+    assert find_completed(folder, [cell]) == {cell.name: Status("finished")}
+    save_results(folder, load_description(folder))
+    assert read_files(folder.root) == before
+
+
+@pytest.mark.parametrize("missing", ["checkpoints", "metrics.jsonl", "generator.safetensors"])
+def test_finished_cell_has_its_network_and_its_last_checkpoint_or_log(folder, cell, missing):
+    run = folder.run_folder(cell.name)
+    (run / "copy.safetensors").write_bytes(b"of the user")
+    if missing == "checkpoints":
+        shutil.rmtree(run / missing)
+    else:
+        (run / missing).unlink()
+    assert set(find_completed(folder, [cell])) == (set() if missing == "generator.safetensors" else {cell.name})
+
+
+def test_damaged_record_is_kept_and_costs_come_from_the_results(folder, cell):
+    record = folder.record_file(cell.name)
+    record.write_text(json.dumps({"status": "finished", "peak_memory_mib": 7.0, "hardware": "a CPU"}))
+    save_results(folder, load_description(folder))
+    for text in ("", "5", "{", '{"status": null}', '{"peak_memory_mib": "7"}', "[" * 100_000, "1" * 5000):
+        record.write_text(text)
+        with pytest.warns(UserWarning, match=r"is damaged \(.*\); continuing without it, kept as .*\.json\.damaged"):
+            assert read_record(record) == {}
+        assert not record.exists()
+    assert find_completed(folder, [cell]) == {cell.name: Status("finished")}
+    save_results(folder, load_description(folder))
+    row = read_results(folder.results_file)[cell.name]
+    assert (row["status"], row["peak_memory_mib"], row["hardware"]) == ("finished", 7.0, "a CPU")
+    assert len(list(record.parent.glob("*.damaged*"))) == 7
+
+
+DAMAGED_ROWS = {
+    "too few fields": "base-seed1,base\n",
+    "too many fields": ROW.replace("\n", ",1,2,3\n"),
+    "stray byte": "base-\udcff,base,0,finished,4,32,1.5\n",
+    "NUL": "\0\0\0\n",
+    "seed is text": ROW.replace(",0,", ",zero,"),
+    "step is text": ROW.replace(",4,", ",four,"),
+    "no status": ROW.replace("finished", ""),
+    "huge field": "x" * 200_000 + "\n",
+}
+
+
+@pytest.mark.parametrize("row", DAMAGED_ROWS.values(), ids=DAMAGED_ROWS)
+def test_damaged_row_is_left_out_and_the_file_is_kept(tmp_path, row):
+    path = tmp_path / "results.csv"
+    path.write_text("\ufeff" + HEADER + row + ROW, errors="surrogateescape")
+    data = path.read_bytes()
+    with pytest.warns(UserWarning, match="1 row is damaged; continuing with the others; kept as results.csv.damaged"):
+        (result,) = read_results(path, repair=True).values()
+    assert (result["cell"], result["metrics/x"]) == ("base-seed0", 1.5)
+    assert (tmp_path / "results.csv.damaged").read_bytes() == data
+
+
+def test_results_of_another_program_are_kept(folder, cell):
+    before = folder.results_file.read_bytes()
+    folder.results_file.write_text("a;b\n1;2\n")
+    with pytest.warns(UserWarning, match="kept as results.csv.damaged"):
+        save_results(folder, load_description(folder))
+    assert folder.results_file.read_bytes() == before
+
+
+def test_damaged_points_of_a_curve_are_left_out(tmp_path):
+    path = tmp_path / "curve.csv"
+    path.write_text("step,images,metrics/x\n10,80,1.5\nten,80,1.5\n20,,1.5\n30,240,2.5\n")
+    with pytest.warns(UserWarning, match="2 rows are damaged"):
+        assert [row["step"] for row in read_curve(path)] == [10, 30]
+
+
+def test_sample_is_that_of_the_last_step(tmp_path):
+    for name, value in (("step_99999999.png", 9), ("step_100000000.png", 10), ("step_zz.png", 99), ("zz.png", 99)):
+        save_png(tmp_path / "samples" / name, torch.full((1, 16, 16), value, dtype=torch.uint8))
+    save_sample(tmp_path / "samples", tmp_path / "small.png")
+    with Image.open(tmp_path / "small.png") as image:
+        assert image.convert("L").getpixel((0, 0)) == 10
+
+
+def test_nothing_is_saved_in_a_comparison_that_was_moved(folder, cell, tmp_path):
+    description = load_description(folder)
+    with hold_lock(folder.lock_file):
+        folder.root.rename(tmp_path / "moved")
+        for save in (save_results, save_description):
+            with pytest.raises(UserError, match="it no longer exists"):
+                save(folder, description)
+    assert not folder.root.exists()
