@@ -22,6 +22,7 @@ from gan.options.loader import dump_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints
 from gan.run.cli import TrainingParser, select_run
+from gan.run.lock import check_lock
 from gan.run.start import require_all
 from gan.run.summary import format_table, lipschitz_rows, read_last_values
 from gan.runtime.allocator import keep_freed_memory
@@ -68,6 +69,7 @@ def run(options: argparse.Namespace) -> None:
             train(experiment, folder, interrupt)
         _, channels, side, _ = sets.train.images.shape
         image = ImageShape(channels, side, sets.train.num_classes)
+        check_lock(folder)
         export_network(folder / CLASSIFIER, experiment.network, dump_config(config), image=image)
         numbers = read_last_values(folder)
         print("\n" + format_accuracies(numbers, config.eval.attack, len(sets.test)))

@@ -16,6 +16,7 @@ from gan.data import Splits
 from gan.evaluation.lipschitz import explain_unmeasured
 from gan.run import folder as run_folder
 from gan.run.cli import TrainingParser, select_run
+from gan.run.lock import check_lock
 from gan.run.start import require_all
 from gan.run.summary import format_results, read_last_values
 from gan.runtime.allocator import keep_freed_memory
@@ -71,6 +72,7 @@ def run(options: argparse.Namespace) -> None:
             with Interrupt() as interrupt:
                 train(experiment, folder, interrupt)
             if rank() == 0:
+                check_lock(folder)
                 export_generator(folder / GENERATOR, get_trained_generator(experiment))
             print_results(experiment, folder, splits)
 

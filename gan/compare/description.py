@@ -126,14 +126,15 @@ def extend_description(
         )
     for cell in cells:
         existing = description.cells.get(cell.name)
-        is_known = existing is not None and len(existing["overrides"]) > 0
-        if is_known and load_config(type(base), path, existing["overrides"]) != cell.config:
-            raise UserError(
-                f"--out {folder.root} contains another cell {cell.name} ({' '.join(existing['overrides'])}); "
-                "rename the new arm with --arm NAME:key=value,..."
-            )
+        if existing is not None and existing["overrides"]:  # otherwise they are unknown
+            if load_config(type(base), path, existing["overrides"]) != cell.config:
+                raise UserError(
+                    f"--out {folder.root} contains another cell {cell.name} ({' '.join(existing['overrides'])}); "
+                    "rename the new arm with --arm NAME:key=value,..."
+                )
+            continue
         new = {"arm": cell.arm.name, "seed": cell.seed, "axes": cell.arm.axes, "overrides": list(cell.overrides)}
-        description.cells[cell.name] = existing if is_known else new
+        description.cells[cell.name] = new
     description.cells |= {name: cell for name, cell in lost.items() if name not in description.cells}
     description.set_baseline(baseline)
     return description

@@ -15,6 +15,7 @@ from gan.compare.experiment_types import get_experiment_type
 from gan.compare.folder import GridFolder
 from gan.compare.status import INTERRUPTED, RUNNING, Status, save_final_status, save_status
 from gan.run import folder as run_folder
+from gan.run.lock import check_lock
 
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.2
@@ -71,6 +72,7 @@ def build_arguments(cell: Cell, folder: GridFolder, resources: Resources) -> lis
 
 def start_process(cell: Cell, folder: GridFolder, resources: Resources, gpu: str | None = None) -> subprocess.Popen:
     """Start the process of a cell. Its output is appended to the cell's log file."""
+    check_lock(folder.root)
     script, arguments = get_experiment_type(resources.config).script, build_arguments(cell, folder, resources)
     threads = {name: str(resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     threads["OMP_WAIT_POLICY"] = "PASSIVE"  # see train_gan.py
