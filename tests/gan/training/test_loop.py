@@ -203,6 +203,20 @@ def test_resume_skips_damaged_checkpoint(tmp_path, tiny_run, capsys):
     assert_same_runs(undamaged, folder)
 
 
+def test_resume_keeps_the_lines_around_a_damaged_one(copied_run, longer_run):
+    log = copied_run / "metrics.jsonl"
+    first, second, *others = log.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([b"\xef\xbb\xbf", first, b"\n", second[7:], *others])
+    log.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=rf"^{log}: 1 line is damaged; .*; kept as metrics.jsonl.damaged$"):
+        resume(copied_run, "train.steps=6")
+    assert [line["step"] for line in read_numbers(copied_run)] == [1, 2, 3, 4, 5, 6]
+    assert [read_numbers(copied_run)[i] for i in (0, 2, 3, 4, 5)] == [
+        read_numbers(longer_run)[i] for i in (0, 2, 3, 4, 5)
+    ]
+    assert (copied_run / "metrics.jsonl.damaged").read_bytes() == damaged
+
+
 def test_resume_with_more_steps_is_bit_equal(copied_run, longer_run):
     resume(copied_run, "train.steps=6")
     assert_same_runs(longer_run, copied_run)
