@@ -74,14 +74,16 @@ def save_description(folder: GridFolder, description: Description) -> None:
 
 def _is_description(value: Any) -> bool:
     """Return whether a value has the form of the contents of grid.json."""
+    if not isinstance(value, dict) or not value.keys() <= {field.name for field in fields(Description)}:
+        return False
+    cells, runs = value.get("cells", {}), value.get("runs", [])
     return (
-        isinstance(value, dict)
-        and value.keys() == {field.name for field in fields(Description)}
-        and all(isinstance(value[key], str) for key in ("config", "baseline"))
-        and all(isinstance(value[key], dict) for key in ("base", "cells"))
-        and isinstance(value["runs"], list)
-        and all(_is_cell(name, cell) for name, cell in value["cells"].items())
-        and all(isinstance(run, dict) and _is_run(run) for run in value["runs"])
+        all(isinstance(value.get(key), str) for key in ("config", "baseline"))
+        and isinstance(value.get("base"), dict)
+        and isinstance(cells, dict)
+        and all(_is_cell(name, cell) for name, cell in cells.items())
+        and isinstance(runs, list)
+        and all(isinstance(run, dict) and _is_run(run) for run in runs)
     )
 
 

@@ -158,7 +158,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         state = torch.load(path, map_location=device, weights_only=True)
         if not isinstance(state, dict) or not isinstance(state.get("config"), str):
             raise ValueError("it does not contain the state of a run")
-    except (MemoryError, PermissionError):
+    except (MemoryError, torch.OutOfMemoryError, PermissionError):
         raise  # the file may be valid, so that an older one must not take its place
     except pickle.UnpicklingError:  # its message recommends loading the file with weights_only=False
         raise InvalidCheckpoint(f"cannot read the checkpoint {path}: it contains objects other than tensors") from None

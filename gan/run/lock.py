@@ -76,10 +76,15 @@ def check_lock(folder: Path, name: str = LOCK) -> None:
     path = folder / name
     if (file := _held.get(path)) is None or _is_current(path, file):
         return
-    subject, reason = _get_subject(path), "its lock file has been removed" if folder.exists() else "it no longer exists"
+    subject = _get_subject(path)
+    if not folder.exists():
+        raise UserError(
+            f"{subject} was moved or removed while this process was using it: nothing more is written; continue in its"
+            " new place"
+        )
     raise UserError(
-        f"{subject}: {reason} while this process was using it, so that nothing more is written; start again from the"
-        " last checkpoint"
+        f"the lock file of {subject} was removed while this process was using it: nothing more is written, because"
+        " another process may be using it now; continue when none does"
     )
 
 

@@ -116,7 +116,7 @@ def parse_line(text: bytes) -> tuple[Line, bool]:
     step = value.get("step") if isinstance(value, dict) else None
     if type(step) is not int or not 0 <= step < MAX_INTEGER:
         return {}, False
-    line = {tag: number for tag, number in value.items() if is_number(number)}
+    line = {tag: _clean(number) for tag, number in value.items() if is_number(number)}
     return line, len(line) == len(value)
 
 
@@ -134,6 +134,10 @@ def read_metrics(folder: Path) -> list[Line]:
 def _describe_damage(folder: Path, log: Log) -> str:
     what = "1 line is damaged" if log.damaged == 1 else f"{log.damaged} lines are damaged"
     return f"{folder / METRICS}: {what}; continuing with the others"
+
+
+def _clean(number: float | None) -> float | None:
+    return number if number is None or math.isfinite(number) else None
 
 
 def is_number(value: Any) -> bool:

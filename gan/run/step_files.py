@@ -19,6 +19,6 @@ def find_step_files(folder: Path, suffix: str) -> dict[int, Path]:
     found = {}
     for path in folder.glob(f"*{suffix}"):
         match = NAME.fullmatch(path.name)
-        if match is not None and path == get_step_file(folder, int(match[1]), suffix):
+        if match is not None and path == get_step_file(folder, int(match[1]), suffix) and path.is_file():
             found[int(match[1])] = path
     return dict(sorted(found.items()))

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -26,12 +25,12 @@ def read_file(path: Path) -> bytes | None:
 
 
 def parse_json(data: bytes) -> Any:
-    """Return the value of a JSON text, which may begin with a byte order mark. Numbers that are not finite are None.
+    """Return the value of a JSON text, which may begin with a byte order mark.
 
     Raises ValueError for anything else, including nesting that is too deep and numbers of too many digits.
     """
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=lambda name: None, parse_float=_parse_float)
+        return json.loads(data.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -71,8 +70,3 @@ def keep_copy(path: Path) -> Path:
 def _find_free_name(path: Path) -> Path:
     names = itertools.chain([f"{path.name}.damaged"], (f"{path.name}.damaged-{i}" for i in itertools.count(2)))
     return next(other for name in names if not (other := path.with_name(name)).exists())
-
-
-def _parse_float(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None

@@ -109,6 +109,24 @@ def test_repeated_command_trains_nothing_and_new_arms_add_cells(grid, small_conf
     assert len(json.loads((out / "grid.json").read_text())["runs"]) == 2  # a command without new cells is not recorded
 
 
+@pytest.mark.filterwarnings("ignore:.* damaged:UserWarning")
+def test_finished_comparison_with_damaged_files_trains_nothing(grid, small_config, tmp_path, monkeypatch):
+    out = shutil.copytree(grid, tmp_path / "out")
+    logs = {}
+    for name, text in zip(CELLS, (b"\n\xff", b"5\n{}\n", b"[" * 100_000, b"\xef\xbb\xbf"), strict=True):
+        log = out / "cells" / name / "metrics.jsonl"
+        log.write_bytes(text + log.read_bytes())
+        logs[log] = log.read_bytes()
+    for path in (out / "grid.json", out / "logs" / f"{CELLS[0]}.json", out / "curves" / f"{CELLS[1]}.csv"):
+        path.write_bytes(path.read_bytes()[:100])
+    monkeypatch.setattr("gan.compare.report.write.write_report", lambda *arguments: [])
+    assert main([str(small_config), *GRID[:2], "--seeds", "0", "--device", "cpu", "--out", str(out)]) == 0
+    assert count_starts(out) == count_starts(grid)
+    assert {log: log.read_bytes() for log in logs} == logs
+    assert {row["cell"]: row for row in get_results(out)} == {row["cell"]: row for row in get_results(grid)}
+    assert (out / "curves" / f"{CELLS[3]}.csv").read_bytes() == (grid / "curves" / f"{CELLS[3]}.csv").read_bytes()
+
+
 def find_finished(out: Path) -> set[str]:
     """The cells that have been trained to their last step."""
     return {path.parent.name for path in out.glob("cells/*/generator.safetensors")}

@@ -177,6 +177,6 @@ def test_nothing_is_saved_in_a_comparison_that_was_moved(folder, cell, tmp_path)
     with hold_lock(folder.lock_file):
         folder.root.rename(tmp_path / "moved")
         for save in (save_results, save_description):
-            with pytest.raises(UserError, match="it no longer exists"):
+            with pytest.raises(UserError, match="was moved or removed while"):
                 save(folder, description)
     assert not folder.root.exists()

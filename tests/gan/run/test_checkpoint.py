@@ -1,4 +1,5 @@
 import io
+import os
 import random
 
 import pytest
@@ -145,9 +146,11 @@ def test_files_of_the_user_are_neither_read_nor_removed(tmp_path):
     own += ["step_٠٠٠٠٠٠٩٩.pt", "Step_00000099.pt", "step_99999999"]
     for name in own:
         (tmp_path / "checkpoints" / name).write_bytes((tmp_path / "checkpoints" / "step_00000004.pt").read_bytes())
+    (tmp_path / "checkpoints" / "step_00000001.pt").mkdir()
+    os.mkfifo(tmp_path / "checkpoints" / "step_00000009.pt")
     checkpoints.save(build_state(5))
     assert load_newest(checkpoints)["step"] == 5
-    assert get_names(tmp_path) == sorted([*own, "step_00000005.pt"])
+    assert get_names(tmp_path) == sorted([*own, "step_00000001.pt", "step_00000005.pt", "step_00000009.pt"])
 
 
 def test_checkpoints_are_ordered_by_number(tmp_path):

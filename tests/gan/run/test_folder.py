@@ -43,7 +43,7 @@ def test_free_folder_has_the_next_number(tmp_path):
 
 
 def test_newest_folder_has_the_latest_config(tmp_path):
-    for age, name in enumerate(["x-10", "x-2", "x", "x-y", "xx"]):
+    for age, name in enumerate(["x-10-copy", "x-2old", "x-10", "x-2", "x", "x-y", "xx"]):
         run_folder.write_config(tmp_path / name, Config())
         os.utime(tmp_path / name / "config.yaml", (1000 - age, 1000 - age))
     assert run_folder.find_newest_folder("x", tmp_path) == tmp_path / "x-10"
