@@ -11,7 +11,7 @@ from classification.data import LabelledSets
 from gan.data import Sampler
 from gan.objectives.regularizers.weight import WeightPenalty
 from gan.run.divergence import Networks
-from gan.run.state import check_counts, check_module, check_optimizer, check_tensors, get_entry, load_optimizer
+from gan.run.state import check_counts, check_module, check_optimizer, check_options, check_tensors, get_entry
 from metrics.lipschitz import LipschitzTracker
 
 
@@ -49,8 +49,8 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that later steps depend on."""
-        parts = {"network": self.network, "optimizer": self.optimizer, "lipschitz": self.tracker}
-        return {"step": self.step, "delta": self.delta} | {name: part.state_dict() for name, part in parts.items()}
+        state = {"step": self.step, "delta": self.delta}
+        return state | {name: part.state_dict() for name, part in self._stateful().items()}
 
     def check_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return a state of this run unchanged. Raises ValueError if it cannot be loaded: it may be of another version.
@@ -63,12 +63,15 @@ class Experiment:
             raise ValueError("its entry delta does not fit: it has another shape")
         check_module("network", self.network, state)
         check_optimizer("optimizer", self.optimizer, state)
+        check_options("optimizer", self.optimizer, state)
         check_tensors("lipschitz", state)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that `check_state` accepts."""
         self.step, self.delta = state["step"], state["delta"]
-        self.network.load_state_dict(state["network"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        self.tracker.load_state_dict(state["lipschitz"])
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        return {"network": self.network, "optimizer": self.optimizer, "lipschitz": self.tracker}

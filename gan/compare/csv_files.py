@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gan.runtime.damaged import keep_copy, read_file
+from gan.runtime.damaged import BAD_CHARACTER, keep_copy, read_file
 from gan.runtime.files import write_text
 
 TEXT_COLUMNS = ("cell", "arm", "status", "reason", "hardware", "precision")
-BAD_CHARACTER = "\ufffd"  # stands for bytes that are not UTF-8
 
 Row = dict[str, Any]
 

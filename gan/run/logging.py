@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,13 @@ from gan.data.grids import save_png
 from gan.run.lock import check_lock
 from gan.run.step_files import get_step_file
 from gan.run.writers import WRITERS
-from gan.runtime.damaged import keep_copy, parse_json, read_file
+from gan.runtime.damaged import BAD_CHARACTER, keep_copy, read_file
 from gan.runtime.files import append, name_in_errors, write_text
 
 METRICS = "metrics.jsonl"
 MAX_INTEGER = 2**63  # of TensorBoard
+ENTRY = re.compile(rb'(?=\{"step":)')  # where an entry begins
+DECODER = json.JSONDecoder()
 
 Line = dict[str, Any]
 """Numbers by tag that were logged after `step`; None for a number that was not finite"""
@@ -89,7 +92,7 @@ class Log(NamedTuple):
 def read_log(folder: Path) -> Log:
     """Return the log of the run in `folder`, empty without a file.
 
-    The lines of one step are merged. What is no entry is left out: other lines, and other values than numbers. An
+    The lines of one step are merged. What is no entry is left out: other text, and other values than numbers. An
     incomplete last line, which a killed run leaves, is no damage.
     """
     data = read_file(folder / METRICS) or b""
@@ -97,27 +100,38 @@ def read_log(folder: Path) -> Log:
     steps: dict[int, Line] = {}
     damaged = 0
     for i, text in enumerate(texts):
-        line, is_whole = parse_line(text)
-        if line:
-            steps.setdefault(line["step"], {}).update(line)
-        is_incomplete = i == len(texts) - 1 and not line and not data.endswith(b"\n")
-        damaged += not is_whole and not is_incomplete
+        entries = parse_line(text)
+        for line, _ in entries:
+            if line:
+                steps.setdefault(line["step"], {}).update(line)
+        is_last = i == len(texts) - 1 and not data.endswith(b"\n")
+        if is_last and not entries[-1][0]:
+            entries = entries[:-1]
+        damaged += not all(is_whole for _, is_whole in entries)
     return Log([steps[step] for step in sorted(steps)], damaged)
 
 
-def parse_line(text: bytes) -> tuple[Line, bool]:
-    """Return the entry in a line of a log, empty if there is none, and whether nothing else is in the line."""
-    if not text.strip():
+def parse_line(text: bytes) -> list[tuple[Line, bool]]:
+    """Return the entries in a line of a log, which has several if line breaks are damaged.
+
+    Each is empty if there is none, and has the information whether it is undamaged.
+    """
+    return [_parse_entry(part) for part in ENTRY.split(text)]
+
+
+def _parse_entry(data: bytes) -> tuple[Line, bool]:
+    text = data.decode("utf-8-sig", errors="replace").strip()
+    if not text:
         return {}, True
     try:
-        value = parse_json(text)
-    except ValueError:
+        value, end = DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
         return {}, False
     step = value.get("step") if isinstance(value, dict) else None
     if type(step) is not int or not 0 <= step < MAX_INTEGER:
         return {}, False
-    line = {tag: _clean(number) for tag, number in value.items() if is_number(number)}
-    return line, len(line) == len(value)
+    line = {tag: _clean(number) for tag, number in value.items() if is_number(number) and BAD_CHARACTER not in tag}
+    return line, len(line) == len(value) and end == len(text)
 
 
 def read_metrics(folder: Path) -> list[Line]:

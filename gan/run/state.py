@@ -59,12 +59,16 @@ def check_optimizer(name: str, optimizer: torch.optim.Optimizer, state: Mapping[
                 raise ValueError(f"its entry {name} does not fit: {key} of parameter {index} has another shape")
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, entry: Mapping[str, Any]) -> None:
-    """Load the state of each parameter from an entry that `check_optimizer` accepts.
-
-    The options stay those of the config and of this device, not of the device that wrote the state.
-    """
-    optimizer.load_state_dict({"state": entry["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+def check_options(name: str, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `optimizer` can also load its options from the entry `name` of a state."""
+    trial = copy.deepcopy(optimizer)  # which knows the options that other versions of PyTorch did not have
+    try:
+        trial.load_state_dict(get_entry(state, name))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"its entry {name} does not fit: other groups of parameters") from None
+    for group, loaded in zip(optimizer.param_groups, trial.param_groups, strict=True):
+        if missing := group.keys() - loaded.keys():
+            raise ValueError(f"its entry {name} does not fit: no {', '.join(sorted(missing))}")
 
 
 def check_tensors(name: str, state: Mapping[str, Any]) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
 
+BAD_CHARACTER = "\ufffd"  # stands for bytes that are not UTF-8
+
 
 def read_file(path: Path) -> bytes | None:
     """Return the contents of a file, or None if there is none. Raises UserError if it cannot be read."""

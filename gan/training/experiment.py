@@ -11,7 +11,7 @@ from gan.config import Config
 from gan.data.labels import restore_labels
 from gan.evaluation.evaluator import Evaluator
 from gan.run.divergence import Networks
-from gan.run.state import check_counts, check_module, check_numbers, check_optimizer, check_tensors, load_optimizer
+from gan.run.state import check_counts, check_module, check_numbers, check_optimizer, check_tensors
 from gan.runtime.cuda_graphs import CUDAGraphs
 from gan.runtime.distributed import average_batch_statistics, world_size
 from gan.training.ema import EMA
@@ -112,7 +112,8 @@ class Experiment:
         self.inputs.labels = restore_labels(state.get("label_counts"), self.image_shape.num_classes, self.device)
         for name, part in self._stateful().items():
             if isinstance(part, torch.optim.Optimizer):
-                load_optimizer(part, state[name])
+                # The options are those of the config and of this device, not of the device that wrote the state.
+                part.load_state_dict({"state": state[name]["state"], "param_groups": part.state_dict()["param_groups"]})
             else:
                 part.load_state_dict(state[name])
         if self.graphs is not None:

@@ -72,7 +72,6 @@ DAMAGED_LINES = {
     "stray byte": b'{"step": 2, "loss/\xff": 1.0}',
     "cut front": b'": 2, "loss/D": 1.0}',
     "cut back": b'{"step": 2, "lo',
-    "two entries in a line": b'{"step": 2}{"step": 2}',
     "number": b"5",
     "empty object": b"{}",
     "list": b'[{"step": 2}]',
@@ -126,6 +125,19 @@ def test_harmless_lines_are_no_damage(tmp_path, texts):
     RunLogger(tmp_path, 4, to=()).close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
     assert read_log(tmp_path) == log
+
+
+@pytest.mark.parametrize(
+    "between", [b"", b"\xff", b"\0\0", b'{"step": 9, "lo'], ids=["nothing", "stray byte", "NUL", "torn line"]
+)
+def test_entries_without_a_line_break_are_read(tmp_path, between):
+    (tmp_path / "metrics.jsonl").write_bytes(between.join(json.dumps(line).encode() for line in GOOD) + b"\n")
+    assert read_log(tmp_path) == (GOOD, int(between != b""))
+
+
+def test_stray_byte_in_a_tag_costs_one_number(tmp_path):
+    write_log(tmp_path, b'{"step": 1, "loss/\xff": 1.0, "loss/G": 2.0}')
+    assert read_log(tmp_path) == ([{"step": 1, "loss/G": 2.0}], 1)
 
 
 def test_values_that_are_no_numbers_are_left_out(tmp_path):
