@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from gan.runtime.console import open_console
 from gan.runtime.distributed import claim_first_failure, launched_world_size
 from gan.runtime.errors import Stopped, UserError
 from gan.runtime.files import WriteError
@@ -32,37 +33,42 @@ def png_path(text: str) -> Path:
     return path
 
 
-def exit_code(command: Callable[[], None], distributed: bool = False) -> int:
+def exit_code(command: Callable[[], None], distributed: bool = False, prints_results: bool = True) -> int:
     """Run a command and return its exit code.
 
     0 after success, 2 after user errors, 130 after Ctrl-C, and the code of a run that stopped itself. User errors and
     warnings are printed in one line each. Other exceptions propagate. When several processes fail, only the first
     prints its error. A command that is not `distributed` refuses to run in several processes.
+
+    Without a console, the command goes on. Its exit code is 2 then if it `prints_results`, which are lost.
     """
-    with short_messages():
-        try:
-            if not distributed and launched_world_size() > 1:
-                count = launched_world_size()
-                raise UserError(f"this command must run in a single process, not in {count}; start it without torchrun")
-            command()
-            sys.stdout.flush()
-        except Stopped as stop:
-            if claim_first_failure():
-                print(stop, file=sys.stderr)
-            return stop.code
-        except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
-            return 130
-        except Exception as error:
-            if isinstance(error, BrokenPipeError):
-                sys.stdout = None  # otherwise Python tries to flush it at exit
-            message = get_user_message(error)
-            is_first = claim_first_failure()
-            if message is None and is_first:
-                raise
-            if message is not None and is_first:
-                print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
-            return 1 if message is None else 2
+    with open_console() as output, short_messages():
+        code = _run(command, distributed)
+        output.flush()
+        return 2 if code == 0 and prints_results and output.is_lost else code
+
+
+def _run(command: Callable[[], None], distributed: bool) -> int:
+    try:
+        if not distributed and launched_world_size() > 1:
+            count = launched_world_size()
+            raise UserError(f"this command must run in a single process, not in {count}; start it without torchrun")
+        command()
+    except Stopped as stop:
+        if claim_first_failure():
+            print(stop, file=sys.stderr)
+        return stop.code
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = get_user_message(error)
+        is_first = claim_first_failure()
+        if message is None and is_first:
+            raise
+        if message is not None and is_first:
+            print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+        return 1 if message is None else 2
     return 0
 
 
@@ -92,10 +98,8 @@ def get_user_message(error: Exception) -> str | None:
     """Return the message for an error that the user can fix, a line for each error; None for any other error."""
     if isinstance(error, UserError | WriteError):
         return str(error)
-    if isinstance(error, BrokenPipeError):
-        return "the program that reads the output has exited; write the output to a file instead"
-    if isinstance(error, OSError) and error.filename is not None:  # no permission, or a name that is too long
-        return str(UserError(f"{error.filename}: {error.strerror}"))
+    if isinstance(error, OSError) and error.strerror:  # such as no permission, a long name, or too many open files
+        return str(UserError(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror))
     # PyTorch raises a bare RuntimeError when malloc fails.
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         reason = str(error).partition("\n")[0] or type(error).__name__

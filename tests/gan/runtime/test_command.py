@@ -42,21 +42,3 @@ def test_user_warnings_are_one_line(capsys):
 def test_invalid_option_is_a_user_error():
     with pytest.raises(UserError, match=r"unrecognized arguments: --frog \(see --help\)"):
         Parser(prog="x").parse_args(["--frog"])
-
-
-PROGRAM_WITH_CLOSED_OUTPUT = """\
-import os, sys
-from gan.runtime.command import exit_code
-reading, writing = os.pipe()
-os.close(reading)
-os.dup2(writing, 1)
-sys.exit(exit_code(lambda: print("a result")))
-"""
-
-
-def test_closed_output_is_one_line(python):
-    result = python.run("-c", PROGRAM_WITH_CLOSED_OUTPUT)
-    assert (result.returncode, result.stderr) == (
-        2,
-        "error: the program that reads the output has exited; write the output to a file instead\n",
-    )
