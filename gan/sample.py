@@ -12,6 +12,7 @@ from gan.data.grids import sample_grid, save_png
 from gan.evaluation.extractors import build_extractor
 from gan.evaluation.features import extract_image_features
 from gan.evaluation.reference import load_reference
+from gan.run.start import check_writable
 from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code, png_path
 from gan.runtime.device import select_device
@@ -73,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
     target = options.out or options.out_dir
     if target.exists():
         raise UserError(f"{target} already exists; choose another --{'out' if options.out else 'out-dir'}")
+    check_writable(target.parent, "--out" if options.out else "--out-dir")
     device = select_device(options.device)
     generator = restore_generator(options.run, device, options.checkpoint)
     classes = generator.image.num_classes
