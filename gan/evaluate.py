@@ -22,7 +22,7 @@ from gan.run import folder as run_folder
 from gan.run.evaluations import CLASSIFIER, RESULTS, Evaluations
 from gan.run.start import check_writable
 from gan.run.summary import format_table
-from gan.runtime.command import Parser, exit_code
+from gan.runtime.command import Parser, exit_code, whole_number
 from gan.runtime.device import select_device
 from gan.runtime.distributed import process_group, rank
 from gan.runtime.errors import UserError
@@ -55,13 +55,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder or .safetensors file")
     parser.add_argument("--images", nargs="+", metavar="DIR", help="folders or archives of generated and real images")
     parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run, or fid and kid for folders")
-    parser.add_argument("--num-samples", type=int, help="number of generated images, for all metrics")
-    parser.add_argument("--seeds", type=int, help="number of sets of latents to evaluate (default: 1)")
+    parser.add_argument("--num-samples", type=whole_number, help="number of generated images, for all metrics")
+    parser.add_argument("--seeds", type=whole_number, help="number of sets of latents to evaluate (default: 1)")
     parser.add_argument("--checkpoint", choices=("newest", "best"), help="(default: newest)")
     parser.add_argument("--save-statistics", type=path, metavar="FILE.npz", help="write FID statistics of --images DIR")
     parser.add_argument("--out", type=path, help=f"JSON file to write (default: {RESULTS} in a run folder)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
-    parser.add_argument("--resize", type=int, metavar="N", help="crop images to squares, and resize them to N x N")
+    parser.add_argument("--resize", type=whole_number, metavar="N", help="crop images to squares, resized to N x N")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
     options = parser.parse_intermixed_args(argv)
     words = [*options.run, *(options.images or []), *(options.metrics or [])]

@@ -5,7 +5,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +16,15 @@ from gan.runtime.distributed import claim_first_failure, launched_world_size
 from gan.runtime.errors import Stopped, UserError
 from gan.runtime.files import WriteError
 
+OUT_OF_MEMORY = (
+    "allocate memory",  # PyTorch
+    "Storage size calculation overflowed",  # PyTorch, for a size of more than 64 bits
+    "could not create a ",  # oneDNN
+    "failed to map segment from shared object",  # an import
+    "can't start new thread",
+)
+"""Parts of the messages of exceptions that have no type of their own"""
+
 
 class Parser(argparse.ArgumentParser):
     """Argument parser that raises UserError for invalid options."""
@@ -23,6 +32,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
         raise UserError(f"{message} (see --help)")
+
+
+def whole_number(text: str) -> int:
+    """Return a whole number, such as 50000 or 5e4; for use as the `type` of an option."""
+    for parse in (int, float):
+        with suppress(ValueError, OverflowError):
+            if (value := parse(text)) == int(value):
+                return int(value)
+    raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
 
 
 def png_path(text: str) -> Path:
@@ -94,14 +112,23 @@ def short_messages() -> Iterator[None]:
         warnings.formatwarning, threading.excepthook = format_warning, excepthook
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error, or the error that caused it, is a lack of memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
+        return True
+    cause = error.__cause__ or error.__context__
+    return cause is not None and is_out_of_memory(cause)
+
+
 def get_user_message(error: Exception) -> str | None:
     """Return the message for an error that the user can fix, a line for each error; None for any other error."""
     if isinstance(error, UserError | WriteError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:  # such as no permission, a long name, or too many open files
         return str(UserError(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror))
-    # PyTorch raises a bare RuntimeError when malloc fails.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        return f"out of memory; use smaller networks, batches or images ({reason})"
+    reason = str(error).partition("\n\n")[0] or type(error).__name__
+    if is_out_of_memory(error):
+        return str(UserError(f"out of memory; use smaller networks, batches or images ({reason})"))
+    if type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+        return str(UserError(f"cannot compile the networks; set train.compile=false ({reason})"))
     return None

@@ -1,10 +1,11 @@
+import argparse
 import re
 import warnings
 
 import pytest
 import torch
 
-from gan.runtime.command import Parser, exit_code
+from gan.runtime.command import Parser, exit_code, whole_number
 from gan.runtime.errors import UserError
 
 
@@ -25,6 +26,58 @@ def test_other_errors_propagate():
 def test_out_of_memory_is_a_user_error(allocate, capsys):
     assert exit_code(allocate) == 2
     assert re.fullmatch(r"error: out of memory; use smaller networks, .*\(.+\)\n", capsys.readouterr().err)
+
+
+def raise_import_error():
+    try:
+        raise ImportError("library.so: failed to map segment from shared object")
+    except ImportError as error:
+        raise ImportError("the package seems to be broken") from error
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda: torch.empty(2**62, 8),
+        lambda: fail(RuntimeError("could not create a primitive")),
+        lambda: fail(RuntimeError("can't start new thread")),
+        raise_import_error,
+    ],
+)
+def test_lack_of_memory_in_a_library_is_a_user_error(command, capsys):
+    assert exit_code(command) == 2
+    assert re.fullmatch(r"error: out of memory; .*\n", capsys.readouterr().err)
+
+
+def test_error_of_the_system_without_a_file_is_a_user_error(capsys):
+    assert exit_code(lambda: fail(OSError(24, "Too many open files"))) == 2
+    assert capsys.readouterr().err == "error: Too many open files\n"
+
+
+def test_missing_compiler_is_a_user_error(capsys):
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    error = BackendCompilerFailed(len, RuntimeError("No working C++ compiler found"), None)
+    assert exit_code(lambda: fail(error)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: cannot compile the networks; set train.compile=false (")
+    assert "No working C++ compiler found" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("text", "number"), [("50", 50), ("5e4", 50_000), ("-1", -1), ("9" * 300, int("9" * 300))])
+def test_whole_number(text, number):
+    assert whole_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["1.5", "x", "", "inf", "nan", "1e400", "9" * 5000])
+def test_other_words_are_no_whole_numbers(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number"):
+        whole_number(text)
 
 
 def test_user_warnings_are_one_line(capsys):
