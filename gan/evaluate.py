@@ -22,7 +22,7 @@ from gan.run import folder as run_folder
 from gan.run.evaluations import CLASSIFIER, RESULTS, Evaluations
 from gan.run.start import check_writable
 from gan.run.summary import format_table
-from gan.runtime.command import Parser, exit_code, whole_number
+from gan.runtime.command import Parser, exit_code, split_overrides, whole_number
 from gan.runtime.device import select_device
 from gan.runtime.distributed import process_group, rank
 from gan.runtime.errors import UserError
@@ -64,16 +64,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resize", type=whole_number, metavar="N", help="crop images to squares, resized to N x N")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
     options = parser.parse_intermixed_args(argv)
-    words = [*options.run, *(options.images or []), *(options.metrics or [])]
-    options.overrides = [word for word in words if "=" in word]
-    runs = [expand_path(word, "RUN") for word in options.run if "=" not in word]
+    words, options.overrides = split_overrides(options.run)
+    runs = [expand_path(word, "RUN") for word in words]
+    for name in ("images", "metrics"):  # each takes all words that follow it
+        if getattr(options, name) is not None:
+            words, overrides = split_overrides(getattr(options, name))
+            setattr(options, name, words)
+            options.overrides += overrides
     if len(runs) + (options.images is not None) != 1:
         parser.error("give either one run folder or --images DIR_A DIR_B")
     options.run = runs[0] if runs else None
-    if options.metrics is not None:
-        options.metrics = [word for word in options.metrics if "=" not in word]
     if options.images is not None:
-        options.images = [expand_path(word, "--images") for word in options.images if "=" not in word]
+        options.images = [expand_path(word, "--images") for word in options.images]
     elif options.resize is not None or options.skip_corrupt or options.save_statistics:
         parser.error("--resize, --skip-corrupt and --save-statistics are options of --images")
     if options.images is not None:

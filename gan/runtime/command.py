@@ -1,10 +1,12 @@
 """What all commands share: errors in one line, and an exit code for each outcome."""
 
 import argparse
+import os
+import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,9 +15,10 @@ import torch
 
 from gan.runtime.console import open_console
 from gan.runtime.distributed import claim_first_failure, launched_world_size
-from gan.runtime.errors import Stopped, UserError
+from gan.runtime.errors import Stopped, UserError, to_line
 from gan.runtime.files import WriteError
 
+OVERRIDE = re.compile(r"[\w.]+=")
 OUT_OF_MEMORY = (
     "allocate memory",  # PyTorch
     "Storage size calculation overflowed",  # PyTorch, for a size of more than 64 bits
@@ -32,6 +35,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
         raise UserError(f"{message} (see --help)")
+
+
+def split_overrides(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the paths among words of a command line, and the overrides `key.sub=value`.
+
+    What exists is a path: the folders of a comparison have names such as `conv_norm,stride=paper-seed0`.
+    """
+    paths, overrides = [], []
+    for word in words:
+        (overrides if OVERRIDE.match(word) and not os.path.lexists(word) else paths).append(word)
+    return paths, overrides
 
 
 def whole_number(text: str) -> int:
@@ -99,7 +113,9 @@ def short_messages() -> Iterator[None]:
     format_warning, excepthook = warnings.formatwarning, threading.excepthook
 
     def format_in_one_line(message: Warning | str, category: type[Warning], *location: Any) -> str:
-        return f"warning: {message}\n" if category is UserWarning else format_warning(message, category, *location)
+        if category is not UserWarning:
+            return format_warning(message, category, *location)
+        return f"warning: {to_line(str(message))}\n"
 
     def skip_tensorboard(args: threading.ExceptHookArgs) -> None:
         if not type(args.thread).__module__.startswith("tensorboard."):
@@ -122,13 +138,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def get_user_message(error: Exception) -> str | None:
     """Return the message for an error that the user can fix, a line for each error; None for any other error."""
-    if isinstance(error, UserError | WriteError):
+    if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, WriteError):
+        return to_line(str(error))
     if isinstance(error, OSError) and error.strerror:  # such as no permission, a long name, or too many open files
-        return str(UserError(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror))
+        return to_line(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror)
     reason = str(error).partition("\n\n")[0] or type(error).__name__
     if is_out_of_memory(error):
-        return str(UserError(f"out of memory; use smaller networks, batches or images ({reason})"))
+        return to_line(f"out of memory; use smaller networks, batches or images ({reason})")
     if type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
-        return str(UserError(f"cannot compile the networks; set train.compile=false ({reason})"))
+        return to_line(f"cannot compile the networks; set train.compile=false ({reason})")
     return None

@@ -59,6 +59,17 @@ def test_generator_file_has_the_metrics_of_its_run_folder(run_folder, capsys):
     assert json.loads(Path("file.json").read_text()) == read_results(run_folder)
 
 
+def test_existing_path_with_an_equals_sign_is_no_override(run_folder, folders, tmp_path):
+    run = run_folder.rename(tmp_path / "conv_norm,stride=paper-seed0")
+    names = [folder.rename(tmp_path / f"seed={number}").name for number, folder in enumerate(folders)]
+    evaluate(run.name, "--metrics", "kl30")
+    evaluate("log.every=3", run.name, "--metrics", "kl40")
+    assert list(read_results(run)["step_00000004"]) == ["kl30", "kl40"]
+    evaluate(run / "generator.safetensors", "log.every=3", "--metrics", "kl30", "--out", "file.json")
+    evaluate("--images", *names, "metrics.download=false", "--metrics", "modes", "--out", "scores.json")
+    assert json.loads(Path("scores.json").read_text())["images"] == names
+
+
 def test_generator_file_is_evaluated_only_on_its_own_experiment(run_folder, capsys):
     file = str(run_folder / "generator.safetensors")
     assert main([file, "data={name: stacked_digits}", *CPU]) == 2

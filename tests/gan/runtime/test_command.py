@@ -17,6 +17,18 @@ def test_user_error_is_one_line_and_exit_code_2(capsys):
     assert capsys.readouterr() == ("", "error: what is wrong, and what to do\n")
 
 
+def test_control_sequences_of_a_message_are_escaped(capsys):
+    def command():
+        print(warnings.formatwarning("no images in a\x1b[2J", UserWarning, "file.py", 1), end="")
+        raise UserError("no images in \x1b]0;title\x07\udcff \u00e9")
+
+    assert exit_code(command) == 2
+    assert capsys.readouterr() == (
+        "warning: no images in a\\x1b[2J\n",
+        "error: no images in \\x1b]0;title\\x07\\udcff \u00e9\n",
+    )
+
+
 def test_other_errors_propagate():
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 / 0)
