@@ -39,10 +39,10 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
-    0 after success, 2 after a user error, 3 when training diverged, 143 after SIGTERM and 130 after Ctrl-C.
+    0 after success, 2 after a user error, 3 when training diverged, 130 after Ctrl-C, 143 after SIGTERM, and so on.
     """
     parser = TrainingParser("train_gan.py", "Train a GAN from a YAML config.", Config, DEFAULT_CONFIG)
-    return exit_code(lambda: run(parser.parse_intermixed_args(argv)), distributed=True)
+    return exit_code(lambda: run(parser.parse_intermixed_args(argv)), distributed=True, prints_results=False)
 
 
 def run(options: argparse.Namespace) -> None:

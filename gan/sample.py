@@ -12,8 +12,9 @@ from gan.data.grids import sample_grid, save_png
 from gan.evaluation.extractors import build_extractor
 from gan.evaluation.features import extract_image_features
 from gan.evaluation.reference import load_reference
+from gan.run.start import check_writable
 from gan.runtime import rng
-from gan.runtime.command import Parser, exit_code, png_path
+from gan.runtime.command import Parser, exit_code, png_path, whole_number
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
 from gan.training.generator_file import TrainedGenerator
@@ -38,14 +39,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m gan.sample", description="Draw samples from the averaged generator of a run.")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or .safetensors file")
     parser.add_argument(
-        "-n", type=int, default=64, help="number of images, or of rows with --interpolate or --nearest (default: 64)"
+        "-n",
+        type=whole_number,
+        default=64,
+        help="number of images, or of rows with --interpolate or --nearest (default: 64)",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=png_path, help="PNG file to write: a grid of all images")
     target.add_argument("--out-dir", type=Path, help="folder to create, with one PNG file per image")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the latents (default: 0)")
+    parser.add_argument("--seed", type=whole_number, default=0, help="seed of the latents (default: 0)")
     parser.add_argument(
-        "--label", type=int, help="class of all images, for a conditional generator (default: drawn as in training)"
+        "--label",
+        type=whole_number,
+        help="class of all images, for a conditional generator (default: drawn as in training)",
     )
     parser.add_argument(
         "--truncation", type=float, metavar="T", help="redraw entries of z outside [-T, T] (Brock et al., 2019)"
@@ -73,6 +79,7 @@ def run(options: argparse.Namespace) -> None:
     target = options.out or options.out_dir
     if target.exists():
         raise UserError(f"{target} already exists; choose another --{'out' if options.out else 'out-dir'}")
+    check_writable(target.parent, "--out" if options.out else "--out-dir")
     device = select_device(options.device)
     generator = restore_generator(options.run, device, options.checkpoint)
     classes = generator.image.num_classes

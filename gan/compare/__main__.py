@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     was interrupted.
     """
     set_signal_handlers()
-    return exit_code(lambda: run(sys.argv[1:] if argv is None else argv))
+    return exit_code(lambda: run(sys.argv[1:] if argv is None else argv), prints_results=False)
 
 
 def set_signal_handlers() -> None:

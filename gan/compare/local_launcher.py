@@ -66,7 +66,8 @@ def build_arguments(cell: Cell, folder: GridFolder, resources: Resources) -> lis
     """Return the arguments of the training script for a cell, with --resume if its run folder has a config."""
     run = folder.run_folder(cell.name)
     resume = ["--resume"] if (run / run_folder.CONFIG).exists() else []
-    options = ["--config", str(resources.config), "--out", str(run), "--device", resources.device]
+    # Joined, because the name of a file may begin with a hyphen.
+    options = [f"--config={resources.config}", f"--out={run}", f"--device={resources.device}"]
     return [*options, *resume, *cell.overrides]
 
 

@@ -1,6 +1,5 @@
 """The status of a cell, determined from its run folder."""
 
-import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,15 @@ from gan.run.lock import check_lock
 from gan.run.logging import read_metrics
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_json
+from gan.runtime.interrupt import SIGNALS
 
 PENDING, RUNNING = "pending", "running"
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 COMPLETED = (FINISHED, DIVERGED)  # training such a cell again would reproduce its result
 MAY_DIFFER = ("data.root", "data.download")  # these keys do not affect the results
 MAX_REASON_LENGTH = 200
-# Exit codes after SIGTERM or Ctrl-C, during training and before.
-INTERRUPTED_CODES = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
+INTERRUPTED_CODES = {code for number in SIGNALS for code in (128 + number, -number)}
+"""Exit codes after a signal that stops a run, during training and before"""
 
 
 @dataclass(frozen=True)

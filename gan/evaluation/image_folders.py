@@ -1,6 +1,6 @@
 """Metrics of folders or archives of images without a run: compare two of them, or save the statistics of one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -154,23 +154,32 @@ class Comparison(NamedTuple):
 
 
 def compare_folders(
-    fake: Path, real: Path, names: Sequence[str], decoding: Decoding, overrides: Sequence[str], device: torch.device
+    fake: Path,
+    real: Path,
+    names: Sequence[str],
+    decoding: Decoding,
+    overrides: Sequence[str],
+    device: torch.device,
+    report: Callable[[Mapping[str, float]], None],
 ) -> Comparison:
     """Return metrics such as `fid`, `kid` or `fd_digits` of the images in `fake` compared with those in `real`.
 
-    The names of the result contain the number of generated images, as in `fid50k`. All real images are used. Raises
-    UserError if the two folders have images of different sizes.
+    The names of the result contain the number of generated images, as in `fid50k`. All real images are used. Rank 0
+    calls `report` with the metrics of each feature space as soon as they are known. Raises UserError if the two folders
+    have images of different sizes.
     """
     options = load_config(FolderOptions, None, overrides).metrics
     fakes, reals = ImageFolder(fake, decoding), ImageFolder(real, decoding)
     protocols = _parse_metrics(names, len(fakes))
     if fakes.size != reals.size:
         raise _mismatch(reals.first, reals.size, fakes.first, fakes.size)
+    spaces = dict.fromkeys(protocol.features for protocol in protocols)
+    # All of them first: one whose weights are missing must not end a comparison after hours in another space.
+    extractors = {space: build_extractor(space, options, fakes.get_shape(space), device) for space in spaces}
     scores: dict[MetricProtocol, float] = {}
     count = len(fakes)
     skipped: list[str] = []
-    for space in dict.fromkeys(protocol.features for protocol in protocols):
-        extractor = build_extractor(space, options, fakes.get_shape(space), device)
+    for space, extractor in extractors.items():
         keep_gray = EXTRACTORS.get(space).keeps_gray
         generated, given = (folder.extract_features(extractor, keep_gray, device) for folder in (fakes, reals))
         skipped = generated.skipped + given.skipped
@@ -183,6 +192,7 @@ def compare_folders(
                 failed = (_get_name(protocol, count) for protocol in of_space.values())
                 raise UserError(f"{', '.join(failed)}: {error}") from None
             scores |= {of_space[metric]: value for metric, value in values.items()}
+            report({_get_name(of_space[metric], count): value for metric, value in values.items()})
     named = {_get_name(protocol, count): scores[protocol] for protocol in protocols if protocol in scores}
     classifier = options.classifier if any(protocol.features == "classifier" for protocol in protocols) else None
     return Comparison(broadcast_object(named), skipped, classifier)
@@ -205,6 +215,7 @@ def save_statistics(
     features, data, skipped = images.extract_features(extractor, False, device)
     if rank() == 0:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             statistics = FeatureStatistics.from_features(features.features)
             replace(statistics, origin=get_origin(extractor, images.size), data=data).save(path)
         except (OSError, ValueError) as error:

@@ -101,6 +101,8 @@ def parse_yaml(text: str, source: str) -> Node:
 
     Raises ConfigError for invalid YAML, duplicate keys and application-specific tags.
     """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{source}: more than {MAX_BYTES:,} bytes; this is probably not a config")
     try:
         root = yaml.compose(text, Loader=Loader)
         if root is None:
@@ -164,8 +166,6 @@ def read_layers(path: Path, children: tuple[Path, ...] = (), where: str = "") ->
             raise OSError("not a regular file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ConfigError(f"{prefix}{path}: more than {MAX_BYTES:,} bytes; this is probably not a config")
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None

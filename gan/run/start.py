@@ -59,14 +59,14 @@ def require_all(starts: Sequence[Start]) -> None:
         warnings.warn(note, stacklevel=2)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise UserError if no files can be created in a folder, which may not exist yet."""
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Raise UserError if no files can be created in a folder, which may not exist yet. `option` names it in errors."""
     existing = find_existing(folder)
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise UserError(f"cannot write to --out {existing}: {error.strerror}") from None
+        raise UserError(f"cannot write to {option} {existing}: {error.strerror}; choose another {option}") from None
 
 
 def count_parameters(build: Callable[[], nn.Module]) -> int | None:

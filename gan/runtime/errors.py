@@ -9,7 +9,7 @@ class UserError(Exception):
     """One or several user errors (exit code 2). Each is one line that says what is wrong, where, and what to do."""
 
     def __init__(self, *messages: str):
-        self.lines = [_to_line(message) for message in messages]
+        self.lines = [to_line(message) for message in messages]
         super().__init__("\n".join(self.lines))
 
 
@@ -30,8 +30,13 @@ class Stopped(Exception):
         self.code = code
 
 
-def _to_line(message: str) -> str:
-    # A file name in the message may contain bytes that are not UTF-8.
-    line = " ".join(message.splitlines()).encode("utf-8", "backslashreplace").decode()
+def to_line(message: str) -> str:
+    """Return a message as one line of limited length.
+
+    Characters that are not printable are escaped: a file name in the message may contain bytes that are not UTF-8, or
+    control sequences of terminals.
+    """
+    words = " ".join(message.splitlines())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
     half = MAX_LENGTH // 2
     return line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}"

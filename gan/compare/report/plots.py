@@ -113,7 +113,9 @@ def draw_plot(path: Path, plot: Plot, curves: Sequence[ArmCurves], images: str) 
     entries = len(drawn) + (len(plot.lines) if len(plot.lines) > 1 else 0)
     width, height = SIZE
     legend = LEGEND_ROW * -(-entries // 2) + 0.1
-    with mpl.rc_context(RC):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # not the settings of the user, such as `text.usetex`, which needs LaTeX
+        mpl.rcParams.update(RC)
         figure = Figure((width, height + legend), layout="constrained")
         axes = figure.add_subplot()
         for arm in drawn:

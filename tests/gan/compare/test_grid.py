@@ -14,11 +14,14 @@ from gan.compare.__main__ import main
 from gan.compare.arms import build_arms, build_cells, parse_axis
 from gan.compare.csv_files import read_table
 from gan.compare.folder import GridFolder, read_record
-from gan.compare.local_launcher import Resources, get_gpu, run_cells, start_process
+from gan.compare.local_launcher import Resources, build_arguments, get_gpu, run_cells, start_process
 from gan.compare.results import find_completed
 from gan.compare.status import save_final_status
+from gan.config import Config
+from gan.run.cli import TrainingParser
 from gan.run.lock import locked
 from gan.run.logging import read_metrics
+from train_gan import DEFAULT_CONFIG
 from train_gan import main as train
 
 ROOT = Path(__file__).parents[3]
@@ -180,7 +183,15 @@ def test_failed_cell_is_recorded_and_others_are_trained(small_config, tmp_path):
     assert set(find_completed(folder, cells)) == {second}  # the failed cell will be trained again
 
 
-@pytest.mark.parametrize("code", [143, 130, -signal.SIGTERM])
+def test_paths_of_a_cell_may_begin_with_a_hyphen(small_config, tmp_path):
+    folder, cells = GridFolder(Path("-cmp")), build_cells(small_config, [], build_arms([], []), [0])
+    arguments = build_arguments(cells[0], folder, Resources(Path("-c.yaml"), device="cpu", jobs=1, threads=1))
+    options = TrainingParser("train", "", Config, DEFAULT_CONFIG).parse_intermixed_args(arguments)
+    assert (options.config, options.out) == (Path("-c.yaml"), folder.run_folder(cells[0].name))
+    assert options.overrides == list(cells[0].overrides)
+
+
+@pytest.mark.parametrize("code", [143, 130, 129, 138, -signal.SIGTERM, -signal.SIGUSR1])
 def test_interrupted_cell_is_not_failed_and_not_completed(small_config, tmp_path, code):
     folder, cells = GridFolder(tmp_path), build_cells(small_config, [], build_arms([], []), [0])
     assert save_final_status(folder, cells[0], code).state == "interrupted"

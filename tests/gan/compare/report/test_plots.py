@@ -1,6 +1,7 @@
+import matplotlib as mpl
 import pytest
 
-from gan.compare.report.plots import BLACK, GRAY, choose_colors, group_arms
+from gan.compare.report.plots import BLACK, GRAY, ArmCurves, Line, Plot, choose_colors, draw_plot, group_arms
 
 
 def test_many_arms_are_plotted_in_groups_with_the_baseline():
@@ -11,6 +12,16 @@ def test_many_arms_are_plotted_in_groups_with_the_baseline():
     assert groups[""] == names
     assert groups["r1"] == ["none", *(f"{name},r1" for name in names)]
     assert group_arms(arms[:8], "none") == {"": arms[:8]}
+
+
+def test_plots_do_not_depend_on_the_settings_of_the_user(tmp_path):
+    curves = [ArmCurves("none", BLACK, [[{"images": 1000.0, "fid": 3.0}, {"images": 2000.0, "fid": 2.0}]])]
+    plot = Plot("fid", "FID", "fid", [Line("fid")])
+    assert draw_plot(tmp_path / "default", plot, curves, "images")
+    with mpl.rc_context({"text.usetex": True, "axes.linewidth": 9, "savefig.facecolor": "red"}):  # as in a matplotlibrc
+        assert draw_plot(tmp_path / "changed", plot, curves, "images")
+    for suffix in (".png", ".svg"):
+        assert (tmp_path / f"default{suffix}").read_bytes() == (tmp_path / f"changed{suffix}").read_bytes()
 
 
 @pytest.mark.parametrize("count", [3, 8, 15])
