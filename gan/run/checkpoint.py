@@ -1,22 +1,18 @@
 """Checkpoints: written atomically, verified by a checksum, and loaded without running code from the file."""
 
-import hashlib
-import os
 import pickle
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
 from gan.options.loader import dump_config, parse_config
 from gan.run import folder as run_folder
+from gan.runtime import signed
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
-
-MARK = b"sha256"  # separates the data that torch.save wrote from its digest
-CHUNK = 2**20  # bytes hashed at a time
 
 Which = Literal["newest", "best"]
 
@@ -79,7 +75,7 @@ class Checkpoints:
         return dump_config(self.config)
 
     def _write(self, path: Path, state: dict[str, Any]) -> None:
-        write_atomically(path, lambda file: save(state | {"config": self._config_text}, file))
+        write_atomically(path, lambda file: signed.save(state | {"config": self._config_text}, file))
 
     def _load(self, path: Path, device: torch.device | str) -> dict[str, Any]:
         state = load(path, device)
@@ -106,18 +102,10 @@ def load_newest_or_best(folder: Path, config: Any, device: torch.device, which: 
     return state
 
 
-def save(state: dict[str, Any], file: IO[bytes]) -> None:
-    """Write a state as torch.save does, followed by its SHA-256."""
-    hashing = _HashingFile(file)
-    torch.save(state, cast(IO[bytes], hashing))  # torch.save only calls `write` and `flush`
-    file.write(MARK + hashing.hash.digest())
-
-
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return the state in a checkpoint file. Raises UserError for a file that is damaged or not a checkpoint."""
     try:
-        verify_checksum(path)
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = signed.load(path, device=device)
         if not isinstance(state, dict) or not isinstance(state.get("config"), str):
             raise ValueError("it does not contain the state of a run")
     except pickle.UnpicklingError:  # its message recommends loading the file with weights_only=False
@@ -126,32 +114,3 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"cannot read the checkpoint {path}: {reason}") from None
     return state
-
-
-def verify_checksum(path: Path) -> None:
-    """Raise ValueError when a file does not end with its own SHA-256."""
-    sha256 = hashlib.sha256()
-    ending = len(MARK) + sha256.digest_size
-    with path.open("rb") as file:
-        left = os.fstat(file.fileno()).st_size - ending
-        while left > 0:
-            data = file.read(min(CHUNK, left))
-            sha256.update(data)
-            left -= len(data) or left
-        if file.read() != MARK + sha256.digest():
-            raise ValueError("its checksum is missing or wrong; the file is truncated, modified or not a checkpoint")
-
-
-class _HashingFile:
-    """A binary file that hashes the data written to it."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file = file
-        self.hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()

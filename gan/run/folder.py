@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gan.options.loader import dump_config, load_config, to_plain
-from gan.run.lock import LEFTOVERS, LOCK, locked
+from gan.run.lock import LOCK, locked
 from gan.runtime.distributed import leave_note, rank, read_note
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
+from gan.runtime.temporary import is_temporary
 from gan.runtime.weights import get_fingerprint
 
 CONFIG = "config.yaml"
@@ -21,7 +22,7 @@ NOTE = "run folder"
 # A decaying learning rate decays over the new number of steps from then on.
 RESUME_MAY_CHANGE = (
     *("train.steps", "train.on_nan"),
-    *("data.root", "data.held_out", "data.download", "data.device_budget_gb", "data.workers"),
+    *("data.root", "data.held_out", "data.download", "data.device_budget_gb", "data.workers", "data.allow_changes"),
     *("log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
 )
 # Except that this key may not name another classifier, NAME@FINGERPRINT: metrics of both would have the same names.
@@ -147,7 +148,7 @@ def differing_keys(a: Any, b: Any, path: str = "") -> list[str]:
 
 def _is_leftover(path: Path) -> bool:
     """Return whether a run that was killed before it wrote its config may have left this file."""
-    return path.name == LOCK or path.match(LEFTOVERS)
+    return path.name == LOCK or is_temporary(path)
 
 
 @contextmanager
