@@ -13,9 +13,11 @@ from pathlib import Path
 
 from classification.build import build_experiment
 from classification.config import Config
+from classification.experiment import load_state
 from classification.loop import train
 from classification.start import check_start
 from classification.summary import format_accuracies
+from gan.data.contents import withdraw_permission
 from gan.evaluation.lipschitz import explain_unmeasured
 from gan.evaluation.trained_classifiers import CLASSIFIER
 from gan.options.loader import dump_config
@@ -56,9 +58,9 @@ def run(options: argparse.Namespace) -> None:
     with run_folder.hold(folder, is_new=saved is None):
         state = Checkpoints(folder, config).load_newest(device) if saved is not None else None
         if state is not None:
-            experiment.load_state_dict(state)
+            load_state(experiment, folder, state)
         note = describe_untouched(experiment.network, config.classifier.normalization)
-        run_folder.write_config(folder, config, [] if note is None else [f"classifier: {note}"])
+        run_folder.write_config(folder, withdraw_permission(config), [] if note is None else [f"classifier: {note}"])
         sets = experiment.sets
         print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
         print(f"images: {len(sets.rows)} training, {len(sets.validation_rows)} validation, {len(sets.test)} test")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gan.config import Config
 from gan.data import Splits
+from gan.data.contents import withdraw_permission
 from gan.evaluation.lipschitz import explain_unmeasured
 from gan.run import folder as run_folder
 from gan.run.cli import TrainingParser, select_run
@@ -66,7 +67,8 @@ def run(options: argparse.Namespace) -> None:
             for network, _ in experiment.networks.values():
                 broadcast_network(network)  # another machine may have computed other initial weights
             if rank() == 0:
-                run_folder.write_config(folder, config, [*start.notes, *describe_normalizations(experiment)])
+                notes = [*start.notes, *describe_normalizations(experiment)]
+                run_folder.write_config(folder, withdraw_permission(config), notes)
             print_start(experiment, folder)
             with Interrupt() as interrupt:
                 train(experiment, folder, interrupt)

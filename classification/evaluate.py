@@ -14,6 +14,7 @@ from classification.build import build_experiment
 from classification.config import AttackConfig, Config, EvalConfig
 from classification.corruptions import SEVERITIES, corrupt
 from classification.data import iterate_batches
+from classification.experiment import load_state
 from classification.summary import attack_tags, format_accuracies
 from gan.data import ImageData
 from gan.options.loader import load_config
@@ -111,13 +112,13 @@ def main(argv: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> None:
     """Print the accuracies of a checkpoint on test images."""
     for text in options.overrides:
-        if not text.startswith("eval."):
+        if not text.startswith(("eval.", "data.allow_changes=")):
             raise UserError(f"{text}: only keys of `eval` can be changed here")
     device = select_device(options.device)
     config = load_config(Config, run_folder.config_path(options.run), options.overrides)
     state = load_newest_or_best(options.run, config, device, options.checkpoint)
     experiment = build_experiment(config, config.data.load(), device)
-    experiment.load_state_dict(state)
+    load_state(experiment, options.run, state)
     test = experiment.sets.test
     print(f"{options.run}: step {experiment.step}, {len(test)} test images\n")
     numbers = measure_accuracies(experiment.network, test, config.eval, config.seed, device)

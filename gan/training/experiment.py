@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gan.config import Config
+from gan.data.contents import Contents
 from gan.data.labels import restore_labels
 from gan.evaluation.evaluator import Evaluator
 from gan.run.divergence import Networks
@@ -26,6 +27,8 @@ class Experiment:
 
     config: Config
     image_shape: ImageShape
+    contents: Contents
+    """What identifies the images of the data set"""
     device: torch.device
     G: nn.Module
     D: nn.Module
@@ -81,6 +84,7 @@ class Experiment:
     def state_dict(self) -> dict[str, Any]:
         """Return everything that later steps depend on, and what `restore_generator` needs without the data set."""
         state = {"step": self.step, "retries": self.inputs.rollbacks, "image": tuple(self.image_shape)}
+        state["data"] = self.contents
         state["label_counts"] = None if self.inputs.labels is None else self.inputs.labels.counts
         return state | {name: part.state_dict() for name, part in self._stateful().items()}
 

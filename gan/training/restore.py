@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gan.config import Config
+from gan.data.contents import refuse_changes
 from gan.data.labels import restore_labels
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
@@ -24,7 +26,13 @@ def resume(experiment: Experiment, folder: Path) -> None:
     """Restore the newest checkpoint of the run in `folder`; without one the experiment stays at step 0."""
     state = call_on_rank_zero(lambda: Checkpoints(folder, experiment.config).load_newest("cpu"))
     if state is not None:
-        experiment.load_state_dict(state)
+        load_state(experiment, folder, state)
+
+
+def load_state(experiment: Experiment, folder: Path, state: dict[str, Any]) -> None:
+    """Restore a state of the run in `folder`. Raises UserError if the run began with other images."""
+    refuse_changes(folder, state.get("data"), experiment.contents, experiment.config.data.allow_changes)
+    experiment.load_state_dict(state)
 
 
 def restore_experiment(
@@ -36,14 +44,15 @@ def restore_experiment(
 ) -> Experiment:
     """Return the experiment of the run in `folder` at a checkpoint, with its config changed by `overrides`.
 
-    `metrics`, if given, replace the metrics of the config. Raises UserError without a checkpoint.
+    `metrics`, if given, replace the metrics of the config. Raises UserError without a checkpoint, and if the run began
+    with other images.
     """
     config: Config = load_config(Config, run_folder.config_path(folder), overrides)
     if metrics is not None:
         config = replace_metrics(config, metrics)
     state = load_newest_or_best(folder, config, device, which)
     experiment = build_experiment(config, config.data.load(), device)
-    experiment.load_state_dict(state)
+    load_state(experiment, folder, state)
     return experiment
 
 
