@@ -143,7 +143,7 @@ def save_sample(source_folder: Path, target: Path) -> None:
         if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
             return
         try:
-            with Image.open(source) as image:
+            with Image.open(source, formats=["PNG"]) as image:
                 height = image.height // COLUMNS * SAMPLE_ROWS
                 small = image.crop((0, 0, image.width, height)).quantize(64, dither=Image.Dither.NONE)
         except OSError:  # the file is incomplete: the run is still writing it, or was killed

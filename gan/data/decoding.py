@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -22,6 +23,9 @@ SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm"),
     *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats of these suffixes. Pillow would find others by their contents, and start Ghostscript for PostScript"""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -58,7 +62,7 @@ def read_image(
     pytorch-fid. Raises CorruptImageError if the image cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_get_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise CorruptImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             image.load()
@@ -110,6 +114,13 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         finally:
             for future in pending:
                 future.cancel()
+
+
+@cache
+def _get_formats() -> list[str]:
+    """Return those of the formats that this version of Pillow can read."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _convert_mode(image: Image.Image, format: str | None, mode: str, blend: bool) -> Image.Image:

@@ -154,6 +154,35 @@ def test_corrupt_image_error_has_the_reason(data, reason):
         read(data)
 
 
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) (w) file\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "data"),
+    [
+        ("EpsImagePlugin.EpsImageFile", POSTSCRIPT),
+        ("IptcImagePlugin.IptcImageFile", b"\x1c\x03\x00\x00\x02\x01\x01"),
+        ("PcxImagePlugin.PcxImageFile", encode(Image.new("L", (9, 9)), "PCX")),
+        ("PsdImagePlugin.PsdImageFile", b"8BPS\x00\x01" + bytes(20)),
+    ],
+    ids=["PostScript", "IPTC", "PCX", "Photoshop"],
+)
+def test_only_the_formats_of_the_suffixes_are_read(plugin, data, monkeypatch):
+    """Pillow starts Ghostscript for PostScript, and writes temporary files for some other formats."""
+    Image.init()
+    monkeypatch.setattr(f"PIL.{plugin}._open", lambda self: pytest.fail("the plugin was used"))
+    with pytest.raises(CorruptImageError, match="not an image"):
+        read(data)
+
+
+@pytest.mark.parametrize("format", ["AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
+def test_formats_of_the_suffixes_are_read_whatever_their_suffix_is(format):
+    Image.init()
+    if format not in Image.SAVE:
+        pytest.skip(f"Pillow was built without {format}")
+    assert read(encode(Image.new("RGB", (SIDE, SIDE), "white"), format)).min() >= 250
+
+
 def make_png_header(width: int, height: int) -> bytes:
     """Return a gray PNG whose header has this size, with only 100 bytes of data."""
 
