@@ -25,6 +25,7 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import broadcast_network, call_on_rank_zero, local_rank_zero_first, process_group, rank
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
+from gan.runtime.text import printable
 from gan.runtime.weights import GENERATOR
 from gan.training.build import build_experiment, describe_normalizations
 from gan.training.experiment import Experiment
@@ -58,10 +59,11 @@ def run(options: argparse.Namespace) -> None:
         config = start.config
         keep_freed_memory()
         set_deterministic(config.train.deterministic)
-        with local_rank_zero_first():
-            splits = config.data.load()
-        experiment = build_experiment(config, splits, device)
         with run_folder.hold(folder, is_new=saved is None):
+            print(f"{printable(folder)}: loading the data and the metrics")
+            with local_rank_zero_first():
+                splits = config.data.load()
+            experiment = build_experiment(config, splits, device)
             if saved is not None:
                 resume(experiment, folder)
             for network, _ in experiment.networks.values():
@@ -80,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
 def print_start(experiment: Experiment, folder: Path) -> None:
     """Print where training starts, and which Lipschitz numbers are not available."""
     train = experiment.config.train
-    print(f"{folder}: step {experiment.step} of {train.steps} on {experiment.device} in {train.precision}")
+    print(f"{printable(folder)}: step {experiment.step} of {train.steps} on {experiment.device} in {train.precision}")
     for line in explain_unmeasured(experiment.tracker):
         print(line)
 
@@ -93,7 +95,8 @@ def print_results(experiment: Experiment, folder: Path, splits: Splits) -> None:
     if evaluator is not None and set(evaluator.extractors) == {"digits"}:  # fast enough to compute every time
         real = evaluator.score_images(splits.train.images, experiment.device, splits.train.labels)
     print("\n" + format_results(read_last_values(folder), metrics, real))
-    print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
+    name = printable(folder)
+    print(f"\nrun folder:   {name}\nsamples:      {name}/samples\nTensorBoard:  tensorboard --logdir {name}")
 
 
 if __name__ == "__main__":

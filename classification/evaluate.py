@@ -25,6 +25,7 @@ from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
+from gan.runtime.text import printable
 from metrics.lipschitz.eval_mode import eval_mode
 
 CORRUPTION_SEED = 0  # the corrupted test images are the same in every run, so that runs can be compared
@@ -120,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
     experiment = build_experiment(config, config.data.load(), device)
     load_state(experiment, options.run, state)
     test = experiment.sets.test
-    print(f"{options.run}: step {experiment.step}, {len(test)} test images\n")
+    print(f"{printable(options.run)}: step {experiment.step}, {len(test)} test images\n")
     numbers = measure_accuracies(experiment.network, test, config.eval, config.seed, device)
     print(format_accuracies(numbers, config.eval.attack, len(test)))
     if options.by_class:

@@ -22,7 +22,7 @@ from gan.data.grids import COLUMNS
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.logging import METRICS, read_metrics
-from gan.runtime.files import write_atomically, write_text
+from gan.runtime.files import only_regular, write_atomically, write_text
 
 TEXT_COLUMNS = ("cell", "arm", "status", "reason", "hardware", "precision")
 COUNTERS = ("step", "images")
@@ -143,7 +143,7 @@ def save_sample(source_folder: Path, target: Path) -> None:
         if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
             return
         try:
-            with Image.open(source, formats=["PNG"]) as image:
+            with open(source, "rb", opener=only_regular) as file, Image.open(file, formats=["PNG"]) as image:
                 height = image.height // COLUMNS * SAMPLE_ROWS
                 small = image.crop((0, 0, image.width, height)).quantize(64, dither=Image.Dither.NONE)
         except OSError:  # the file is incomplete: the run is still writing it, or was killed

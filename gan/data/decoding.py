@@ -13,6 +13,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from gan.runtime.files import only_regular
+
 Filter = Literal["bilinear", "bicubic"]
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,8 +38,9 @@ class CorruptImageError(Exception):
 
 def read_file(path: Path) -> bytes:
     """Return the contents of an image file. Raises CorruptImageError if it is too large, and OSError."""
-    check_size(path.stat().st_size)
-    return path.read_bytes()
+    with open(path, "rb", opener=only_regular) as file:
+        check_size(os.fstat(file.fileno()).st_size)
+        return file.read()
 
 
 def check_size(size: int) -> None:

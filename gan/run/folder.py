@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +69,21 @@ def hold(folder: Path, is_new: bool) -> Iterator[None]:
     """Hold the lock of a run folder, creating the folder if necessary.
 
     Rank 0 holds the lock for all processes of a run. Raises UserError when another run uses the folder. If torchrun
-    restarts the job, `find_folder_of_job` returns this folder.
+    restarts the job, `find_folder_of_job` returns this folder. A new folder is removed if it is still empty.
     """
     if rank() != 0:
         yield
         return
-    with locked(folder):
+    try:
+        with locked(folder):
+            if is_new:
+                check_free(folder)  # again, because another run may have used the folder in the meantime
+            leave_note(NOTE, str(folder))
+            yield
+    finally:
         if is_new:
-            check_free(folder)  # again, because another run may have used the folder in the meantime
-        leave_note(NOTE, str(folder))
-        yield
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def find_folder_of_job() -> Path | None:

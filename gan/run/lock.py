@@ -108,9 +108,9 @@ def _read_holder(file: BinaryIO) -> str:
     return printable(file.read(MAX_HOLDER).decode(errors="replace"))
 
 
-def _get_subject(path: Path) -> Path:
+def _get_subject(path: Path) -> str:
     """Return what the lock protects, for messages: `run` for `run/.lock`, `logs/cell` for `logs/cell.lock`."""
-    return path.parent / path.name.removesuffix(LOCK)
+    return printable(path.parent / path.name.removesuffix(LOCK))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from gan.runtime.distributed import claim_first_failure, launched_world_size
 from gan.runtime.errors import Stopped, UserError
 from gan.runtime.files import WriteError
+from gan.runtime.text import printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,7 +76,9 @@ def short_messages() -> Iterator[None]:
     format_warning, excepthook = warnings.formatwarning, threading.excepthook
 
     def format_in_one_line(message: Warning | str, category: type[Warning], *location: Any) -> str:
-        return f"warning: {message}\n" if category is UserWarning else format_warning(message, category, *location)
+        if category is not UserWarning:
+            return format_warning(message, category, *location)
+        return f"warning: {printable(message)}\n"
 
     def skip_tensorboard(args: threading.ExceptHookArgs) -> None:
         if not type(args.thread).__module__.startswith("tensorboard."):

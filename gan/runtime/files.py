@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from gan.runtime.temporary import PATTERN, name_temporary, remove_dead
+from gan.runtime.text import printable
 
 
 class WriteError(OSError):
     """A file cannot be written. The attributes are `filename` and `strerror`, the message is one line with both."""
 
     def __str__(self) -> str:
-        return f"cannot write {self.filename}: {self.strerror}"
+        return printable(f"cannot write {self.filename}: {self.strerror}")
 
 
 @contextmanager
