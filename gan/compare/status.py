@@ -20,7 +20,7 @@ from gan.runtime.files import write_json
 PENDING, RUNNING = "pending", "running"
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 COMPLETED = (FINISHED, DIVERGED)  # training such a cell again would reproduce its result
-MAY_DIFFER = ("data.root", "data.download")  # these keys do not affect the results
+MAY_DIFFER = ("data.root", "data.download", "data.allow_changes")  # these keys do not affect the results
 MAX_REASON_LENGTH = 200
 # Exit codes after SIGTERM or Ctrl-C, during training and before.
 INTERRUPTED_CODES = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)

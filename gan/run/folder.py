@@ -69,11 +69,12 @@ def hold(folder: Path, is_new: bool) -> Iterator[None]:
     """Hold the lock of a run folder, creating the folder if necessary.
 
     Rank 0 holds the lock for all processes of a run. Raises UserError when another run uses the folder. If torchrun
-    restarts the job, `find_folder_of_job` returns this folder. A new folder is removed if it is still empty.
+    restarts the job, `find_folder_of_job` returns this folder. A folder that was created is removed if it stays empty.
     """
     if rank() != 0:
         yield
         return
+    creates = not folder.exists()
     try:
         with locked(folder):
             if is_new:
@@ -81,7 +82,7 @@ def hold(folder: Path, is_new: bool) -> Iterator[None]:
             leave_note(NOTE, str(folder))
             yield
     finally:
-        if is_new:
+        if creates:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
 

@@ -33,18 +33,24 @@ def remove_dead(paths: Iterable[Path]) -> None:
 
     Those of other machines, and of containers with process IDs of their own, are removed a day after the last change.
     """
-    with suppress(OSError):  # a folder that cannot be read, or another process is faster
-        for path in paths:
-            if (match := _NAME.fullmatch(path.name)) and _is_dead(path, match["system"], int(match["pid"])):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
+    named: list[Path] = []
+    with suppress(OSError):  # a folder that cannot be read, or that another process removes
+        named.extend(path for path in paths if is_temporary(path))
+    for path in named:
+        with suppress(OSError):
+            if not _is_dead(path):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
-def _is_dead(path: Path, system: str, pid: int) -> bool:
+def _is_dead(path: Path) -> bool:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
     is_old = time.time() - path.lstat().st_mtime > MAX_AGE_S
-    return is_old or (system == _get_system() and not _is_running(pid))
+    return is_old or (match["system"] == _get_system() and not _is_running(int(match["pid"])))
 
 
 def _is_running(pid: int) -> bool:

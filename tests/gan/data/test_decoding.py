@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import struct
 import threading
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from gan.data.decoding import CorruptImageError, parallel_map, read_image, resize, to_array
+from gan.data.decoding import CorruptImageError, parallel_map, read_file, read_image, resize, to_array
 
 SIDE = 8
 
@@ -181,6 +182,12 @@ def test_formats_of_the_suffixes_are_read_whatever_their_suffix_is(format):
     if format not in Image.SAVE:
         pytest.skip(f"Pillow was built without {format}")
     assert read(encode(Image.new("RGB", (SIDE, SIDE), "white"), format)).min() >= 250
+
+
+def test_image_that_has_become_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_file(tmp_path / "a.png")
 
 
 def make_png_header(width: int, height: int) -> bytes:
