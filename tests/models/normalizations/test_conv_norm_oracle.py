@@ -169,6 +169,17 @@ def test_convolution_equals_the_dense_matrix(case, mode):
     )
 
 
+@pytest.mark.parametrize("mode", ["paper", "strided"])
+@pytest.mark.parametrize("side", [(3, 3), (3, 6), (6, 4)])
+def test_circular_kernel_that_is_larger_than_its_input(side, mode):
+    # Its taps would overlap on the grid of the input, so that the padded input has a larger grid, without wrapping.
+    conv = nn.Conv2d(2, 2, 3, padding=2, dilation=2, padding_mode="circular", dtype=torch.float64)
+    layer = build_normalization("conv_norm", affine=False, stride=mode, eps=EPS).normalize(conv)
+    x = torch.randn(2, 2, *side, dtype=torch.float64)
+    expected = torch.einsum("ohwiab,niab->nohw", oracle(conv, side, mode), x) + conv.bias[:, None, None]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-6, atol=1e-8)
+
+
 @given(convolutions(), st.sampled_from(["paper", "strided"]))
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_affine_part(case, mode):
