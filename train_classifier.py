@@ -13,9 +13,11 @@ from pathlib import Path
 
 from classification.build import build_experiment
 from classification.config import Config
+from classification.experiment import load_state
 from classification.loop import train
 from classification.start import check_start
 from classification.summary import format_accuracies
+from gan.data.contents import withdraw_permission
 from gan.evaluation.lipschitz import explain_unmeasured
 from gan.evaluation.trained_classifiers import CLASSIFIER
 from gan.options.loader import dump_config
@@ -30,6 +32,7 @@ from gan.runtime.command import exit_code
 from gan.runtime.device import select_device
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
+from gan.runtime.text import printable
 from gan.runtime.weights import export_network
 from models import ImageShape
 from models.normalizations import describe_untouched
@@ -57,11 +60,11 @@ def run(options: argparse.Namespace) -> None:
     with run_folder.hold(folder, is_new=saved is None):
         state = Checkpoints(folder, config).load_newest(device, experiment.check_state) if saved else None
         if state is not None:
-            experiment.load_state_dict(state)
+            load_state(experiment, folder, state)
         note = describe_untouched(experiment.network, config.classifier.normalization)
-        run_folder.write_config(folder, config, [] if note is None else [f"classifier: {note}"])
+        run_folder.write_config(folder, withdraw_permission(config), [] if note is None else [f"classifier: {note}"])
         sets = experiment.sets
-        print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
+        print(f"{printable(folder)}: step {experiment.step} of {config.train.steps} on {device}")
         print(f"images: {len(sets.rows)} training, {len(sets.validation_rows)} validation, {len(sets.test)} test")
         for line in explain_unmeasured(experiment.tracker):
             print(line)
@@ -74,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         numbers = read_last_values(folder)
         print("\n" + format_accuracies(numbers, config.eval.attack, len(sets.test)))
         print("\n" + format_table(lipschitz_rows(numbers, "classifier")))
-        print(f"\nrun folder:   {folder}\nTensorBoard:  tensorboard --logdir {folder}")
+        print(f"\nrun folder:   {printable(folder)}\nTensorBoard:  tensorboard --logdir {printable(folder)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from gan.evaluation.lipschitz import explain_unmeasured
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code
+from gan.runtime.text import printable
 from gan.training.build import build_tracker
 from gan.training.lipschitz import draw_points, lipschitz_audit, lipschitz_numbers
 from gan.training.restore import restore_experiment
@@ -55,7 +56,9 @@ def audit(folder: Path) -> str:
     if certified == "none":
         images, y = draw_points(experiment, experiment.ema.network)
         certified = str(certify(D, images.shape[1:], None if y is None else y[:1]))
-    return "\n\n".join([f"{folder}, step {restored.step}", layers, network_table(numbers, certified), EXPLANATION])
+    return "\n\n".join(
+        [f"{printable(folder)}, step {restored.step}", layers, network_table(numbers, certified), EXPLANATION]
+    )
 
 
 def layer_table(D: nn.Module, tracker: LipschitzTracker, numbers: dict[str, float], spectra: dict[str, Tensor]) -> str:

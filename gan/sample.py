@@ -17,6 +17,7 @@ from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code, png_path, whole_number
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
+from gan.runtime.text import printable
 from gan.training.generator_file import TrainedGenerator
 from gan.training.inputs import draw_latents
 from gan.training.restore import restore_generator
@@ -96,11 +97,11 @@ def run(options: argparse.Namespace) -> None:
     if options.out is not None:
         columns = STEPS if options.interpolate else 1 + NEIGHBORS
         save_png(options.out, sample_grid(images, generator.config.data.stacked, columns))
-        print(options.out)
+        print(printable(options.out))
     else:
         for number, image in enumerate(images):
             save_png(options.out_dir / f"{number:06d}.png", image)
-        print(f"{len(images)} images in {options.out_dir}")
+        print(f"{len(images)} images in {printable(options.out_dir)}")
 
 
 def draw(

@@ -279,6 +279,16 @@ def test_help_lists_config_keys(capsys):
     assert "configs/classification/digits.yaml" in out
 
 
+def test_changed_images_are_refused(tmp_path, trained, capsys, monkeypatch):
+    run = shutil.copytree(trained, tmp_path / "run")
+    splits = Digits(resolution=8).load()
+    splits.train.images[0, 0, 0, 0] ^= 1
+    monkeypatch.setattr(Digits, "load", lambda self: splits)
+    assert main(["--out", str(run), "--resume", "--device", "cpu", "train.steps=5"]) == 2
+    assert evaluate.main([str(run), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err.count("the training images have changed since the run began") == 2
+
+
 def test_table_without_operator_norm_and_with_large_learning_rate(tmp_path, train, capsys):
     fast = ["eval.corruptions=[]", "train.free.replays=0", "train.steps=2"]
     train(tmp_path / "layer", "classifier.activation_norm=layer", *fast)

@@ -33,6 +33,7 @@ from gan.run.lock import hold_lock
 from gan.run.start import require_all
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import Stopped, UserError
+from gan.runtime.text import printable
 
 EXTRAS = {"jinja2": "compare", "matplotlib": "compare", "rich": "compare", "ray": "ray"}  # optional dependencies
 
@@ -207,7 +208,7 @@ def save_numbers(folder: GridFolder, description: Description) -> None:
 
 def print_paths(paths: list[Path]) -> None:
     """Print the paths of the report's files."""
-    print("\n".join(["", *(f"written: {path}" for path in paths)]))
+    print("\n".join(["", *(f"written: {printable(path)}" for path in paths)]))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.run.logging import METRICS, Log, read_log
 from gan.run.step_files import find_step_files
-from gan.runtime.files import write_atomically
+from gan.runtime.files import only_regular, write_atomically
 
 COUNTERS = ("step", "images")
 RESULTS = ("metrics/", "lipschitz/")  # prefixes of the tags in results.csv
@@ -132,7 +132,7 @@ def save_sample(source_folder: Path, target: Path) -> None:
         if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
             return
         try:
-            with Image.open(source) as image:
+            with open(source, "rb", opener=only_regular) as file, Image.open(file, formats=["PNG"]) as image:
                 height = image.height // COLUMNS * SAMPLE_ROWS
                 small = image.crop((0, 0, image.width, height)).quantize(64, dither=Image.Dither.NONE)
         except OSError:  # the file is incomplete: the run is still writing it, or was killed

@@ -1,13 +1,12 @@
 """A cache of decoded images. A dataset is decoded once and memory-mapped by every later run.
 
 Each set of images has a folder in `gan.runtime.cache.cache_dir()/datasets`. Its name contains a hash of the source
-files and of all options that affect the pixels. It has the files `images.npy`, `labels.npy` and `info.json`, which is
-written last.
+files and of all options that affect the pixels. It has the files `images.npy` and `info.pt`, which is written last and
+has the labels and a hash of pixels and labels. The hash is checked each time the images are loaded.
 """
 
 import errno
 import io
-import json
 import math
 import os
 import tempfile
@@ -19,15 +18,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from gan.data.base import ImageData, Preparation, finish_fingerprint
+from gan.runtime import cache
 from gan.runtime.cache import ContentHash, cache_dir, hash_values, warn_unwritable
 from gan.runtime.disk import get_free_space
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically, write_json
+from gan.runtime.files import only_regular, write_atomically
+from gan.runtime.text import printable
 
+IMAGES, INFO = "images.npy", "info"
 FORMAT = 1  # part of every key; increase it if the same options produce other pixels
+CHUNK = 2**24  # bytes of the images that are hashed at a time
 
 
 class Chunk(NamedTuple):
@@ -95,11 +99,6 @@ def expand_path(text: str, key: str = "data.root") -> Path:
         raise UserError(f"{key}: the home folder in '{text}' is unknown; write the full path") from None
 
 
-def printable(name: object) -> str:
-    """Return a file name as text that can be printed, with escapes for bytes that are not UTF-8."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
-
-
 def prepare(source: Source) -> ImageData:
     """Return the images of a source, from the cache if possible.
 
@@ -107,12 +106,13 @@ def prepare(source: Source) -> ImageData:
     returns the images in memory.
     """
     try:
-        folder = cache_dir() / "datasets" / f"{source.name}-{source.key()}"
-        data = _load(source, folder)
+        name = f"datasets/{source.name}-{source.key()}"
+        data = _load(source, name)
         if data is None:
-            _require_space(source, folder)
-            _write(source, folder)
-            data = _load(source, folder)
+            cache.remove_leftovers()
+            _require_space(source, cache_dir() / name)
+            _write(source, name)
+            data = _load(source, name)
         if data is not None:
             return data
         raise OSError(None, "the written files cannot be read")
@@ -121,21 +121,34 @@ def prepare(source: Source) -> ImageData:
     return _decode_in_memory(source)
 
 
-def _load(source: Source, folder: Path) -> ImageData | None:
+def _load(source: Source, name: str) -> ImageData | None:
     """Return the images in a folder of the cache, or None if it is missing or damaged."""
-    try:
-        info = json.loads((folder / "info.json").read_bytes())
-        # Copy-on-write: changes of the tensor do not change the file.
-        images = np.load(folder / "images.npy", mmap_mode="c")
-        labels = np.load(folder / "labels.npy")
-        shape = (info["count"], *source.shape)
-        if (images.shape, images.dtype, labels.shape, labels.dtype) != (shape, np.uint8, shape[:1], np.int64):
-            return None
-        preparation = Preparation(source.root, folder, info["fingerprint"], tuple(info["skipped"]))
-        class_names = tuple(info["class_names"])
-    except (OSError, ValueError, LookupError, TypeError, EOFError):
+    info = cache.read(f"{name}/{INFO}")
+    if info is None:
         return None
-    return ImageData(torch.from_numpy(images), torch.from_numpy(labels), source.num_classes, class_names, preparation)
+    folder, labels = cache_dir() / name, info["labels"]
+    try:
+        images = _map_images(folder / IMAGES, (len(labels), *source.shape), labels.numpy(), info["fingerprint"])
+    except (OSError, ValueError, EOFError) as error:
+        cache.warn_unusable(folder / IMAGES, error)
+        return None
+    preparation = Preparation(source.root, folder, info["fingerprint"], tuple(info["skipped"]))
+    return ImageData(images, labels, source.num_classes, tuple(info["class_names"]), preparation)
+
+
+def _map_images(path: Path, shape: tuple[int, ...], labels: np.ndarray, fingerprint: str) -> Tensor:
+    """Return the images in a file, memory-mapped. Raises ValueError if they have another shape or fingerprint."""
+    content = ContentHash()
+    with open(path, "rb", opener=only_regular) as file:
+        images = np.lib.format.open_memmap(path, mode="c")  # copy-on-write: the file does not change with the tensor
+        if (images.shape, images.dtype, images.flags.c_contiguous) != (shape, np.uint8, True):
+            raise ValueError("its shape or type is wrong")
+        file.seek(images.offset)
+        while part := file.read(CHUNK):
+            content.add_array(np.frombuffer(part, np.uint8))
+    if finish_fingerprint(content, labels, shape) != fingerprint:
+        raise ValueError("its checksum is wrong")
+    return torch.from_numpy(images)
 
 
 def _require_space(source: Source, folder: Path) -> None:
@@ -145,12 +158,12 @@ def _require_space(source: Source, folder: Path) -> None:
         raise OSError(errno.ENOSPC, f"{size / 1e9:.2f} GB are needed")
 
 
-def _write(source: Source, folder: Path) -> None:
+def _write(source: Source, name: str) -> None:
     """Decode a source to a folder of the cache, one chunk at a time. Raises OSError if it cannot be written.
 
     Several processes may do this at the same time: they write equal files, and each file is replaced atomically.
     """
-    decoder = _Decoder(source)
+    decoder, folder = _Decoder(source), cache_dir() / name
 
     def write_images(file: Any) -> None:
         _write_header(file, (0, *source.shape))
@@ -162,15 +175,14 @@ def _write(source: Source, folder: Path) -> None:
         if file.tell() != start:
             raise OSError(None, "the length of the array's header has changed")
 
-    write_atomically(folder / "images.npy", write_images)
-    write_atomically(folder / "labels.npy", lambda file: np.save(file, decoder.labels()))
+    write_atomically(folder / IMAGES, write_images)
     info = {
-        "count": decoder.count,
+        "labels": torch.from_numpy(decoder.labels()),
         "fingerprint": decoder.fingerprint(),
         "skipped": decoder.skipped,
         "class_names": decoder.class_names(),
     }
-    write_json(folder / "info.json", info)
+    cache.write(f"{name}/{INFO}", info)
 
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> None:

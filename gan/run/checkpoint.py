@@ -1,13 +1,11 @@
 """Checkpoints: written atomically, verified by a checksum, and loaded without running code from the file."""
 
-import hashlib
-import os
 import pickle
 import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -15,11 +13,10 @@ from gan.options.loader import dump_config, parse_config
 from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.run.step_files import find_step_files, get_step_file
+from gan.runtime import signed
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
 
-MARK = b"sha256"  # separates the data that torch.save wrote from its digest
-CHUNK = 2**20  # bytes hashed at a time
 FOLDER, SUFFIX = "checkpoints", ".pt"
 
 FORMAT = 1
@@ -118,7 +115,7 @@ class Checkpoints:
 
     def _write(self, path: Path, state: State) -> None:
         check_lock(self.folder.parent)
-        write_atomically(path, lambda file: save(state | {"format": FORMAT, "config": self._config_text}, file))
+        write_atomically(path, lambda file: signed.save(state | {"format": FORMAT, "config": self._config_text}, file))
 
     def _load(self, path: Path, device: torch.device | str, read: Callable[[State], T], step: int | None = None) -> T:
         """Return what `read` returns for the state in a file, which is that of `step` if it is given."""
@@ -141,21 +138,13 @@ def has_checkpoint(folder: Path, step: int) -> bool:
     return step in find_step_files(folder / FOLDER, SUFFIX)
 
 
-def save(state: dict[str, Any], file: IO[bytes]) -> None:
-    """Write a state as torch.save does, followed by its SHA-256."""
-    hashing = _HashingFile(file)
-    torch.save(state, cast(IO[bytes], hashing))  # torch.save only calls `write` and `flush`
-    file.write(MARK + hashing.hash.digest())
-
-
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return the state in a checkpoint file.
 
     Raises InvalidCheckpoint, which is a UserError, for a file that is damaged or not a checkpoint.
     """
     try:
-        verify_checksum(path)
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = signed.load(path, device=device)
         if not isinstance(state, dict) or not isinstance(state.get("config"), str):
             raise ValueError("it does not contain the state of a run")
     except (MemoryError, torch.OutOfMemoryError, PermissionError):
@@ -166,32 +155,3 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidCheckpoint(f"cannot read the checkpoint {path}: {reason}") from None
     return state
-
-
-def verify_checksum(path: Path) -> None:
-    """Raise ValueError when a file does not end with its own SHA-256."""
-    sha256 = hashlib.sha256()
-    ending = len(MARK) + sha256.digest_size
-    with path.open("rb") as file:
-        left = os.fstat(file.fileno()).st_size - ending
-        while left > 0:
-            data = file.read(min(CHUNK, left))
-            sha256.update(data)
-            left -= len(data) or left
-        if file.read() != MARK + sha256.digest():
-            raise ValueError("its checksum is missing or wrong; the file is truncated, modified or not a checkpoint")
-
-
-class _HashingFile:
-    """A binary file that hashes the data written to it."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file = file
-        self.hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()

@@ -4,6 +4,7 @@ This uses `flock` directly and not the package filelock. A lock file here contai
 removed on release. Depending on its version, filelock empties the file before it acquires the lock, or keeps the file.
 """
 
+import errno
 import fcntl
 import os
 import socket
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gan.runtime.errors import UserError
+from gan.runtime.files import only_regular
+from gan.runtime.temporary import PATTERN, remove_dead
+from gan.runtime.text import printable
 
 LOCK = ".lock"
-LEFTOVERS = ".*.tmp"  # temporary files of a killed process, see gan.runtime.files
 POLL_S = 0.1
+MAX_HOLDER = 300  # bytes of the name of the holder
 
 _held: dict[Path, BinaryIO] = {}  # the lock files that this process holds
 
@@ -31,8 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with hold_lock(folder / LOCK):
         with _writing_to(folder):
-            for leftover in folder.rglob(LEFTOVERS):
-                leftover.unlink()
+            remove_dead(folder.rglob(PATTERN))
         yield
 
 
@@ -91,7 +94,7 @@ def check_lock(folder: Path, name: str = LOCK) -> None:
 def _acquire(path: Path, timeout_s: float) -> BinaryIO:
     deadline = time.monotonic() + timeout_s
     while True:
-        file = path.open("ab+", buffering=0)
+        file = _open(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -110,6 +113,20 @@ def _acquire(path: Path, timeout_s: float) -> BinaryIO:
         file.close()  # the previous holder has removed this file since it was opened
 
 
+def _open(path: Path) -> BinaryIO:
+    """Open a lock file. Raises UserError for a link, whose target would be overwritten, and for a pipe."""
+    try:
+        descriptor = only_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EINVAL):
+            raise
+        raise UserError(f"{path} is a link or no regular file; remove it") from None
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise UserError(f"{path} is a link; remove it")
+    return os.fdopen(descriptor, "ab+", buffering=0)
+
+
 def _is_current(path: Path, file: BinaryIO) -> bool:
     """Return whether `path` still names the open file."""
     try:
@@ -120,12 +137,12 @@ def _is_current(path: Path, file: BinaryIO) -> bool:
 
 def _read_holder(file: BinaryIO) -> str:
     file.seek(0)
-    return file.read().decode(errors="replace")
+    return printable(file.read(MAX_HOLDER).decode(errors="replace"))
 
 
-def _get_subject(path: Path) -> Path:
+def _get_subject(path: Path) -> str:
     """Return what the lock protects, for messages: `run` for `run/.lock`, `logs/cell` for `logs/cell.lock`."""
-    return path.parent / path.name.removesuffix(LOCK)
+    return printable(path.parent / path.name.removesuffix(LOCK))
 
 
 @contextmanager

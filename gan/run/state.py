@@ -25,6 +25,12 @@ def get_entry(state: Mapping[str, Any], name: str) -> Any:
     return state[name]
 
 
+def check_contents(state: Mapping[str, Any]) -> None:
+    """Raise ValueError if the entry of a state that identifies its images, which may be missing, is no mapping."""
+    if not isinstance(state.get("data", {}), dict):
+        raise ValueError("its entry data does not fit: not the images by name")
+
+
 def check_module(name: str, module: nn.Module, state: Mapping[str, Any]) -> None:
     """Raise ValueError unless `module` can load the entry `name` of a state. The module is not changed."""
     try:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from gan.runtime.text import printable
+
 MAX_LENGTH = 2000  # in characters; a message may quote input of any length
 
 
@@ -26,17 +28,12 @@ class Stopped(Exception):
     """A run that stopped before its last step and can be resumed. The message is one line with reason and remedy."""
 
     def __init__(self, message: str, code: int):
-        super().__init__(message)
+        super().__init__(to_line(message))
         self.code = code
 
 
 def to_line(message: str) -> str:
-    """Return a message as one line of limited length.
-
-    Characters that are not printable are escaped: a file name in the message may contain bytes that are not UTF-8, or
-    control sequences of terminals.
-    """
-    words = " ".join(message.splitlines())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    """Return a message as one line of limited length, in which characters that are not printable are escaped."""
+    line = printable(" ".join(message.splitlines()))  # it may contain a file name
     half = MAX_LENGTH // 2
     return line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}"

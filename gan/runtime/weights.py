@@ -2,7 +2,6 @@
 
 import json
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically
+from gan.runtime.files import only_regular, write_atomically
 
 GENERATOR = "generator.safetensors"
 """Name of the file in the run folder of a GAN"""
@@ -42,8 +41,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises UserError if the file cannot be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may never end
-            raise OSError("not a regular file")
+        with open(path, "rb", opener=only_regular):  # a pipe would block
+            pass
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return tensors, file.metadata() or {}

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from gan.config import Config
+from gan.data.contents import Contents
 from gan.data.labels import restore_labels
 from gan.evaluation.evaluator import Evaluator
 from gan.run.divergence import Networks
-from gan.run.state import check_counts, check_module, check_numbers, check_optimizer, check_tensors
+from gan.run.state import check_contents, check_counts, check_module, check_numbers, check_optimizer, check_tensors
 from gan.runtime.cuda_graphs import CUDAGraphs
 from gan.runtime.distributed import average_batch_statistics, world_size
 from gan.training.ema import EMA
@@ -28,6 +29,8 @@ class Experiment:
 
     config: Config
     image_shape: ImageShape
+    contents: Contents
+    """What identifies the images of the data set"""
     device: torch.device
     G: nn.Module
     D: nn.Module
@@ -83,6 +86,7 @@ class Experiment:
     def state_dict(self) -> dict[str, Any]:
         """Return everything that later steps depend on, and what `restore_generator` needs without the data set."""
         state = {"step": self.step, "retries": self.inputs.rollbacks, "image": tuple(self.image_shape)}
+        state["data"] = self.contents
         state["label_counts"] = None if self.inputs.labels is None else self.inputs.labels.counts
         return state | {name: part.state_dict() for name, part in self._stateful().items()}
 
@@ -92,6 +96,7 @@ class Experiment:
         The experiment is not changed.
         """
         check_counts(state, "step", "retries")
+        check_contents(state)
         check_labels(state, self.image_shape.num_classes)
         if state.get("image", shape := tuple(self.image_shape)) != shape:
             raise ValueError(f"it is of images of another shape than {shape}")

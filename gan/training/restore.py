@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gan.config import Config
+from gan.data.contents import refuse_changes
 from gan.data.labels import restore_labels
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
@@ -28,7 +29,13 @@ def resume(experiment: Experiment, folder: Path) -> None:
     checkpoints = Checkpoints(folder, experiment.config)
     state = call_on_rank_zero(lambda: checkpoints.load_newest("cpu", experiment.check_state))
     if state is not None:
-        experiment.load_state_dict(state)
+        load_state(experiment, folder, state)
+
+
+def load_state(experiment: Experiment, folder: Path, state: dict[str, Any]) -> None:
+    """Restore a state of the run in `folder`. Raises UserError if the run began with other images."""
+    refuse_changes(folder, state.get("data"), experiment.contents, experiment.config.data.allow_changes)
+    experiment.load_state_dict(state)
 
 
 def restore_experiment(
@@ -40,7 +47,8 @@ def restore_experiment(
 ) -> Experiment:
     """Return the experiment of the run in `folder` at a checkpoint, with its config changed by `overrides`.
 
-    `metrics`, if given, replace the metrics of the config. Raises UserError without a checkpoint.
+    `metrics`, if given, replace the metrics of the config. Raises UserError without a checkpoint, and if the run began
+    with other images.
     """
     config: Config = load_config(Config, run_folder.config_path(folder), overrides)
     if metrics is not None:
@@ -48,7 +56,7 @@ def restore_experiment(
     checkpoints = Checkpoints(folder, config)
     checkpoints.require(which)  # before the data set is loaded
     experiment = build_experiment(config, config.data.load(), device)
-    experiment.load_state_dict(checkpoints.load(which, device, experiment.check_state))
+    load_state(experiment, folder, checkpoints.load(which, device, experiment.check_state))
     return experiment
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from gan.run.divergence import DIVERGENCES, record_divergence, stop_diverged
 from gan.run.recorder import Recorder
 from gan.runtime.distributed import call_on_rank_zero
+from gan.runtime.text import printable
 from gan.training.experiment import Experiment
 
 MAX_ROLLBACKS = 3  # in one run
@@ -30,5 +31,5 @@ def roll_back(experiment: Experiment, folder: Path, recorder: Recorder | None, n
         recorder.rewind(experiment.step)
     print(
         f"{message}; rolled back to step {experiment.step}, rollback {rollbacks} of {MAX_ROLLBACKS}: "
-        f"see {folder / DIVERGENCES}"
+        f"see {printable(folder / DIVERGENCES)}"
     )

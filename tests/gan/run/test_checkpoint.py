@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gan.config import Config
-from gan.run import checkpoint
 from gan.run.checkpoint import Checkpoints, load
 from gan.run.options import CheckpointConfig
+from gan.runtime import signed
 from gan.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ class Bomb:
 
 def serialize(content) -> bytes:
     file = io.BytesIO()
-    checkpoint.save(content, file)
+    signed.save(content, file)
     return file.getvalue()
 
 
@@ -81,7 +81,7 @@ DAMAGE = {
         lambda data: flip_bit(data, 8 * data.index(b"\x00\x00\x20\x41")),
         "its checksum is missing",
     ),
-    "no checksum": (lambda data: data[: data.rindex(checkpoint.MARK)], "its checksum is missing or wrong"),
+    "no checksum": (lambda data: data[: data.rindex(signed.MARK)], "its checksum is missing or wrong"),
     "pickle with code": (lambda data: serialize({"step": 10, "G": Bomb()}), "contains objects other than tensors"),
     "not a state": (lambda data: serialize([1, 2]), "does not contain the state of a run"),
 }

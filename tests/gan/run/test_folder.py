@@ -55,6 +55,17 @@ def test_newest_folder_without_runs_is_a_user_error(tmp_path):
         run_folder.find_newest_folder("x", tmp_path)
 
 
+def test_new_folder_that_stays_empty_is_removed(tmp_path):
+    (tmp_path / "existing").mkdir()
+    for name in ("new", "existing"):
+        with pytest.raises(UserError), run_folder.hold(tmp_path / name, is_new=True):
+            raise UserError("no network for these images")
+    assert [path.name for path in tmp_path.iterdir()] == ["existing"]
+    with run_folder.hold(tmp_path / "new", is_new=True):
+        (tmp_path / "new" / "file").touch()
+    assert (tmp_path / "new" / "file").exists()
+
+
 def test_new_and_empty_folders_are_free(tmp_path):
     run_folder.check_free(tmp_path)
     run_folder.check_free(tmp_path / "new" / "deep")

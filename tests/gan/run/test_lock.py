@@ -14,6 +14,7 @@ from gan.run.lock import hold_lock, locked
 from gan.run.logging import RunLogger
 from gan.runtime.errors import UserError
 from gan.runtime.files import WriteError
+from gan.runtime.temporary import name_temporary
 from tests.gan.runs import read_numbers
 from train_gan import main
 
@@ -71,7 +72,9 @@ def test_lock_of_a_killed_process_is_free_and_its_temporary_files_are_removed(tm
     killed = python.run("-c", KILLED, folder)
     assert killed.returncode == -9
     assert (folder / ".lock").exists()
-    (folder / ".config.yaml.x.tmp").touch()
+    pid = killed.stdout.split()[1]
+    leftover = name_temporary(folder / "config.yaml")
+    leftover.with_name(leftover.name.replace(f"-{os.getpid()}-", f"-{pid}-")).touch()
     tiny_run(folder, "train.steps=1")
     holder = killed.stdout.strip()
     assert f"{folder}: {holder} on {socket.gethostname()} did not end normally, or this is a copy of " in (
@@ -80,9 +83,13 @@ def test_lock_of_a_killed_process_is_free_and_its_temporary_files_are_removed(tm
     assert not list(folder.rglob(".*"))
 
 
-def test_other_hidden_files_are_not_removed(tmp_path, tiny_config, capsys):
+@pytest.mark.parametrize("name", [".thesis", ".notes.tmp"])
+def test_other_hidden_files_are_not_removed(tmp_path, tiny_config, capsys, name):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".thesis").touch()
+    (tmp_path / "run" / name).touch()
+    with locked(tmp_path / "run"):
+        pass
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
     assert main(["--config", str(tiny_config), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
 
@@ -132,6 +139,33 @@ def test_hold_lock_waits_for_the_holder(tmp_path, python):
         assert (tmp_path / "a.lock").read_text() == HERE
     process.wait()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path, file: path.symlink_to(file),
+        lambda path, file: path.hardlink_to(file),
+        lambda path, _: os.mkfifo(path),
+    ],
+)
+def test_lock_that_is_a_link_or_pipe_is_refused(tmp_path, make):
+    (tmp_path / "thesis").write_text("thesis")
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / ".lock", tmp_path / "thesis")
+    with pytest.raises(UserError, match=r"run/\.lock is a link.*; remove it"), locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "thesis").read_text() == "thesis"
+
+
+def test_name_of_the_holder_is_shortened_and_has_no_control_characters(tmp_path, capsys):
+    (tmp_path / ".lock").write_text("\x1b]0;title\x07" + 10_000 * "x")
+    with locked(tmp_path):
+        pass
+    out = capsys.readouterr().out
+    assert r"\x1b]0;title\x07xxx" in out
+    assert "\x1b" not in out
+    assert len(out) < 1000
 
 
 def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):

@@ -41,6 +41,7 @@ CHANGES = {
     "retries are text": (put("1", "retries"), "its retries is not a whole number: '1'"),
     "other images": (put((3, 99, None), "image"), "it is of images of another shape"),
     "labels of an unconditional run": (put([1, 2], "label_counts"), "its entry label_counts does not fit"),
+    "images are a list": (put([1], "data"), "its entry data does not fit"),
     "D is missing": (drop("D"), "its entry D is missing"),
     "D is null": (put(None, "D"), "its entry D does not fit"),
     "weight is missing": (drop("D", None), "its entry D does not fit: Missing key"),

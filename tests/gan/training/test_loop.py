@@ -7,9 +7,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gan.objectives.regularizers import Batch
-from gan.run.checkpoint import load, save
+from gan.run.checkpoint import load
 from gan.run.logging import read_metrics
 from gan.run.recorder import Recorder
+from gan.runtime import signed
 from gan.runtime.interrupt import Interrupt
 from gan.training import loop
 from gan.training.lipschitz import lipschitz_numbers
@@ -172,7 +173,7 @@ def test_resume_of_run_folder_from_previous_version(copied_run, longer_run, monk
     for path in (folder / "checkpoints").iterdir():
         state = load(path) | {"best": min(scores), "best_by": "fd_digits70_test", "measured": None}
         with path.open("wb") as file:
-            save(state, file)
+            signed.save(state, file)
     log = folder / "metrics.jsonl"
     assert len(log.read_text().splitlines()) == 6  # 4 with losses, 2 with metrics
     log.write_text("".join(json.dumps(line) + "\n" for line in read_metrics(folder)))
