@@ -98,7 +98,7 @@ def run_with_two_checkpoints(tmp_path_factory, tiny_run):
     return tiny_run(folder, "checkpoint.keep=2", "checkpoint.every=1", "eval.metrics=[]")
 
 
-@pytest.mark.parametrize("name", ["step is null", "renamed moment"])
+@pytest.mark.parametrize("name", ["step is null", pytest.param("renamed moment", marks=pytest.mark.slow)])
 def test_run_continues_from_the_checkpoint_before_one_of_another_version(tmp_path, run_with_two_checkpoints, name):
     folder = shutil.copytree(run_with_two_checkpoints, tmp_path / "run")
     change, reason = CHANGES[name]
