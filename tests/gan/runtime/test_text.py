@@ -49,7 +49,7 @@ def test_warnings_have_no_control_characters():
 
 
 @pytest.mark.usefixtures("short_slope_search")
-@pytest.mark.filterwarnings("default:skipped 1 of 5 images")
+@pytest.mark.filterwarnings("ignore:skipped 1 of 5 images")
 def test_names_are_printed_without_control_characters(tmp_path, copied_run, capfd):
     run = copied_run.rename(tmp_path / TITLE)
     assert train(["--out", str(run), "--resume", "--device", "cpu"]) == 0
