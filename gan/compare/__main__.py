@@ -180,7 +180,7 @@ def get_launcher(options: argparse.Namespace, num_cells: int) -> tuple[Callable[
         launch = local_launcher.run_cells
         jobs = options.jobs or max(1, torch.cuda.device_count() if options.device != "cpu" else 1)
         threads = options.threads or max(1, local_launcher.count_cores() // jobs)
-    return launch, Resources(options.config, options.device, jobs, threads)
+    return launch, Resources(options.config, options.device, min(jobs, num_cells), threads)
 
 
 def rewrite_report(options: argparse.Namespace) -> None:

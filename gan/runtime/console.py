@@ -47,7 +47,8 @@ class Stream:
             with suppress(OSError):  # a stream in memory has no descriptor
                 _discard_output(self._stream.fileno())
             if self.other is not None:
-                self.other.write(f"error: cannot write to {self._name} ({error.strerror or error}); going on without\n")
+                reason = error.strerror or error
+                self.other.write(f"error: cannot write to {self._name} ({reason}); continuing without it\n")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gan.compare.__main__ import main
+from gan.compare.__main__ import get_launcher, main, parse
 from gan.compare.arms import build_arms, build_cells, parse_axis
 from gan.compare.csv_files import read_table
 from gan.compare.folder import GridFolder, read_record
@@ -181,6 +181,11 @@ def test_failed_cell_is_recorded_and_others_are_trained(small_config, tmp_path):
     assert changes == [(first, "running"), (first, "failed"), (second, "running"), (second, "finished")]
     assert "exit code 2: error: train.batch_size=100000 is larger" in read_record(folder.record_file(first))["reason"]
     assert set(find_completed(folder, cells)) == {second}  # the failed cell will be trained again
+
+
+def test_there_are_at_most_as_many_jobs_as_cells(small_config):
+    _, resources = get_launcher(parse([str(small_config), "--jobs", str(10**18)]), 4)
+    assert resources.jobs == 4
 
 
 def test_paths_of_a_cell_may_begin_with_a_hyphen(small_config, tmp_path):

@@ -56,6 +56,7 @@ def fail(error):
     [
         lambda: torch.empty(2**62, 8),
         lambda: fail(RuntimeError("could not create a primitive")),
+        lambda: fail(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
         lambda: fail(RuntimeError("can't start new thread")),
         raise_import_error,
     ],
@@ -63,6 +64,11 @@ def fail(error):
 def test_lack_of_memory_in_a_library_is_a_user_error(command, capsys):
     assert exit_code(command) == 2
     assert re.fullmatch(r"error: out of memory; .*\n", capsys.readouterr().err)
+
+
+def test_unsupported_operation_is_no_lack_of_memory():
+    with pytest.raises(RuntimeError, match="could not create"):
+        exit_code(lambda: fail(RuntimeError("could not create a primitive descriptor for a convolution")))
 
 
 def test_error_of_the_system_without_a_file_is_a_user_error(capsys):

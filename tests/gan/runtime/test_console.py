@@ -41,10 +41,10 @@ def test_command_goes_on_without_console(python, tmp_path, way, streams):
     assert done.returncode == 0
     assert (tmp_path / "file").read_text() == "the last result\n"
     if streams == "1":
-        error = f"error: cannot write to standard output ({REASONS[way]}); going on without\n"
+        error = f"error: cannot write to standard output ({REASONS[way]}); continuing without it\n"
         assert (done.stdout, done.stderr) == ("", f"{error}a warning\n")
     elif streams == "2":
-        assert f"error: cannot write to standard error ({REASONS[way]}); going on without\n" in done.stdout
+        assert f"error: cannot write to standard error ({REASONS[way]}); continuing without it\n" in done.stdout
         assert done.stdout.startswith("a result\n")
 
 
