@@ -39,7 +39,7 @@ def test_permission_for_changed_images_is_no_other_comparison(tmp_path):
         return extend_description(folder, path, load_config(Config, path, overrides), cells, None)
 
     save_description(folder, extend())
-    assert extend("data.allow_changes=true", "data.download=true").arms == ["a", "b"]
+    assert extend("data.allow_changes=true").arms == ["a", "b"]
     with pytest.raises(UserError, match=r"different keys: train\.steps"):
         extend("train.steps=3")
 
