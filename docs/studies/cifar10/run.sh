@@ -26,3 +26,15 @@ done
 add conv_norm,strided "$strided" "${rates[@]}"
 add conv_norm "$paper" "${rates[@]}"
 compare --seeds 0 "$@"
+
+# The best rate of each arm (some more seeds)
+for seed in 1 2; do
+    for name in none spectral oni; do
+        add "$name" "$name" 3e-3
+    done
+    add spectral_conv spectral_conv 3e-4
+    add gradient gradient 3e-4
+    add conv_norm,strided "$strided" 3e-3
+    add conv_norm "$paper" 3e-3
+    compare --seeds "$seed" "$@"
+done
