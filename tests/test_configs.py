@@ -25,7 +25,8 @@ from tests.gan.runs import Killed, same
 
 FOLDER = Path(__file__).parent.parent / "configs"
 EXPERIMENT_TYPES = {path: get_experiment_type(path) for path in sorted(FOLDER.rglob("*.yaml"))}
-COPIES = ("64", "128", "fast")  # of folder/32 and cifar10/jpeg, with larger images or fewer steps
+# Of folder/32 and cifar10/jpeg, with larger images, fewer steps, or without R1
+COPIES = ("folder/64", "folder/128", "cifar10/fast", "cifar10/study", "stl10/labeled")
 NUM_IMAGES = 20  # in each split, and generated for each metric
 SHARED = [
     *("train.steps=2", "train.batch_size=4", "log.every=1", "eval.every=2", "checkpoint.every=1", "checkpoint.keep=2"),
@@ -44,13 +45,17 @@ CLASSIFIER_ONLY = [
 ]
 
 
+def get_name(path):
+    return path.relative_to(FOLDER).with_suffix("").as_posix()
+
+
 def parametrize_configs(experiment_type):
     paths = [
-        pytest.param(path, marks=pytest.mark.slow) if path.stem in COPIES else path
+        pytest.param(path, marks=pytest.mark.slow) if get_name(path) in COPIES else path
         for path, found in EXPERIMENT_TYPES.items()
         if found is experiment_type
     ]
-    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(FOLDER).with_suffix("")))
+    return pytest.mark.parametrize("path", paths, ids=get_name)
 
 
 class TinyExtractor:

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Normalizations of the discriminator on CIFAR-10 (JPEG): about three hours on one CPU core. An interrupted study
+# continues where it stopped. All options, such as data.root=cifar10-jpeg.tar.xz, are passed to python -m gan.compare.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+
+arms=()
+add() { # add an arm with a name, a normalization, and learning rates
+    local rate
+    for rate in "${@:3}"; do
+        arms+=(--arm "$1,lr=$rate:discriminator.normalization=$2,optimizer.generator.lr=$rate,optimizer.discriminator.lr=$rate")
+    done
+}
+compare() {
+    python -m gan.compare configs/cifar10/study.yaml --out docs/studies/cifar10 --baseline none,lr=1e-3 \
+        --device cpu --jobs 1 --threads 1 "${arms[@]}" "$@"
+    arms=()
+}
+paper="{name: conv_norm, stride: paper}"
+strided="{name: conv_norm, stride: strided}"
+
+rates=(3e-4 1e-3 3e-3)
+for name in none spectral gradient oni spectral_conv; do
+    add "$name" "$name" "${rates[@]}"
+done
+add conv_norm,strided "$strided" "${rates[@]}"
+add conv_norm "$paper" "${rates[@]}"
+compare --seeds 0 "$@"
+
+# The best rate of each arm (some more seeds)
+for seed in 1 2; do
+    for name in none spectral oni; do
+        add "$name" "$name" 3e-3
+    done
+    add spectral_conv spectral_conv 3e-4
+    add gradient gradient 3e-4
+    add conv_norm,strided "$strided" 3e-3
+    add conv_norm "$paper" 3e-3
+    compare --seeds "$seed" "$@"
+done
