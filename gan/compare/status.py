@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gan.compare.arms import Cell
 from gan.compare.experiment_types import CLASSIFIER, GAN
@@ -45,15 +46,14 @@ def check_config(folder: GridFolder, cell: Cell, cells_of_arm: Iterable[str]) ->
     runs = [folder.run_folder(name) for name in (cell.name, *cells_of_arm)]
     for run in filter(_has_config, runs):
         try:
-            existing = to_plain(load_config(type(cell.config), run / run_folder.CONFIG))
+            existing = load_config(type(cell.config), run / run_folder.CONFIG)
         except UserError as error:
             warnings.warn(f"{error}; this config is not checked", stacklevel=2)
             continue
         break
     else:
         return
-    may_differ = MAY_DIFFER if run == runs[0] else (*MAY_DIFFER, "seed")
-    changed = [key for key in run_folder.differing_keys(existing, to_plain(cell.config)) if key not in may_differ]
+    changed = [key for key in differing_keys(existing, cell.config) if run == runs[0] or key != "seed"]
     if changed:
         raise UserError(
             f"{run} contains a run with another config (different keys: {', '.join(changed)}); choose another --out"
@@ -62,6 +62,11 @@ def check_config(folder: GridFolder, cell: Cell, cells_of_arm: Iterable[str]) ->
 
 def _has_config(run: Path) -> bool:
     return (run / run_folder.CONFIG).exists()
+
+
+def differing_keys(a: Any, b: Any) -> list[str]:
+    """Return the dotted keys that differ between two configs, without those that do not affect the results."""
+    return [key for key in run_folder.differing_keys(to_plain(a), to_plain(b)) if key not in MAY_DIFFER]
 
 
 def read_status(run: Path, steps: int) -> Status | None:

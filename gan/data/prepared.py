@@ -138,12 +138,14 @@ def _load(source: Source, name: str) -> ImageData | None:
 
 def _map_images(path: Path, shape: tuple[int, ...], labels: np.ndarray, fingerprint: str) -> Tensor:
     """Return the images in a file, memory-mapped. Raises ValueError if they have another shape or fingerprint."""
-    content = ContentHash()
+    content, header = ContentHash(), io.BytesIO()
+    _write_header(header, shape)
     with open(path, "rb", opener=only_regular) as file:
-        images = np.lib.format.open_memmap(path, mode="c")  # copy-on-write: the file does not change with the tensor
-        if (images.shape, images.dtype, images.flags.c_contiguous) != (shape, np.uint8, True):
+        if file.read(header.tell()) != header.getvalue():  # nothing of a damaged header is interpreted
             raise ValueError("its shape or type is wrong")
-        file.seek(images.offset)
+        # Copy-on-write: the file does not change with the tensor.
+        images = np.memmap(file, np.uint8, mode="c", offset=header.tell(), shape=shape)
+        file.seek(header.tell())
         while part := file.read(CHUNK):
             content.add_array(np.frombuffer(part, np.uint8))
     if finish_fingerprint(content, labels, shape) != fingerprint:
