@@ -35,26 +35,35 @@ class Resources:
 def run_cells(
     cells: Sequence[Cell], folder: GridFolder, resources: Resources, on_change: Callable[[Cell, Status], None]
 ) -> None:
-    """Train all cells. Call `on_change` when a cell starts and when it ends.
+    """Train all cells. Call `on_change` when a cell ends and when one starts.
 
-    No process is left running when this function returns or raises.
+    The next cell trains already while `on_change` is called. No process is left running when this function returns or
+    raises.
     """
     waiting = list(cells)
     running: dict[int, tuple[Cell, subprocess.Popen]] = {}  # by slot; each slot has a GPU
+    ended: list[tuple[Cell, int]] = []  # with their exit codes
     try:
-        while waiting or running:
+        while waiting or running or ended:
+            started = []
             for slot in range(resources.jobs):
                 if waiting and slot not in running:
                     cell = waiting.pop(0)
                     running[slot] = (cell, start_process(cell, folder, resources, get_gpu(slot)))
-                    on_change(cell, Status(RUNNING))
+                    started.append(cell)
+            for cell, exit_code in ended:
+                on_change(cell, save_final_status(folder, cell, exit_code))
+            for cell in started:
+                on_change(cell, Status(RUNNING))
+            ended = []
             for slot, (cell, process) in list(running.items()):
                 exit_code = process.poll()
                 if exit_code is not None:
                     del running[slot]
                     process.communicate()  # closes its stdin
-                    on_change(cell, save_final_status(folder, cell, exit_code))
-            time.sleep(POLL_S)
+                    ended.append((cell, exit_code))
+            if not ended:
+                time.sleep(POLL_S)
     finally:
         stop_processes([process for _, process in running.values()])
         for cell, _ in running.values():

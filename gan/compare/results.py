@@ -5,6 +5,7 @@ They are read from the run folders. The saved results of a cell without a run fo
 
 import math
 import statistics
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,15 +14,15 @@ from PIL import Image
 from gan.compare.arms import Cell
 from gan.compare.csv_files import Row, read_results, write_table
 from gan.compare.description import Description
-from gan.compare.experiment_types import get_experiment_type
 from gan.compare.folder import PEAKS, GridFolder, read_record
 from gan.compare.status import COMPLETED, DIVERGED, INTERRUPTED, PENDING, Status, read_status, save_status
 from gan.data.grids import COLUMNS
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.lock import check_lock
-from gan.run.logging import METRICS, Log, read_log
+from gan.run.logging import METRICS, Log, describe_damage, read_log
 from gan.run.step_files import find_step_files
+from gan.runtime.errors import UserError
 from gan.runtime.files import only_regular, write_atomically
 
 COUNTERS = ("step", "images")
@@ -30,24 +31,100 @@ MAX_CURVE_ROWS = 200
 SAMPLE_ROWS = 4
 
 
-def save_results(folder: GridFolder, description: Description) -> None:
-    """Write results.csv, the curves of all cells that have started, and the samples of each arm's first seed."""
-    check_lock(folder.root)
-    saved = read_results(folder.results_file, repair=True)
-    axes = list(dict.fromkeys(key for cell in description.cells.values() for key in cell["axes"]))
-    first_seeds = {cell["arm"]: cell["seed"] for cell in reversed(description.cells.values())}
-    rows = []
-    for name, cell in description.cells.items():
-        run = folder.run_folder(name)
-        log = read_log(run)
-        if name in saved and (not (run / METRICS).exists() or _has_lost(log, saved[name])):
-            rows.append(saved[name])
-            continue
-        identity = {"cell": name, "arm": cell["arm"]} | {key: cell["axes"].get(key) for key in axes}
-        rows.append(identity | {"seed": cell["seed"]} | _read_results(folder, name, log.lines, saved.get(name, {})))
-        if cell["seed"] == first_seeds[cell["arm"]]:
-            save_sample(run / "samples", folder.sample_file(name))
-    write_table(folder.results_file, rows)
+class Results:
+    """Writes the results of all cells. The run folder of each is read once, after the cell has ended.
+
+    A save after each cell therefore takes as long with many other cells as with few.
+    """
+
+    def __init__(self, folder: GridFolder, description: Description):
+        check_lock(folder.root)
+        self.folder = folder
+        self.description = description
+        cells = description.cells
+        axes = list(dict.fromkeys(key for cell in cells.values() for key in cell["axes"]))
+        self._identities: dict[str, Row] = {
+            name: {
+                "cell": name,
+                "arm": cell["arm"],
+                **{key: cell["axes"].get(key) for key in axes},
+                "seed": cell["seed"],
+            }
+            for name, cell in cells.items()
+        }
+        self._first_seeds = {cell["arm"]: cell["seed"] for cell in reversed(cells.values())}
+        pending = {name: identity | {"status": PENDING} for name, identity in self._identities.items()}
+        self._rows = pending | read_results(folder.results_file, repair=True)
+        self._ended: set[str] = set()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of results.csv."""
+        return [self._rows[name] for name in self._identities]
+
+    def save(self, ended: Iterable[str] | None = None) -> set[str]:
+        """Write results.csv, and the curves and samples of the cells that have `ended` since, by default of all others.
+
+        The other cells keep their rows. Return the names of the cells that were read.
+        """
+        check_lock(self.folder.root)
+        names = self._identities.keys() - self._ended if ended is None else set(ended)
+        self._ended |= names
+        for name in names:
+            self._rows[name] = self._read(name)
+        write_table(self.folder.results_file, self.rows)
+        return names
+
+    def _read(self, name: str) -> Row:
+        """Return the row of a cell, and save its curve and, if it has the first seed of its arm, its sample."""
+        run, identity, saved = self.folder.run_folder(name), self._identities[name], self._rows[name]
+        try:
+            log = read_log(run)
+        except UserError as error:  # such as a pipe
+            warnings.warn(str(error), stacklevel=2)
+            log = Log([], 0)
+        if log.damaged:
+            warnings.warn(describe_damage(run, log), stacklevel=2)
+        has_run = (run / METRICS).exists() or self.folder.record_file(name).exists()
+        if not has_run or _has_lost(log, saved):
+            return saved
+        if identity["seed"] == self._first_seeds[identity["arm"]]:
+            save_sample(run / "samples", self.folder.sample_file(name))
+        row = identity | self._read_results(name, log.lines, saved)
+        return {key: value for key, value in row.items() if value not in (None, "")}
+
+    def _read_results(self, name: str, lines: list[Row], saved: Row) -> Row:
+        """Return the status, final results and costs of a cell, and save its curve.
+
+        `saved` are earlier results. Costs that are no longer in the record of the cell are taken from there.
+        """
+        costs = {key: saved[key] for key in (*PEAKS, "hardware") if key in saved}
+        record = costs | read_record(self.folder.record_file(name))
+        row: Row = {
+            "status": record.get("status", INTERRUPTED if lines else PENDING),
+            "reason": record.get("reason", ""),
+            "seconds_per_step": None,
+            "peak_memory_mib": record.get("peak_memory_mib"),
+            "peak_gpu_memory_mib": record.get("peak_gpu_memory_mib"),
+            "hardware": record.get("hardware"),
+        }
+        if not lines:
+            return row
+        last: Row = {}
+        for line in lines:
+            last |= line
+        try:
+            path = run_folder.config_path(self.folder.run_folder(name))
+            train = load_config(self.description.experiment_type.schema, path).train
+        except UserError as error:  # this cell alone is damaged
+            warnings.warn(str(error), stacklevel=2)
+            row |= {key: saved.get(key) for key in ("precision", "seconds_per_step")}
+        else:
+            row["precision"] = train.precision
+            row["seconds_per_step"] = get_seconds_per_step(lines, train.images_per_step)
+        row |= {tag: last[tag] for tag in last if tag in COUNTERS or tag.startswith(RESULTS)}
+        write_table(self.folder.curve_file(name), get_curve(lines))
+        return row
 
 
 def find_completed(folder: GridFolder, cells: Iterable[Cell]) -> dict[str, Status]:
@@ -77,36 +154,6 @@ def _has_lost(log: Log, saved: Row) -> bool:
     """Return whether a log has less than the saved results of a cell that was completed."""
     last_step = log.lines[-1]["step"] if log.lines else 0
     return saved["status"] in COMPLETED and (log.damaged > 0 or last_step < saved.get("step", 0))
-
-
-def _read_results(folder: GridFolder, name: str, lines: list[Row], saved: Row) -> Row:
-    """Return the status, final results and costs of a cell, and save its curve.
-
-    `saved` are earlier results. Costs that are no longer in the record of the cell are taken from there.
-    """
-    run = folder.run_folder(name)
-    costs = {key: saved[key] for key in (*PEAKS, "hardware") if key in saved}
-    record = costs | read_record(folder.record_file(name))
-    row: Row = {
-        "status": record.get("status", INTERRUPTED if lines else PENDING),
-        "reason": record.get("reason", ""),
-        "seconds_per_step": None,
-        "peak_memory_mib": record.get("peak_memory_mib"),
-        "peak_gpu_memory_mib": record.get("peak_gpu_memory_mib"),
-        "hardware": record.get("hardware"),
-    }
-    if not lines:
-        return row
-    path = run_folder.config_path(run)
-    config = load_config(get_experiment_type(path).schema, path)
-    last: Row = {}
-    for line in lines:
-        last |= line
-    row["precision"] = config.train.precision
-    row["seconds_per_step"] = get_seconds_per_step(lines, config.train.images_per_step)
-    row |= {tag: last[tag] for tag in last if tag in COUNTERS or tag.startswith(RESULTS)}
-    write_table(folder.curve_file(name), get_curve(lines))
-    return row
 
 
 def get_seconds_per_step(lines: list[Row], images_per_step: int) -> float | None:

@@ -1,12 +1,10 @@
 """The status of a cell, determined from its run folder."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from gan.compare.arms import Cell
 from gan.compare.experiment_types import CLASSIFIER, GAN
@@ -20,6 +18,7 @@ from gan.run.logging import read_metrics
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_json
 from gan.runtime.interrupt import SIGNALS
+from gan.runtime.weights import read_weights
 
 PENDING, RUNNING = "pending", "running"
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
@@ -41,18 +40,28 @@ class Status:
 def check_config(folder: GridFolder, cell: Cell, cells_of_arm: Iterable[str]) -> None:
     """Raise UserError if the cell has a run with another config, or without a run another cell of its arm has one.
 
-    Equal overrides mean another config if a default has changed since.
+    Equal overrides mean another config if a default has changed since. A damaged config is not checked: it only matters
+    for its own cell, which may be finished.
     """
     runs = [folder.run_folder(name) for name in (cell.name, *cells_of_arm)]
-    run = next((run for run in runs if (run / run_folder.CONFIG).exists()), None)
-    if run is None:
+    for run in filter(_has_config, runs):
+        try:
+            existing = load_config(type(cell.config), run / run_folder.CONFIG)
+        except UserError as error:
+            warnings.warn(f"{error}; this config is not checked", stacklevel=2)
+            continue
+        break
+    else:
         return
-    existing = load_config(type(cell.config), run / run_folder.CONFIG)
     changed = [key for key in differing_keys(existing, cell.config) if run == runs[0] or key != "seed"]
     if changed:
         raise UserError(
             f"{run} contains a run with another config (different keys: {', '.join(changed)}); choose another --out"
         )
+
+
+def _has_config(run: Path) -> bool:
+    return (run / run_folder.CONFIG).exists()
 
 
 def differing_keys(a: Any, b: Any) -> list[str]:
@@ -71,9 +80,9 @@ def read_status(run: Path, steps: int) -> Status | None:
         reason = read_divergence(run)
         return Status(DIVERGED, reason) if reason else None
     try:
-        load_file(exported)
-    except (SafetensorError, OSError) as error:
-        return Status(FAILED, f"{exported.name}: {error}"[:MAX_REASON_LENGTH])
+        read_weights(exported)
+    except UserError as error:
+        return Status(FAILED, str(error)[:MAX_REASON_LENGTH])
     return Status(FINISHED)
 
 

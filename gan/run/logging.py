@@ -41,7 +41,7 @@ class RunLogger:
         check_lock(folder)
         log = read_log(folder)
         if log.damaged:
-            warnings.warn(f"{_describe_damage(folder, log)}; kept as {keep_copy(self._path).name}", stacklevel=2)
+            warnings.warn(f"{describe_damage(folder, log)}; kept as {keep_copy(self._path).name}", stacklevel=2)
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in log.lines if line["step"] <= start))
         self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 
@@ -141,11 +141,12 @@ def read_metrics(folder: Path) -> list[Line]:
     """
     log = read_log(folder)
     if log.damaged:
-        warnings.warn(_describe_damage(folder, log), stacklevel=2)
+        warnings.warn(describe_damage(folder, log), stacklevel=2)
     return log.lines
 
 
-def _describe_damage(folder: Path, log: Log) -> str:
+def describe_damage(folder: Path, log: Log) -> str:
+    """Return a warning that says how many lines of the log of a run are left out."""
     what = "1 line is damaged" if log.damaged == 1 else f"{log.damaged} lines are damaged"
     return f"{folder / METRICS}: {what}; continuing with the others"
 

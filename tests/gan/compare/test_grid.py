@@ -7,16 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from gan.compare import results
 from gan.compare.__main__ import get_launcher, main, parse
 from gan.compare.arms import build_arms, build_cells, parse_axis
 from gan.compare.csv_files import read_table
 from gan.compare.folder import GridFolder, read_record
 from gan.compare.local_launcher import Resources, build_arguments, get_gpu, run_cells, start_process
 from gan.compare.results import find_completed
-from gan.compare.status import save_final_status
+from gan.compare.status import Status, save_final_status, save_status
 from gan.config import Config
 from gan.run.cli import TrainingParser
 from gan.run.lock import locked
@@ -154,7 +156,7 @@ def test_cells_end_with_a_killed_comparison(killed_grid):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_signal_stops_the_comparison_and_its_cells(number, small_config, tmp_path):
     if signal.getsignal(number) == signal.SIG_IGN:
         pytest.skip("this process and its children ignore the signal, as background processes ignore Ctrl-C")
@@ -182,6 +184,67 @@ def test_failed_cell_is_recorded_and_others_are_trained(small_config, tmp_path):
     assert changes == [(first, "running"), (first, "failed"), (second, "running"), (second, "finished")]
     assert "exit code 2: error: train.batch_size=100000 is larger" in read_record(folder.record_file(first))["reason"]
     assert set(find_completed(folder, cells)) == {second}  # the failed cell will be trained again
+
+
+def test_next_cell_starts_before_the_end_of_one_is_reported(small_config, tmp_path, monkeypatch):
+    """What is done at the end of a cell takes time, in which the machine must not be idle."""
+    events = []
+    process = SimpleNamespace(poll=lambda: 0, communicate=lambda: None)
+    cells = build_cells(small_config, [], build_arms([], []), [0, 1, 2, 3])
+    start = f"{run_cells.__module__}.start_process"
+    monkeypatch.setattr(start, lambda cell, *_: events.append((cell.seed, "starts")) or process)
+    resources = Resources(small_config, "cpu", jobs=2, threads=1)
+    run_cells(cells, GridFolder(tmp_path), resources, lambda cell, status: events.append((cell.seed, status.state)))
+    assert events == [
+        *((0, "starts"), (1, "starts"), (0, "running"), (1, "running")),
+        *((2, "starts"), (3, "starts"), (0, "failed"), (1, "failed"), (2, "running"), (3, "running")),
+        *((2, "failed"), (3, "failed")),
+    ]
+
+
+def find_changes(out: Path, before: dict[str, int]) -> set[str]:
+    """The files of a comparison, except its grid.json, that were written since, whose times are updated."""
+    times = {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    changed = {path for path, time in times.items() if before.get(path) != time} - {"grid.json", ".lock", ".gitignore"}
+    before.update(times)
+    return changed
+
+
+def test_each_end_of_a_cell_reads_and_writes_this_cell_alone(grid, small_config, tmp_path, monkeypatch):
+    """Otherwise a comparison of many cells would spend its time on reading their logs again and again."""
+    out, reads, ends, times = tmp_path / "out", [], {}, {}
+    read_log = results.read_log
+    monkeypatch.setattr(results, "read_log", lambda run: reads.append(run.name) or read_log(run))
+    monkeypatch.setattr("gan.compare.report.write.write_report", lambda *arguments: [])
+
+    def launch(cells, folder, resources, on_change):
+        shutil.copytree(grid / "cells", out / "cells", dirs_exist_ok=True)  # all have begun
+        for cell in cells:
+            for path in folder.run_folder(cell.name).glob("events.out.tfevents.hparams"):
+                path.unlink()
+            save_status(folder, cell.name, Status("finished"))
+        find_changes(out, times)
+        for cell in cells:
+            reads.clear()
+            on_change(cell, Status("finished"))
+            ends[cell.name] = (list(reads), find_changes(out, times), get_results(out))
+        reads.clear()
+
+    monkeypatch.setattr("gan.compare.local_launcher.run_cells", launch)
+    assert main([str(small_config), *GRID, "--out", str(out)]) == 0
+    for i, (name, (read, written, rows)) in enumerate(ends.items()):
+        assert read == [name]
+        assert {path for path in written if name in path} == {
+            f"curves/{name}.csv",
+            f"cells/{name}/events.out.tfevents.hparams",
+            *([f"samples/{name}.png"] if name.endswith("seed0") else []),
+        }
+        assert {path for path in written if name not in path} <= {"results.csv", "events.out.tfevents.hparams"}
+        assert [row["status"] for row in rows] == ["finished"] * (i + 1) + ["pending"] * (3 - i)
+    assert not reads  # nor does the end of the comparison
+    assert not find_changes(out, times) - {"results.csv"}
+    for row, expected in zip(get_results(out), get_results(grid), strict=True):
+        assert row == {key: value for key, value in expected.items() if key != "hardware"}
 
 
 def test_there_are_at_most_as_many_jobs_as_cells(small_config):

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -11,13 +12,13 @@ from gan.compare.description import extend_description, load_description, save_d
 from gan.compare.folder import GridFolder, read_record
 from gan.compare.results import (
     MAX_CURVE_ROWS,
+    Results,
     find_completed,
     get_curve,
     get_seconds_per_step,
-    save_results,
     save_sample,
 )
-from gan.compare.status import Status
+from gan.compare.status import Status, check_config, read_status, save_status
 from gan.data.grids import save_png
 from gan.run.lock import hold_lock
 from gan.runtime.errors import UserError
@@ -67,7 +68,7 @@ def folder(tmp_path, finished_run, cell, tiny_config):
     description = extend_description(folder, tiny_config, cell.config, [cell], None)
     save_description(folder, description)
     assert set(find_completed(folder, [cell])) == {cell.name}
-    save_results(folder, description)
+    Results(folder, description).save()
     return folder
 
 
@@ -95,7 +96,7 @@ def test_finished_cell_with_a_damaged_log_stays_finished_and_keeps_its_results(f
         log.write_bytes(damage(log.read_bytes()))
     before = read_files(folder.root)
     assert find_completed(folder, [cell]) == {cell.name: Status("finished")}
-    save_results(folder, load_description(folder))
+    Results(folder, load_description(folder)).save()
     assert read_files(folder.root) == before
 
 
@@ -113,17 +114,56 @@ def test_finished_cell_has_its_network_and_its_last_checkpoint_or_log(folder, ce
 def test_damaged_record_is_kept_and_costs_come_from_the_results(folder, cell):
     record = folder.record_file(cell.name)
     record.write_text(json.dumps({"status": "finished", "peak_memory_mib": 7.0, "hardware": "a CPU"}))
-    save_results(folder, load_description(folder))
+    Results(folder, load_description(folder)).save()
     for text in ("", "5", "{", '{"status": null}', '{"peak_memory_mib": "7"}', "[" * 100_000, "1" * 5000):
         record.write_text(text)
         with pytest.warns(UserWarning, match=r"is damaged \(.*\); continuing without it, kept as .*\.json\.damaged"):
             assert read_record(record) == {}
         assert not record.exists()
     assert find_completed(folder, [cell]) == {cell.name: Status("finished")}
-    save_results(folder, load_description(folder))
+    Results(folder, load_description(folder)).save()
     row = read_results(folder.results_file)[cell.name]
     assert (row["status"], row["peak_memory_mib"], row["hardware"]) == ("finished", 7.0, "a CPU")
     assert len(list(record.parent.glob("*.damaged*"))) == 7
+
+
+def test_cell_that_fails_before_it_logs_is_failed(folder, cell):
+    """Its row says `pending` since the end of another cell."""
+    shutil.rmtree(folder.run_folder(cell.name))
+    folder.results_file.unlink()
+    Results(folder, load_description(folder)).save([])
+    assert read_results(folder.results_file)[cell.name]["status"] == "pending"
+    save_status(folder, cell.name, Status("failed", "exit code 2: error: no space"))
+    Results(folder, load_description(folder)).save()
+    row = read_results(folder.results_file)[cell.name]
+    assert (row["status"], row["reason"]) == ("failed", "exit code 2: error: no space")
+
+
+def test_cell_whose_config_is_damaged_ends_no_comparison_and_keeps_its_results(folder, cell):
+    run, description = folder.run_folder(cell.name), load_description(folder)
+    before = read_files(folder.root)
+    for text in ("[", "unknown: 1", "\0"):
+        (run / "config.yaml").write_text(text)
+        with pytest.warns(UserWarning, match="config.yaml"):
+            check_config(folder, cell, [])
+        assert find_completed(folder, [cell]) == {cell.name: Status("finished")}
+        with pytest.warns(UserWarning, match="config.yaml"):
+            Results(folder, description).save()
+        assert read_files(folder.root) == before | {f"cells/{cell.name}/config.yaml": text.encode()}
+
+
+def test_pipes_among_the_files_of_a_cell_are_no_results(folder, cell):
+    run = folder.run_folder(cell.name)
+    before = folder.results_file.read_bytes()
+    (run / "metrics.jsonl").unlink()
+    os.mkfifo(run / "metrics.jsonl")
+    with pytest.warns(UserWarning, match="metrics.jsonl: it is not a regular file"):
+        Results(folder, load_description(folder)).save()
+    assert folder.results_file.read_bytes() == before
+    (run / "generator.safetensors").unlink()
+    os.mkfifo(run / "generator.safetensors")
+    status = read_status(run, cell.config.train.steps)
+    assert (status.state, status.reason.endswith("not a regular file")) == ("failed", True)
 
 
 DAMAGED_ROWS = {
@@ -153,7 +193,7 @@ def test_results_of_another_program_are_kept(folder, cell):
     before = folder.results_file.read_bytes()
     folder.results_file.write_text("a;b\n1;2\n")
     with pytest.warns(UserWarning, match="kept as results.csv.damaged"):
-        save_results(folder, load_description(folder))
+        Results(folder, load_description(folder)).save()
     assert folder.results_file.read_bytes() == before
 
 
@@ -174,9 +214,10 @@ def test_sample_is_that_of_the_last_step(tmp_path):
 
 def test_nothing_is_saved_in_a_comparison_that_was_moved(folder, cell, tmp_path):
     description = load_description(folder)
+    results = Results(folder, description)
     with hold_lock(folder.lock_file):
         folder.root.rename(tmp_path / "moved")
-        for save in (save_results, save_description):
+        for save in (results.save, lambda: save_description(folder, description)):
             with pytest.raises(UserError, match="was moved or removed while"):
-                save(folder, description)
+                save()
     assert not folder.root.exists()
