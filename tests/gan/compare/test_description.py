@@ -116,7 +116,7 @@ def test_lost_description_is_made_again_from_cells_and_results(tmp_path, tiny_co
     for cell in cells[:-1]:
         write_config(folder.run_folder(cell.name), cell.config)
     rows = [
-        {"cell": cell.name, "arm": cell.arm.name, **cell.arm.axes, "seed": 1.0, "status": "finished"}
+        {"cell": cell.name, "arm": cell.arm.name, **cell.arm.axes, "seed": cell.seed, "status": "finished"}
         for cell in cells[4:]
     ]
     write_table(folder.results_file, rows)
