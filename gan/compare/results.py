@@ -5,6 +5,7 @@ They are read from the run folders. The saved results of a cell without a run fo
 
 import math
 import statistics
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.run.logging import METRICS, Log, read_log
 from gan.run.step_files import find_step_files
+from gan.runtime.damaged import keep_copy
 from gan.runtime.files import only_regular, write_atomically
 
 COUNTERS = ("step", "images")
@@ -31,9 +33,16 @@ SAMPLE_ROWS = 4
 
 
 def save_results(folder: GridFolder, description: Description) -> None:
-    """Write results.csv, the curves of all cells that have started, and the samples of each arm's first seed."""
+    """Write results.csv, the curves of all cells that have started, and the samples of each arm's first seed.
+
+    Rows of cells that are not in the description are not written again; a copy of the file with them is kept.
+    """
     check_lock(folder.root)
     saved = read_results(folder.results_file, repair=True)
+    if others := [name for name in saved if name not in description.cells]:
+        message = f"{folder.results_file} has rows of cells that {folder.description_file.name} does not have"
+        kept = keep_copy(folder.results_file).name
+        warnings.warn(f"{message} ({', '.join(others)}); kept as {kept}", stacklevel=2)
     axes = list(dict.fromkeys(key for cell in description.cells.values() for key in cell["axes"]))
     first_seeds = {cell["arm"]: cell["seed"] for cell in reversed(description.cells.values())}
     rows = []

@@ -85,6 +85,8 @@ DAMAGED = {
     "other keys": '{"config": "c.yaml"}',
     "deep": "[" * 100_000,
     "cells": {"cells": []},
+    "no cells": {"cells": {}},
+    "without cells": '{"config": "c.yaml", "base": {}, "baseline": "a"}',
     "cell": {"cells": {"a-seed0": 5}},
     "cell without overrides": {"cells": {"a-seed0": CELL | {"overrides": None}}},
     "cell with another name": {"cells": {"b-seed0": CELL}},

@@ -199,6 +199,17 @@ def test_results_of_another_program_are_kept(folder, cell):
     assert folder.results_file.read_bytes() == before
 
 
+def test_rows_of_cells_that_are_not_described_are_kept(folder, cell):
+    rows = read_results(folder.results_file)
+    write_table(folder.results_file, [*rows.values(), {"cell": "b-seed1", "arm": "b", "seed": 1, "status": "finished"}])
+    before = folder.results_file.read_bytes()
+    with pytest.warns(UserWarning, match=r"grid.json does not have \(b-seed1\); kept as results.csv.damaged$"):
+        save_results(folder, load_description(folder))
+    save_results(folder, load_description(folder))
+    assert read_results(folder.results_file) == rows
+    assert {path.name: path.read_bytes() for path in folder.root.glob("*.damaged*")} == {"results.csv.damaged": before}
+
+
 def test_damaged_points_of_a_curve_are_left_out(tmp_path):
     path = tmp_path / "curve.csv"
     damaged = 'ten,80,1.5\n20,,1.5\n"20,160,1.5\n20,160,"1.5\n20,160,inf\n10,80,1.6\n'
