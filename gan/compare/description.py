@@ -76,11 +76,12 @@ def _is_description(value: Any) -> bool:
     """Return whether a value has the form of the contents of grid.json."""
     if not isinstance(value, dict) or not value.keys() <= {field.name for field in fields(Description)}:
         return False
-    cells, runs = value.get("cells", {}), value.get("runs", [])
+    cells, runs = value.get("cells"), value.get("runs", [])
     return (
         all(isinstance(value.get(key), str) for key in ("config", "baseline"))
         and isinstance(value.get("base"), dict)
         and isinstance(cells, dict)
+        and len(cells) > 0
         and all(_is_cell(name, cell) for name, cell in cells.items())
         and isinstance(runs, list)
         and all(isinstance(run, dict) and _is_run(run) for run in runs)

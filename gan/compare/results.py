@@ -22,6 +22,7 @@ from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.run.logging import METRICS, Log, describe_damage, read_log
 from gan.run.step_files import find_step_files
+from gan.runtime.damaged import keep_copy
 from gan.runtime.errors import UserError
 from gan.runtime.files import only_regular, write_atomically
 
@@ -34,7 +35,8 @@ SAMPLE_ROWS = 4
 class Results:
     """Writes the results of all cells. The run folder of each is read once, after the cell has ended.
 
-    A save after each cell therefore takes as long with many other cells as with few.
+    A save after each cell therefore takes as long with many other cells as with few. Rows of cells that are not in the
+    description are not written again; a copy of the file with them is kept.
     """
 
     def __init__(self, folder: GridFolder, description: Description):
@@ -54,7 +56,12 @@ class Results:
         }
         self._first_seeds = {cell["arm"]: cell["seed"] for cell in reversed(cells.values())}
         pending = {name: identity | {"status": PENDING} for name, identity in self._identities.items()}
-        self._rows = pending | read_results(folder.results_file, repair=True)
+        saved = read_results(folder.results_file, repair=True)
+        if others := [name for name in saved if name not in cells]:
+            message = f"{folder.results_file} has rows of cells that {folder.description_file.name} does not have"
+            kept = keep_copy(folder.results_file).name
+            warnings.warn(f"{message} ({', '.join(others)}); kept as {kept}", stacklevel=2)
+        self._rows = pending | saved
         self._ended: set[str] = set()
 
     @property

@@ -1,10 +1,12 @@
 """The log of a run: `metrics.jsonl` for programs, and writers such as TensorBoard for people."""
 
+import itertools
 import json
 import math
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from gan.runtime.files import append, name_in_errors, write_text
 METRICS = "metrics.jsonl"
 MAX_INTEGER = 2**63  # of TensorBoard
 ENTRY = re.compile(rb'(?=\{"step":)')  # where an entry begins
-DECODER = json.JSONDecoder()
+MAX_BYTES = 1_000_000  # of an entry, which has a few thousand
 
 Line = dict[str, Any]
 """Numbers by tag that were logged after `step`; None for a number that was not finite"""
@@ -86,28 +88,32 @@ class Log(NamedTuple):
     lines: list[Line]
     """One for each step, in the order of the steps"""
     damaged: int
-    """Number of lines in the file that are not entries, or not completely"""
+    """Number of lines in the file that are not entries, or not completely, or have a step out of order"""
 
 
 def read_log(folder: Path) -> Log:
     """Return the log of the run in `folder`, empty without a file.
 
-    The lines of one step are merged. What is no entry is left out: other text, and other values than numbers. An
-    incomplete last line, which a killed run leaves, is no damage.
+    The lines of one step are merged. What is no entry is left out: other text, and other values than numbers, also
+    values of a tag that occurs twice in an entry. An incomplete last line, which a killed run leaves, is no damage.
     """
     data = read_file(folder / METRICS) or b""
-    texts = data.splitlines()
+    texts = [parse_line(text) for text in data.splitlines()]
+    if texts and not data.endswith(b"\n") and not texts[-1][-1][0]:
+        texts[-1].pop()
     steps: dict[int, Line] = {}
-    damaged = 0
-    for i, text in enumerate(texts):
-        entries = parse_line(text)
-        for line, _ in entries:
-            if line:
-                steps.setdefault(line["step"], {}).update(line)
-        is_last = i == len(texts) - 1 and not data.endswith(b"\n")
-        if is_last and not entries[-1][0]:
-            entries = entries[:-1]
-        damaged += not all(is_whole for _, is_whole in entries)
+    for line, _ in itertools.chain(*texts):
+        if line:
+            steps.setdefault(line["step"], {}).update(line)
+    damaged, next_step = 0, math.inf
+    for entries in reversed(texts):
+        is_whole = True
+        for line, has_all in reversed(entries):
+            step = line.get("step", next_step)
+            same_images = "images" not in line or line["images"] == steps[step]["images"]  # else a step is wrong
+            is_whole &= has_all and step <= next_step and same_images
+            next_step = min(step, next_step)
+        damaged += not is_whole
     return Log([steps[step] for step in sorted(steps)], damaged)
 
 
@@ -123,6 +129,8 @@ def _parse_entry(data: bytes) -> tuple[Line, bool]:
     text = data.decode("utf-8-sig", errors="replace").strip()
     if not text:
         return {}, True
+    if len(text) > MAX_BYTES:
+        return {}, False
     try:
         value, end = DECODER.raw_decode(text)
     except (ValueError, RecursionError):
@@ -132,6 +140,15 @@ def _parse_entry(data: bytes) -> tuple[Line, bool]:
         return {}, False
     line = {tag: _clean(number) for tag, number in value.items() if is_number(number) and BAD_CHARACTER not in tag}
     return line, len(line) == len(value) and end == len(text)
+
+
+def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dict, with an empty list, which is no number, for each key that occurs twice."""
+    counts = Counter(key for key, _ in pairs)
+    return {key: value if counts[key] == 1 else [] for key, value in pairs}
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_to_dict)
 
 
 def read_metrics(folder: Path) -> list[Line]:

@@ -99,6 +99,8 @@ DAMAGED = {
     "other keys": '{"config": "c.yaml"}',
     "deep": "[" * 100_000,
     "cells": {"cells": []},
+    "no cells": {"cells": {}},
+    "without cells": '{"config": "c.yaml", "base": {}, "baseline": "a"}',
     "cell": {"cells": {"a-seed0": 5}},
     "cell without overrides": {"cells": {"a-seed0": CELL | {"overrides": None}}},
     "cell with another name": {"cells": {"b-seed0": CELL}},
@@ -130,7 +132,7 @@ def test_lost_description_is_made_again_from_cells_and_results(tmp_path, tiny_co
     for cell in cells[:-1]:
         write_config(folder.run_folder(cell.name), cell.config)
     rows = [
-        {"cell": cell.name, "arm": cell.arm.name, **cell.arm.axes, "seed": 1.0, "status": "finished"}
+        {"cell": cell.name, "arm": cell.arm.name, **cell.arm.axes, "seed": cell.seed, "status": "finished"}
         for cell in cells[4:]
     ]
     write_table(folder.results_file, rows)

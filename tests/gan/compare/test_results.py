@@ -27,12 +27,25 @@ from tests.gan.runs import read_files
 
 def test_table_round_trip(tmp_path):
     rows = [
-        {"cell": "a,b=1", "arm": "1e5", "metrics/x": 1.25, "axis": "none"},
+        {"cell": "a,b=1", "arm": "1e5", "metrics/x": 1.25, "axis": '{name: none, key: "a, \'b"}'},
         {"cell": "c", "late": 2.0, "none": None},
     ]
     write_table(tmp_path / "t.csv", rows)
     assert read_table(tmp_path / "t.csv") == [rows[0], {"cell": "c", "late": 2.0}]
     assert read_table(tmp_path / "absent.csv") == []
+    write_table(tmp_path / "t.csv", [])
+    assert read_table(tmp_path / "t.csv", "step") == []
+
+
+def test_results_that_are_written_again_keep_whole_numbers_and_have_a_line_for_each_row(tmp_path):
+    path = tmp_path / "results.csv"
+    row = {"cell": "a-seed12345678901234567", "arm": "a", "axis": "{a:\r\n1}", "seed": 12345678901234567}
+    rows = [row | {"status": "finished", "images": 123456789.0}]
+    for _ in range(2):
+        write_table(path, rows)
+        rows = list(read_results(path).values())
+    assert rows == [row | {"axis": "{a: 1}", "status": "finished", "images": 123456789.0}]
+    assert len(path.read_text().splitlines()) == 2
 
 
 def test_long_curve_is_thinned_and_keeps_its_last_row():
@@ -175,6 +188,16 @@ DAMAGED_ROWS = {
     "step is text": ROW.replace(",4,", ",four,"),
     "no status": ROW.replace("finished", ""),
     "huge field": "x" * 200_000 + "\n",
+    "quote before the first field": '"' + ROW.replace("seed0", "seed1"),
+    "quote before the last field": ROW.replace("1.5", '"1.5'),
+    "text after a quote": ROW.replace("base", '"base"x'),
+    "cell of another arm": ROW.replace(",base,", ",other,"),
+    "cell of another seed": ROW.replace(",0,", ",1,"),
+    "seed without end": ROW.replace("seed0", "seed" + "1" * 999).replace(",0,", f",{'1' * 999},"),
+    "unknown status": ROW.replace("finished", "finish"),
+    "number is text": ROW.replace("1.5", "1.5x"),
+    "number is infinite": ROW.replace("1.5", "1e999"),
+    "number is NaN": ROW.replace(",4,", ",nan,"),
 }
 
 
@@ -189,6 +212,25 @@ def test_damaged_row_is_left_out_and_the_file_is_kept(tmp_path, row):
     assert (tmp_path / "results.csv.damaged").read_bytes() == data
 
 
+def test_second_row_of_a_cell_is_damage_if_it_has_other_values(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text(HEADER + ROW + ROW)
+    results = read_results(path, repair=True)
+    path.write_text(HEADER + ROW + ROW.replace("1.5", "777"))
+    with pytest.warns(UserWarning, match="1 row is damaged"):
+        assert read_results(path) == results
+    assert results["base-seed0"]["metrics/x"] == 1.5
+
+
+@pytest.mark.parametrize("text", ["", ROW, HEADER.replace("step", "seed") + ROW, HEADER.replace("cell", "col") + ROW])
+def test_results_without_their_header_are_kept(tmp_path, text):
+    path = tmp_path / "results.csv"
+    path.write_text(text)
+    with pytest.warns(UserWarning, match="1 row is damaged; continuing with the others; kept as results.csv.damaged"):
+        assert read_results(path, repair=True) == {}
+    assert (tmp_path / "results.csv.damaged").read_text() == text
+
+
 def test_results_of_another_program_are_kept(folder, cell):
     before = folder.results_file.read_bytes()
     folder.results_file.write_text("a;b\n1;2\n")
@@ -197,10 +239,22 @@ def test_results_of_another_program_are_kept(folder, cell):
     assert folder.results_file.read_bytes() == before
 
 
+def test_rows_of_cells_that_are_not_described_are_kept(folder, cell):
+    rows = read_results(folder.results_file)
+    write_table(folder.results_file, [*rows.values(), {"cell": "b-seed1", "arm": "b", "seed": 1, "status": "finished"}])
+    before = folder.results_file.read_bytes()
+    with pytest.warns(UserWarning, match=r"grid.json does not have \(b-seed1\); kept as results.csv.damaged$"):
+        save_results(folder, load_description(folder))
+    save_results(folder, load_description(folder))
+    assert read_results(folder.results_file) == rows
+    assert {path.name: path.read_bytes() for path in folder.root.glob("*.damaged*")} == {"results.csv.damaged": before}
+
+
 def test_damaged_points_of_a_curve_are_left_out(tmp_path):
     path = tmp_path / "curve.csv"
-    path.write_text("step,images,metrics/x\n10,80,1.5\nten,80,1.5\n20,,1.5\n30,240,2.5\n")
-    with pytest.warns(UserWarning, match="2 rows are damaged"):
+    damaged = 'ten,80,1.5\n20,,1.5\n"20,160,1.5\n20,160,"1.5\n20,160,inf\n10,80,1.6\n'
+    path.write_text(f"step,images,metrics/x\n10,80,1.5\n{damaged}30,240,2.5\n")
+    with pytest.warns(UserWarning, match="6 rows are damaged"):
         assert [row["step"] for row in read_curve(path)] == [10, 30]
 
 

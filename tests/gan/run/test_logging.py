@@ -82,6 +82,9 @@ DAMAGED_LINES = {
     "step is no whole number": b'{"step": 2.5}',
     "step beyond reason": b'{"step": 1' + b"0" * 30 + b"}",
     "deep nesting": b"[" * 100_000,
+    "long": b'{"step": 2, "a": ' + b"[" * 2_000_000,
+    "too large an entry": b'{"step": 2, "a": 1.0' + b" " * 2_000_000 + b"}",
+    "step twice": b'{"step": 2, "step": 3, "loss/D": 1.0}',
     "many digits": b'{"step": 2, "loss/D": 1' + b"0" * 5000 + b"}",
     "NUL": bytes(100),
     "text": "Schritt 2: größer\u2028".encode(),
@@ -140,6 +143,22 @@ def test_stray_byte_in_a_tag_costs_one_number(tmp_path):
     assert read_log(tmp_path) == ([{"step": 1, "loss/G": 2.0}], 1)
 
 
+def test_tag_that_occurs_twice_costs_one_number(tmp_path):
+    write_log(tmp_path, b'{"step": 1, "loss/D": 1.0, "loss/D": 1.0, "loss/G": 2.0}')
+    assert read_log(tmp_path) == ([{"step": 1, "loss/G": 2.0}], 1)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 3, 4, 42])
+def test_damaged_step_is_reported_and_the_file_is_kept(tmp_path, wrong):
+    lines = [{"step": step, "images": 16 * step, "loss/D": step / 3} for step in (1, 2, 3, 4)]
+    lines[1]["step"] = wrong
+    data = write_log(tmp_path, *(json.dumps(line).encode() for line in lines))
+    with pytest.warns(UserWarning, match="1 line is damaged; .*; kept as metrics.jsonl.damaged$"):
+        RunLogger(tmp_path, 3, to=()).close()
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == data
+    RunLogger(tmp_path, 3, to=()).close()
+
+
 def test_values_that_are_no_numbers_are_left_out(tmp_path):
     write_log(
         tmp_path, b'{"step": 1, "note": "lr changed", "a": [1], "b": true, "c": 10%s, "loss/D": 2.0}' % (b"0" * 99)
@@ -149,7 +168,7 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path):
 
 def test_lines_are_sorted_by_step(tmp_path):
     write_log(tmp_path, *(json.dumps(line).encode() for line in reversed(GOOD)))
-    assert read_metrics(tmp_path) == GOOD
+    assert read_log(tmp_path) == (GOOD, 3)
 
 
 def test_earlier_copies_of_a_damaged_log_are_kept(tmp_path):
