@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, verified by a checksum, and loaded without running code from the file."""
 
+import errno
 import pickle
 import warnings
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.run.step_files import find_step_files, get_step_file
 from gan.runtime import signed
-from gan.runtime.errors import UserError
+from gan.runtime.errors import UserError, is_out_of_memory
 from gan.runtime.files import write_atomically
 
 FOLDER, SUFFIX = "checkpoints", ".pt"
@@ -138,20 +139,32 @@ def has_checkpoint(folder: Path, step: int) -> bool:
     return step in find_step_files(folder / FOLDER, SUFFIX)
 
 
+def has_later_checkpoint(folder: Path, step: int) -> bool:
+    """Return whether the run in `folder` has a file of a checkpoint of a later step, which may be damaged."""
+    return any(saved > step for saved in find_step_files(folder / FOLDER, SUFFIX))
+
+
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return the state in a checkpoint file.
 
-    Raises InvalidCheckpoint, which is a UserError, for a file that is damaged or not a checkpoint.
+    Raises InvalidCheckpoint, which is a UserError, for a file that is damaged or not a checkpoint, and other errors if
+    this cannot be known now: OSError, and the many types of a lack of memory.
     """
     try:
         state = signed.load(path, device=device)
         if not isinstance(state, dict) or not isinstance(state.get("config"), str):
             raise ValueError("it does not contain the state of a run")
-    except (MemoryError, torch.OutOfMemoryError, PermissionError):
-        raise  # the file may be valid, so that an older one must not take its place
-    except pickle.UnpicklingError:  # its message recommends loading the file with weights_only=False
-        raise InvalidCheckpoint(f"cannot read the checkpoint {path}: it contains objects other than tensors") from None
     except Exception as error:  # torch.load raises exceptions of many types
+        if _is_passing(error):  # the file may be valid, so that an older one must not take its place
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # it recommends loading the file with weights_only=False
+            reason = "it contains objects other than tensors"
         raise InvalidCheckpoint(f"cannot read the checkpoint {path}: {reason}") from None
     return state
+
+
+def _is_passing(error: Exception) -> bool:
+    """Return whether an error tells nothing about the contents of a file: it may be read at another time."""
+    is_unread = isinstance(error, OSError) and error.errno != errno.EINVAL  # not of a pipe or a folder
+    return is_unread or is_out_of_memory(error)

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from gan.data.grids import save_png
+from gan.run.checkpoint import has_later_checkpoint
 from gan.run.lock import check_lock
 from gan.run.step_files import get_step_file
 from gan.run.writers import WRITERS
 from gan.runtime.damaged import BAD_CHARACTER, keep_copy, read_file
 from gan.runtime.files import append, name_in_errors, write_text
+from gan.runtime.text import printable
 
 METRICS = "metrics.jsonl"
 MAX_INTEGER = 2**63  # of TensorBoard
@@ -30,9 +32,9 @@ Line = dict[str, Any]
 class RunLogger:
     """Appends JSON lines to `metrics.jsonl`, and sends the same numbers under the same tags to the writers in `to`.
 
-    Entries after step `start` are dropped, so that a resumed run logs no step twice. If something in the file is not an
-    entry, a copy of the file is kept. `network` is the network whose Lipschitz constant is logged, as it is named in
-    the tags.
+    Entries after step `start` are dropped, so that a resumed run logs no step twice. A copy of the file is kept if
+    something in it is not an entry, or if the run has a later checkpoint, which was skipped. `network` is the network
+    whose Lipschitz constant is logged, as it is named in the tags.
     """
 
     def __init__(self, folder: Path, start: int = 0, network: str = "D", to: Sequence[str] = ("tensorboard",)):
@@ -42,6 +44,9 @@ class RunLogger:
         log = read_log(folder)
         if log.damaged:
             warnings.warn(f"{_describe_damage(folder, log)}; kept as {keep_copy(self._path).name}", stacklevel=2)
+        elif has_later_checkpoint(folder, start) and log.lines and log.lines[-1]["step"] > start:
+            kept = keep_copy(self._path).name
+            print(f"{printable(self._path)}: dropping the entries after step {start}; kept as {kept}")
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in log.lines if line["step"] <= start))
         self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 
@@ -71,6 +76,7 @@ class RunLogger:
 
     def sync(self) -> None:
         """Return when the disk has all lines of `metrics.jsonl`, which otherwise a power failure could lose."""
+        check_lock(self._folder)
         with name_in_errors(self._path), self._path.open("rb") as file:
             os.fsync(file.fileno())
 
