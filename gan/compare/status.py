@@ -11,10 +11,10 @@ from gan.compare.experiment_types import CLASSIFIER, GAN
 from gan.compare.folder import GridFolder, read_record
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
-from gan.run.checkpoint import has_checkpoint
 from gan.run.divergence import EXIT_CODE, STOPPED, read_divergences
 from gan.run.lock import check_lock
 from gan.run.logging import read_metrics
+from gan.run.step_files import find_checkpoints
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_json
 from gan.runtime.interrupt import SIGNALS
@@ -76,7 +76,7 @@ def read_status(run: Path, steps: int) -> Status | None:
     the checkpoint, which may have been deleted to save space, it may have the last line of its log.
     """
     exported = next((path for kind in (GAN, CLASSIFIER) if (path := run / kind.export).exists()), None)
-    if exported is None or not (has_checkpoint(run, steps) or _has_logged(run, steps)):
+    if exported is None or not (steps in find_checkpoints(run) or _has_logged(run, steps)):
         reason = read_divergence(run)
         return Status(DIVERGED, reason) if reason else None
     try:

@@ -2,7 +2,8 @@
 
 Each set of images has a folder in `gan.runtime.cache.cache_dir()/datasets`. Its name contains a hash of the source
 files and of all options that affect the pixels. It has the files `images.npy` and `info.pt`, which is written last and
-has the labels and a hash of pixels and labels. The hash is checked each time the images are loaded.
+has the labels and a hash of pixels and labels. The hash is checked when images are loaded for the first time, and again
+when `images.npy` has changed since; `verified.pt` tells the file that was checked.
 """
 
 import errno
@@ -10,11 +11,12 @@ import io
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -29,9 +31,10 @@ from gan.runtime.errors import UserError
 from gan.runtime.files import only_regular, write_atomically
 from gan.runtime.text import printable
 
-IMAGES, INFO = "images.npy", "info"
+IMAGES, INFO, VERIFIED = "images.npy", "info", "verified"
 FORMAT = 1  # part of every key; increase it if the same options produce other pixels
 CHUNK = 2**24  # bytes of the images that are hashed at a time
+TICK_S = 0.02  # longer than a step of the clock of a file system
 
 
 class Chunk(NamedTuple):
@@ -128,7 +131,7 @@ def _load(source: Source, name: str) -> ImageData | None:
         return None
     folder, labels = cache_dir() / name, info["labels"]
     try:
-        images = _map_images(folder / IMAGES, (len(labels), *source.shape), labels.numpy(), info["fingerprint"])
+        images = _map_images(name, folder / IMAGES, (len(labels), *source.shape), labels.numpy(), info["fingerprint"])
     except (OSError, ValueError, EOFError) as error:
         cache.warn_unusable(folder / IMAGES, error)
         return None
@@ -136,21 +139,48 @@ def _load(source: Source, name: str) -> ImageData | None:
     return ImageData(images, labels, source.num_classes, tuple(info["class_names"]), preparation)
 
 
-def _map_images(path: Path, shape: tuple[int, ...], labels: np.ndarray, fingerprint: str) -> Tensor:
-    """Return the images in a file, memory-mapped. Raises ValueError if they have another shape or fingerprint."""
-    content, header = ContentHash(), io.BytesIO()
+def _map_images(name: str, path: Path, shape: tuple[int, ...], labels: np.ndarray, fingerprint: str) -> Tensor:
+    """Return the images in a file, memory-mapped. Raises ValueError if they have another shape or fingerprint.
+
+    `name` is that of their folder in the cache.
+    """
+    header = io.BytesIO()
     _write_header(header, shape)
     with open(path, "rb", opener=only_regular) as file:
         if file.read(header.tell()) != header.getvalue():  # nothing of a damaged header is interpreted
             raise ValueError("its shape or type is wrong")
         # Copy-on-write: the file does not change with the tensor.
         images = np.memmap(file, np.uint8, mode="c", offset=header.tell(), shape=shape)
-        file.seek(header.tell())
+        note = {"file": _identify(file), "fingerprint": fingerprint}
+        if cache.read(f"{name}/{VERIFIED}") != note:
+            file.seek(header.tell())
+            if finish_fingerprint(_hash_rest(file), labels, shape) != fingerprint:
+                raise ValueError("its checksum is wrong")
+            with suppress(OSError):  # the cache of others may be read-only; then the pixels are verified each time
+                cache.write(f"{name}/{VERIFIED}", note)
+    return torch.from_numpy(images)
+
+
+def _identify(file: BinaryIO) -> tuple[int, ...]:
+    """Return numbers that change when an open file is written to or replaced."""
+    stat = os.fstat(file.fileno())
+    # A file that is written to twice within a step of the clock has the same time.
+    time.sleep(min(max(stat.st_ctime + TICK_S - time.time(), 0.0), TICK_S))
+    stat = os.fstat(file.fileno())
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev
+
+
+def _hash_rest(file: BinaryIO) -> ContentHash:
+    """Return the hash of the rest of a file, and show the progress if it lasts."""
+    content = ContentHash()
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    with tqdm(
+        desc="verifying prepared images", total=left, unit="B", unit_scale=True, delay=1, disable=None, leave=False
+    ) as bar:
         while part := file.read(CHUNK):
             content.add_array(np.frombuffer(part, np.uint8))
-    if finish_fingerprint(content, labels, shape) != fingerprint:
-        raise ValueError("its checksum is wrong")
-    return torch.from_numpy(images)
+            bar.update(len(part))
+    return content
 
 
 def _require_space(source: Source, folder: Path) -> None:

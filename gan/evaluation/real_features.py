@@ -36,7 +36,7 @@ def extract_real_features(
             return extract_features(extractor, min(PART, count - start), get_batch).features
 
         def load_or_extract(start: int) -> Tensor:
-            part = load_or_compute(f"{_get_folder(key)}/{start:08d}", lambda: {"features": extract(start).cpu()})
+            part, _ = load_or_compute(f"{_get_folder(key)}/{start:08d}", lambda: {"features": extract(start).cpu()})
             return part["features"].to(device)
 
         return extract(0) if count <= PART else torch.cat([load_or_extract(start) for start in range(0, count, PART)])
@@ -48,15 +48,16 @@ def remove_parts(key: str) -> None:
         cache.remove_folder(_get_folder(key))
 
 
-def load_or_compute(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the CPU tensors that rank 0 has in its cache, or compute them on all processes and store them."""
+def load_or_compute(name: str, compute: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], bool]:
+    """Return the CPU tensors that rank 0 has in its cache, or compute them on all processes and store them.
+
+    Also returns, on rank 0, whether they are in its cache now.
+    """
     cached = broadcast_object(cache.read(name) if rank() == 0 else None)
     if cached is not None:
-        return cached
+        return cached, True
     tensors = compute()
-    if rank() == 0:
-        cache.keep(name, tensors)
-    return tensors
+    return tensors, rank() == 0 and cache.keep(name, tensors)
 
 
 def _get_folder(key: str) -> str:

@@ -82,17 +82,22 @@ def load_reference(
         return extract_real_features(extractor, data, index, key, device)
 
     features = statistics = distances = labels = None
+    stored = []
     if not {"features", "neighbors", "labels"}.isdisjoint(required):
-        features = load_or_compute(f"features-{key}", lambda: {"features": extract().cpu()})["features"].to(device)
+        tensors, is_stored = load_or_compute(f"features-{key}", lambda: {"features": extract().cpu()})
+        features = tensors["features"].to(device)
+        stored.append(is_stored)
     if "statistics" in required:
-        tensors = load_or_compute(
+        tensors, is_stored = load_or_compute(
             f"statistics-{key}",
             lambda: FeatureStatistics.from_features(extract() if features is None else features).to_dict(),
         )
         statistics = FeatureStatistics.from_dict(tensors)
-    remove_parts(key)
+        stored.append(is_stored)
+    if all(stored):  # a full disk may have the parts, but no space for what was computed from them
+        remove_parts(key)
     if "neighbors" in required and features is not None:
-        tensors = load_or_compute(f"neighbors-{key}", lambda: {"squared": _get_neighbor_distances(features).cpu()})
+        tensors, _ = load_or_compute(f"neighbors-{key}", lambda: {"squared": _get_neighbor_distances(features).cpu()})
         distances = tensors["squared"].to(device)
     if "labels" in required:
         labels = (data.labels if index is None else data.labels[index]).to(device)

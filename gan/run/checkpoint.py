@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, verified by a checksum, and loaded without running code from the file."""
 
+import errno
 import pickle
 import warnings
 from collections.abc import Callable
@@ -13,12 +14,10 @@ from gan.options.loader import dump_config, parse_config
 from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.run.logging import read_log
-from gan.run.step_files import find_step_files, get_step_file
+from gan.run.step_files import CHECKPOINTS, SUFFIX, find_checkpoints, get_step_file
 from gan.runtime import signed
-from gan.runtime.errors import UserError
+from gan.runtime.errors import UserError, is_out_of_memory
 from gan.runtime.files import write_atomically
-
-FOLDER, SUFFIX = "checkpoints", ".pt"
 
 FORMAT = 1
 """Version of the contents. Files of earlier versions have none, and their contents are the same."""
@@ -39,7 +38,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, config: Any):
-        self.folder = folder / FOLDER
+        self.folder = folder / CHECKPOINTS
         self.keep = config.checkpoint.keep
         self.config = config
 
@@ -51,7 +50,7 @@ class Checkpoints:
         step = state["step"]
         self._write(get_step_file(self.folder, step, SUFFIX), state)
         # Later files are broken, otherwise the run would have continued from them: they do not count.
-        for path in [path for saved, path in find_step_files(self.folder, SUFFIX).items() if saved <= step][
+        for path in [path for saved, path in find_checkpoints(self.folder.parent).items() if saved <= step][
             : -self.keep
         ]:
             path.unlink()
@@ -67,7 +66,7 @@ class Checkpoints:
         UserError when all files are invalid, and when the log tells that there must have been one.
         """
         faults: list[str] = []
-        for step, path in reversed(find_step_files(self.folder, SUFFIX).items()):
+        for step, path in reversed(find_checkpoints(self.folder.parent).items()):
             try:
                 value = self._load(path, device, read, step)
             except InvalidCheckpoint as error:
@@ -99,7 +98,7 @@ class Checkpoints:
 
     def require(self, which: Which) -> None:
         """Raise UserError when there is no newest or no best checkpoint. This takes no time."""
-        if which == "newest" and not find_step_files(self.folder, SUFFIX):
+        if which == "newest" and not find_checkpoints(self.folder.parent):
             raise UserError(f"{self.folder.parent} has no checkpoint yet; continue training with --resume")
         if which == "best" and not self._best.exists():
             raise UserError(
@@ -109,7 +108,7 @@ class Checkpoints:
     def find_files(self) -> list[Path]:
         """Return the files of all checkpoints."""
         best = [self._best] if self._best.exists() else []
-        return [*find_step_files(self.folder, SUFFIX).values(), *best]
+        return [*find_checkpoints(self.folder.parent).values(), *best]
 
     def _get_last_logged_step(self) -> int:
         return max((line["step"] for line in read_log(self.folder.parent).lines), default=0)
@@ -138,29 +137,33 @@ class Checkpoints:
             if step not in (None, state.get("step")):
                 raise ValueError(f"it contains another step than its name says ({state.get('step')!r})")
             return read(state)
-        except (ValueError, UserError) as error:
+        except Exception as error:  # values that no version has written can raise errors of many types
+            if is_out_of_memory(error):
+                raise
             raise InvalidCheckpoint(f"cannot use the checkpoint {path}: {error}") from None
-
-
-def has_checkpoint(folder: Path, step: int) -> bool:
-    """Return whether the run in `folder` has a file of a checkpoint of a step."""
-    return step in find_step_files(folder / FOLDER, SUFFIX)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return the state in a checkpoint file.
 
-    Raises InvalidCheckpoint, which is a UserError, for a file that is damaged or not a checkpoint.
+    Raises InvalidCheckpoint, which is a UserError, for a file that is damaged or not a checkpoint, and other errors if
+    this cannot be known now: OSError, and the many types of a lack of memory.
     """
     try:
         state = signed.load(path, device=device)
         if not isinstance(state, dict) or not isinstance(state.get("config"), str):
             raise ValueError("it does not contain the state of a run")
-    except (MemoryError, torch.OutOfMemoryError, PermissionError):
-        raise  # the file may be valid, so that an older one must not take its place
-    except pickle.UnpicklingError:  # its message recommends loading the file with weights_only=False
-        raise InvalidCheckpoint(f"cannot read the checkpoint {path}: it contains objects other than tensors") from None
     except Exception as error:  # torch.load raises exceptions of many types
+        if _is_passing(error):  # the file may be valid, so that an older one must not take its place
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # it recommends loading the file with weights_only=False
+            reason = "it contains objects other than tensors"
         raise InvalidCheckpoint(f"cannot read the checkpoint {path}: {reason}") from None
     return state
+
+
+def _is_passing(error: Exception) -> bool:
+    """Return whether an error tells nothing about the contents of a file: it may be read at another time."""
+    is_unread = isinstance(error, OSError) and error.errno != errno.EINVAL  # not of a pipe or a folder
+    return is_unread or is_out_of_memory(error)

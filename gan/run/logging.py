@@ -15,10 +15,11 @@ from torch import Tensor
 
 from gan.data.grids import save_png
 from gan.run.lock import check_lock
-from gan.run.step_files import get_step_file
+from gan.run.step_files import find_checkpoints, get_step_file
 from gan.run.writers import WRITERS
 from gan.runtime.damaged import BAD_CHARACTER, keep_copy, read_file
 from gan.runtime.files import append, name_in_errors, write_text
+from gan.runtime.text import printable
 
 METRICS = "metrics.jsonl"
 MAX_INTEGER = 2**63  # of TensorBoard
@@ -32,9 +33,9 @@ Line = dict[str, Any]
 class RunLogger:
     """Appends JSON lines to `metrics.jsonl`, and sends the same numbers under the same tags to the writers in `to`.
 
-    Entries after step `start` are dropped, so that a resumed run logs no step twice. If something in the file is not an
-    entry, a copy of the file is kept. `network` is the network whose Lipschitz constant is logged, as it is named in
-    the tags.
+    Entries after step `start` are dropped, so that a resumed run logs no step twice. A copy of the file is kept if
+    something in it is not an entry, or if the run has a later checkpoint, which was skipped. `network` is the network
+    whose Lipschitz constant is logged, as it is named in the tags.
     """
 
     def __init__(self, folder: Path, start: int = 0, network: str = "D", to: Sequence[str] = ("tensorboard",)):
@@ -44,6 +45,9 @@ class RunLogger:
         log = read_log(folder)
         if log.damaged:
             warnings.warn(f"{describe_damage(folder, log)}; kept as {keep_copy(self._path).name}", stacklevel=2)
+        elif max(find_checkpoints(folder), default=0) > start and log.lines and log.lines[-1]["step"] > start:
+            kept = keep_copy(self._path).name
+            print(f"{printable(self._path)}: dropping the entries after step {start}; kept as {kept}")
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in log.lines if line["step"] <= start))
         self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 
@@ -73,6 +77,7 @@ class RunLogger:
 
     def sync(self) -> None:
         """Return when the disk has all lines of `metrics.jsonl`, which otherwise a power failure could lose."""
+        check_lock(self._folder)
         with name_in_errors(self._path), self._path.open("rb") as file:
             os.fsync(file.fileno())
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan.runtime.errors import is_out_of_memory
+
 MAX_LENGTH = 200  # of a message of PyTorch, in characters
 
 
@@ -35,9 +37,9 @@ def check_module(name: str, module: nn.Module, state: Mapping[str, Any]) -> None
     """Raise ValueError unless `module` can load the entry `name` of a state. The module is not changed."""
     try:
         # Only the module's own code knows which states it can load, such as those with a buffer of another shape.
-        copy.deepcopy(module).load_state_dict(get_entry(state, name))
+        _copy_to_cpu(module).load_state_dict(get_entry(state, name))
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         # The first line of PyTorch's message says that there are errors, and the others which.
         line = [*str(error).splitlines(), type(error).__name__][1 if "\n" in str(error) else 0]
@@ -93,6 +95,14 @@ def check_numbers(name: str, expected: Mapping[str, float], state: Mapping[str, 
     entry = get_entry(state, name)
     if not isinstance(entry, dict) or not all(type(entry.get(key)) in (int, float) for key in expected):
         raise ValueError(f"its entry {name} does not fit: not the numbers {', '.join(expected)}")
+
+
+def _copy_to_cpu(module: nn.Module) -> nn.Module:
+    """Return a copy that needs no memory of the device of a module, which may have no space for a second one."""
+    copies: dict[int, Any] = {id(t): t.detach().to("cpu", copy=True) for t in module.buffers()}
+    for parameter in module.parameters():
+        copies[id(parameter)] = nn.Parameter(parameter.detach().to("cpu", copy=True), parameter.requires_grad)
+    return copy.deepcopy(module, copies)
 
 
 def _take_step(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:

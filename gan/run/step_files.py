@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+CHECKPOINTS, SUFFIX = "checkpoints", ".pt"  # the folder of a run with its checkpoints
 NAME = re.compile(r"step_([0-9]{8,})\.[a-z]+")
 
 
@@ -22,3 +23,8 @@ def find_step_files(folder: Path, suffix: str) -> dict[int, Path]:
         if match is not None and path == get_step_file(folder, int(match[1]), suffix) and path.is_file():
             found[int(match[1])] = path
     return dict(sorted(found.items()))
+
+
+def find_checkpoints(run: Path) -> dict[int, Path]:
+    """Return the files of the checkpoints of a run by step, in ascending order. They may be damaged."""
+    return find_step_files(run / CHECKPOINTS, SUFFIX)

@@ -102,12 +102,14 @@ def read(name: str) -> dict[str, Any] | None:
         return None
 
 
-def keep(name: str, value: dict[str, Any]) -> None:
-    """Store tensors in the cache under `name`; warn if the cache cannot be written."""
+def keep(name: str, value: dict[str, Any]) -> bool:
+    """Store tensors in the cache under `name`, and return whether this was possible; warn if it was not."""
     try:
         write(name, value)
     except OSError as error:
         warn_unwritable(error)
+        return False
+    return True
 
 
 def write(name: str, value: dict[str, Any]) -> None:

@@ -11,23 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from gan.runtime.console import open_console
 from gan.runtime.distributed import claim_first_failure, launched_world_size
-from gan.runtime.errors import Stopped, UserError, to_line
+from gan.runtime.errors import Stopped, UserError, is_out_of_memory, to_line
 from gan.runtime.files import WriteError
 
 OVERRIDE = re.compile(r"[\w.]+=")
-OUT_OF_MEMORY = re.compile(
-    "allocate memory"  # PyTorch
-    "|Storage size calculation overflowed"  # PyTorch, for a size of more than 64 bits
-    "|could not create a (?!primitive descriptor)"  # oneDNN; without a descriptor, an operation is not supported
-    "|ALLOC_FAILED"  # cuBLAS, cuDNN
-    "|failed to map segment from shared object"  # an import
-    "|can't start new thread"
-)
-"""Parts of the messages of exceptions that have no type of their own"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,14 +116,6 @@ def short_messages() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning, threading.excepthook = format_warning, excepthook
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error, or the error that caused it, is a lack of memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or OUT_OF_MEMORY.search(str(error)):
-        return True
-    cause = error.__cause__ or error.__context__
-    return cause is not None and is_out_of_memory(cause)
 
 
 def get_user_message(error: Exception) -> str | None:

@@ -1,10 +1,23 @@
 """Errors that end a command without a traceback: a line of each on stderr, and an exit code."""
 
+import re
 from collections.abc import Callable
+
+import torch
 
 from gan.runtime.text import printable
 
 MAX_LENGTH = 2000  # in characters; a message may quote input of any length
+OUT_OF_MEMORY = re.compile(
+    "allocate memory"  # PyTorch
+    "|CUDA error: out of memory"
+    "|Storage size calculation overflowed"  # PyTorch, for a size of more than 64 bits
+    "|could not create a (?!primitive descriptor)"  # oneDNN; without a descriptor, an operation is not supported
+    "|ALLOC_FAILED"  # cuBLAS, cuDNN
+    "|failed to map segment from shared object"  # an import
+    "|can't start new thread"
+)
+"""Parts of the messages of exceptions that have no type of their own"""
 
 
 class UserError(Exception):
@@ -37,3 +50,11 @@ def to_line(message: str) -> str:
     line = printable(" ".join(message.splitlines()))  # it may contain a file name
     half = MAX_LENGTH // 2
     return line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error, or the error that caused it, is a lack of memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or OUT_OF_MEMORY.search(str(error)):
+        return True
+    cause = error.__cause__ or error.__context__
+    return cause is not None and is_out_of_memory(cause)

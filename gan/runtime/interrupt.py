@@ -51,7 +51,8 @@ class Interrupt:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one of C code cannot be restored
+                signal.signal(number, handler)
 
     def get_signal(self) -> int | None:
         """Return the signal that a process has received, or None. Collective: all processes must call this."""

@@ -49,8 +49,15 @@ def remove_dead(paths: Iterable[Path]) -> None:
 def _is_dead(path: Path) -> bool:
     match = _NAME.fullmatch(path.name)
     assert match is not None
-    is_old = time.time() - path.lstat().st_mtime > MAX_AGE_S
-    return is_old or (match["system"] == _get_system() and not _is_running(int(match["pid"])))
+    if match["system"] == _get_system():
+        return not _is_running(int(match["pid"]))
+    return time.time() - _get_last_change(path) > MAX_AGE_S
+
+
+def _get_last_change(path: Path) -> float:
+    """Return the time of the last change of a file, or of anything in a folder."""
+    inside = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
+    return max(p.lstat().st_mtime for p in (path, *inside))
 
 
 def _is_running(pid: int) -> bool:

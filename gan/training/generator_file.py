@@ -15,18 +15,19 @@ from gan.options.loader import dump_config, parse_config, parse_values
 from gan.run.start import count_parameters
 from gan.runtime.errors import UserError
 from gan.runtime.weights import GENERATOR, export_network, read_weights
+from gan.training.generator_state import check_labels, read_image_shape
 from models import ImageShape, build_generator
-from models.ranges import AT_LEAST_0, INT64, SIZE
+from models.ranges import AT_LEAST_0
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Description:
     """What a file of a generator contains besides the weights and the config, each as JSON."""
 
-    image: tuple[Annotated[int, SIZE], Annotated[int, SIZE], Annotated[int, SIZE] | None]
+    image: tuple[int, int, int | None]
     """The fields of its `ImageShape`"""
     step: Annotated[int, AT_LEAST_0] = 0
-    label_counts: tuple[Annotated[int, AT_LEAST_0], ...] | None = None
+    label_counts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,21 +91,22 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Trai
     path = path / GENERATOR if path.is_dir() else path
     tensors, metadata = _read(path)
     config: Config = parse_config(Config, metadata["config"], str(path))
-    description = _parse_description(metadata, path)
-    image = ImageShape(*description.image)
+    description, image = _parse_description(metadata, path)
     network = _build_network(config, image, tensors, path)
     network.to(device).eval().requires_grad_(False)
     labels = restore_labels(description.label_counts, image.num_classes, device)
     return TrainedGenerator(network, config, image, description.step, labels)
 
 
-def _parse_description(metadata: Mapping[str, str], path: Path) -> _Description:
+def _parse_description(metadata: Mapping[str, str], path: Path) -> tuple[_Description, ImageShape]:
     texts = {name: text for name, text in metadata.items() if name in ("image", "step", "label_counts")}
     description: _Description = parse_values(_Description, texts, str(path))
-    counts, classes = description.label_counts, description.image[2]
-    if counts is not None and (len(counts) != classes or not 0 < sum(counts) <= INT64.max):
-        raise UserError(f"{path}: the label_counts are not those of {classes or 'no'} classes; copy the file again")
-    return description
+    try:
+        image = read_image_shape(vars(description))
+        check_labels(vars(description), image.num_classes)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; copy the file again") from None
+    return description, image
 
 
 def _build_network(config: Config, image: ImageShape, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:

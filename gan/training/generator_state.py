@@ -1,10 +1,11 @@
-"""Checks of what a checkpoint tells about its generator without the data set: the images and their labels."""
+"""Checks of what a file tells about a generator without the data set: the images and their labels."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from gan.run.state import get_entry
 from models import ImageShape
+from models.ranges import AT_LEAST_0, INT64, SIZE, Range
 
 
 def check_labels(state: Mapping[str, Any], num_classes: int | None) -> None:
@@ -12,7 +13,7 @@ def check_labels(state: Mapping[str, Any], num_classes: int | None) -> None:
     counts = state.get("label_counts")
     if counts is None:
         return
-    if not _are_integers(counts, at_least=0) or len(counts) != num_classes or sum(counts) == 0:
+    if not _are_integers(counts, AT_LEAST_0) or len(counts) != num_classes or not 0 < sum(counts) <= INT64.max:
         raise ValueError(f"its entry label_counts does not fit: not the frequencies of {num_classes or 'no'} classes")
 
 
@@ -22,10 +23,10 @@ def read_image_shape(state: Mapping[str, Any]) -> ImageShape:
     if not isinstance(shape, tuple | list) or len(shape) != len(ImageShape._fields):
         raise ValueError("its entry image does not fit: not the shape of images")
     channels, resolution, num_classes = shape
-    if not _are_integers([channels, resolution, 1 if num_classes is None else num_classes], at_least=1):
+    if not _are_integers([channels, resolution, 1 if num_classes is None else num_classes], SIZE):
         raise ValueError("its entry image does not fit: not the shape of images")
     return ImageShape(channels, resolution, num_classes)
 
 
-def _are_integers(values: Any, at_least: int) -> bool:
-    return isinstance(values, tuple | list) and all(type(value) is int and value >= at_least for value in values)
+def _are_integers(values: Any, allowed: Range) -> bool:
+    return isinstance(values, tuple | list) and all(type(value) is int and value in allowed for value in values)

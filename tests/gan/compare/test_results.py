@@ -244,8 +244,8 @@ def test_rows_of_cells_that_are_not_described_are_kept(folder, cell):
     write_table(folder.results_file, [*rows.values(), {"cell": "b-seed1", "arm": "b", "seed": 1, "status": "finished"}])
     before = folder.results_file.read_bytes()
     with pytest.warns(UserWarning, match=r"grid.json does not have \(b-seed1\); kept as results.csv.damaged$"):
-        save_results(folder, load_description(folder))
-    save_results(folder, load_description(folder))
+        Results(folder, load_description(folder)).save()
+    Results(folder, load_description(folder)).save()
     assert read_results(folder.results_file) == rows
     assert {path.name: path.read_bytes() for path in folder.root.glob("*.damaged*")} == {"results.csv.damaged": before}
 

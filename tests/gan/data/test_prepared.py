@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gan.data import ImageData
+from gan.data import ImageData, prepared
 from gan.data.prepared import Chunk, Source, prepare, sort_chunks
 from gan.runtime.cache import cache_dir
 from gan.runtime.errors import UserError
@@ -175,6 +175,42 @@ def test_damaged_cache_is_replaced_with_one_line(root, name, damage):
     assert_equal(prepare(make_source(root, decode=fail)), original)
 
 
+def test_pixels_are_verified_again_only_after_a_change(root, monkeypatch):
+    hashed = []
+    hash_rest = prepared._hash_rest
+    monkeypatch.setattr(prepared, "_hash_rest", lambda file: hashed.append(Path(file.name)) or hash_rest(file))
+    data = prepare(make_source(root))
+    path, original = data.preparation.folder / "images.npy", data.images.clone()
+    for _ in range(2):
+        prepare(make_source(root, decode=fail))
+    assert hashed == [path]
+    os.utime(path, ns=(0, 0))
+    prepare(make_source(root, decode=fail))
+    assert hashed == [path] * 2
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([original.flatten()[-1].item() ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # the size and this time do not tell the change
+    with pytest.warns(UserWarning, match="its checksum is wrong"):
+        assert torch.equal(prepare(make_source(root)).images, original)
+
+
+@pytest.mark.parametrize("damage", [lambda note: b"", lambda note: note[:-1] + b"x"], ids=["empty", "last byte"])
+def test_pixels_are_verified_again_without_a_valid_note(root, damage):
+    folder = prepare(make_source(root)).preparation.folder
+    content = (folder / "images.npy").read_bytes()
+    note = folder / "verified.pt"
+    (folder / "images.npy").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    note.write_bytes(damage(note.read_bytes()))
+    with (
+        pytest.warns(UserWarning, match=r"images\.npy in the cache cannot be used"),
+        pytest.warns(UserWarning, match=r"verified\.pt in the cache cannot be used"),
+    ):
+        prepare(make_source(root))
+    assert (folder / "images.npy").read_bytes() == content
+
+
 def other_images(root: Path):
     """Return a function that decodes images of the same shape with other pixels and labels."""
 
@@ -309,7 +345,7 @@ def test_two_processes_prepare_the_same_source(root, python):
     data = prepare(make_source(root, 2000, decode=fail))
     assert done.stdout.strip() == ours.fingerprint == data.fingerprint == replace(data, preparation=None).fingerprint
     assert torch.equal(ours.images, data.images)
-    assert sorted(os.listdir(data.preparation.folder)) == ["images.npy", "info.pt"]
+    assert sorted(os.listdir(data.preparation.folder)) == ["images.npy", "info.pt", "verified.pt"]
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

@@ -133,6 +133,25 @@ def test_extraction_goes_on_from_the_parts_of_a_killed_process(required, count, 
         assert torch.equal(reference.features, expected.features)
 
 
+@pytest.mark.parametrize("required", ["features", "statistics"])
+def test_parts_stay_if_the_result_cannot_be_stored(required, monkeypatch):
+    monkeypatch.setattr("gan.evaluation.real_features.PART", BATCH_SIZE)
+    write = cache.write
+
+    def refuse(name, value):
+        if name.startswith(required):
+            raise OSError(28, "No space left on device")
+        write(name, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gan.runtime.cache.write", refuse)
+        with pytest.warns(UserWarning, match="cannot be written"):
+            load_reference(PixelExtractor(), random_data(600), None, CPU, {required})
+    extractor = PixelExtractor()
+    load_reference(extractor, random_data(600), None, CPU, {required})
+    assert extractor.num_images == 0
+
+
 def test_damaged_part_is_extracted_again(monkeypatch):
     monkeypatch.setattr("gan.evaluation.real_features.PART", BATCH_SIZE)
     with pytest.raises(Killed):

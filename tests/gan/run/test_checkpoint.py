@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import random
@@ -8,6 +9,7 @@ import torch
 from gan.config import Config
 from gan.run.checkpoint import Checkpoints, load
 from gan.run.options import CheckpointConfig
+from gan.run.state import check_module
 from gan.runtime import signed
 from gan.runtime.errors import UserError
 
@@ -204,3 +206,47 @@ def test_lack_of_memory_is_no_fault_of_a_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.load", fail)
     with pytest.raises(MemoryError):
         load_newest(checkpoints)
+
+
+NOT_READ = {
+    "memory": lambda: torch.empty(2**60),  # a plain RuntimeError
+    "new disk": lambda: fail(OSError(errno.ESTALE, "Stale file handle")),
+    "broken disk": lambda: fail(OSError(errno.EIO, "Input/output error")),
+    "too many files": lambda: fail(OSError(errno.EMFILE, "Too many open files")),
+    "permission": lambda: fail(PermissionError(errno.EACCES, "Permission denied")),
+}
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize("fault", NOT_READ.values(), ids=NOT_READ)
+def test_checkpoint_that_cannot_be_read_now_is_not_skipped(tmp_path, monkeypatch, fault):
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    for step in (9, 10):
+        checkpoints.save(build_state(step))
+    monkeypatch.setattr("gan.runtime.signed._verify_checksum", lambda file, name: fault())
+    with pytest.raises((RuntimeError, OSError), match=r"allocate memory|Errno"):
+        load_newest(checkpoints)
+
+
+def test_lack_of_memory_is_no_fault_of_a_state():
+    module = torch.nn.Linear(2, 2)
+    module.register_load_state_dict_pre_hook(lambda *_: torch.empty(2**60))
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        check_module("G", module, {"G": torch.nn.Linear(2, 2).state_dict()})
+
+
+class OnDevice(torch.nn.Parameter):
+    def __deepcopy__(self, memo):
+        raise AssertionError("copied on its device")
+
+
+def test_state_is_checked_without_a_copy_on_the_device():
+    module = torch.nn.Linear(2, 2)
+    module.weight = OnDevice(torch.ones(2, 2))
+    check_module("G", module, {"G": torch.nn.Linear(2, 2).state_dict()})
+    assert torch.equal(module.weight, torch.ones(2, 2))
+    with pytest.raises(ValueError, match="its entry G does not fit: size mismatch"):
+        check_module("G", module, {"G": torch.nn.Linear(3, 2).state_dict()})

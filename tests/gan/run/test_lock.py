@@ -207,6 +207,7 @@ WRITES = {
     "log": lambda folder: RunLogger(folder, to=()),
     "entry": lambda folder: LOGGERS[folder].scalars({"step": 1}, {"loss": 1.0}),
     "image": lambda folder: LOGGERS[folder].image("samples", 1, torch.zeros(3, 2, 2, dtype=torch.uint8)),
+    "log on the disk": lambda folder: LOGGERS[folder].sync(),
     "checkpoint": lambda folder: Checkpoints(folder, Config()).save({"step": 1}),
     "best checkpoint": lambda folder: Checkpoints(folder, Config()).save_best({"step": 1}),
     "config": lambda folder: write_config(folder, Config()),

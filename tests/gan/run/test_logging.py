@@ -184,3 +184,16 @@ def test_log_that_cannot_be_read_is_a_user_error(tmp_path):
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(UserError, match=r"cannot read .*metrics\.jsonl: it is not a regular file"):
         read_metrics(tmp_path)
+
+
+def test_log_of_a_skipped_checkpoint_is_kept(tmp_path, capsys):
+    log(tmp_path, [1, 2, 3])
+    data = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_00000003.pt").write_bytes(b"damaged")
+    RunLogger(tmp_path, 3, to=()).close()
+    assert not (tmp_path / "metrics.jsonl.damaged").exists()
+    RunLogger(tmp_path, 2, to=()).close()
+    assert capsys.readouterr().out.endswith(": dropping the entries after step 2; kept as metrics.jsonl.damaged\n")
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == data
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]

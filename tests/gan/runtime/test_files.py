@@ -77,7 +77,8 @@ def test_temporary_files_of_other_machines_are_removed_a_day_later(tmp_path):
         path = tmp_path / name
         path.mkdir()
         (path / "file").touch()
-        os.utime(path, (time.time() - age,) * 2)
+        for changed in (path, path / "file"):
+            os.utime(changed, (time.time() - age,) * 2)
         return path
 
     system, pid = name_temporary(tmp_path / "x").name.split(".")[2].split("-")[:2]
@@ -85,12 +86,14 @@ def test_temporary_files_of_other_machines_are_removed_a_day_later(tmp_path):
     elsewhere = f"{int(system, 16) ^ 1:08x}"
     young = leave(f".x.{elsewhere}-1-00000000.tmp", MAX_AGE_S - 60)
     old = leave(f".x.{elsewhere}-2-00000000.tmp", MAX_AGE_S + 60)
-    reused = leave(f".x.{system}-{pid}-00000000.tmp", MAX_AGE_S + 60)
+    mine = leave(f".x.{system}-{pid}-00000000.tmp", MAX_AGE_S + 60)  # of a process that is alive
+    written = leave(f".x.{elsewhere}-3-00000000.tmp", MAX_AGE_S + 60)
+    (written / "file").touch()
     others = [leave(name, MAX_AGE_S + 60) for name in (".x.tmp", ".x.1-2-3.tmp", f".x.{system}-{pid}-00000000")]
     remove_dead(tmp_path.iterdir())
-    assert set(tmp_path.iterdir()) == {young, *others}
+    assert set(tmp_path.iterdir()) == {young, mine, written, *others}
     assert is_temporary(old)
-    assert is_temporary(reused)
+    assert is_temporary(mine)
     assert not any(map(is_temporary, others))
 
 

@@ -143,6 +143,12 @@ def test_second_ctrl_c_kills_process(tmp_path, python):
     assert process.wait().returncode == -signal.SIGINT
 
 
+def test_handler_of_c_code_is_no_error(monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda number, handler: {}[number] if handler is None else None)
+    with Interrupt():
+        pass
+
+
 def test_ignored_ctrl_c_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Interrupt() as interrupt:
