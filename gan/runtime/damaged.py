@@ -4,7 +4,7 @@ import itertools
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
 
 BAD_CHARACTER = "\ufffd"  # stands for bytes that are not UTF-8
+MAX_DEPTH = 100  # of nested JSON, which recursive functions read
 
 
 def read_file(path: Path) -> bytes | None:
@@ -32,9 +33,19 @@ def parse_json(data: bytes) -> Any:
     Raises ValueError for anything else, including nesting that is too deep and numbers of too many digits.
     """
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        value = json.loads(data.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for item in level if isinstance(item, dict | list) for child in _get_children(item)]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return value
+
+
+def _get_children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def read_json(path: Path, is_valid: Callable[[Any], bool], default: Any) -> Any:

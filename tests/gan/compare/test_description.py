@@ -98,6 +98,7 @@ DAMAGED = {
     "list": "[]",
     "other keys": '{"config": "c.yaml"}',
     "deep": "[" * 100_000,
+    "deep base": {"base": {"a": json.loads("[" * 500 + "]" * 500)}},
     "cells": {"cells": []},
     "no cells": {"cells": {}},
     "without cells": '{"config": "c.yaml", "base": {}, "baseline": "a"}',

@@ -24,6 +24,24 @@ def test_plots_do_not_depend_on_the_settings_of_the_user(tmp_path):
         assert (tmp_path / f"default{suffix}").read_bytes() == (tmp_path / f"changed{suffix}").read_bytes()
 
 
+@pytest.mark.parametrize("values", [(1e308, -1e308), (1e31, float("nan"))])
+def test_values_that_cannot_be_plotted_are_left_out(tmp_path, values):
+    points = [{"images": 1000.0, "fid": 3.0}, *({"images": 2000.0, "fid": value} for value in values)]
+    curves = [ArmCurves("none", BLACK, [[*points, {"images": 1e308, "fid": 3.0}]])]
+    band = curves[0].compute_band("fid")
+    assert band is not None
+    assert band.T.tolist() == [[1, 3, 3, 3]]
+    assert draw_plot(tmp_path / "plot", Plot("fid", "FID", "fid", [Line("fid")]), curves, "images")
+
+
+def test_plot_that_cannot_be_drawn_is_skipped_with_a_line(tmp_path):
+    curves = [ArmCurves("none", BLACK, [[{"images": 1000.0, "fid": 3.0}]])]
+    plot = Plot("fid", "FID", "$\\unknown$", [Line("fid")])
+    with pytest.warns(UserWarning, match="fid: cannot draw this plot .*; continuing without it"):
+        assert not draw_plot(tmp_path / "fid", plot, curves, "images")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("count", [3, 8, 15])
 def test_arms_that_differ_in_the_group_share_a_color(count):
     colors = choose_colors([f"{i}{suffix}" for i in range(count) for suffix in ("", ",r1")], "2")
