@@ -27,6 +27,7 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import process_group, rank
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_json
+from gan.runtime.text import printable
 from gan.training.build import build_experiment
 from gan.training.generator_file import is_generator_file, load_generator, read_generator_config
 from gan.training.inputs import Inputs
@@ -162,7 +163,7 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     names = select_available(list(dict.fromkeys(map(str, protocols))), config)
     evaluator, inputs, G, trained_steps = _restore(options, config, names, device)
 
-    print(f"{options.run}, step {trained_steps}, averaged generator")
+    print(f"{printable(options.run)}, step {trained_steps}, averaged generator")
     scores: list[dict[str, float]] = []
     for seed in range(config.seed, config.seed + options.seeds):
         scores.append(evaluate_seed(G, inputs, evaluator, seed))
@@ -176,7 +177,7 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     if any(isinstance(value, Estimate) for value in scores[0].values()):
         print("±: standard deviation over the splits (IS) or the subsets (KID) of one set of latents")
     if path is not None:
-        print(f"\n{path}")
+        print(f"\n{printable(path)}")
 
 
 def _print_scores(scores: Mapping[str, float]) -> None:

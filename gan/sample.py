@@ -32,7 +32,7 @@ NEIGHBORS = 7  # training images next to a sample
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after a user error."""
-    return exit_code(lambda: run(parse(argv)))
+    return exit_code(lambda: run(parse(argv)), prints_results=False)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

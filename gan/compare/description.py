@@ -10,8 +10,8 @@ from gan.compare.arms import Cell, to_file_name
 from gan.compare.experiment_types import ExperimentType, get_type_by_sections
 from gan.compare.folder import GridFolder
 from gan.compare.recover import find_cells
+from gan.compare.status import differing_keys
 from gan.options.loader import from_plain, load_config, to_plain
-from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.runtime.damaged import read_json
 from gan.runtime.errors import UserError
@@ -121,7 +121,7 @@ def extend_description(
     description = load_description(folder)
     lost = {} if description is not None else find_cells(folder, base)
     description = description or Description(str(path), to_plain(base), baseline="none" if "none" in arms else arms[0])
-    if keys := run_folder.differing_keys(to_plain(description.base_config), to_plain(base)):
+    if keys := differing_keys(description.base_config, base):
         raise UserError(
             f"--out {folder.root} contains a comparison with another base config (different keys: {', '.join(keys)}); "
             "choose another --out"
@@ -129,7 +129,7 @@ def extend_description(
     for cell in cells:
         existing = description.cells.get(cell.name)
         if existing is not None and existing["overrides"]:  # otherwise they are unknown
-            if load_config(type(base), path, existing["overrides"]) != cell.config:
+            if differing_keys(load_config(type(base), path, existing["overrides"]), cell.config):
                 raise UserError(
                     f"--out {folder.root} contains another cell {cell.name} ({' '.join(existing['overrides'])}); "
                     "rename the new arm with --arm NAME:key=value,..."

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -46,13 +47,17 @@ def check_config(folder: GridFolder, cell: Cell, cells_of_arm: Iterable[str]) ->
     run = next((run for run in runs if (run / run_folder.CONFIG).exists()), None)
     if run is None:
         return
-    existing = to_plain(load_config(type(cell.config), run / run_folder.CONFIG))
-    may_differ = MAY_DIFFER if run == runs[0] else (*MAY_DIFFER, "seed")
-    changed = [key for key in run_folder.differing_keys(existing, to_plain(cell.config)) if key not in may_differ]
+    existing = load_config(type(cell.config), run / run_folder.CONFIG)
+    changed = [key for key in differing_keys(existing, cell.config) if run == runs[0] or key != "seed"]
     if changed:
         raise UserError(
             f"{run} contains a run with another config (different keys: {', '.join(changed)}); choose another --out"
         )
+
+
+def differing_keys(a: Any, b: Any) -> list[str]:
+    """Return the dotted keys that differ between two configs, without those that do not affect the results."""
+    return [key for key in run_folder.differing_keys(to_plain(a), to_plain(b)) if key not in MAY_DIFFER]
 
 
 def read_status(run: Path, steps: int) -> Status | None:

@@ -21,18 +21,20 @@ def get_contents(splits: Splits) -> Contents:
 def refuse_changes(run: Path, saved: Mapping[str, object] | None, current: Contents, allowed: bool) -> None:
     """Raise UserError if the images are not those in `saved`, the contents in a checkpoint of `run`, unless `allowed`.
 
-    A checkpoint of an earlier version has none, and its images are not checked.
+    A checkpoint of an earlier version has none, and its images are not checked. Held-out images where there were none
+    are no change: the run has not used others.
     """
     if saved is None or allowed:
         return
     changes = [
         f"the {name} images have changed since the run began ({_describe(saved.get(name))} then, {_describe(now)} now)"
         for name, now in current.items()
-        if saved.get(name) != now
+        if saved.get(name) not in (now, None)
     ]
     if changes:
         raise UserError(
-            f"{run}: {' and '.join(changes)}; restore them, or set data.allow_changes=true to go on with others"
+            f"{run}: {' and '.join(changes)}, or another version of Pillow decodes them differently; restore them, or"
+            " set data.allow_changes=true to go on with others"
         )
 
 

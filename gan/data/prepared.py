@@ -144,13 +144,16 @@ def _map_images(name: str, path: Path, shape: tuple[int, ...], labels: np.ndarra
 
     `name` is that of their folder in the cache.
     """
+    header = io.BytesIO()
+    _write_header(header, shape)
     with open(path, "rb", opener=only_regular) as file:
-        images = np.lib.format.open_memmap(path, mode="c")  # copy-on-write: the file does not change with the tensor
-        if (images.shape, images.dtype, images.flags.c_contiguous) != (shape, np.uint8, True):
+        if file.read(header.tell()) != header.getvalue():  # nothing of a damaged header is interpreted
             raise ValueError("its shape or type is wrong")
+        # Copy-on-write: the file does not change with the tensor.
+        images = np.memmap(file, np.uint8, mode="c", offset=header.tell(), shape=shape)
         note = {"file": _identify(file), "fingerprint": fingerprint}
         if cache.read(f"{name}/{VERIFIED}") != note:
-            file.seek(images.offset)
+            file.seek(header.tell())
             if finish_fingerprint(_hash_rest(file), labels, shape) != fingerprint:
                 raise ValueError("its checksum is wrong")
             with suppress(OSError):  # the cache of others may be read-only; then the pixels are verified each time

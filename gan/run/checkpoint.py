@@ -13,12 +13,11 @@ import torch
 from gan.options.loader import dump_config, parse_config
 from gan.run import folder as run_folder
 from gan.run.lock import check_lock
-from gan.run.step_files import find_step_files, get_step_file
+from gan.run.logging import read_log
+from gan.run.step_files import CHECKPOINTS, SUFFIX, find_step_files, get_step_file
 from gan.runtime import signed
 from gan.runtime.errors import UserError, is_out_of_memory
 from gan.runtime.files import write_atomically
-
-FOLDER, SUFFIX = "checkpoints", ".pt"
 
 FORMAT = 1
 """Version of the contents. Files of earlier versions have none, and their contents are the same."""
@@ -39,7 +38,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, config: Any):
-        self.folder = folder / FOLDER
+        self.folder = folder / CHECKPOINTS
         self.keep = config.checkpoint.keep
         self.config = config
 
@@ -64,7 +63,7 @@ class Checkpoints:
         """Return what `read` returns for the newest valid state of this run on `device`, or None without checkpoints.
 
         `read` raises ValueError for a state that does not fit the run. Invalid files are skipped with a warning. Raises
-        UserError when all files are invalid.
+        UserError when all files are invalid, and when the log tells that there must have been one.
         """
         faults: list[str] = []
         for step, path in reversed(find_step_files(self.folder, SUFFIX).items()):
@@ -76,6 +75,11 @@ class Checkpoints:
             if faults:
                 warnings.warn(f"continuing from {path.name}: {'; '.join(faults)}", stacklevel=2)
             return value
+        if not faults and (last := self._get_last_logged_step()) > self.config.checkpoint.every:
+            raise UserError(
+                f"{self.folder.parent} was trained to step {last}, but {self.folder} has no checkpoint; restore that"
+                " folder, or train again in another one"
+            )
         if faults:
             raise UserError(f"{'; '.join(faults)}; there is no other checkpoint: train again in another folder")
         return None
@@ -105,6 +109,9 @@ class Checkpoints:
         """Return the files of all checkpoints."""
         best = [self._best] if self._best.exists() else []
         return [*find_step_files(self.folder, SUFFIX).values(), *best]
+
+    def _get_last_logged_step(self) -> int:
+        return max((line["step"] for line in read_log(self.folder.parent).lines), default=0)
 
     @property
     def _best(self) -> Path:
@@ -136,12 +143,7 @@ class Checkpoints:
 
 def has_checkpoint(folder: Path, step: int) -> bool:
     """Return whether the run in `folder` has a file of a checkpoint of a step."""
-    return step in find_step_files(folder / FOLDER, SUFFIX)
-
-
-def has_later_checkpoint(folder: Path, step: int) -> bool:
-    """Return whether the run in `folder` has a file of a checkpoint of a later step, which may be damaged."""
-    return any(saved > step for saved in find_step_files(folder / FOLDER, SUFFIX))
+    return step in find_step_files(folder / CHECKPOINTS, SUFFIX)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -5,6 +5,7 @@ classifier of the metrics of its feature space.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,10 +37,16 @@ class Evaluations:
         self._classifier = classifier
         check_writable(path.parent)
         with self._open():
-            pass
+            self._folder = path.parent.stat()
 
     def add(self, step: str, seed: int, scores: Mapping[str, float]) -> None:
-        """Add the metrics of a checkpoint for the latents of a seed. Existing ones are replaced."""
+        """Add the metrics of a checkpoint for the latents of a seed. Existing ones are replaced.
+
+        Raises UserError if the folder is no longer where it was.
+        """
+        folder = self.path.parent
+        if not folder.is_dir() or not os.path.samestat(folder.stat(), self._folder):
+            raise UserError(f"{folder} was moved or removed; the metrics above are not in {self.path.name}")
         with self._open() as results:
             for name, value in scores.items():
                 results.setdefault(step, {}).setdefault(name, {})[str(seed)] = value

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from gan.data.grids import save_png
-from gan.run.checkpoint import has_later_checkpoint
 from gan.run.lock import check_lock
-from gan.run.step_files import get_step_file
+from gan.run.step_files import get_step_file, has_later_checkpoint
 from gan.run.writers import WRITERS
 from gan.runtime.damaged import BAD_CHARACTER, keep_copy, read_file
 from gan.runtime.files import append, name_in_errors, write_text

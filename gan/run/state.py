@@ -56,6 +56,8 @@ def check_optimizer(name: str, optimizer: torch.optim.Optimizer, state: Mapping[
     saved = entry.get("state") if isinstance(entry, dict) else None
     if not isinstance(saved, dict) or not saved.keys() <= set(range(len(parameters))):
         raise ValueError(f"its entry {name} does not fit: not the state of {len(parameters)} parameters")
+    if not saved and state.get("step"):  # single parameters may never have had a gradient
+        raise ValueError(f"its entry {name} does not fit: no state of any parameter")
     expected = _take_step(optimizer, parameters[0])
     for index, values in saved.items():
         if not isinstance(values, dict) or _get_names(values) != _get_names(expected):
@@ -63,8 +65,10 @@ def check_optimizer(name: str, optimizer: torch.optim.Optimizer, state: Mapping[
         for key in _get_names(expected):
             value = values[key]
             shape = parameters[index].shape if expected[key].dim() else expected[key].shape
-            if not isinstance(value, Tensor) or value.shape != shape:
+            if not isinstance(value, Tensor) or value.shape != shape or value.layout != torch.strided:
                 raise ValueError(f"its entry {name} does not fit: {key} of parameter {index} has another shape")
+            if not value.is_floating_point() or (key == "step" and not value >= 0):
+                raise ValueError(f"its entry {name} does not fit: {key} of parameter {index} has other values")
 
 
 def check_options(name: str, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 NAME = re.compile(r"step_([0-9]{8,})\.[a-z]+")
 
+CHECKPOINTS, SUFFIX = "checkpoints", ".pt"  # folder and suffix of the checkpoints of a run
+
 
 def get_step_file(folder: Path, step: int, suffix: str) -> Path:
     """Return the path of the file of a step."""
@@ -22,3 +24,8 @@ def find_step_files(folder: Path, suffix: str) -> dict[int, Path]:
         if match is not None and path == get_step_file(folder, int(match[1]), suffix) and path.is_file():
             found[int(match[1])] = path
     return dict(sorted(found.items()))
+
+
+def has_later_checkpoint(folder: Path, step: int) -> bool:
+    """Return whether the run in `folder` has a file of a checkpoint of a later step, which may be damaged."""
+    return any(saved > step for saved in find_step_files(folder / CHECKPOINTS, SUFFIX))

@@ -11,6 +11,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,13 @@ def remove_folder(name: str) -> None:
 
 
 def remove_leftovers() -> None:
-    """Remove the temporary files that killed processes have left anywhere in the cache."""
-    remove_dead(cache_dir().rglob(PATTERN))
+    """Remove the temporary files that killed processes have left anywhere in the cache, once for each process."""
+    _sweep(cache_dir())
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    remove_dead(folder.rglob(PATTERN))  # the cache may have many files
 
 
 def warn_unusable(path: Path | None, error: Exception) -> None:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,12 @@ def name_in_errors(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
     """Call `write(file)` with a binary file and move the result to `path`, which is complete or unchanged.
 
-    Missing parent folders are created, and temporary files that killed processes have left in the folder are removed.
-    Raises WriteError if the file cannot be written.
+    Missing parent folders are created. Temporary files that killed processes have left in the folder are removed when a
+    process first writes into it. Raises WriteError if the file cannot be written.
     """
     with name_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_dead(path.parent.glob(PATTERN))
+        _sweep(path.parent.absolute())
         temporary = name_temporary(path)
         try:
             with temporary.open("xb") as file:
@@ -53,6 +54,11 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    remove_dead(folder.glob(PATTERN))  # once for each folder, which may have many files
 
 
 def write_text(path: Path, text: str) -> None:

@@ -30,6 +30,20 @@ def test_description_round_trip(tmp_path):
     assert description.base_config == Config()
 
 
+def test_permission_for_changed_images_is_no_other_comparison(tmp_path):
+    path, folder = ROOT / "configs" / "digits" / "dcgan.yaml", GridFolder(tmp_path)
+    arms = build_arms([], [parse_arm("a"), parse_arm("b:train.batch_size=8")])
+
+    def extend(*overrides):
+        cells = build_cells(path, overrides, arms, [0])
+        return extend_description(folder, path, load_config(Config, path, overrides), cells, None)
+
+    save_description(folder, extend())
+    assert extend("data.allow_changes=true").arms == ["a", "b"]
+    with pytest.raises(UserError, match=r"different keys: train\.steps"):
+        extend("train.steps=3")
+
+
 def test_experiment_type_is_determined_by_the_base_config():
     assert Description("c.yaml", {"discriminator": {}}, "a").experiment_type is GAN
     assert Description("c.yaml", {"classifier": {}}, "a").experiment_type is CLASSIFIER

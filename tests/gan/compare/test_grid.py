@@ -21,6 +21,7 @@ from gan.config import Config
 from gan.run.cli import TrainingParser
 from gan.run.lock import locked
 from gan.run.logging import read_metrics
+from gan.runtime.temporary import name_temporary
 from train_gan import DEFAULT_CONFIG
 from train_gan import main as train
 
@@ -104,7 +105,7 @@ def test_repeated_command_trains_nothing_and_new_arms_add_cells(grid, small_conf
     assert count_starts(out) == count_starts(grid)
     assert get_results(out) == get_results(grid)
     (out / "cells" / "quick-seed7").mkdir()
-    (out / "cells" / "quick-seed7" / ".config.yaml.x.tmp").touch()  # a killed process can leave this
+    name_temporary(out / "cells" / "quick-seed7" / "config.yaml").touch()  # a killed process can leave this
     assert main([str(small_config), "--arm", "quick:lipschitz.iterations=1", "--seeds", "7", "--out", str(out)]) == 0
     assert count_starts(out) == count_starts(grid) | {"quick-seed7": 1}
     assert [row["cell"] for row in read_table(out / "results.csv")] == [*CELLS, "quick-seed7"]

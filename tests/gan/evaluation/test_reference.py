@@ -143,9 +143,10 @@ def test_parts_stay_if_the_result_cannot_be_stored(required, monkeypatch):
             raise OSError(28, "No space left on device")
         write(name, value)
 
-    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="cannot be written"):
+    with monkeypatch.context() as patch:
         patch.setattr("gan.runtime.cache.write", refuse)
-        load_reference(PixelExtractor(), random_data(600), None, CPU, {required})
+        with pytest.warns(UserWarning, match="cannot be written"):
+            load_reference(PixelExtractor(), random_data(600), None, CPU, {required})
     extractor = PixelExtractor()
     load_reference(extractor, random_data(600), None, CPU, {required})
     assert extractor.num_images == 0

@@ -165,6 +165,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10
         pytest.param(b"a: &a [*a]", "an alias contains itself", id="circle"),
         pytest.param(b"seed: " + b"9" * 900_000, "more than 1000 digits", id="digits"),
         pytest.param(b"seed: 0x" + b"f" * 900_000, "more than 1000 digits", id="hexadecimal digits"),
+        pytest.param(f"# {'é' * 900_000}\nunknown: 3".encode(), "more than 1,000,000 bytes", id="two bytes each"),
         pytest.param(b"# " + b"x" * 30_000_000, "more than 1,000,000 bytes", id="30 MB"),
         pytest.param(b"x" * 900_000, "a config must be a mapping", id="a long word"),
         pytest.param(b"seed: !" + b"x" * 900_000, "is not allowed here", id="a long tag"),

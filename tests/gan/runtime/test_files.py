@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from gan.runtime import files
 from gan.runtime.files import append, only_regular, write_atomically, write_json, write_text
 from gan.runtime.temporary import MAX_AGE_S, is_temporary, name_temporary, remove_dead
 
@@ -114,3 +115,11 @@ def test_pipe_is_not_waited_for(tmp_path):
         only_regular(tmp_path / "pipe", os.O_RDONLY)
     with pytest.raises(OSError, match="cannot write"):
         append(tmp_path / "pipe", b"x")
+
+
+def test_folder_is_searched_for_leftovers_once(tmp_path, monkeypatch):
+    searched = []
+    monkeypatch.setattr(files, "remove_dead", searched.append)
+    for name in "abc":
+        write_text(tmp_path / name, name)
+    assert len(searched) == 1

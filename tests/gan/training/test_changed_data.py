@@ -2,11 +2,14 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from gan import audit
 from gan.config import Config
+from gan.data.contents import refuse_changes
 from gan.options.loader import load_config
 from gan.runtime import signed
 from gan.runtime.errors import UserError
@@ -75,7 +78,10 @@ def test_run_on_changed_images_is_refused(run, images, capsys, change, message):
     assert resume(run, images) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert re.search(rf"^error: {run}: .*{message}; restore them, or set data\.allow_changes=true", error)
+    assert re.search(
+        rf"^error: {run}: .*{message}, or another version of Pillow .*restore them, or set data\.allow_changes=true",
+        error,
+    )
     assert read_files(run) == before
 
 
@@ -103,7 +109,17 @@ def test_checkpoint_of_an_earlier_version_is_not_checked(run, images):
     assert resume(run, images) == 0
 
 
-def test_other_commands_refuse_changed_images(run, images):
+def test_other_commands_refuse_changed_images(run, images, capsys):
     change_held_out(images)
     with pytest.raises(UserError, match="the held-out images have changed"):
         restore_experiment(run, torch.device("cpu"), [f"data.root={images}"], metrics=())
+    assert audit.main([str(run), f"data.root={images}"]) == 2
+    assert "the held-out images have changed" in capsys.readouterr().err
+    assert audit.main([str(run), f"data.root={images}", "data.allow_changes=true"]) == 0
+
+
+def test_held_out_images_where_there_were_none_are_no_change():
+    saved, now = (3, "a"), (2, "b")
+    refuse_changes(Path("run"), {"training": saved, "held-out": None}, {"training": saved, "held-out": now}, False)
+    with pytest.raises(UserError, match="the held-out images have changed"):
+        refuse_changes(Path("run"), {"training": saved, "held-out": now}, {"training": saved, "held-out": None}, False)

@@ -11,7 +11,7 @@ from gan.options.loader import load_config
 from gan.run.checkpoint import Checkpoints, load
 from gan.runtime.errors import UserError
 from gan.training.restore import restore_generator
-from tests.gan.runs import load_newest, read_numbers, resume, same
+from tests.gan.runs import load_newest, read_files, read_numbers, resume, same
 from train_gan import main
 
 pytestmark = pytest.mark.usefixtures("short_slope_search")
@@ -54,6 +54,11 @@ CHANGES = {
     "moment of another shape": (
         put(torch.zeros(7), "optimizer_G", "state", 0, "exp_avg"),
         "exp_avg of parameter 0 has",
+    ),
+    "no moments": (put({}, "optimizer_D", "state"), "its entry optimizer_D does not fit: no state of any parameter"),
+    "negative count": (
+        put(torch.tensor(-5.0), "optimizer_G", "state", 0, "step"),
+        "step of parameter 0 has other values",
     ),
     "tracker is null": (put(None, "lipschitz"), "its entry lipschitz does not fit"),
     "vector is null": (put(None, "lipschitz", None), "its entry lipschitz does not fit"),
@@ -118,6 +123,16 @@ def test_without_another_checkpoint_the_reason_is_one_line(copied_run, state, ca
     assert main(["--out", str(copied_run), "--device", "cpu", "--resume"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "step_00000004.pt: its entry D does not fit: Missing key" in line
+
+
+def test_log_is_not_begun_again_where_the_checkpoints_are_gone(copied_run, capsys):
+    (copied_run / "checkpoints").rename(copied_run / "elsewhere")
+    before = read_files(copied_run)
+    assert main(["--out", str(copied_run), "--device", "cpu", "--resume", "checkpoint.every=3"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "was trained to step 4, but" in line
+    assert "has no checkpoint; restore that folder" in line
+    assert read_files(copied_run) == before
 
 
 @pytest.mark.parametrize(
