@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 from gan.compare.csv_files import Row, read_results
@@ -32,15 +33,27 @@ def find_cells(folder: GridFolder, base: Any) -> dict[str, dict[str, Any]]:
             except UserError:
                 continue
             overrides = [*_get_overrides(to_plain(base), to_plain(config)), f"seed={seed}"]
-        cells[name] = {"arm": arm, "seed": seed, "axes": _get_axes(rows.get(name, {})), "overrides": overrides}
+        cells[name] = {"arm": arm, "seed": seed, "axes": _get_axes(rows.get(name, {}), arm), "overrides": overrides}
     return cells
 
 
-def _get_axes(row: Row) -> dict[str, str]:
-    """Return the values of the axes of a cell, whose columns are those between `arm` and `seed`."""
+def _get_axes(row: Row, arm: str) -> dict[str, str]:
+    """Return the values of the axes of a cell, whose columns are those between `arm` and `seed`.
+
+    A number is written as in the name of the arm: `1e-3` and not `0.001`, which would be another value.
+    """
     keys = list(row)
     names = keys[keys.index("arm") + 1 : keys.index("seed")] if row else []
-    return {name: f"{row[name]:g}" if isinstance(row[name], float) else row[name] for name in names}
+    return {name: _write(name, row[name], arm) if isinstance(row[name], float) else row[name] for name in names}
+
+
+def _write(key: str, value: float, arm: str) -> str:
+    for part in arm.split(","):
+        suffix, _, text = part.partition("=")
+        with suppress(ValueError):
+            if f".{key}".endswith(f".{suffix}") and float(text) == value:
+                return text
+    return f"{value:g}"
 
 
 def _get_overrides(old: Any, new: Any, key: str = "") -> list[str]:

@@ -148,3 +148,16 @@ def test_lost_description_is_made_again_from_cells_and_results(tmp_path, tiny_co
     assert load_description(folder) == again
     complete = extend_description(folder, tiny_config, base, cells, None)
     assert complete.cells[cells[-1].name] == whole.cells[cells[-1].name]
+
+
+def test_lost_axes_are_written_as_before(tmp_path, tiny_config):
+    folder = GridFolder(tmp_path / "grid")
+    axes = ["optimizer.generator.lr,optimizer.discriminator.lr=1e-3,2e-4", "optimizer.discriminator.eps=1e-8,0.10"]
+    arms = build_arms([parse_axis(axis) for axis in axes], [])
+    cells = build_cells(tiny_config, [], arms, [0])
+    rows = [
+        {"cell": cell.name, "arm": cell.arm.name, **cell.arm.axes, "seed": 0, "status": "finished"} for cell in cells
+    ]
+    write_table(folder.results_file, rows)
+    again = extend_description(folder, tiny_config, load_config(Config, tiny_config), cells[:1], None)
+    assert [again.cells[cell.name]["axes"] for cell in cells] == [cell.arm.axes for cell in cells]
