@@ -56,9 +56,9 @@ def check_optimizer(name: str, optimizer: torch.optim.Optimizer, state: Mapping[
     saved = entry.get("state") if isinstance(entry, dict) else None
     if not isinstance(saved, dict) or not saved.keys() <= set(range(len(parameters))):
         raise ValueError(f"its entry {name} does not fit: not the state of {len(parameters)} parameters")
-    if not saved and state.get("step"):  # single parameters may never have had a gradient
-        raise ValueError(f"its entry {name} does not fit: no state of any parameter")
     expected = _take_step(optimizer, parameters[0])
+    if not saved and state.get("step") and _get_names(expected):  # single parameters may never have had a gradient
+        raise ValueError(f"its entry {name} does not fit: no state of any parameter")
     for index, values in saved.items():
         if not isinstance(values, dict) or _get_names(values) != _get_names(expected):
             raise ValueError(f"its entry {name} does not fit: not the state of {type(optimizer).__name__}")

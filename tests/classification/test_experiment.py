@@ -14,7 +14,7 @@ def test_state_that_does_not_fit_is_refused_and_changes_nothing(build, momentum)
     training_step(experiment, *draw_batch(experiment))
     state, before = experiment.state_dict(), copy.deepcopy(other.state_dict())
     weight = next(iter(state["network"]))
-    groups = state["optimizer"]["param_groups"]
+    groups, moments = state["optimizer"]["param_groups"], state["optimizer"]["state"]
     changes = {
         "step is not a whole number": {"step": None},
         "entry delta does not fit": {"delta": torch.zeros(3)},
@@ -22,8 +22,10 @@ def test_state_that_does_not_fit_is_refused_and_changes_nothing(build, momentum)
         "entry network does not fit: Unexpected key": {"network": state["network"] | {"other": torch.zeros(3)}},
         "entry optimizer does not fit: not the state of": {"optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}},
         "entry optimizer does not fit": {"optimizer": None},
-        "other groups of parameters": {"optimizer": {"state": {}, "param_groups": []}},
-        "no dampening, lr, momentum": {"optimizer": {"state": {}, "param_groups": [{"params": groups[0]["params"]}]}},
+        "other groups of parameters": {"optimizer": {"state": moments, "param_groups": []}},
+        "no dampening, lr, momentum": {
+            "optimizer": {"state": moments, "param_groups": [{"params": groups[0]["params"]}]}
+        },
         "entry lipschitz does not fit": {"lipschitz": [1]},
     }
     for reason, change in changes.items():
