@@ -13,15 +13,18 @@ from pathlib import Path
 
 from classification.build import build_experiment
 from classification.config import Config
+from classification.experiment import load_state
 from classification.loop import train
 from classification.start import check_start
 from classification.summary import format_accuracies
+from gan.data.contents import withdraw_permission
 from gan.evaluation.lipschitz import explain_unmeasured
 from gan.evaluation.trained_classifiers import CLASSIFIER
 from gan.options.loader import dump_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints
 from gan.run.cli import TrainingParser, select_run
+from gan.run.lock import check_lock
 from gan.run.start import require_all
 from gan.run.summary import format_table, lipschitz_rows, read_last_values
 from gan.runtime.allocator import keep_freed_memory
@@ -29,6 +32,7 @@ from gan.runtime.command import exit_code
 from gan.runtime.device import select_device
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
+from gan.runtime.text import printable
 from gan.runtime.weights import export_network
 from models import ImageShape
 from models.normalizations import describe_untouched
@@ -39,10 +43,10 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "classification" / "digits.
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
-    0 after success, 2 after a user error, 3 when training diverged, 143 after SIGTERM and 130 after Ctrl-C.
+    0 after success, 2 after a user error, 3 when training diverged, 130 after Ctrl-C, 143 after SIGTERM, and so on.
     """
     parser = TrainingParser("train_classifier.py", "Train a classifier from a YAML config.", Config, DEFAULT_CONFIG)
-    return exit_code(lambda: run(parser.parse_intermixed_args(argv)))
+    return exit_code(lambda: run(parser.parse_intermixed_args(argv)), prints_results=False)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -54,13 +58,13 @@ def run(options: argparse.Namespace) -> None:
     set_deterministic(config.train.deterministic)
     experiment = build_experiment(config, config.data.load(), device)
     with run_folder.hold(folder, is_new=saved is None):
-        state = Checkpoints(folder, config).load_newest(device) if saved is not None else None
+        state = Checkpoints(folder, config).load_newest(device, experiment.check_state) if saved else None
         if state is not None:
-            experiment.load_state_dict(state)
+            load_state(experiment, folder, state)
         note = describe_untouched(experiment.network, config.classifier.normalization)
-        run_folder.write_config(folder, config, [] if note is None else [f"classifier: {note}"])
+        run_folder.write_config(folder, withdraw_permission(config), [] if note is None else [f"classifier: {note}"])
         sets = experiment.sets
-        print(f"{folder}: step {experiment.step} of {config.train.steps} on {device}")
+        print(f"{printable(folder)}: step {experiment.step} of {config.train.steps} on {device}")
         print(f"images: {len(sets.rows)} training, {len(sets.validation_rows)} validation, {len(sets.test)} test")
         for line in explain_unmeasured(experiment.tracker):
             print(line)
@@ -68,11 +72,12 @@ def run(options: argparse.Namespace) -> None:
             train(experiment, folder, interrupt)
         _, channels, side, _ = sets.train.images.shape
         image = ImageShape(channels, side, sets.train.num_classes)
+        check_lock(folder)
         export_network(folder / CLASSIFIER, experiment.network, dump_config(config), image=image)
         numbers = read_last_values(folder)
         print("\n" + format_accuracies(numbers, config.eval.attack, len(sets.test)))
         print("\n" + format_table(lipschitz_rows(numbers, "classifier")))
-        print(f"\nrun folder:   {folder}\nTensorBoard:  tensorboard --logdir {folder}")
+        print(f"\nrun folder:   {printable(folder)}\nTensorBoard:  tensorboard --logdir {printable(folder)}")
 
 
 if __name__ == "__main__":

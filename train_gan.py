@@ -13,9 +13,11 @@ from pathlib import Path
 
 from gan.config import Config
 from gan.data import Splits
+from gan.data.contents import withdraw_permission
 from gan.evaluation.lipschitz import explain_unmeasured
 from gan.run import folder as run_folder
 from gan.run.cli import TrainingParser, select_run
+from gan.run.lock import check_lock
 from gan.run.start import require_all
 from gan.run.summary import format_results, read_last_values
 from gan.runtime.allocator import keep_freed_memory
@@ -24,6 +26,7 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import broadcast_network, call_on_rank_zero, local_rank_zero_first, process_group, rank
 from gan.runtime.interrupt import Interrupt
 from gan.runtime.rng import set_deterministic
+from gan.runtime.text import printable
 from gan.runtime.weights import GENERATOR
 from gan.training.build import build_experiment, describe_normalizations
 from gan.training.experiment import Experiment
@@ -38,10 +41,10 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
-    0 after success, 2 after a user error, 3 when training diverged, 143 after SIGTERM and 130 after Ctrl-C.
+    0 after success, 2 after a user error, 3 when training diverged, 130 after Ctrl-C, 143 after SIGTERM, and so on.
     """
     parser = TrainingParser("train_gan.py", "Train a GAN from a YAML config.", Config, DEFAULT_CONFIG)
-    return exit_code(lambda: run(parser.parse_intermixed_args(argv)), distributed=True)
+    return exit_code(lambda: run(parser.parse_intermixed_args(argv)), distributed=True, prints_results=False)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -57,20 +60,23 @@ def run(options: argparse.Namespace) -> None:
         config = start.config
         keep_freed_memory()
         set_deterministic(config.train.deterministic)
-        with local_rank_zero_first():
-            splits = config.data.load()
-        experiment = build_experiment(config, splits, device)
         with run_folder.hold(folder, is_new=saved is None):
+            print(f"{printable(folder)}: loading the data and the metrics")
+            with local_rank_zero_first():
+                splits = config.data.load()
+            experiment = build_experiment(config, splits, device)
             if saved is not None:
                 resume(experiment, folder)
             for network, _ in experiment.networks.values():
                 broadcast_network(network)  # another machine may have computed other initial weights
             if rank() == 0:
-                run_folder.write_config(folder, config, [*start.notes, *describe_normalizations(experiment)])
+                notes = [*start.notes, *describe_normalizations(experiment)]
+                run_folder.write_config(folder, withdraw_permission(config), notes)
             print_start(experiment, folder)
             with Interrupt() as interrupt:
                 train(experiment, folder, interrupt)
             if rank() == 0:
+                check_lock(folder)
                 export_generator(folder / GENERATOR, get_trained_generator(experiment))
             print_results(experiment, folder, splits)
 
@@ -78,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
 def print_start(experiment: Experiment, folder: Path) -> None:
     """Print where training starts, and which Lipschitz numbers are not available."""
     train = experiment.config.train
-    print(f"{folder}: step {experiment.step} of {train.steps} on {experiment.device} in {train.precision}")
+    print(f"{printable(folder)}: step {experiment.step} of {train.steps} on {experiment.device} in {train.precision}")
     for line in explain_unmeasured(experiment.tracker):
         print(line)
 
@@ -91,7 +97,8 @@ def print_results(experiment: Experiment, folder: Path, splits: Splits) -> None:
     if evaluator is not None and set(evaluator.extractors) == {"digits"}:  # fast enough to compute every time
         real = evaluator.score_images(splits.train.images, experiment.device, splits.train.labels)
     print("\n" + format_results(read_last_values(folder), metrics, real))
-    print(f"\nrun folder:   {folder}\nsamples:      {folder}/samples\nTensorBoard:  tensorboard --logdir {folder}")
+    name = printable(folder)
+    print(f"\nrun folder:   {name}\nsamples:      {name}/samples\nTensorBoard:  tensorboard --logdir {name}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from classification.config import Config, StandardizeConfig
 from classification.data import LabelledSets, build_sets
 from classification.experiment import Experiment
 from gan.data import Sampler, Splits
+from gan.data.contents import get_contents
 from gan.objectives.regularizers import REGULARIZERS
 from gan.objectives.regularizers.weight import WeightPenalty
 from gan.runtime import rng
@@ -34,6 +35,7 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
     image = torch.zeros(1, *sets.train.images.shape[1:], device=device)
     return Experiment(
         config=config,
+        contents=get_contents(splits),
         device=device,
         network=network,
         optimizer=optimizer,

@@ -10,7 +10,7 @@ from gan.objectives.regularizers import Regularizer
 from gan.run.options import CheckpointConfig, LogConfig
 from models import ClassifierConfig
 from models.networks.classifiers import ResNet10Config
-from models.ranges import AT_LEAST_0, AT_LEAST_1, Range
+from models.ranges import AT_LEAST_0, AT_LEAST_1, REPEATS, Range
 
 GrayLevels = Annotated[float, Range(min=0, max=255)]
 
@@ -101,9 +101,9 @@ class AttackConfig:
     """Largest perturbation of a pixel, in gray levels (1/255)"""
     step: GrayLevels = 2.0
     """Step size of PGD, in gray levels (1/255)"""
-    iterations: Annotated[int, AT_LEAST_1] = 20
+    iterations: Annotated[int, REPEATS] = 20
     """Steps of PGD"""
-    restarts: Annotated[int, AT_LEAST_1] = 1
+    restarts: Annotated[int, REPEATS] = 1
     """Random starts of PGD; an image counts as correct only if it is correct after all of them"""
 
 

@@ -14,16 +14,18 @@ from classification.build import build_experiment
 from classification.config import AttackConfig, Config, EvalConfig
 from classification.corruptions import SEVERITIES, corrupt
 from classification.data import iterate_batches
+from classification.experiment import load_state
 from classification.summary import attack_tags, format_accuracies
 from gan.data import ImageData
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
-from gan.run.checkpoint import load_newest_or_best
+from gan.run.checkpoint import Checkpoints
 from gan.run.summary import format_table
 from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
+from gan.runtime.text import printable
 from metrics.lipschitz.eval_mode import eval_mode
 
 CORRUPTION_SEED = 0  # the corrupted test images are the same in every run, so that runs can be compared
@@ -111,15 +113,16 @@ def main(argv: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> None:
     """Print the accuracies of a checkpoint on test images."""
     for text in options.overrides:
-        if not text.startswith("eval."):
+        if not text.startswith(("eval.", "data.allow_changes=")):
             raise UserError(f"{text}: only keys of `eval` can be changed here")
     device = select_device(options.device)
     config = load_config(Config, run_folder.config_path(options.run), options.overrides)
-    state = load_newest_or_best(options.run, config, device, options.checkpoint)
+    checkpoints = Checkpoints(options.run, config)
+    checkpoints.require(options.checkpoint)  # before the data set is loaded
     experiment = build_experiment(config, config.data.load(), device)
-    experiment.load_state_dict(state)
+    load_state(experiment, options.run, checkpoints.load(options.checkpoint, device, experiment.check_state))
     test = experiment.sets.test
-    print(f"{options.run}: step {experiment.step}, {len(test)} test images\n")
+    print(f"{printable(options.run)}: step {experiment.step}, {len(test)} test images\n")
     numbers = measure_accuracies(experiment.network, test, config.eval, config.seed, device)
     print(format_accuracies(numbers, config.eval.attack, len(test)))
     if options.by_class:

@@ -1,6 +1,7 @@
 """The live objects of a classifier's training run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +10,18 @@ from torch import Tensor, nn
 from classification.config import Config
 from classification.data import LabelledSets
 from gan.data import Sampler
+from gan.data.contents import Contents, refuse_changes
 from gan.objectives.regularizers.weight import WeightPenalty
 from gan.run.divergence import Networks
+from gan.run.state import (
+    check_contents,
+    check_counts,
+    check_module,
+    check_optimizer,
+    check_options,
+    check_tensors,
+    get_entry,
+)
 from metrics.lipschitz import LipschitzTracker
 
 
@@ -19,6 +30,8 @@ class Experiment:
     """The live objects of a classifier's training run, created by `classification.build`."""
 
     config: Config
+    contents: Contents
+    """What identifies the images of the data set"""
     device: torch.device
     network: nn.Module
     """Images (B, C, H, W) in [0, 1] -> logits (B, num_classes)"""
@@ -48,14 +61,36 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that later steps depend on."""
-        state = {"step": self.step, "delta": self.delta}
+        state = {"step": self.step, "delta": self.delta, "data": self.contents}
         return state | {name: part.state_dict() for name, part in self._stateful().items()}
 
+    def check_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state of this run unchanged. Raises ValueError if it cannot be loaded: it may be of another version.
+
+        The experiment is not changed.
+        """
+        check_counts(state, "step")
+        check_contents(state)
+        delta = get_entry(state, "delta")
+        if not isinstance(delta, Tensor) or delta.shape != self.delta.shape:
+            raise ValueError("its entry delta does not fit: it has another shape")
+        check_module("network", self.network, state)
+        check_optimizer("optimizer", self.optimizer, state)
+        check_options("optimizer", self.optimizer, state)
+        check_tensors("lipschitz", state)
+        return state
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
+        """Restore a state that `check_state` accepts."""
         self.step, self.delta = state["step"], state["delta"]
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
 
     def _stateful(self) -> dict[str, Any]:
         return {"network": self.network, "optimizer": self.optimizer, "lipschitz": self.tracker}
+
+
+def load_state(experiment: Experiment, folder: Path, state: dict[str, Any]) -> None:
+    """Restore a state of the run in `folder`. Raises UserError if the run began with other images."""
+    refuse_changes(folder, state.get("data"), experiment.contents, experiment.config.data.allow_changes)
+    experiment.load_state_dict(state)

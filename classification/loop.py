@@ -68,7 +68,7 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
                 recorder.logger.histograms(experiment.step, spectra)
 
             if saves or signal_number is not None:
-                recorder.checkpoints.save(experiment.state_dict())
+                recorder.save(experiment.state_dict())
             if signal_number is not None:
                 stop_interrupted(signal_number, experiment.step)
             if evaluates:
@@ -106,7 +106,7 @@ def evaluate(experiment: Experiment, recorder: Recorder) -> None:
             experiment.network, sets.train, config.eval.batch_size, experiment.device, sets.validation_rows
         )
         if recorder.is_best(VALIDATION, value, higher_is_better=True):
-            recorder.checkpoints.save_best(experiment.state_dict())
+            recorder.save_best(experiment.state_dict())
         numbers[VALIDATION] = value
     if experiment.step == config.train.steps:
         numbers |= measure_accuracies(experiment.network, sets.test, config.eval, config.seed, experiment.device)

@@ -15,8 +15,8 @@ from scipy.special import stdtr
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from gan.compare.csv_files import read_table  # noqa: E402
 from gan.compare.report import statistics  # noqa: E402
-from gan.compare.results import read_table  # noqa: E402
 from gan.compare.status import FINISHED  # noqa: E402
 from gan.compare.tags import get_primary_metric  # noqa: E402
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from gan.config import Config
+from gan.data.prepared import expand_path
 from gan.evaluation.lipschitz import explain_unmeasured
+from gan.options.loader import load_config
+from gan.run import folder as run_folder
 from gan.run.summary import format_table
-from gan.runtime.command import Parser, exit_code
+from gan.runtime.command import Parser, exit_code, split_overrides
+from gan.runtime.text import printable
 from gan.training.build import build_tracker
 from gan.training.lipschitz import draw_points, lipschitz_audit, lipschitz_numbers
 from gan.training.restore import restore_experiment
@@ -35,15 +41,25 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         parser = Parser(prog="python -m gan.audit", description="Audit the Lipschitz constants of a run's networks.")
-        parser.add_argument("run", type=Path, help="run folder")
-        print(audit(parser.parse_args(argv).run))
+        parser.add_argument(
+            "run", nargs="+", metavar="RUN [key=value ...]", help="run folder, and keys such as data.root"
+        )
+        words, overrides = split_overrides(parser.parse_args(argv).run)
+        if len(words) != 1:
+            parser.error("give one run folder")
+        print(audit(expand_path(words[0], "RUN"), overrides))
 
     return exit_code(command)
 
 
-def audit(folder: Path) -> str:
-    """Return the tables for the newest checkpoint of a run, measured in double precision on the CPU."""
-    restored = restore_experiment(folder, torch.device("cpu"), metrics=())
+def audit(folder: Path, overrides: Sequence[str] = ()) -> str:
+    """Return the tables for the newest checkpoint of a run, measured in double precision on the CPU.
+
+    `overrides` change keys of its config that a run may change, such as where its data are.
+    """
+    saved, config = (load_config(Config, run_folder.config_path(folder), changes) for changes in ((), overrides))
+    run_folder.refuse_changes(folder, saved, config)
+    restored = restore_experiment(folder, torch.device("cpu"), overrides, metrics=())
     D = restored.D.double()  # in place, because the restored networks are used only here
     restored.ema.network.double()
     tracker = build_tracker(D, restored.inputs.sampler.images, restored.image_shape.num_classes, ITERATIONS)
@@ -55,7 +71,9 @@ def audit(folder: Path) -> str:
     if certified == "none":
         images, y = draw_points(experiment, experiment.ema.network)
         certified = str(certify(D, images.shape[1:], None if y is None else y[:1]))
-    return "\n\n".join([f"{folder}, step {restored.step}", layers, network_table(numbers, certified), EXPLANATION])
+    return "\n\n".join(
+        [f"{printable(folder)}, step {restored.step}", layers, network_table(numbers, certified), EXPLANATION]
+    )
 
 
 def layer_table(D: nn.Module, tracker: LipschitzTracker, numbers: dict[str, float], spectra: dict[str, Tensor]) -> str:

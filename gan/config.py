@@ -14,7 +14,7 @@ from gan.runtime.precision import Precision
 from metrics.catalog import parse_protocols
 from models import DiscriminatorConfig, GeneratorConfig
 from models.networks.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
-from models.ranges import AT_LEAST_0, AT_LEAST_1, Range
+from models.ranges import AT_LEAST_0, AT_LEAST_1, REPEATS, Range
 
 Beta = Annotated[float, Range(min=0, max=0.999999)]
 
@@ -49,9 +49,9 @@ class TrainConfig:
     """Generator updates"""
     batch_size: Annotated[int, AT_LEAST_1] = 64
     """Real images, and as many generated images, in a discriminator update"""
-    generator_batch_size: Annotated[int, AT_LEAST_1] | None = None
+    generator_batch_size: Annotated[int, Range(min=1, max=1_000_000)] | None = None
     """Generated images in a generator update (null: batch_size)"""
-    n_critic: Annotated[int, AT_LEAST_1] = 1
+    n_critic: Annotated[int, REPEATS] = 1
     """Discriminator updates for each generator update"""
     first: Literal["discriminator", "generator"] = "discriminator"
     """Network that is updated first in a step (in Miyato's code: the generator)"""

@@ -2,11 +2,10 @@
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +19,15 @@ from gan.evaluation.image_folders import Decoding, compare_folders, save_statist
 from gan.evaluation.stand_ins import find_missing_weights
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
+from gan.run.evaluations import CLASSIFIER, RESULTS, Evaluations
+from gan.run.start import check_writable
 from gan.run.summary import format_table
-from gan.runtime.command import Parser, exit_code
+from gan.runtime.command import Parser, exit_code, split_overrides, whole_number
 from gan.runtime.device import select_device
 from gan.runtime.distributed import process_group, rank
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_text
-from gan.runtime.weights import get_fingerprint
+from gan.runtime.files import write_json
+from gan.runtime.text import printable
 from gan.training.build import build_experiment
 from gan.training.generator_file import is_generator_file, load_generator, read_generator_config
 from gan.training.inputs import Inputs
@@ -35,9 +36,7 @@ from metrics.catalog import parse_protocol, parse_protocols
 from metrics.estimate import Estimate, format_estimate
 from models.calls import call_network
 
-RESULTS = "evaluation.json"
 CLASSIFIER_SPACE = "classifier"
-"""Feature space, and the entry of the results that names its classifier"""
 MAX_SIDE = 4096  # pixels
 MAX_SEEDS = 1000
 
@@ -57,25 +56,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder or .safetensors file")
     parser.add_argument("--images", nargs="+", metavar="DIR", help="folders or archives of generated and real images")
     parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run, or fid and kid for folders")
-    parser.add_argument("--num-samples", type=int, help="number of generated images, for all metrics")
-    parser.add_argument("--seeds", type=int, help="number of sets of latents to evaluate (default: 1)")
+    parser.add_argument("--num-samples", type=whole_number, help="number of generated images, for all metrics")
+    parser.add_argument("--seeds", type=whole_number, help="number of sets of latents to evaluate (default: 1)")
     parser.add_argument("--checkpoint", choices=("newest", "best"), help="(default: newest)")
     parser.add_argument("--save-statistics", type=path, metavar="FILE.npz", help="write FID statistics of --images DIR")
     parser.add_argument("--out", type=path, help=f"JSON file to write (default: {RESULTS} in a run folder)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
-    parser.add_argument("--resize", type=int, metavar="N", help="crop images to squares, and resize them to N x N")
+    parser.add_argument("--resize", type=whole_number, metavar="N", help="crop images to squares, resized to N x N")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
     options = parser.parse_intermixed_args(argv)
-    words = [*options.run, *(options.images or []), *(options.metrics or [])]
-    options.overrides = [word for word in words if "=" in word]
-    runs = [expand_path(word, "RUN") for word in options.run if "=" not in word]
+    words, options.overrides = split_overrides(options.run)
+    runs = [expand_path(word, "RUN") for word in words]
+    for name in ("images", "metrics"):  # each takes all words that follow it
+        if getattr(options, name) is not None:
+            words, overrides = split_overrides(getattr(options, name))
+            setattr(options, name, words)
+            options.overrides += overrides
     if len(runs) + (options.images is not None) != 1:
         parser.error("give either one run folder or --images DIR_A DIR_B")
     options.run = runs[0] if runs else None
-    if options.metrics is not None:
-        options.metrics = [word for word in options.metrics if "=" not in word]
     if options.images is not None:
-        options.images = [expand_path(word, "--images") for word in options.images if "=" not in word]
+        options.images = [expand_path(word, "--images") for word in options.images]
     elif options.resize is not None or options.skip_corrupt or options.save_statistics:
         parser.error("--resize, --skip-corrupt and --save-statistics are options of --images")
     if options.images is not None:
@@ -114,22 +115,36 @@ def evaluate_folders(options: argparse.Namespace, device: torch.device) -> None:
     print(f"images are compared {decoding}")
     if options.save_statistics:
         path, overrides = options.save_statistics, options.overrides
+        _check_target(path, "--save-statistics")
+        if path.exists():
+            raise UserError(f"--save-statistics {path} already exists; choose another name")
         _print_skipped(save_statistics(options.images[0], path, decoding, overrides, device))
         return
+    if options.out is not None:
+        _check_target(options.out, "--out")
     fake, real = options.images
     names = options.metrics or ["fid", "kid"]
-    scores, skipped, classifier = compare_folders(fake, real, names, decoding, options.overrides, device)
+    overrides = options.overrides
+    scores, skipped, classifier = compare_folders(fake, real, names, decoding, overrides, device, _print_scores)
     _print_skipped(skipped)
-    print(format_table([("", "value"), *((name, format_estimate(value, 6)) for name, value in scores.items())]))
+    print("\n" + format_table([("", "value"), *((name, format_estimate(value, 6)) for name, value in scores.items())]))
     if options.out is not None:
         results = {"images": list(map(str, options.images)), "decoding": str(decoding), "skipped": skipped}
-        results |= {} if classifier is None else {CLASSIFIER_SPACE: classifier}
+        results |= {} if classifier is None else {CLASSIFIER: classifier}
         spreads = {name: value.std for name, value in scores.items() if isinstance(value, Estimate)}
-        _write(options.out, {**results, "metrics": scores, **({"std": spreads} if spreads else {})})
+        if rank() == 0:
+            write_json(options.out, {**results, "metrics": scores, **({"std": spreads} if spreads else {})})
+
+
+def _check_target(path: Path, option: str) -> None:
+    """Raise UserError if a file cannot be written, before the hours in which its content is computed."""
+    check_writable(path.parent, option)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option} {path} is not a regular file; choose another name")
 
 
 def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
-    """Evaluate a checkpoint with one or more sets of latents, and add the results to the JSON file."""
+    """Evaluate a checkpoint with one or more sets of latents. Print and save the metrics of each of them at once."""
     saved, config = (_load_config(options.run, overrides) for overrides in ((), options.overrides))
     run_folder.refuse_changes(options.run, saved, config)
     try:
@@ -140,40 +155,42 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
         raise UserError(f"--metrics: {error}") from None
     if not protocols:
         raise UserError("the run has no metrics; choose some with --metrics")
+
+    path = options.out or (None if is_generator_file(options.run) else options.run / RESULTS)
+    needs_classifier = any(protocol.features == CLASSIFIER_SPACE for protocol in protocols)
+    classifier = config.metrics.classifier if needs_classifier else None
+    results = Evaluations(path, classifier) if path is not None and rank() == 0 else None
     names = select_available(list(dict.fromkeys(map(str, protocols))), config)
     evaluator, inputs, G, trained_steps = _restore(options, config, names, device)
 
-    path = options.out or (None if is_generator_file(options.run) else options.run / RESULTS)
-    results = {} if path is None else _read(path)
-    if path is not None and CLASSIFIER_SPACE in evaluator.extractors:
-        _record_classifier(results, path, config.metrics.classifier or "")
-    step = f"step_{trained_steps:08d}"
-    entry = results.setdefault(step, {})
-    seeds = [config.seed + i for i in range(options.seeds)]
-    estimates: dict[str, list[Estimate]] = {}
-    for seed in seeds:
-        for name, value in evaluate_seed(G, inputs, evaluator, seed).items():
-            entry.setdefault(name, {})[str(seed)] = value
-            if isinstance(value, Estimate):
-                results.setdefault("std", {}).setdefault(step, {}).setdefault(name, {})[str(seed)] = value.std
-                estimates.setdefault(name, []).append(value)
-    if path is not None:
-        _write(path, results)
+    print(f"{printable(options.run)}, step {trained_steps}, averaged generator")
+    scores: list[dict[str, float]] = []
+    for seed in range(config.seed, config.seed + options.seeds):
+        scores.append(evaluate_seed(G, inputs, evaluator, seed))
+        print(f"seed {seed}: ", end="")
+        _print_scores(scores[-1])
+        if results is not None:
+            results.add(f"step_{trained_steps:08d}", seed, scores[-1])
 
-    rows = [("", "mean", "std", "n")]
-    for protocol in evaluator.protocols:
-        name = str(protocol)
-        values = [entry[name][str(seed)] for seed in seeds]
-        mean, spread = statistics.fmean(values), f"{statistics.stdev(values):.3g}" if len(values) > 1 else ""
-        if name in estimates:
-            mean = Estimate(mean, statistics.fmean(estimate.std for estimate in estimates[name]))
-        rows.append((name, format_estimate(mean, 6), spread, str(len(values))))
-    print(f"{options.run}, step {trained_steps}, averaged generator; n: number of sets of latents\n")
-    print(format_table(rows))
-    if estimates:
-        print("\n±: standard deviation over the splits (IS) or the subsets (KID) of one set of latents")
+    print("\n" + format_table([("", "mean", "std", "n"), *(_summarize(name, scores) for name in scores[0])]))
+    print("\nn: number of sets of latents, one for each seed")
+    if any(isinstance(value, Estimate) for value in scores[0].values()):
+        print("±: standard deviation over the splits (IS) or the subsets (KID) of one set of latents")
     if path is not None:
-        print(f"\n{path}")
+        print(f"\n{printable(path)}")
+
+
+def _print_scores(scores: Mapping[str, float]) -> None:
+    print(", ".join(f"{name} {format_estimate(value, 6)}" for name, value in scores.items()))
+
+
+def _summarize(name: str, scores: Sequence[Mapping[str, float]]) -> tuple[str, str, str, str]:
+    """Return a row of the table: the mean and the standard deviation of a metric over the seeds."""
+    values = [of_seed[name] for of_seed in scores]
+    mean, spread = statistics.fmean(values), f"{statistics.stdev(values):.3g}" if len(values) > 1 else ""
+    if spreads := [value.std for value in values if isinstance(value, Estimate)]:
+        mean = Estimate(mean, statistics.fmean(spreads))
+    return name, format_estimate(mean, 6), spread, str(len(values))
 
 
 def _load_config(run: Path, overrides: Sequence[str]) -> Config:
@@ -232,53 +249,6 @@ def _print_skipped(skipped: Sequence[str]) -> None:
     if skipped:
         more = ", ..." if len(skipped) > 1 else ""
         print(f"skipped {len(skipped)} images that cannot be read ({skipped[0]}{more})")
-
-
-def _read(path: Path) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if not _is_results(results):
-            raise ValueError("it has other contents than the results of a run")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot add results to {path}: {error}; move the file or choose another --out") from None
-    return results
-
-
-def _record_classifier(results: dict, path: Path, name: str) -> None:
-    """Add the name of the metrics' classifier to results. Raises UserError if they have metrics of another one."""
-    earlier = results.setdefault(CLASSIFIER_SPACE, name)
-    if get_fingerprint(earlier) != get_fingerprint(name):
-        raise UserError(
-            f"{path} has metrics of another classifier ({earlier}, not {name}), which cannot be compared with these;"
-            " choose another --out"
-        )
-
-
-def _is_results(value: object) -> bool:
-    """Return whether a value has the form of the results of a run."""
-    if not isinstance(value, dict):
-        return False
-    rest = {name: child for name, child in value.items() if name not in ("std", CLASSIFIER_SPACE)}
-    is_named = isinstance(value.get(CLASSIFIER_SPACE, ""), str)
-    return is_named and _is_nested(rest, 3) and _is_nested(value.get("std", {}), 3)
-
-
-def _is_nested(value: object, levels: int) -> bool:
-    """Return whether a value consists of `levels` levels of dicts."""
-    if levels == 0:
-        return not isinstance(value, dict)
-    return isinstance(value, dict) and all(_is_nested(child, levels - 1) for child in value.values())
-
-
-def _write(path: Path, results: dict) -> None:
-    if rank() != 0:
-        return
-    try:
-        write_text(path, json.dumps(results, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write to --out {path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

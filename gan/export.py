@@ -10,6 +10,7 @@ import torch
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
+from gan.runtime.text import printable
 from gan.training.generator_file import TrainedGenerator, export_generator, load_generator
 from gan.training.restore import restore_generator
 
@@ -60,7 +61,7 @@ def export_onnx(path: Path, generator: TrainedGenerator) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after a user error."""
-    return exit_code(lambda: run(parse(argv)))
+    return exit_code(lambda: run(parse(argv)), prints_results=False)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
         export_onnx(options.out, generator)
     else:
         export_generator(options.out, generator, bf16=options.bf16)
-    print(options.out)
+    print(printable(options.out))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from gan.data.grids import sample_grid, save_png
 from gan.evaluation.extractors import build_extractor
 from gan.evaluation.features import extract_image_features
 from gan.evaluation.reference import load_reference
+from gan.run.start import check_writable
 from gan.runtime import rng
-from gan.runtime.command import Parser, exit_code, png_path
+from gan.runtime.command import Parser, exit_code, png_path, whole_number
 from gan.runtime.device import select_device
 from gan.runtime.errors import UserError
+from gan.runtime.text import printable
 from gan.training.generator_file import TrainedGenerator
 from gan.training.inputs import draw_latents
 from gan.training.restore import restore_generator
@@ -30,7 +32,7 @@ NEIGHBORS = 7  # training images next to a sample
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after a user error."""
-    return exit_code(lambda: run(parse(argv)))
+    return exit_code(lambda: run(parse(argv)), prints_results=False)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -38,14 +40,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m gan.sample", description="Draw samples from the averaged generator of a run.")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or .safetensors file")
     parser.add_argument(
-        "-n", type=int, default=64, help="number of images, or of rows with --interpolate or --nearest (default: 64)"
+        "-n",
+        type=whole_number,
+        default=64,
+        help="number of images, or of rows with --interpolate or --nearest (default: 64)",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=png_path, help="PNG file to write: a grid of all images")
     target.add_argument("--out-dir", type=Path, help="folder to create, with one PNG file per image")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the latents (default: 0)")
+    parser.add_argument("--seed", type=whole_number, default=0, help="seed of the latents (default: 0)")
     parser.add_argument(
-        "--label", type=int, help="class of all images, for a conditional generator (default: drawn as in training)"
+        "--label",
+        type=whole_number,
+        help="class of all images, for a conditional generator (default: drawn as in training)",
     )
     parser.add_argument(
         "--truncation", type=float, metavar="T", help="redraw entries of z outside [-T, T] (Brock et al., 2019)"
@@ -73,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
     target = options.out or options.out_dir
     if target.exists():
         raise UserError(f"{target} already exists; choose another --{'out' if options.out else 'out-dir'}")
+    check_writable(target.parent, "--out" if options.out else "--out-dir")
     device = select_device(options.device)
     generator = restore_generator(options.run, device, options.checkpoint)
     classes = generator.image.num_classes
@@ -89,11 +97,11 @@ def run(options: argparse.Namespace) -> None:
     if options.out is not None:
         columns = STEPS if options.interpolate else 1 + NEIGHBORS
         save_png(options.out, sample_grid(images, generator.config.data.stacked, columns))
-        print(options.out)
+        print(printable(options.out))
     else:
         for number, image in enumerate(images):
             save_png(options.out_dir / f"{number:06d}.png", image)
-        print(f"{len(images)} images in {options.out_dir}")
+        print(f"{len(images)} images in {printable(options.out_dir)}")
 
 
 def draw(

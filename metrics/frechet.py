@@ -4,14 +4,12 @@ All computations use double precision. In single precision, the distance between
 """
 
 import math
-import os
-import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -100,28 +98,21 @@ class FeatureStatistics:
         count = int(state["count"]) if "count" in state else None
         return cls(state["mean"], state["covariance"], count, state["factor"])
 
-    def save(self, path: str | Path) -> None:
+    def save(self, target: str | Path | IO[bytes]) -> None:
         """Write an `.npz` file with `mu` and `sigma`, as in pytorch-fid, and with `count`, `data` and the `origin`.
 
-        Raises ValueError if the file already exists.
+        `target` is a path or an open binary file. Raises ValueError if the path already exists.
         """
-        path = Path(path)
-        if path.exists():
-            raise ValueError(f"{path} already exists; choose another name")
+        if isinstance(target, str | Path):
+            _create(Path(target), self.save)
+            return
         arrays: dict[str, Any] = {"mu": self.mean.detach().numpy(), "sigma": self.covariance.detach().numpy()}
         if self.count is not None:
             arrays["count"] = np.array(self.count)
         for name, text in (*self.origin.items(), ("data", self.data)):
             if text is not None:
                 arrays[name] = np.array(text)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez(file, **arrays)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        np.savez(target, **arrays)
 
     @classmethod
     def load(cls, path: str | Path, preprocessing: str | None = None) -> "FeatureStatistics":
@@ -131,6 +122,8 @@ class FeatureStatistics:
         "pytorch_fid", because pytorch-fid records nothing. If the file records another value, this raises ValueError.
         """
         try:
+            if Path(path).is_fifo():
+                raise ValueError("it is a pipe")  # which would block
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 mean, covariance = (_to_double(arrays[name]) for name in ("mu", "sigma"))
                 count = _to_count(arrays["count"]) if "count" in arrays else None
@@ -147,6 +140,20 @@ class FeatureStatistics:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         return statistics
+
+
+def _create(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Call `write` with a new file, which is removed if this fails. Raises ValueError if the path already exists."""
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        raise ValueError(f"{path} already exists; choose another name") from None
+    try:
+        with file:
+            write(file)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _to_double(array: np.ndarray) -> Tensor:

@@ -26,4 +26,6 @@ class Range:
 
 AT_LEAST_0 = Range(min=0)
 AT_LEAST_1 = Range(min=1)
+REPEATS = Range(min=1, max=10_000)  # of a computation within a step; the upper bound keeps it from lasting for ever
 SIZE = Range(min=1, max=65_536)  # of a layer; the upper bound keeps the number of weights from overflowing
+INT64 = Range(min=-(2**63), max=2**63 - 1)  # of all whole numbers

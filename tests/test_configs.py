@@ -25,8 +25,13 @@ from tests.gan.runs import Killed, same
 
 FOLDER = Path(__file__).parent.parent / "configs"
 EXPERIMENT_TYPES = {path: get_experiment_type(path) for path in sorted(FOLDER.rglob("*.yaml"))}
-# Of folder/32 and cifar10/jpeg, with larger images, fewer steps, or without R1
-COPIES = ("folder/64", "folder/128", "cifar10/fast", "cifar10/study", "stl10/labeled")
+# Like another config, with images of another size, fewer steps, or without one of its parts
+COPIES = (
+    *("folder/64", "folder/128", "cifar10/fast", "cifar10/study", "stl10/labeled", "stl10/sngan_resnet_conv_norm"),
+    *("stl10/sngan_resnet_mimicry", "stl10/wgan_gp_resnet", "cifar100/sngan_resnet_conditional"),
+    *("classification/cifar10_resnet18_free", "classification/cifar10_resnet18_free_conv_norm"),
+    *("classification/cifar100_resnet18", "classification/stl10_48"),
+)
 NUM_IMAGES = 20  # in each split, and generated for each metric
 SHARED = [
     *("train.steps=2", "train.batch_size=4", "log.every=1", "eval.every=2", "checkpoint.every=1", "checkpoint.keep=2"),

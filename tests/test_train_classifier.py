@@ -14,7 +14,7 @@ from classification import evaluate, loop
 from classification.build import build_experiment
 from classification.config import Config
 from gan.compare.__main__ import main as compare
-from gan.compare.results import read_table
+from gan.compare.csv_files import read_table
 from gan.data.datasets.digits import Digits
 from gan.evaluation.extractors.base import MetricsConfig, build_extractor
 from gan.options.loader import load_config
@@ -277,6 +277,16 @@ def test_help_lists_config_keys(capsys):
     for text in ("  train.free.replays  (default: 0)\n", "classifier 'resnet18':", "normalization 'conv_norm':"):
         assert text in out
     assert "configs/classification/digits.yaml" in out
+
+
+def test_changed_images_are_refused(tmp_path, trained, capsys, monkeypatch):
+    run = shutil.copytree(trained, tmp_path / "run")
+    splits = Digits(resolution=8).load()
+    splits.train.images[0, 0, 0, 0] ^= 1
+    monkeypatch.setattr(Digits, "load", lambda self: splits)
+    assert main(["--out", str(run), "--resume", "--device", "cpu", "train.steps=5"]) == 2
+    assert evaluate.main([str(run), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err.count("the training images have changed since the run began") == 2
 
 
 def test_table_without_operator_norm_and_with_large_learning_rate(tmp_path, train, capsys):

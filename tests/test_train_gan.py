@@ -177,7 +177,7 @@ def assert_error(capsys, arguments: list, message: str):
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
     out, err = capsys.readouterr()
-    assert out == ""
+    assert re.fullmatch(r"(.*: loading the data and the metrics\n)?", out)
     assert re.fullmatch(rf"error: .*{message}.*\n", err), err
 
 

@@ -3,7 +3,7 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -14,7 +14,6 @@ import torch
 from gan.compare import local_launcher
 from gan.compare.arms import Cell, build_arms, build_cells, parse_arm, parse_axis, parse_seeds
 from gan.compare.description import (
-    Description,
     describe_command,
     extend_description,
     load_description,
@@ -24,7 +23,7 @@ from gan.compare.experiment_types import get_experiment_type
 from gan.compare.folder import GridFolder
 from gan.compare.local_launcher import Resources
 from gan.compare.report.hparams import write_hparams
-from gan.compare.results import find_completed, save_results
+from gan.compare.results import Results, find_completed
 from gan.compare.start import check_cells
 from gan.compare.status import FAILED, FINISHED, INTERRUPTED, Status, check_config
 from gan.options.loader import load_config
@@ -33,6 +32,8 @@ from gan.run.lock import hold_lock
 from gan.run.start import require_all
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import Stopped, UserError
+from gan.runtime.interrupt import SIGNALS
+from gan.runtime.text import printable
 
 EXTRAS = {"jinja2": "compare", "matplotlib": "compare", "rich": "compare", "ray": "ray"}  # optional dependencies
 
@@ -58,17 +59,24 @@ def main(argv: list[str] | None = None) -> int:
     was interrupted.
     """
     set_signal_handlers()
-    return exit_code(lambda: run(sys.argv[1:] if argv is None else argv))
+    return exit_code(lambda: run(sys.argv[1:] if argv is None else argv), prints_results=False)
 
 
 def set_signal_handlers() -> None:
-    """Handle SIGTERM and SIGHUP like Ctrl-C."""
+    """Handle each of `SIGNALS` like Ctrl-C. After the first of them, all but Ctrl-C are ignored: the cells are stopped.
+
+    A signal that the process ignores, like SIGHUP after nohup, stays ignored.
+    """
+    numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        for other in numbers:
+            if other != signal.SIGINT:
+                signal.signal(other, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGHUP, interrupt)
+    for number in numbers:
+        signal.signal(number, interrupt)
 
 
 def run(argv: list[str]) -> None:
@@ -148,14 +156,16 @@ def compare(options: argparse.Namespace, argv: list[str]) -> None:
             if cell.name in statuses:
                 table.update(cell, statuses[cell.name])
 
+        results = Results(folder, description)
+
         def on_change(cell: Cell, status: Status) -> None:
             statuses[cell.name] = status
             table.update(cell, status)
             if status.state == FINISHED:
-                save_numbers(folder, description)
+                save_numbers(results, [cell.name])
 
         launch(remaining, folder, resources, on_change)
-        save_numbers(folder, description)
+        save_numbers(results)
     print_paths(write_report(folder, description, options.latex))
     if failed := [name for name, status in statuses.items() if status.state in (FAILED, INTERRUPTED)]:
         others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
@@ -179,7 +189,7 @@ def get_launcher(options: argparse.Namespace, num_cells: int) -> tuple[Callable[
         launch = local_launcher.run_cells
         jobs = options.jobs or max(1, torch.cuda.device_count() if options.device != "cpu" else 1)
         threads = options.threads or max(1, local_launcher.count_cores() // jobs)
-    return launch, Resources(options.config, options.device, jobs, threads)
+    return launch, Resources(options.config, options.device, min(jobs, num_cells), threads)
 
 
 def rewrite_report(options: argparse.Namespace) -> None:
@@ -195,19 +205,19 @@ def rewrite_report(options: argparse.Namespace) -> None:
         )
     description.set_baseline(options.baseline)
     save_description(folder, description)
-    save_numbers(folder, description)
+    save_numbers(Results(folder, description))
     print_paths(write_report(folder, description, options.latex))
 
 
-def save_numbers(folder: GridFolder, description: Description) -> None:
-    """Save the results of all cells, and their hyperparameters for TensorBoard."""
-    save_results(folder, description)
-    write_hparams(folder, description)
+def save_numbers(results: Results, ended: Iterable[str] | None = None) -> None:
+    """Save the results of the cells that have `ended`, or of all, and their hyperparameters for TensorBoard."""
+    read = results.save(ended)
+    write_hparams(results.folder, results.description, results.rows, read)
 
 
 def print_paths(paths: list[Path]) -> None:
     """Print the paths of the report's files."""
-    print("\n".join(["", *(f"written: {path}" for path in paths)]))
+    print("\n".join(["", *(f"written: {printable(path)}" for path in paths)]))
 
 
 if __name__ == "__main__":

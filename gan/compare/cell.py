@@ -11,12 +11,14 @@ import resource
 import runpy
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from gan.compare.folder import GridFolder, read_json
-from gan.run.lock import hold_lock
+from gan.compare.folder import GridFolder, read_record
+from gan.run.lock import check_lock, hold_lock
+from gan.runtime.errors import UserError
 from gan.runtime.files import write_json
 from gan.runtime.provenance import hardware
 
@@ -31,14 +33,16 @@ def main(arguments: list[str]) -> None:
     record_file = folder.record_file(cell)
     threading.Thread(target=exit_with_parent, daemon=True).start()
     sys.argv = [script, *arguments[3:]]
-    try:
-        # An earlier process of this cell may not have ended yet.
-        with hold_lock(record_file.with_suffix(".lock"), LOCK_TIMEOUT_S):
+    lock = record_file.with_suffix(".lock")
+    with hold_lock(lock, LOCK_TIMEOUT_S):  # an earlier process of this cell may not have ended yet
+        try:
             runpy.run_path(script, run_name="__main__")
-    finally:
-        record = read_json(record_file)
-        peaks = {name: max(value, record.get(name) or 0) for name, value in get_peak_memory().items()}
-        write_json(record_file, record | peaks | {"hardware": hardware()})
+        finally:
+            with suppress(OSError, UserError):  # which would hide the error of the script
+                check_lock(lock.parent, lock.name)
+                record = read_record(record_file)
+                peaks = {name: max(value, record.get(name) or 0) for name, value in get_peak_memory().items()}
+                write_json(record_file, record | peaks | {"hardware": hardware()})
 
 
 def exit_with_parent() -> None:

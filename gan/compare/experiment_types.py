@@ -5,8 +5,10 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
+from gan.evaluation.trained_classifiers import CLASSIFIER as CLASSIFIER_FILE
 from gan.options.nodes import read_layers
 from gan.run.start import Start
+from gan.runtime.weights import GENERATOR
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class ExperimentType:
     """The module with the function `check_start`"""
     script: str
     """The training script"""
+    export: str
+    """The file with the trained network, the last one that a run writes"""
     network: str
     """The network whose Lipschitz constant is tracked, as named in the tags of the log"""
 
@@ -36,13 +40,19 @@ class ExperimentType:
 
 
 GAN = ExperimentType(
-    section="discriminator", module="gan.config", start="gan.training.start", script="train_gan.py", network="D"
+    section="discriminator",
+    module="gan.config",
+    start="gan.training.start",
+    script="train_gan.py",
+    export=GENERATOR,
+    network="D",
 )
 CLASSIFIER = ExperimentType(
     section="classifier",
     module="classification.config",
     start="classification.start",
     script="train_classifier.py",
+    export=CLASSIFIER_FILE,
     network="classifier",
 )
 

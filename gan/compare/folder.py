@@ -3,15 +3,17 @@
 `cells/` and `logs/` are large and ignored by git. The other files are small and sufficient for the report.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gan.run.lock import LOCK
+from gan.run.logging import is_number
+from gan.runtime.damaged import read_json
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
 
+PEAKS = ("peak_memory_mib", "peak_gpu_memory_mib")
 IGNORED = f"/cells/\n/logs/\n/{LOCK}\n/events.*\n"
 
 
@@ -72,14 +74,14 @@ class GridFolder:
             raise UserError(f"cannot write to --out {self.root}: {error.strerror}") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the mapping in a JSON file, or an empty one if the file does not exist.
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record of a cell, or an empty one, with a warning, if its file is damaged."""
+    return read_json(path, _is_record, {})
 
-    Raises UserError if the file cannot be read.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+
+def _is_record(value: Any) -> bool:
+    """Return whether a value has the form of a record: the status and the costs of a cell."""
+    if not isinstance(value, dict):
+        return False
+    texts = (value.get(key, "") for key in ("status", "reason", "hardware"))
+    return all(isinstance(text, str) for text in texts) and all(is_number(value.get(key, 0)) for key in PEAKS)

@@ -15,6 +15,7 @@ from gan.compare.experiment_types import get_experiment_type
 from gan.compare.folder import GridFolder
 from gan.compare.status import INTERRUPTED, RUNNING, Status, save_final_status, save_status
 from gan.run import folder as run_folder
+from gan.run.lock import check_lock
 
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.2
@@ -34,26 +35,35 @@ class Resources:
 def run_cells(
     cells: Sequence[Cell], folder: GridFolder, resources: Resources, on_change: Callable[[Cell, Status], None]
 ) -> None:
-    """Train all cells. Call `on_change` when a cell starts and when it ends.
+    """Train all cells. Call `on_change` when a cell ends and when one starts.
 
-    No process is left running when this function returns or raises.
+    The next cell trains already while `on_change` is called. No process is left running when this function returns or
+    raises.
     """
     waiting = list(cells)
     running: dict[int, tuple[Cell, subprocess.Popen]] = {}  # by slot; each slot has a GPU
+    ended: list[tuple[Cell, int]] = []  # with their exit codes
     try:
-        while waiting or running:
+        while waiting or running or ended:
+            started = []
             for slot in range(resources.jobs):
                 if waiting and slot not in running:
                     cell = waiting.pop(0)
                     running[slot] = (cell, start_process(cell, folder, resources, get_gpu(slot)))
-                    on_change(cell, Status(RUNNING))
+                    started.append(cell)
+            for cell, exit_code in ended:
+                on_change(cell, save_final_status(folder, cell, exit_code))
+            for cell in started:
+                on_change(cell, Status(RUNNING))
+            ended = []
             for slot, (cell, process) in list(running.items()):
                 exit_code = process.poll()
                 if exit_code is not None:
                     del running[slot]
                     process.communicate()  # closes its stdin
-                    on_change(cell, save_final_status(folder, cell, exit_code))
-            time.sleep(POLL_S)
+                    ended.append((cell, exit_code))
+            if not ended:
+                time.sleep(POLL_S)
     finally:
         stop_processes([process for _, process in running.values()])
         for cell, _ in running.values():
@@ -65,12 +75,14 @@ def build_arguments(cell: Cell, folder: GridFolder, resources: Resources) -> lis
     """Return the arguments of the training script for a cell, with --resume if its run folder has a config."""
     run = folder.run_folder(cell.name)
     resume = ["--resume"] if (run / run_folder.CONFIG).exists() else []
-    options = ["--config", str(resources.config), "--out", str(run), "--device", resources.device]
+    # Joined, because the name of a file may begin with a hyphen.
+    options = [f"--config={resources.config}", f"--out={run}", f"--device={resources.device}"]
     return [*options, *resume, *cell.overrides]
 
 
 def start_process(cell: Cell, folder: GridFolder, resources: Resources, gpu: str | None = None) -> subprocess.Popen:
     """Start the process of a cell. Its output is appended to the cell's log file."""
+    check_lock(folder.root)
     script, arguments = get_experiment_type(resources.config).script, build_arguments(cell, folder, resources)
     threads = {name: str(resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     threads["OMP_WAIT_POLICY"] = "PASSIVE"  # see train_gan.py

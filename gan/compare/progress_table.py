@@ -11,9 +11,8 @@ from rich.table import Table
 
 from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder
+from gan.compare.log_tail import LogTail
 from gan.compare.status import DIVERGED, FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, Status
-from gan.compare.tags import get_primary_metric
-from gan.run.logging import read_metrics
 
 STYLES = {RUNNING: "cyan", FINISHED: "green", DIVERGED: "magenta", FAILED: "red", INTERRUPTED: "yellow", PENDING: "dim"}
 ORDER = [RUNNING, FAILED, DIVERGED, INTERRUPTED, PENDING, FINISHED]  # a small terminal cuts off the last rows
@@ -25,10 +24,10 @@ class ProgressTable:
 
     def __init__(self, cells: Sequence[Cell], folder: GridFolder, console: Console | None = None):
         self._cells = cells
-        self._folder = folder
         self._console = console or Console()
         self._statuses = {cell.name: Status(PENDING) for cell in cells}
-        self._progress: dict[str, tuple[int, str]] = {}  # step and metric of the cells that are not running
+        self._logs = {cell.name: LogTail(folder.run_folder(cell.name)) for cell in cells}
+        self._progress: dict[str, tuple[int, str]] = {}  # step and metric
         self._start_times: dict[str, float] = {}
         self._durations: dict[str, float] = {}
         self._live = Live(
@@ -80,16 +79,9 @@ class ProgressTable:
     def _get_progress(self, cell: Cell) -> tuple[int, str]:
         """Return the last step and the last metric that a cell has logged."""
         state = self._statuses[cell.name].state
-        if cell.name in self._progress:
-            return self._progress[cell.name]
-        lines = [] if state == PENDING else read_metrics(self._folder.run_folder(cell.name))
-        tag = get_primary_metric(lines)
-        values = [line[tag] for line in lines if tag in line]
-        metric = "" if tag is None or values[-1] is None else f"{tag.removeprefix('metrics/')} {values[-1]:.4g}"
-        progress = (lines[-1]["step"] if lines else 0, metric)
-        if state != RUNNING:
-            self._progress[cell.name] = progress
-        return progress
+        if cell.name not in self._progress or state == RUNNING:
+            self._progress[cell.name] = (0, "") if state == PENDING else self._logs[cell.name].read()
+        return self._progress[cell.name]
 
     def _format_duration(self, cell: Cell) -> str:
         if cell.name not in self._start_times:

@@ -60,23 +60,23 @@ def run_cells(
     """
     folder = GridFolder(folder.root.resolve())
     resources = replace(resources, config=resources.config.resolve())
-    waiting, tasks, started = list(cells), {}, set()
+    waiting, tasks, started, ended = list(cells), {}, set(), []
     try:
         check_storage(folder)
         gpus = 1 if resources.device != "cpu" and ray.cluster_resources().get("GPU") else 0
         task = ray.remote(num_cpus=resources.threads, num_gpus=gpus, max_retries=MAX_RETRIES)(train_cell)
-        while waiting or tasks:
+        while waiting or tasks or ended:
             while waiting and len(tasks) < resources.jobs:
                 cell = waiting.pop(0)
                 tasks[task.remote(cell, folder, resources)] = (cell, _get_size(folder.log_file(cell.name)))
-            done, _ = ray.wait(list(tasks), timeout=POLL_S)
+            for cell, reference in ended:  # after the next cells could start, as `on_change` takes time
+                on_change(cell, _get_status(reference, folder, cell))
+            done, _ = ray.wait(list(tasks), timeout=POLL_S) if tasks else ([], [])
             for cell, size in tasks.values():  # a cell has started when its log grows
                 if cell.name not in started and _get_size(folder.log_file(cell.name)) > size:
                     started.add(cell.name)
                     on_change(cell, Status(RUNNING))
-            for reference in done:
-                cell, _ = tasks.pop(reference)
-                on_change(cell, _get_status(reference, folder, cell))
+            ended = [(tasks.pop(reference)[0], reference) for reference in done]
     finally:
         for reference, (cell, _) in tasks.items():
             ray.cancel(reference, force=True)  # kills the worker; the process of the cell then ends

@@ -3,52 +3,135 @@
 They are read from the run folders. The saved results of a cell without a run folder are kept.
 """
 
-import csv
-import io
 import math
 import statistics
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from gan.compare.arms import Cell
+from gan.compare.csv_files import Row, read_results, write_table
 from gan.compare.description import Description
-from gan.compare.experiment_types import get_experiment_type
-from gan.compare.folder import GridFolder, read_json
+from gan.compare.folder import PEAKS, GridFolder, read_record
 from gan.compare.status import COMPLETED, DIVERGED, INTERRUPTED, PENDING, Status, read_status, save_status
 from gan.data.grids import COLUMNS
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
-from gan.run.logging import METRICS, read_metrics
-from gan.runtime.files import write_atomically, write_text
+from gan.run.lock import check_lock
+from gan.run.logging import METRICS, Log, describe_damage, read_log
+from gan.run.step_files import find_step_files
+from gan.runtime.damaged import keep_copy
+from gan.runtime.errors import UserError
+from gan.runtime.files import only_regular, write_atomically
 
-TEXT_COLUMNS = ("cell", "arm", "status", "reason", "hardware", "precision")
 COUNTERS = ("step", "images")
 RESULTS = ("metrics/", "lipschitz/")  # prefixes of the tags in results.csv
 MAX_CURVE_ROWS = 200
 SAMPLE_ROWS = 4
 
-Row = dict[str, Any]
 
+class Results:
+    """Writes the results of all cells. The run folder of each is read once, after the cell has ended.
 
-def save_results(folder: GridFolder, description: Description) -> None:
-    """Write results.csv, the curves of all cells that have started, and the samples of each arm's first seed."""
-    saved = {row["cell"]: row for row in read_table(folder.results_file)}
-    axes = list(dict.fromkeys(key for cell in description.cells.values() for key in cell["axes"]))
-    first_seeds = {cell["arm"]: cell["seed"] for cell in reversed(description.cells.values())}
-    rows = []
-    for name, cell in description.cells.items():
-        run = folder.run_folder(name)
-        if not (run / METRICS).exists() and name in saved:
-            rows.append(saved[name])
-            continue
-        identity = {"cell": name, "arm": cell["arm"]} | {key: cell["axes"].get(key) for key in axes}
-        rows.append(identity | {"seed": cell["seed"]} | _read_results(folder, name))
-        if cell["seed"] == first_seeds[cell["arm"]]:
-            save_sample(run / "samples", folder.sample_file(name))
-    write_table(folder.results_file, rows)
+    A save after each cell therefore takes as long with many other cells as with few. Rows of cells that are not in the
+    description are not written again; a copy of the file with them is kept.
+    """
+
+    def __init__(self, folder: GridFolder, description: Description):
+        check_lock(folder.root)
+        self.folder = folder
+        self.description = description
+        cells = description.cells
+        axes = list(dict.fromkeys(key for cell in cells.values() for key in cell["axes"]))
+        self._identities: dict[str, Row] = {
+            name: {
+                "cell": name,
+                "arm": cell["arm"],
+                **{key: cell["axes"].get(key) for key in axes},
+                "seed": cell["seed"],
+            }
+            for name, cell in cells.items()
+        }
+        self._first_seeds = {cell["arm"]: cell["seed"] for cell in reversed(cells.values())}
+        pending = {name: identity | {"status": PENDING} for name, identity in self._identities.items()}
+        saved = read_results(folder.results_file, repair=True)
+        if others := [name for name in saved if name not in cells]:
+            message = f"{folder.results_file} has rows of cells that {folder.description_file.name} does not have"
+            kept = keep_copy(folder.results_file).name
+            warnings.warn(f"{message} ({', '.join(others)}); kept as {kept}", stacklevel=2)
+        self._rows = pending | saved
+        self._ended: set[str] = set()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of results.csv."""
+        return [self._rows[name] for name in self._identities]
+
+    def save(self, ended: Iterable[str] | None = None) -> set[str]:
+        """Write results.csv, and the curves and samples of the cells that have `ended` since, by default of all others.
+
+        The other cells keep their rows. Return the names of the cells that were read.
+        """
+        check_lock(self.folder.root)
+        names = self._identities.keys() - self._ended if ended is None else set(ended)
+        self._ended |= names
+        for name in names:
+            self._rows[name] = self._read(name)
+        write_table(self.folder.results_file, self.rows)
+        return names
+
+    def _read(self, name: str) -> Row:
+        """Return the row of a cell, and save its curve and, if it has the first seed of its arm, its sample."""
+        run, identity, saved = self.folder.run_folder(name), self._identities[name], self._rows[name]
+        try:
+            log = read_log(run)
+        except UserError as error:  # such as a pipe
+            warnings.warn(str(error), stacklevel=2)
+            log = Log([], 0)
+        if log.damaged:
+            warnings.warn(describe_damage(run, log), stacklevel=2)
+        has_run = (run / METRICS).exists() or self.folder.record_file(name).exists()
+        if not has_run or _has_lost(log, saved):
+            return saved
+        if identity["seed"] == self._first_seeds[identity["arm"]]:
+            save_sample(run / "samples", self.folder.sample_file(name))
+        row = identity | self._read_results(name, log.lines, saved)
+        return {key: value for key, value in row.items() if value not in (None, "")}
+
+    def _read_results(self, name: str, lines: list[Row], saved: Row) -> Row:
+        """Return the status, final results and costs of a cell, and save its curve.
+
+        `saved` are earlier results. Costs that are no longer in the record of the cell are taken from there.
+        """
+        costs = {key: saved[key] for key in (*PEAKS, "hardware") if key in saved}
+        record = costs | read_record(self.folder.record_file(name))
+        row: Row = {
+            "status": record.get("status", INTERRUPTED if lines else PENDING),
+            "reason": record.get("reason", ""),
+            "seconds_per_step": None,
+            "peak_memory_mib": record.get("peak_memory_mib"),
+            "peak_gpu_memory_mib": record.get("peak_gpu_memory_mib"),
+            "hardware": record.get("hardware"),
+        }
+        if not lines:
+            return row
+        last: Row = {}
+        for line in lines:
+            last |= line
+        try:
+            path = run_folder.config_path(self.folder.run_folder(name))
+            train = load_config(self.description.experiment_type.schema, path).train
+        except UserError as error:  # this cell alone is damaged
+            warnings.warn(str(error), stacklevel=2)
+            row |= {key: saved.get(key) for key in ("precision", "seconds_per_step")}
+        else:
+            row["precision"] = train.precision
+            row["seconds_per_step"] = get_seconds_per_step(lines, train.images_per_step)
+        row |= {tag: last[tag] for tag in last if tag in COUNTERS or tag.startswith(RESULTS)}
+        write_table(self.folder.curve_file(name), get_curve(lines))
+        return row
 
 
 def find_completed(folder: GridFolder, cells: Iterable[Cell]) -> dict[str, Status]:
@@ -57,13 +140,13 @@ def find_completed(folder: GridFolder, cells: Iterable[Cell]) -> dict[str, Statu
     The status is read from the run folder. Without a run folder and a record, as in a checkout of the files that git
     tracks, it is read from results.csv.
     """
-    saved = {row["cell"]: row for row in read_table(folder.results_file)}
+    saved = read_results(folder.results_file)
     completed = {}
     for cell in cells:
-        run, record = folder.run_folder(cell.name), read_json(folder.record_file(cell.name))
+        run, record = folder.run_folder(cell.name), read_record(folder.record_file(cell.name))
         if run.exists():
             if record.get("status") == DIVERGED:
-                status = Status(DIVERGED, record["reason"])
+                status = Status(DIVERGED, record.get("reason", ""))
             else:
                 status = read_status(run, cell.config.train.steps)
             if status is not None and status.state in COMPLETED:
@@ -74,50 +157,10 @@ def find_completed(folder: GridFolder, cells: Iterable[Cell]) -> dict[str, Statu
     return completed
 
 
-def read_table(path: Path) -> list[Row]:
-    """Return the rows of a CSV file, numbers as floats and without empty fields. A missing file has no rows."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: _parse_field(key, text) for key, text in row.items() if text} for row in csv.DictReader(file)]
-
-
-def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as CSV. The columns are all keys that have a value in any row, in the order of their appearance."""
-    rows = list(rows)
-    file = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if value not in (None, "")))
-    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _format_field(value) for key, value in row.items()} for row in rows)
-    write_text(path, file.getvalue())
-
-
-def _read_results(folder: GridFolder, name: str) -> Row:
-    """Return the status, final results and costs of a cell, and save its curve."""
-    run = folder.run_folder(name)
-    lines = read_metrics(run)
-    record = read_json(folder.record_file(name))
-    row: Row = {
-        "status": record.get("status", INTERRUPTED if lines else PENDING),
-        "reason": record.get("reason", ""),
-        "seconds_per_step": None,
-        "peak_memory_mib": record.get("peak_memory_mib"),
-        "peak_gpu_memory_mib": record.get("peak_gpu_memory_mib"),
-        "hardware": record.get("hardware"),
-    }
-    if not lines:
-        return row
-    path = run_folder.config_path(run)
-    config = load_config(get_experiment_type(path).schema, path)
-    last: Row = {}
-    for line in lines:
-        last |= line
-    row["precision"] = config.train.precision
-    row["seconds_per_step"] = get_seconds_per_step(lines, config.train.images_per_step)
-    row |= {tag: last[tag] for tag in last if tag in COUNTERS or tag.startswith(RESULTS)}
-    write_table(folder.curve_file(name), get_curve(lines))
-    return row
+def _has_lost(log: Log, saved: Row) -> bool:
+    """Return whether a log has less than the saved results of a cell that was completed."""
+    last_step = log.lines[-1]["step"] if log.lines else 0
+    return saved["status"] in COMPLETED and (log.damaged > 0 or last_step < saved.get("step", 0))
 
 
 def get_seconds_per_step(lines: list[Row], images_per_step: int) -> float | None:
@@ -131,7 +174,7 @@ def get_curve(lines: list[Row]) -> list[Row]:
     rows = [
         {tag: value for tag, value in line.items() if tag in COUNTERS or tag.startswith(("loss/", *RESULTS))}
         for line in lines
-        if any(tag.startswith(RESULTS) for tag in line)
+        if "images" in line and any(tag.startswith(RESULTS) for tag in line)
     ]
     stride = math.ceil(len(rows) / MAX_CURVE_ROWS)
     return [row for i, row in enumerate(rows) if (len(rows) - 1 - i) % stride == 0]
@@ -139,27 +182,14 @@ def get_curve(lines: list[Row]) -> list[Row]:
 
 def save_sample(source_folder: Path, target: Path) -> None:
     """Write the first rows of the newest sample grid of a run, with a palette of 64 colors to reduce the file size."""
-    for source in sorted(source_folder.glob("*.png"), reverse=True):
+    for source in reversed(find_step_files(source_folder, ".png").values()):
         if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
             return
         try:
-            with Image.open(source) as image:
+            with open(source, "rb", opener=only_regular) as file, Image.open(file, formats=["PNG"]) as image:
                 height = image.height // COLUMNS * SAMPLE_ROWS
                 small = image.crop((0, 0, image.width, height)).quantize(64, dither=Image.Dither.NONE)
         except OSError:  # the file is incomplete: the run is still writing it, or was killed
             continue
         write_atomically(target, lambda file, small=small: small.save(file, "png", optimize=True))
         return
-
-
-def _parse_field(key: str, text: str) -> str | float:
-    if key in TEXT_COLUMNS:
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        return text  # the value of an axis
-
-
-def _format_field(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,29 +1,32 @@
 """The status of a cell, determined from its run folder."""
 
-import signal
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from typing import Any
 
 from gan.compare.arms import Cell
-from gan.compare.folder import GridFolder, read_json
+from gan.compare.experiment_types import CLASSIFIER, GAN
+from gan.compare.folder import GridFolder, read_record
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.run.divergence import EXIT_CODE, STOPPED, read_divergences
+from gan.run.lock import check_lock
 from gan.run.logging import read_metrics
+from gan.run.step_files import find_checkpoints
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_json
+from gan.runtime.interrupt import SIGNALS
+from gan.runtime.weights import read_weights
 
 PENDING, RUNNING = "pending", "running"
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 COMPLETED = (FINISHED, DIVERGED)  # training such a cell again would reproduce its result
-MAY_DIFFER = ("data.root", "data.download")  # these keys do not affect the results
+MAY_DIFFER = ("data.root", "data.download", "data.allow_changes")  # these keys do not affect the results
 MAX_REASON_LENGTH = 200
-# Exit codes after SIGTERM or Ctrl-C, during training and before.
-INTERRUPTED_CODES = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
+INTERRUPTED_CODES = {code for number in SIGNALS for code in (128 + number, -number)}
+"""Exit codes after a signal that stops a run, during training and before"""
 
 
 @dataclass(frozen=True)
@@ -37,33 +40,54 @@ class Status:
 def check_config(folder: GridFolder, cell: Cell, cells_of_arm: Iterable[str]) -> None:
     """Raise UserError if the cell has a run with another config, or without a run another cell of its arm has one.
 
-    Equal overrides mean another config if a default has changed since.
+    Equal overrides mean another config if a default has changed since. A damaged config is not checked: it only matters
+    for its own cell, which may be finished.
     """
     runs = [folder.run_folder(name) for name in (cell.name, *cells_of_arm)]
-    run = next((run for run in runs if (run / run_folder.CONFIG).exists()), None)
-    if run is None:
+    for run in filter(_has_config, runs):
+        try:
+            existing = load_config(type(cell.config), run / run_folder.CONFIG)
+        except UserError as error:
+            warnings.warn(f"{error}; this config is not checked", stacklevel=2)
+            continue
+        break
+    else:
         return
-    existing = to_plain(load_config(type(cell.config), run / run_folder.CONFIG))
-    may_differ = MAY_DIFFER if run == runs[0] else (*MAY_DIFFER, "seed")
-    changed = [key for key in run_folder.differing_keys(existing, to_plain(cell.config)) if key not in may_differ]
+    changed = [key for key in differing_keys(existing, cell.config) if run == runs[0] or key != "seed"]
     if changed:
         raise UserError(
             f"{run} contains a run with another config (different keys: {', '.join(changed)}); choose another --out"
         )
 
 
+def _has_config(run: Path) -> bool:
+    return (run / run_folder.CONFIG).exists()
+
+
+def differing_keys(a: Any, b: Any) -> list[str]:
+    """Return the dotted keys that differ between two configs, without those that do not affect the results."""
+    return [key for key in run_folder.differing_keys(to_plain(a), to_plain(b)) if key not in MAY_DIFFER]
+
+
 def read_status(run: Path, steps: int) -> Status | None:
-    """Return how a run of `steps` steps ended, or None if it is not complete."""
-    lines = read_metrics(run)
-    exported = next(run.glob("*.safetensors"), None)  # the last file that a run writes
-    if not lines or lines[-1]["step"] < steps or exported is None:
+    """Return how a run of `steps` steps ended, or None if it is not complete.
+
+    It is complete when it has its last checkpoint and its network, which is the last file that a run writes. Instead of
+    the checkpoint, which may have been deleted to save space, it may have the last line of its log.
+    """
+    exported = next((path for kind in (GAN, CLASSIFIER) if (path := run / kind.export).exists()), None)
+    if exported is None or not (steps in find_checkpoints(run) or _has_logged(run, steps)):
         reason = read_divergence(run)
         return Status(DIVERGED, reason) if reason else None
     try:
-        load_file(exported)
-    except (SafetensorError, OSError) as error:
-        return Status(FAILED, f"{exported.name}: {error}"[:MAX_REASON_LENGTH])
+        read_weights(exported)
+    except UserError as error:
+        return Status(FAILED, str(error)[:MAX_REASON_LENGTH])
     return Status(FINISHED)
+
+
+def _has_logged(run: Path, step: int) -> bool:
+    return any(line["step"] >= step for line in read_metrics(run))
 
 
 def read_divergence(run: Path) -> str:
@@ -89,7 +113,8 @@ def save_final_status(folder: GridFolder, cell: Cell, exit_code: int) -> Status:
 
 def save_status(folder: GridFolder, cell: str, status: Status) -> None:
     """Write the status of a cell to its record. Keep the other entries of the record."""
-    record = read_json(folder.record_file(cell))
+    check_lock(folder.root)
+    record = read_record(folder.record_file(cell))
     write_json(folder.record_file(cell), record | {"status": status.state, "reason": status.reason})
 
 

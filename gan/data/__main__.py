@@ -14,6 +14,7 @@ from gan.options.help import describe
 from gan.options.loader import load_config
 from gan.runtime.command import Parser, exit_code, png_path
 from gan.runtime.errors import UserError
+from gan.runtime.text import printable
 from models.registry import UnknownNameError
 
 MAX_SHOWN_CLASSES = 20
@@ -59,7 +60,7 @@ def show(name: str, keys: list[str], out: Path | None) -> None:
         print("\n".join(describe_data(f"{name}, {title}", data)), end="\n\n")
     if out is not None:
         write_grid(out, splits.train.images, config.stacked)
-        print(f"grid of training images: {out}")
+        print(f"grid of training images: {printable(out)}")
 
 
 def write_grid(out: Path, images: Tensor, stacked: bool) -> None:
@@ -80,8 +81,8 @@ def describe_data(title: str, data: ImageData | None) -> Iterator[str]:
     preparation = data.preparation
     mean, std = pixel_statistics(data.images)
     if preparation is not None:
-        yield f"  from         {preparation.source}"
-        yield f"  cached in    {preparation.folder or 'none (memory only)'}"
+        yield f"  from         {printable(preparation.source)}"
+        yield f"  cached in    {printable(preparation.folder or 'none (memory only)')}"
     yield f"  images       {len(data):,} of {' x '.join(map(str, data.images.shape[1:]))}"
     yield f"  classes      {describe_classes(data)}"
     yield f"  mean         {'  '.join(f'{value:.3f}' for value in mean.tolist())}  (of 0..255, per channel)"

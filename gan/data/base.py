@@ -95,6 +95,8 @@ class DatasetConfig(SamplerOptions, ABC):
 
     root: str = "data"
     """Folder of downloaded datasets (unused by datasets without a download)"""
+    allow_changes: bool = False
+    """Go on with a run although its training or held-out images have changed since it began"""
     conditional: bool = False
     """Give the labels to both networks (class-conditional GAN)"""
     label_frequencies: Frequencies = "data"

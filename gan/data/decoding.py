@@ -6,11 +6,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from gan.runtime.files import only_regular
 
 Filter = Literal["bilinear", "bicubic"]
 T = TypeVar("T")
@@ -23,6 +26,9 @@ SUFFIXES = (
     *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats of these suffixes. Pillow would find others by their contents, and start Ghostscript for PostScript"""
+
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -32,8 +38,9 @@ class CorruptImageError(Exception):
 
 def read_file(path: Path) -> bytes:
     """Return the contents of an image file. Raises CorruptImageError if it is too large, and OSError."""
-    check_size(path.stat().st_size)
-    return path.read_bytes()
+    with open(path, "rb", opener=only_regular) as file:
+        check_size(os.fstat(file.fileno()).st_size)
+        return file.read()
 
 
 def check_size(size: int) -> None:
@@ -58,7 +65,7 @@ def read_image(
     pytorch-fid. Raises CorruptImageError if the image cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_get_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise CorruptImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             image.load()
@@ -110,6 +117,13 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         finally:
             for future in pending:
                 future.cancel()
+
+
+@cache
+def _get_formats() -> list[str]:
+    """Return those of the formats that this version of Pillow can read."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _convert_mode(image: Image.Image, format: str | None, mode: str, blend: bool) -> Image.Image:

@@ -1,33 +1,40 @@
 """A cache of decoded images. A dataset is decoded once and memory-mapped by every later run.
 
 Each set of images has a folder in `gan.runtime.cache.cache_dir()/datasets`. Its name contains a hash of the source
-files and of all options that affect the pixels. It has the files `images.npy`, `labels.npy` and `info.json`, which is
-written last.
+files and of all options that affect the pixels. It has the files `images.npy` and `info.pt`, which is written last and
+has the labels and a hash of pixels and labels. The hash is checked when images are loaded for the first time, and again
+when `images.npy` has changed since; `verified.pt` tells the file that was checked.
 """
 
 import errno
 import io
-import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from gan.data.base import ImageData, Preparation, finish_fingerprint
+from gan.runtime import cache
 from gan.runtime.cache import ContentHash, cache_dir, hash_values, warn_unwritable
 from gan.runtime.disk import get_free_space
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically, write_json
+from gan.runtime.files import only_regular, write_atomically
+from gan.runtime.text import printable
 
+IMAGES, INFO, VERIFIED = "images.npy", "info", "verified"
 FORMAT = 1  # part of every key; increase it if the same options produce other pixels
+CHUNK = 2**24  # bytes of the images that are hashed at a time
+TICK_S = 0.02  # longer than a step of the clock of a file system
 
 
 class Chunk(NamedTuple):
@@ -95,11 +102,6 @@ def expand_path(text: str, key: str = "data.root") -> Path:
         raise UserError(f"{key}: the home folder in '{text}' is unknown; write the full path") from None
 
 
-def printable(name: object) -> str:
-    """Return a file name as text that can be printed, with escapes for bytes that are not UTF-8."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
-
-
 def prepare(source: Source) -> ImageData:
     """Return the images of a source, from the cache if possible.
 
@@ -107,12 +109,13 @@ def prepare(source: Source) -> ImageData:
     returns the images in memory.
     """
     try:
-        folder = cache_dir() / "datasets" / f"{source.name}-{source.key()}"
-        data = _load(source, folder)
+        name = f"datasets/{source.name}-{source.key()}"
+        data = _load(source, name)
         if data is None:
-            _require_space(source, folder)
-            _write(source, folder)
-            data = _load(source, folder)
+            cache.remove_leftovers()
+            _require_space(source, cache_dir() / name)
+            _write(source, name)
+            data = _load(source, name)
         if data is not None:
             return data
         raise OSError(None, "the written files cannot be read")
@@ -121,21 +124,63 @@ def prepare(source: Source) -> ImageData:
     return _decode_in_memory(source)
 
 
-def _load(source: Source, folder: Path) -> ImageData | None:
+def _load(source: Source, name: str) -> ImageData | None:
     """Return the images in a folder of the cache, or None if it is missing or damaged."""
-    try:
-        info = json.loads((folder / "info.json").read_bytes())
-        # Copy-on-write: changes of the tensor do not change the file.
-        images = np.load(folder / "images.npy", mmap_mode="c")
-        labels = np.load(folder / "labels.npy")
-        shape = (info["count"], *source.shape)
-        if (images.shape, images.dtype, labels.shape, labels.dtype) != (shape, np.uint8, shape[:1], np.int64):
-            return None
-        preparation = Preparation(source.root, folder, info["fingerprint"], tuple(info["skipped"]))
-        class_names = tuple(info["class_names"])
-    except (OSError, ValueError, LookupError, TypeError, EOFError):
+    info = cache.read(f"{name}/{INFO}")
+    if info is None:
         return None
-    return ImageData(torch.from_numpy(images), torch.from_numpy(labels), source.num_classes, class_names, preparation)
+    folder, labels = cache_dir() / name, info["labels"]
+    try:
+        images = _map_images(name, folder / IMAGES, (len(labels), *source.shape), labels.numpy(), info["fingerprint"])
+    except (OSError, ValueError, EOFError) as error:
+        cache.warn_unusable(folder / IMAGES, error)
+        return None
+    preparation = Preparation(source.root, folder, info["fingerprint"], tuple(info["skipped"]))
+    return ImageData(images, labels, source.num_classes, tuple(info["class_names"]), preparation)
+
+
+def _map_images(name: str, path: Path, shape: tuple[int, ...], labels: np.ndarray, fingerprint: str) -> Tensor:
+    """Return the images in a file, memory-mapped. Raises ValueError if they have another shape or fingerprint.
+
+    `name` is that of their folder in the cache.
+    """
+    header = io.BytesIO()
+    _write_header(header, shape)
+    with open(path, "rb", opener=only_regular) as file:
+        if file.read(header.tell()) != header.getvalue():  # nothing of a damaged header is interpreted
+            raise ValueError("its shape or type is wrong")
+        # Copy-on-write: the file does not change with the tensor.
+        images = np.memmap(file, np.uint8, mode="c", offset=header.tell(), shape=shape)
+        note = {"file": _identify(file), "fingerprint": fingerprint}
+        if cache.read(f"{name}/{VERIFIED}") != note:
+            file.seek(header.tell())
+            if finish_fingerprint(_hash_rest(file), labels, shape) != fingerprint:
+                raise ValueError("its checksum is wrong")
+            with suppress(OSError):  # the cache of others may be read-only; then the pixels are verified each time
+                cache.write(f"{name}/{VERIFIED}", note)
+    return torch.from_numpy(images)
+
+
+def _identify(file: BinaryIO) -> tuple[int, ...]:
+    """Return numbers that change when an open file is written to or replaced."""
+    stat = os.fstat(file.fileno())
+    # A file that is written to twice within a step of the clock has the same time.
+    time.sleep(min(max(stat.st_ctime + TICK_S - time.time(), 0.0), TICK_S))
+    stat = os.fstat(file.fileno())
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev
+
+
+def _hash_rest(file: BinaryIO) -> ContentHash:
+    """Return the hash of the rest of a file, and show the progress if it lasts."""
+    content = ContentHash()
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    with tqdm(
+        desc="verifying prepared images", total=left, unit="B", unit_scale=True, delay=1, disable=None, leave=False
+    ) as bar:
+        while part := file.read(CHUNK):
+            content.add_array(np.frombuffer(part, np.uint8))
+            bar.update(len(part))
+    return content
 
 
 def _require_space(source: Source, folder: Path) -> None:
@@ -145,12 +190,12 @@ def _require_space(source: Source, folder: Path) -> None:
         raise OSError(errno.ENOSPC, f"{size / 1e9:.2f} GB are needed")
 
 
-def _write(source: Source, folder: Path) -> None:
+def _write(source: Source, name: str) -> None:
     """Decode a source to a folder of the cache, one chunk at a time. Raises OSError if it cannot be written.
 
     Several processes may do this at the same time: they write equal files, and each file is replaced atomically.
     """
-    decoder = _Decoder(source)
+    decoder, folder = _Decoder(source), cache_dir() / name
 
     def write_images(file: Any) -> None:
         _write_header(file, (0, *source.shape))
@@ -162,15 +207,14 @@ def _write(source: Source, folder: Path) -> None:
         if file.tell() != start:
             raise OSError(None, "the length of the array's header has changed")
 
-    write_atomically(folder / "images.npy", write_images)
-    write_atomically(folder / "labels.npy", lambda file: np.save(file, decoder.labels()))
+    write_atomically(folder / IMAGES, write_images)
     info = {
-        "count": decoder.count,
+        "labels": torch.from_numpy(decoder.labels()),
         "fingerprint": decoder.fingerprint(),
         "skipped": decoder.skipped,
         "class_names": decoder.class_names(),
     }
-    write_json(folder / "info.json", info)
+    cache.write(f"{name}/{INFO}", info)
 
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> None:

@@ -1,6 +1,7 @@
 """Metrics of folders or archives of images without a run: compare two of them, or save the statistics of one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -10,14 +11,16 @@ from torch import Tensor
 
 from gan.data.decoding import CorruptImageError, parallel_map, read_image
 from gan.data.files import open_files
-from gan.data.prepared import printable
 from gan.evaluation.extractors import EXTRACTORS, MetricsConfig, build_extractor, get_feature_space
 from gan.evaluation.features import BATCH_SIZE, extract_features, get_origin
+from gan.evaluation.progress import ExtractionProgress
 from gan.evaluation.reference import Reference
 from gan.options.loader import load_config
 from gan.runtime.cache import hash_values
 from gan.runtime.distributed import all_gather_objects, broadcast_object, rank
 from gan.runtime.errors import UserError
+from gan.runtime.files import write_atomically
+from gan.runtime.text import printable
 from metrics.catalog import METRICS, MetricProtocol, check_number, compute_metrics, parse_protocol
 from metrics.extractors.base import FeatureExtractor, Features
 from metrics.frechet import FeatureStatistics
@@ -103,6 +106,7 @@ class ImageFolder:
 
         def get_batch(k: int, size: int) -> Tensor:
             start = k * BATCH_SIZE
+            progress.show(start)
             images = [blank] * size  # a skipped image stays blank, and its features are dropped below
             for i, image in enumerate(self._read(start, start + size, channels)):
                 if isinstance(image, CorruptImageError):
@@ -114,7 +118,8 @@ class ImageFolder:
                     images[i] = image
             return torch.stack(images).to(device)
 
-        features = extract_features(extractor, len(self), get_batch)
+        with closing(ExtractionProgress(len(self), f"images in {printable(self.folder)}")) as progress:
+            features = extract_features(extractor, len(self), get_batch)
         for hashes_of_rank, corrupt_of_rank in all_gather_objects((hashes, corrupt)):
             hashes |= hashes_of_rank
             corrupt |= corrupt_of_rank
@@ -154,23 +159,32 @@ class Comparison(NamedTuple):
 
 
 def compare_folders(
-    fake: Path, real: Path, names: Sequence[str], decoding: Decoding, overrides: Sequence[str], device: torch.device
+    fake: Path,
+    real: Path,
+    names: Sequence[str],
+    decoding: Decoding,
+    overrides: Sequence[str],
+    device: torch.device,
+    report: Callable[[Mapping[str, float]], None],
 ) -> Comparison:
     """Return metrics such as `fid`, `kid` or `fd_digits` of the images in `fake` compared with those in `real`.
 
-    The names of the result contain the number of generated images, as in `fid50k`. All real images are used. Raises
-    UserError if the two folders have images of different sizes.
+    The names of the result contain the number of generated images, as in `fid50k`. All real images are used. Rank 0
+    calls `report` with the metrics of each feature space as soon as they are known. Raises UserError if the two folders
+    have images of different sizes.
     """
     options = load_config(FolderOptions, None, overrides).metrics
     fakes, reals = ImageFolder(fake, decoding), ImageFolder(real, decoding)
     protocols = _parse_metrics(names, len(fakes))
     if fakes.size != reals.size:
         raise _mismatch(reals.first, reals.size, fakes.first, fakes.size)
+    spaces = dict.fromkeys(protocol.features for protocol in protocols)
+    # All of them first: one whose weights are missing must not end a comparison after hours in another space.
+    extractors = {space: build_extractor(space, options, fakes.get_shape(space), device) for space in spaces}
     scores: dict[MetricProtocol, float] = {}
     count = len(fakes)
     skipped: list[str] = []
-    for space in dict.fromkeys(protocol.features for protocol in protocols):
-        extractor = build_extractor(space, options, fakes.get_shape(space), device)
+    for space, extractor in extractors.items():
         keep_gray = EXTRACTORS.get(space).keeps_gray
         generated, given = (folder.extract_features(extractor, keep_gray, device) for folder in (fakes, reals))
         skipped = generated.skipped + given.skipped
@@ -183,6 +197,7 @@ def compare_folders(
                 failed = (_get_name(protocol, count) for protocol in of_space.values())
                 raise UserError(f"{', '.join(failed)}: {error}") from None
             scores |= {of_space[metric]: value for metric, value in values.items()}
+            report({_get_name(of_space[metric], count): value for metric, value in values.items()})
     named = {_get_name(protocol, count): scores[protocol] for protocol in protocols if protocol in scores}
     classifier = options.classifier if any(protocol.features == "classifier" for protocol in protocols) else None
     return Comparison(broadcast_object(named), skipped, classifier)
@@ -199,14 +214,17 @@ def save_statistics(
 
     The file also records what they depend on. Returns the images that were skipped, each with a reason.
     """
+    if path.exists():
+        raise UserError(f"--save-statistics: {path} already exists; choose another name")
     options = load_config(FolderOptions, None, overrides).metrics
     images = ImageFolder(folder, decoding)
     extractor = build_extractor("inception", options, images.get_shape("inception"), device)
     features, data, skipped = images.extract_features(extractor, False, device)
     if rank() == 0:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             statistics = FeatureStatistics.from_features(features.features)
-            replace(statistics, origin=get_origin(extractor, images.size), data=data).save(path)
+            write_atomically(path, replace(statistics, origin=get_origin(extractor, images.size), data=data).save)
         except (OSError, ValueError) as error:
             raise UserError(f"--save-statistics: {error}") from None
     return skipped

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from models.ranges import AT_LEAST_1
+from models.ranges import AT_LEAST_1, REPEATS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,5 +14,5 @@ class LipschitzConfig:
     """Steps between measurements of the layer norms and input gradients"""
     audit_every: Annotated[int, AT_LEAST_1] = 1000
     """Steps between full audits: certified bound, steepest slope, spectra of the layers, Jacobian of G"""
-    iterations: Annotated[int, AT_LEAST_1] = 10
+    iterations: Annotated[int, REPEATS] = 10
     """Lanczos iterations per layer and measurement; each measurement starts from the vector of the previous one"""

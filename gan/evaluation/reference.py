@@ -1,16 +1,15 @@
 """The real images that metrics compare with: features and statistics of a dataset split, a file or a folder."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 from gan.data import ImageData
 from gan.data.prepared import expand_path
-from gan.evaluation.features import extract_image_features
-from gan.runtime import cache, rng
+from gan.evaluation.real_features import extract_real_features, load_or_compute, remove_parts
+from gan.runtime import rng
 from gan.runtime.cache import hash_values
-from gan.runtime.distributed import broadcast_object, rank
 from gan.runtime.errors import UserError
 from metrics.extractors.base import FeatureExtractor
 from metrics.frechet import FeatureStatistics
@@ -80,19 +79,25 @@ def load_reference(
     key = hash_values(data.fingerprint, len(data) if count is None else count, extractor.fingerprint, "version 1")
 
     def extract() -> Tensor:
-        return extract_image_features(extractor, data.images, device, index).features
+        return extract_real_features(extractor, data, index, key, device)
 
     features = statistics = distances = labels = None
+    stored = []
     if not {"features", "neighbors", "labels"}.isdisjoint(required):
-        features = _load_or_compute(f"features-{key}", lambda: {"features": extract().cpu()})["features"].to(device)
+        tensors, is_stored = load_or_compute(f"features-{key}", lambda: {"features": extract().cpu()})
+        features = tensors["features"].to(device)
+        stored.append(is_stored)
     if "statistics" in required:
-        tensors = _load_or_compute(
+        tensors, is_stored = load_or_compute(
             f"statistics-{key}",
             lambda: FeatureStatistics.from_features(extract() if features is None else features).to_dict(),
         )
         statistics = FeatureStatistics.from_dict(tensors)
+        stored.append(is_stored)
+    if all(stored):  # a full disk may have the parts, but no space for what was computed from them
+        remove_parts(key)
     if "neighbors" in required and features is not None:
-        tensors = _load_or_compute(f"neighbors-{key}", lambda: {"squared": _get_neighbor_distances(features).cpu()})
+        tensors, _ = load_or_compute(f"neighbors-{key}", lambda: {"squared": _get_neighbor_distances(features).cpu()})
         distances = tensors["squared"].to(device)
     if "labels" in required:
         labels = (data.labels if index is None else data.labels[index]).to(device)
@@ -114,14 +119,3 @@ def load_statistics(path: str | None, preprocessing: str | None = None) -> Featu
         return FeatureStatistics.load(expand_path(path, "metrics.statistics"), preprocessing)
     except (OSError, ValueError) as error:
         raise UserError(f"metrics.statistics: cannot read {path}: {error}") from None
-
-
-def _load_or_compute(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the CPU tensors that rank 0 has in its cache, or compute them on all processes and store them."""
-    cached = broadcast_object(cache.read(name) if rank() == 0 else None)
-    if cached is not None:
-        return cached
-    tensors = compute()
-    if rank() == 0:
-        cache.keep(name, tensors)
-    return tensors

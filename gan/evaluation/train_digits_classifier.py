@@ -18,6 +18,7 @@ from gan.data import to_float
 from gan.data.datasets.digits import Digits
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
+from gan.runtime.text import printable
 from metrics.extractors.digits import RESOLUTION, DigitsClassifier
 
 
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         options.file.write_bytes(content)
     except OSError as error:
         raise UserError(f"cannot write to {options.file}: {error.strerror}") from None
-    print(f"{options.file}: sha256 {hashlib.sha256(content).hexdigest()}")
+    print(f"{printable(options.file)}: sha256 {hashlib.sha256(content).hexdigest()}")
 
 
 def train_digits_classifier(images: Tensor, labels: Tensor, seed: int = 0, epochs: int = 30) -> DigitsClassifier:

@@ -77,7 +77,7 @@ def load_classifier(name: str) -> TrainedClassifier:
     try:
         options = parse_yaml(metadata["config"], str(path)).value["classifier"]
         image = ImageShape(*json.loads(metadata["image"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(
             f"{KEY}: {path} contains no description of a classifier; name a run of train_classifier.py"
         ) from None

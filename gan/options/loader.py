@@ -6,7 +6,7 @@ overrides are applied last. An error is one line that begins with file and line.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -25,7 +25,7 @@ from gan.options.nodes import (
     read_layers,
 )
 from gan.options.schema import get_field_default, get_field_types, is_family, join_keys, resolve_aliases
-from models.ranges import Range
+from models.ranges import INT64, Range
 from models.registry import UnknownNameError, did_you_mean
 
 
@@ -40,6 +40,12 @@ def parse_config(schema: type, text: str, source: str, overrides: Sequence[str] 
     `source` is the name of the text in error messages.
     """
     return _construct_layers(schema, [parse_yaml(text, source)], overrides)
+
+
+def parse_values(schema: type, texts: Mapping[str, str], source: str) -> Any:
+    """Return the `schema` whose values are YAML or JSON texts by key. `source` is their name in error messages."""
+    nodes = {key: parse_yaml(text, f"{source}: {key}") for key, text in texts.items()}
+    return construct(schema, Node(nodes, source), "")
 
 
 def _construct_layers(schema: type, layers: Sequence[Node], overrides: Sequence[str]) -> Any:
@@ -126,6 +132,8 @@ _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", st
 
 def _construct_scalar(tp: Any, ranges: list[Range], node: Node, path: str) -> Any:
     value = node.value
+    if tp is int and type(value) is float and value.is_integer():  # 1e5
+        value = int(value)
     if tp is float and type(value) is int:
         try:
             value = float(value)
@@ -135,7 +143,7 @@ def _construct_scalar(tp: Any, ranges: list[Range], node: Node, path: str) -> An
         raise _error(node, path, f"must be {_EXPECTED[tp]}, not {describe_value(node)}")
     if tp is float and not math.isfinite(value):
         raise _error(node, path, "must be a finite number")
-    for bounds in ranges:
+    for bounds in [*ranges, INT64] if tp is int else ranges:
         if value not in bounds:
             raise _error(node, path, f"must be {bounds}, not {value}")
     return value

@@ -16,6 +16,7 @@ MAX_SHOWN = 1000  # characters of an override in error messages
 MAX_NODES = 100_000  # a config has a few hundred nodes; the limit stops aliases that expand exponentially
 MAX_DIGITS = 1000  # Python cannot print integers with more than a few thousand digits
 MAX_BYTES = 1_000_000  # a config has a few thousand bytes; PyYAML needs about one second per megabyte
+TOO_LONG = f"more than {MAX_BYTES:,} bytes; this is probably not a config"
 
 
 class ConfigError(UserError):
@@ -101,6 +102,8 @@ def parse_yaml(text: str, source: str) -> Node:
 
     Raises ConfigError for invalid YAML, duplicate keys and application-specific tags.
     """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{source}: {TOO_LONG}")
     try:
         root = yaml.compose(text, Loader=Loader)
         if root is None:
@@ -164,8 +167,8 @@ def read_layers(path: Path, children: tuple[Path, ...] = (), where: str = "") ->
             raise OSError("not a regular file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ConfigError(f"{prefix}{path}: more than {MAX_BYTES:,} bytes; this is probably not a config")
+        if len(content) > MAX_BYTES:  # what is cut off may be in the middle of a character
+            raise ConfigError(f"{path}: {TOO_LONG}")
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None

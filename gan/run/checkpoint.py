@@ -1,24 +1,34 @@
 """Checkpoints: written atomically, verified by a checksum, and loaded without running code from the file."""
 
-import hashlib
-import os
+import errno
 import pickle
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from gan.options.loader import dump_config, parse_config
 from gan.run import folder as run_folder
-from gan.runtime.errors import UserError
+from gan.run.lock import check_lock
+from gan.run.logging import read_log
+from gan.run.step_files import CHECKPOINTS, SUFFIX, find_checkpoints, get_step_file
+from gan.runtime import signed
+from gan.runtime.errors import UserError, is_out_of_memory
 from gan.runtime.files import write_atomically
 
-MARK = b"sha256"  # separates the data that torch.save wrote from its digest
-CHUNK = 2**20  # bytes hashed at a time
+FORMAT = 1
+"""Version of the contents. Files of earlier versions have none, and their contents are the same."""
 
 Which = Literal["newest", "best"]
+State = dict[str, Any]
+T = TypeVar("T")
+
+
+class InvalidCheckpoint(UserError):
+    """A file that is not a checkpoint of this run, or that this version cannot load."""
 
 
 class Checkpoints:
@@ -28,130 +38,132 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, config: Any):
-        self.folder = folder / "checkpoints"
+        self.folder = folder / CHECKPOINTS
         self.keep = config.checkpoint.keep
         self.config = config
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Write the state of step `state["step"]` and remove the oldest files beyond `keep`."""
-        newest = self._path(state["step"])
-        self._write(newest, state)
+    def save(self, state: State) -> None:
+        """Write the state of step `state["step"]` and remove the oldest files beyond `keep`.
+
+        Files with other names than those of checkpoints stay.
+        """
+        step = state["step"]
+        self._write(get_step_file(self.folder, step, SUFFIX), state)
         # Later files are broken, otherwise the run would have continued from them: they do not count.
-        for path in [path for path in self._numbered() if path <= newest][: -self.keep]:
+        for path in [path for saved, path in find_checkpoints(self.folder.parent).items() if saved <= step][
+            : -self.keep
+        ]:
             path.unlink()
 
-    def save_best(self, state: dict[str, Any]) -> None:
+    def save_best(self, state: State) -> None:
         """Write the state as the best one so far."""
-        self._write(self.folder / "best.pt", state)
+        self._write(self._best, state)
 
-    def load_newest(self, device: torch.device | str) -> dict[str, Any] | None:
-        """Return the newest valid state of this run on `device`, or None without checkpoints.
+    def load_newest(self, device: torch.device | str, read: Callable[[State], T]) -> T | None:
+        """Return what `read` returns for the newest valid state of this run on `device`, or None without checkpoints.
 
-        Invalid files are skipped with a warning. Raises UserError when all files are invalid.
+        `read` raises ValueError for a state that does not fit the run. Invalid files are skipped with a warning. Raises
+        UserError when all files are invalid, and when the log tells that there must have been one.
         """
         faults: list[str] = []
-        for path in reversed(self._numbered()):
+        for step, path in reversed(find_checkpoints(self.folder.parent).items()):
             try:
-                state = self._load(path, device)
-            except UserError as error:
+                value = self._load(path, device, read, step)
+            except InvalidCheckpoint as error:
                 faults.append(str(error))
                 continue
             if faults:
                 warnings.warn(f"continuing from {path.name}: {'; '.join(faults)}", stacklevel=2)
-            return state
+            return value
+        if not faults and (last := self._get_last_logged_step()) > self.config.checkpoint.every:
+            raise UserError(
+                f"{self.folder.parent} was trained to step {last}, but {self.folder} has no checkpoint; restore that"
+                " folder, or train again in another one"
+            )
         if faults:
             raise UserError(f"{'; '.join(faults)}; there is no other checkpoint: train again in another folder")
         return None
 
-    def load_best(self, device: torch.device | str) -> dict[str, Any] | None:
-        """Return the best state on `device`, or None without one. Raises UserError when the file is invalid."""
-        path = self.folder / "best.pt"
-        return self._load(path, device) if path.exists() else None
+    def load(self, which: Which, device: torch.device | str, read: Callable[[State], T]) -> T:
+        """Return what `read` returns for the newest or the best state, see `load_newest`.
 
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step_{step:08d}.pt"
+        Raises UserError when there is none.
+        """
+        self.require(which)
+        if which == "best":
+            return self._load(self._best, device, read)
+        value = self.load_newest(device, read)
+        assert value is not None  # there is a checkpoint
+        return value
 
-    def _numbered(self) -> list[Path]:
-        return sorted(self.folder.glob("step_*.pt"))
+    def require(self, which: Which) -> None:
+        """Raise UserError when there is no newest or no best checkpoint. This takes no time."""
+        if which == "newest" and not find_checkpoints(self.folder.parent):
+            raise UserError(f"{self.folder.parent} has no checkpoint yet; continue training with --resume")
+        if which == "best" and not self._best.exists():
+            raise UserError(
+                f"{self.folder.parent} has no best checkpoint, because no metric was evaluated; use the newest one"
+            )
+
+    def find_files(self) -> list[Path]:
+        """Return the files of all checkpoints."""
+        best = [self._best] if self._best.exists() else []
+        return [*find_checkpoints(self.folder.parent).values(), *best]
+
+    def _get_last_logged_step(self) -> int:
+        return max((line["step"] for line in read_log(self.folder.parent).lines), default=0)
+
+    @property
+    def _best(self) -> Path:
+        return self.folder / "best.pt"
 
     @cached_property
     def _config_text(self) -> str:
         return dump_config(self.config)
 
-    def _write(self, path: Path, state: dict[str, Any]) -> None:
-        write_atomically(path, lambda file: save(state | {"config": self._config_text}, file))
+    def _write(self, path: Path, state: State) -> None:
+        check_lock(self.folder.parent)
+        write_atomically(path, lambda file: signed.save(state | {"format": FORMAT, "config": self._config_text}, file))
 
-    def _load(self, path: Path, device: torch.device | str) -> dict[str, Any]:
+    def _load(self, path: Path, device: torch.device | str, read: Callable[[State], T], step: int | None = None) -> T:
+        """Return what `read` returns for the state in a file, which is that of `step` if it is given."""
         state = load(path, device)
-        saved_config = parse_config(type(self.config), state["config"], str(path))
-        if changed := run_folder.changed_keys(saved_config, self.config):
-            keys = ", ".join(changed)
-            raise UserError(f"cannot use the checkpoint {path}: it belongs to another config (different: {keys})")
-        return state
-
-
-def load_newest_or_best(folder: Path, config: Any, device: torch.device, which: Which) -> dict[str, Any]:
-    """Return the newest or the best state of the run in `folder`, trained with `config`.
-
-    Raises UserError when there is none.
-    """
-    checkpoints = Checkpoints(folder, config)
-    state = checkpoints.load_newest(device) if which == "newest" else checkpoints.load_best(device)
-    if state is None:
-        raise UserError(
-            f"{folder} has no checkpoint yet; continue training with --resume"
-            if which == "newest"
-            else f"{folder} has no best checkpoint, because no metric was evaluated; use the newest one"
-        )
-    return state
-
-
-def save(state: dict[str, Any], file: IO[bytes]) -> None:
-    """Write a state as torch.save does, followed by its SHA-256."""
-    hashing = _HashingFile(file)
-    torch.save(state, cast(IO[bytes], hashing))  # torch.save only calls `write` and `flush`
-    file.write(MARK + hashing.hash.digest())
+        try:
+            if (version := state.get("format", FORMAT)) != FORMAT:
+                raise ValueError(f"it has the format {version!r} of another version, and this version has {FORMAT}")
+            saved_config = parse_config(type(self.config), state["config"], path.name)
+            if changed := run_folder.changed_keys(saved_config, self.config):
+                raise ValueError(f"it belongs to another config (different: {', '.join(changed)})")
+            if step not in (None, state.get("step")):
+                raise ValueError(f"it contains another step than its name says ({state.get('step')!r})")
+            return read(state)
+        except Exception as error:  # values that no version has written can raise errors of many types
+            if is_out_of_memory(error):
+                raise
+            raise InvalidCheckpoint(f"cannot use the checkpoint {path}: {error}") from None
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return the state in a checkpoint file. Raises UserError for a file that is damaged or not a checkpoint."""
+    """Return the state in a checkpoint file.
+
+    Raises InvalidCheckpoint, which is a UserError, for a file that is damaged or not a checkpoint, and other errors if
+    this cannot be known now: OSError, and the many types of a lack of memory.
+    """
     try:
-        verify_checksum(path)
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = signed.load(path, device=device)
         if not isinstance(state, dict) or not isinstance(state.get("config"), str):
             raise ValueError("it does not contain the state of a run")
-    except pickle.UnpicklingError:  # its message recommends loading the file with weights_only=False
-        raise UserError(f"cannot read the checkpoint {path}: it contains objects other than tensors") from None
     except Exception as error:  # torch.load raises exceptions of many types
+        if _is_passing(error):  # the file may be valid, so that an older one must not take its place
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read the checkpoint {path}: {reason}") from None
+        if isinstance(error, pickle.UnpicklingError):  # it recommends loading the file with weights_only=False
+            reason = "it contains objects other than tensors"
+        raise InvalidCheckpoint(f"cannot read the checkpoint {path}: {reason}") from None
     return state
 
 
-def verify_checksum(path: Path) -> None:
-    """Raise ValueError when a file does not end with its own SHA-256."""
-    sha256 = hashlib.sha256()
-    ending = len(MARK) + sha256.digest_size
-    with path.open("rb") as file:
-        left = os.fstat(file.fileno()).st_size - ending
-        while left > 0:
-            data = file.read(min(CHUNK, left))
-            sha256.update(data)
-            left -= len(data) or left
-        if file.read() != MARK + sha256.digest():
-            raise ValueError("its checksum is missing or wrong; the file is truncated, modified or not a checkpoint")
-
-
-class _HashingFile:
-    """A binary file that hashes the data written to it."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file = file
-        self.hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
+def _is_passing(error: Exception) -> bool:
+    """Return whether an error tells nothing about the contents of a file: it may be read at another time."""
+    is_unread = isinstance(error, OSError) and error.errno != errno.EINVAL  # not of a pipe or a folder
+    return is_unread or is_out_of_memory(error)

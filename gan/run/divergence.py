@@ -1,6 +1,5 @@
 """Divergence: NaN or infinite values are found before a step is logged or saved, and described in `divergence.json`."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from gan.run.lock import check_lock
 from gan.run.logging import read_metrics
+from gan.runtime.damaged import read_json
 from gan.runtime.distributed import all_reduce_mean, call_on_rank_zero
 from gan.runtime.errors import Stopped
 from gan.runtime.files import write_json
@@ -67,6 +68,7 @@ def _record(folder: Path, step: int, nonfinite: list[str], action: str) -> str:
         "last_lipschitz": {k: v for k, v in estimates[-1].items() if k.startswith("lipschitz/")} if estimates else {},
         "then": action,
     }
+    check_lock(folder)
     write_json(folder / DIVERGENCES, [*read_divergences(folder), entry])
     more = f" and {len(nonfinite) - 1} more" if len(nonfinite) > 1 else ""
     logged = f"the numbers logged at step {lines[-1]['step']} were finite" if lines else "nothing was logged before"
@@ -80,9 +82,21 @@ def stop_diverged(folder: Path, step: int, nonfinite: list[str]) -> NoReturn:
 
 
 def read_divergences(folder: Path) -> list[dict[str, Any]]:
-    """Return the divergences recorded in a run folder, oldest first."""
-    path = folder / DIVERGENCES
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    """Return the divergences recorded in a run folder, oldest first. None, with a warning, if the file is damaged."""
+    return read_json(folder / DIVERGENCES, _are_entries, [])
+
+
+def _are_entries(value: Any) -> bool:
+    """Return whether a value has the form of the contents of `divergence.json`."""
+    return isinstance(value, list) and all(
+        isinstance(entry, dict)
+        and type(entry.get("step")) is int
+        and isinstance(entry.get("then"), str)
+        and isinstance(entry.get("not_finite"), list)
+        and len(entry["not_finite"]) > 0
+        and all(isinstance(name, str) for name in entry["not_finite"])
+        for entry in value
+    )
 
 
 def gradient_norm(network: nn.Module) -> float:

@@ -2,16 +2,18 @@
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gan.options.loader import dump_config, load_config, to_plain
-from gan.run.lock import LEFTOVERS, LOCK, locked
+from gan.run.lock import LOCK, check_lock, locked
 from gan.runtime.distributed import leave_note, rank, read_note
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
+from gan.runtime.temporary import is_temporary
 from gan.runtime.weights import get_fingerprint
 
 CONFIG = "config.yaml"
@@ -21,7 +23,7 @@ NOTE = "run folder"
 # A decaying learning rate decays over the new number of steps from then on.
 RESUME_MAY_CHANGE = (
     *("train.steps", "train.on_nan"),
-    *("data.root", "data.held_out", "data.download", "data.device_budget_gb", "data.workers"),
+    *("data.root", "data.held_out", "data.download", "data.device_budget_gb", "data.workers", "data.allow_changes"),
     *("log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
 )
 # Except that this key may not name another classifier, NAME@FINGERPRINT: metrics of both would have the same names.
@@ -44,7 +46,8 @@ def find_free_folder(name: str, parent: Path = Path("runs")) -> Path:
 
 def find_newest_folder(name: str, parent: Path = Path("runs")) -> Path:
     """Return the newest run with this name, numbered as in `find_free_folder`. Raises UserError without one."""
-    folders = [path.parent for path in (*parent.glob(f"{name}/{CONFIG}"), *parent.glob(f"{name}-[0-9]*/{CONFIG}"))]
+    numbered = re.compile(f"{re.escape(name)}(-[0-9]+)?")  # other folders may be copies that a user has made
+    folders = [path.parent for path in parent.glob(f"*/{CONFIG}") if numbered.fullmatch(path.parent.name)]
     if not folders:
         raise UserError(f"there is no run {name} in {parent}/ to resume; give its folder with --out")
     return max(folders, key=lambda folder: (folder / CONFIG).stat().st_mtime)
@@ -68,16 +71,22 @@ def hold(folder: Path, is_new: bool) -> Iterator[None]:
     """Hold the lock of a run folder, creating the folder if necessary.
 
     Rank 0 holds the lock for all processes of a run. Raises UserError when another run uses the folder. If torchrun
-    restarts the job, `find_folder_of_job` returns this folder.
+    restarts the job, `find_folder_of_job` returns this folder. A folder that was created is removed if it stays empty.
     """
     if rank() != 0:
         yield
         return
-    with locked(folder):
-        if is_new:
-            check_free(folder)  # again, because another run may have used the folder in the meantime
-        leave_note(NOTE, str(folder))
-        yield
+    creates = not folder.exists()
+    try:
+        with locked(folder):
+            if is_new:
+                check_free(folder)  # again, because another run may have used the folder in the meantime
+            leave_note(NOTE, str(folder))
+            yield
+    finally:
+        if creates:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def find_folder_of_job() -> Path | None:
@@ -100,6 +109,7 @@ def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:
 
     The `notes`, a line each, are comments at the top of the file. Those of the run's earlier config are kept.
     """
+    check_lock(folder)
     path = folder / CONFIG
     try:
         earlier = path.read_text("utf-8").splitlines() if path.exists() else []
@@ -147,7 +157,7 @@ def differing_keys(a: Any, b: Any, path: str = "") -> list[str]:
 
 def _is_leftover(path: Path) -> bool:
     """Return whether a run that was killed before it wrote its config may have left this file."""
-    return path.name == LOCK or path.match(LEFTOVERS)
+    return path.name == LOCK or is_temporary(path)
 
 
 @contextmanager

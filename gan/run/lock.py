@@ -4,21 +4,27 @@ This uses `flock` directly and not the package filelock. A lock file here contai
 removed on release. Depending on its version, filelock empties the file before it acquires the lock, or keeps the file.
 """
 
+import errno
 import fcntl
 import os
 import socket
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from gan.runtime.errors import UserError
+from gan.runtime.files import only_regular
+from gan.runtime.temporary import PATTERN, remove_dead
+from gan.runtime.text import printable
 
 LOCK = ".lock"
-LEFTOVERS = ".*.tmp"  # temporary files of a killed process, see gan.runtime.files
 POLL_S = 0.1
+MAX_HOLDER = 300  # bytes of the name of the holder
+
+_held: dict[Path, BinaryIO] = {}  # the lock files that this process holds
 
 
 @contextmanager
@@ -29,8 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with hold_lock(folder / LOCK):
         with _writing_to(folder):
-            for leftover in folder.rglob(LEFTOVERS):
-                leftover.unlink()
+            remove_dead(folder.rglob(PATTERN))
         yield
 
 
@@ -49,24 +54,54 @@ def hold_lock(path: Path, timeout_s: float = 0.0) -> Iterator[None]:
         try:
             with _writing_to(folder):
                 if holder := _read_holder(file):
-                    print(f"{_get_subject(path)}: {holder} was killed while it held the lock; continuing")
+                    print(
+                        f"{_get_subject(path)}: {holder} did not end normally, or this is a copy of a folder that it"
+                        " was using; continuing"
+                    )
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            _held[path] = file
             yield
         finally:
-            path.unlink(missing_ok=True)
+            _held.pop(path, None)
+            # An error here, as on a disk that has become read-only, would hide the one that ended the process.
+            with suppress(OSError):
+                if _is_current(path, file):
+                    path.unlink()
+
+
+def check_lock(folder: Path, name: str = LOCK) -> None:
+    """Raise UserError if this process has lost the lock of a folder that it held.
+
+    Call this before every write: the folder may have been moved, and another run may have begun in its place. Nothing
+    is checked if this process has never held the lock.
+    """
+    path = folder / name
+    if (file := _held.get(path)) is None or _is_current(path, file):
+        return
+    subject = _get_subject(path)
+    if not folder.exists():
+        raise UserError(
+            f"{subject} was moved or removed while this process was using it: nothing more is written; continue in its"
+            " new place"
+        )
+    raise UserError(
+        f"the lock file of {subject} was removed while this process was using it: nothing more is written, because"
+        " another process may be using it now; continue when none does"
+    )
 
 
 def _acquire(path: Path, timeout_s: float) -> BinaryIO:
     deadline = time.monotonic() + timeout_s
     while True:
-        file = path.open("ab+", buffering=0)
+        file = _open(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with file:
                 holder = _read_holder(file)
             if time.monotonic() >= deadline:
+                holder = holder or "another process"  # which has not written its name yet
                 raise UserError(f"{_get_subject(path)} is in use by {holder}; stop that process first") from None
             time.sleep(POLL_S)
             continue
@@ -76,6 +111,20 @@ def _acquire(path: Path, timeout_s: float) -> BinaryIO:
         if _is_current(path, file):
             return file
         file.close()  # the previous holder has removed this file since it was opened
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a lock file. Raises UserError for a link, whose target would be overwritten, and for a pipe."""
+    try:
+        descriptor = only_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EINVAL):
+            raise
+        raise UserError(f"{path} is a link or no regular file; remove it") from None
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise UserError(f"{path} is a link; remove it")
+    return os.fdopen(descriptor, "ab+", buffering=0)
 
 
 def _is_current(path: Path, file: BinaryIO) -> bool:
@@ -88,12 +137,12 @@ def _is_current(path: Path, file: BinaryIO) -> bool:
 
 def _read_holder(file: BinaryIO) -> str:
     file.seek(0)
-    return file.read().decode(errors="replace")
+    return printable(file.read(MAX_HOLDER).decode(errors="replace"))
 
 
-def _get_subject(path: Path) -> Path:
+def _get_subject(path: Path) -> str:
     """Return what the lock protects, for messages: `run` for `run/.lock`, `logs/cell` for `logs/cell.lock`."""
-    return path.parent / path.name.removesuffix(LOCK)
+    return printable(path.parent / path.name.removesuffix(LOCK))
 
 
 @contextmanager

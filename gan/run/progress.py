@@ -33,7 +33,7 @@ class Progress:
             return
         seconds_per_step = (time.monotonic() - self._start_time) / max(1, step - self._start)
         remaining = _format_duration(seconds_per_step * (self._steps - step))
-        print(f"step {step}/{self._steps}  {text}  {remaining} left", flush=True)
+        print(f"step {step}/{self._steps}  {text}  {remaining} left")
 
     def warn(self, message: str) -> None:
         """Print a warning above the bar."""

@@ -52,6 +52,15 @@ class Recorder:
         shown = {label: numbers[tag] for tag, label in self._shown.items() if tag in numbers}
         self.progress.show(counters["step"], shown)
 
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint of a step, after the log: a resumed run does not log earlier steps again."""
+        self.logger.sync()
+        self.checkpoints.save(state)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write the state as the best one so far."""
+        self.checkpoints.save_best(state)
+
     def warn(self, message: str | None) -> None:
         """Print a warning without interrupting the progress line; None prints nothing."""
         if message is not None:

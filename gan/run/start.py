@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gan.data import DatasetConfig
+from gan.run.checkpoint import Checkpoints
 from gan.runtime.device import check_device
 from gan.runtime.disk import Space, check_space, find_existing
 from gan.runtime.errors import UserError, collect_errors
@@ -58,14 +59,14 @@ def require_all(starts: Sequence[Start]) -> None:
         warnings.warn(note, stacklevel=2)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise UserError if no files can be created in a folder, which may not exist yet."""
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Raise UserError if no files can be created in a folder, which may not exist yet. `option` names it in errors."""
     existing = find_existing(folder)
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise UserError(f"cannot write to --out {existing}: {error.strerror}") from None
+        raise UserError(f"cannot write to {option} {existing}: {error.strerror}; choose another {option}") from None
 
 
 def count_parameters(build: Callable[[], nn.Module]) -> int | None:
@@ -83,5 +84,5 @@ def get_checkpoint_space(config: Any, folder: Path, numbers: int) -> Space:
     These are the ones to keep, the best one, and the next one, which is written before the oldest one is removed.
     """
     count = min(config.checkpoint.keep, math.ceil(config.train.steps / config.checkpoint.every)) + 2
-    existing = sum(path.stat().st_size for path in (folder / "checkpoints").glob("*.pt"))
+    existing = sum(path.stat().st_size for path in Checkpoints(folder, config).find_files())
     return Space(folder, max(0, count * numbers * BYTES - existing), "checkpoints")

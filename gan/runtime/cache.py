@@ -1,10 +1,17 @@
-"""A cache of tensors in `$XDG_CACHE_HOME/convnorm-gan` (default `~/.cache/convnorm-gan`), and hashes for its keys."""
+"""A cache of tensors in `$XDG_CACHE_HOME/convnorm-gan` (default `~/.cache/convnorm-gan`), and hashes for its keys.
+
+Each file ends with a checksum of its contents and of its name. What was changed, or copied to another name, is made
+again.
+"""
 
 import errno
 import hashlib
 import os
+import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gan.runtime import signed
 from gan.runtime.files import write_atomically
+from gan.runtime.temporary import PATTERN, remove_dead
 
 
 class ContentHash:
@@ -78,20 +87,61 @@ def cached(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def read(name: str) -> dict[str, Any] | None:
-    """Return the tensors in the cache under `name`, or None if there are none or their file cannot be read."""
+    """Return the tensors in the cache under `name`, or None if there are none.
+
+    A file that is damaged, or that belongs to another name, counts as none, with a warning.
+    """
+    path = None
     try:
-        return torch.load(_get_path(name), weights_only=True)
-    except Exception:  # torch.load raises many types of errors for missing, truncated and incompatible files
+        path = get_path(name)
+        return signed.load(path, name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # torch.load raises many types of errors
+        warn_unusable(path, error)
         return None
 
 
-def keep(name: str, value: dict[str, Any]) -> None:
-    """Store tensors in the cache under `name`; warn if the cache cannot be written."""
+def keep(name: str, value: dict[str, Any]) -> bool:
+    """Store tensors in the cache under `name`, and return whether this was possible; warn if it was not."""
     try:
-        write_atomically(_get_path(name), lambda file: torch.save(value, file))
+        write(name, value)
     except OSError as error:
         warn_unwritable(error)
+        return False
+    return True
 
 
-def _get_path(name: str) -> Path:
+def write(name: str, value: dict[str, Any]) -> None:
+    """Store tensors in the cache under `name`. Raises OSError if the cache cannot be written."""
+    remove_leftovers()
+    write_atomically(get_path(name), lambda file: signed.save(value, file, name))
+
+
+def remove_folder(name: str) -> None:
+    """Remove the folder `name` of the cache, if there is one."""
+    with suppress(OSError):  # a missing home folder
+        shutil.rmtree(cache_dir() / name, ignore_errors=True)
+
+
+def remove_leftovers() -> None:
+    """Remove the temporary files that killed processes have left anywhere in the cache, once for each process."""
+    _sweep(cache_dir())
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    remove_dead(folder.rglob(PATTERN))  # the cache may have many files
+
+
+def warn_unusable(path: Path | None, error: Exception) -> None:
+    """Warn that a file in the cache cannot be read and is made again."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
+    warnings.warn(
+        f"{path} in the cache cannot be used ({reason or type(error).__name__}); making it again", stacklevel=1
+    )
+
+
+def get_path(name: str) -> Path:
+    """Return the path of the file with the tensors that are stored under `name`."""
     return cache_dir() / f"{name}.pt"

@@ -1,19 +1,22 @@
 """What all commands share: errors in one line, and an exit code for each outcome."""
 
 import argparse
+import os
+import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
+from gan.runtime.console import open_console
 from gan.runtime.distributed import claim_first_failure, launched_world_size
-from gan.runtime.errors import Stopped, UserError
+from gan.runtime.errors import Stopped, UserError, is_out_of_memory, to_line
 from gan.runtime.files import WriteError
+
+OVERRIDE = re.compile(r"[\w.]+=")
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +27,26 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
 
+def split_overrides(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the paths among words of a command line, and the overrides `key.sub=value`.
+
+    What exists is a path: the folders of a comparison have names such as `conv_norm,stride=paper-seed0`.
+    """
+    paths, overrides = [], []
+    for word in words:
+        (overrides if OVERRIDE.match(word) and not os.path.lexists(word) else paths).append(word)
+    return paths, overrides
+
+
+def whole_number(text: str) -> int:
+    """Return a whole number, such as 50000 or 5e4; for use as the `type` of an option."""
+    for parse in (int, float):
+        with suppress(ValueError, OverflowError):
+            if (value := parse(text)) == int(value):
+                return int(value)
+    raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
+
+
 def png_path(text: str) -> Path:
     """Return the path of an image to write; for use as the `type` of an option."""
     path = Path(text)
@@ -32,37 +55,42 @@ def png_path(text: str) -> Path:
     return path
 
 
-def exit_code(command: Callable[[], None], distributed: bool = False) -> int:
+def exit_code(command: Callable[[], None], distributed: bool = False, prints_results: bool = True) -> int:
     """Run a command and return its exit code.
 
     0 after success, 2 after user errors, 130 after Ctrl-C, and the code of a run that stopped itself. User errors and
     warnings are printed in one line each. Other exceptions propagate. When several processes fail, only the first
     prints its error. A command that is not `distributed` refuses to run in several processes.
+
+    Without a console, the command goes on. Its exit code is 2 then if it `prints_results`, which are lost.
     """
-    with short_messages():
-        try:
-            if not distributed and launched_world_size() > 1:
-                count = launched_world_size()
-                raise UserError(f"this command must run in a single process, not in {count}; start it without torchrun")
-            command()
-            sys.stdout.flush()
-        except Stopped as stop:
-            if claim_first_failure():
-                print(stop, file=sys.stderr)
-            return stop.code
-        except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
-            return 130
-        except Exception as error:
-            if isinstance(error, BrokenPipeError):
-                sys.stdout = None  # otherwise Python tries to flush it at exit
-            message = get_user_message(error)
-            is_first = claim_first_failure()
-            if message is None and is_first:
-                raise
-            if message is not None and is_first:
-                print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
-            return 1 if message is None else 2
+    with open_console() as output, short_messages():
+        code = _run(command, distributed)
+        output.flush()
+        return 2 if code == 0 and prints_results and output.is_lost else code
+
+
+def _run(command: Callable[[], None], distributed: bool) -> int:
+    try:
+        if not distributed and launched_world_size() > 1:
+            count = launched_world_size()
+            raise UserError(f"this command must run in a single process, not in {count}; start it without torchrun")
+        command()
+    except Stopped as stop:
+        if claim_first_failure():
+            print(stop, file=sys.stderr)
+        return stop.code
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = get_user_message(error)
+        is_first = claim_first_failure()
+        if message is None and is_first:
+            raise
+        if message is not None and is_first:
+            print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+        return 1 if message is None else 2
     return 0
 
 
@@ -75,7 +103,9 @@ def short_messages() -> Iterator[None]:
     format_warning, excepthook = warnings.formatwarning, threading.excepthook
 
     def format_in_one_line(message: Warning | str, category: type[Warning], *location: Any) -> str:
-        return f"warning: {message}\n" if category is UserWarning else format_warning(message, category, *location)
+        if category is not UserWarning:
+            return format_warning(message, category, *location)
+        return f"warning: {to_line(str(message))}\n"
 
     def skip_tensorboard(args: threading.ExceptHookArgs) -> None:
         if not type(args.thread).__module__.startswith("tensorboard."):
@@ -90,14 +120,15 @@ def short_messages() -> Iterator[None]:
 
 def get_user_message(error: Exception) -> str | None:
     """Return the message for an error that the user can fix, a line for each error; None for any other error."""
-    if isinstance(error, UserError | WriteError):
+    if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, BrokenPipeError):
-        return "the program that reads the output has exited; write the output to a file instead"
-    if isinstance(error, OSError) and error.filename is not None:  # no permission, or a name that is too long
-        return str(UserError(f"{error.filename}: {error.strerror}"))
-    # PyTorch raises a bare RuntimeError when malloc fails.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        return f"out of memory; use smaller networks, batches or images ({reason})"
+    if isinstance(error, WriteError):
+        return to_line(str(error))
+    if isinstance(error, OSError) and error.strerror:  # such as no permission, a long name, or too many open files
+        return to_line(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror)
+    reason = str(error).partition("\n\n")[0] or type(error).__name__
+    if is_out_of_memory(error):
+        return to_line(f"out of memory; use smaller networks, batches or images ({reason})")
+    if type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+        return to_line(f"cannot compile the networks; set train.compile=false ({reason})")
     return None

@@ -1,19 +1,24 @@
 """Writes files so that each of them is complete or unchanged, even after a crash."""
 
+import errno
 import json
 import os
-import tempfile
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from gan.runtime.temporary import PATTERN, name_temporary, remove_dead
+from gan.runtime.text import printable
 
 
 class WriteError(OSError):
     """A file cannot be written. The attributes are `filename` and `strerror`, the message is one line with both."""
 
     def __str__(self) -> str:
-        return f"cannot write {self.filename}: {self.strerror}"
+        return printable(f"cannot write {self.filename}: {self.strerror}")
 
 
 @contextmanager
@@ -33,21 +38,27 @@ def name_in_errors(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
     """Call `write(file)` with a binary file and move the result to `path`, which is complete or unchanged.
 
-    Missing parent folders are created. Raises WriteError if the file cannot be written.
+    Missing parent folders are created. Temporary files that killed processes have left in the folder are removed when a
+    process first writes into it. Raises WriteError if the file cannot be written.
     """
     with name_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        _sweep(path.parent.absolute())
+        temporary = name_temporary(path)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with temporary.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_get_umask())
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    remove_dead(folder.glob(PATTERN))  # once for each folder, which may have many files
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,7 +75,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def append(path: Path, data: bytes) -> None:
     """Append all of `data` to a file, or raise WriteError and leave the file unchanged."""
-    with name_in_errors(path), path.open("ab", buffering=0) as file:
+    with name_in_errors(path), open(path, "ab", buffering=0, opener=only_regular) as file:
         length = os.fstat(file.fileno()).st_size
         rest = memoryview(data)
         try:
@@ -75,7 +86,10 @@ def append(path: Path, data: bytes) -> None:
             raise
 
 
-def _get_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def only_regular(path: str | Path, flags: int) -> int:
+    """Open a regular file, as an `opener` of `open`. Raises OSError for others, such as a pipe, which would block."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during training: the step is finished and a checkpoint written before the process exits.
+"""Signals that ask a training run to stop: it finishes the step and writes a checkpoint before the process exits.
 
 Several processes first train until the next step that logs, saves or evaluates: only there they exchange the signal.
 """
@@ -6,17 +6,19 @@ Several processes first train until the next step that logs, saves or evaluates:
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from gan.runtime.distributed import max_over_processes, wait_for_rank_zero, world_size
 from gan.runtime.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Ctrl-C and a lost terminal, the end of a job of a batch system and its warnings before it, a limit of CPU time.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 class Interrupted(Stopped):
-    """SIGTERM or Ctrl-C stopped the run. The exit code is 128 plus the signal, as in a shell: 143 or 130."""
+    """A signal stopped the run. The exit code is 128 plus the signal: 143 for SIGTERM, 130 for Ctrl-C."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message, 128 + signal_number)
@@ -30,7 +32,7 @@ def stop_interrupted(signal_number: int, step: int) -> NoReturn:
 
 
 class Interrupt:
-    """Context manager that records SIGTERM and Ctrl-C instead of raising; a second Ctrl-C kills the process.
+    """Context manager that records the `SIGNALS` and never raises; Ctrl-C after any of them kills the process.
 
     A signal that the process ignores, like Ctrl-C in a background process of a shell, stays ignored.
     """
@@ -49,7 +51,8 @@ class Interrupt:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one of C code cannot be restored
+                signal.signal(number, handler)
 
     def get_signal(self) -> int | None:
         """Return the signal that a process has received, or None. Collective: all processes must call this."""
@@ -72,4 +75,5 @@ class Interrupt:
             name = signal.Signals(number).name
             finishing = "finishing the step" if world_size() == 1 else "training until the next step that is logged"
             # print() is not reentrant, so a signal handler must not call it.
-            os.write(2, f"\n{name}: {finishing} and writing a checkpoint; Ctrl-C ends at once\n".encode())
+            with suppress(OSError):  # the console may have ended by the same signal
+                os.write(2, f"\n{name}: {finishing} and writing a checkpoint; Ctrl-C ends at once\n".encode())

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically
+from gan.runtime.files import only_regular, write_atomically
 
 GENERATOR = "generator.safetensors"
 """Name of the file in the run folder of a GAN"""
@@ -41,11 +41,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises UserError if the file cannot be read.
     """
     try:
+        with open(path, "rb", opener=only_regular):  # a pipe would block
+            pass
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return tensors, file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read the weights in {path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"cannot read the weights in {path}: {reason}") from None
 
 
 def _sort_metadata(data: bytes) -> bytes:

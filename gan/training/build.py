@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gan.config import AdamConfig, Config
 from gan.data import ImageData, Sampler, Splits
+from gan.data.contents import get_contents
 from gan.data.labels import LabelDistribution, count_labels
 from gan.data.subset import subset_rows
 from gan.evaluation.build import build_evaluator, check_metrics
@@ -40,6 +41,7 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
     return Experiment(
         config=config,
         image_shape=image_shape,
+        contents=get_contents(splits),
         device=device,
         G=G,
         D=D,

@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 from gan.config import Config
+from gan.data.contents import Contents
 from gan.data.labels import restore_labels
 from gan.evaluation.evaluator import Evaluator
 from gan.run.divergence import Networks
+from gan.run.state import check_contents, check_counts, check_module, check_numbers, check_optimizer, check_tensors
 from gan.runtime.cuda_graphs import CUDAGraphs
 from gan.runtime.distributed import average_batch_statistics, world_size
 from gan.training.ema import EMA
+from gan.training.generator_state import check_labels
 from gan.training.inputs import Inputs, StepInputs
 from gan.training.standing_statistics import with_standing_statistics
 from metrics.lipschitz import LipschitzTracker
@@ -26,6 +29,8 @@ class Experiment:
 
     config: Config
     image_shape: ImageShape
+    contents: Contents
+    """What identifies the images of the data set"""
     device: torch.device
     G: nn.Module
     D: nn.Module
@@ -81,11 +86,33 @@ class Experiment:
     def state_dict(self) -> dict[str, Any]:
         """Return everything that later steps depend on, and what `restore_generator` needs without the data set."""
         state = {"step": self.step, "retries": self.inputs.rollbacks, "image": tuple(self.image_shape)}
+        state["data"] = self.contents
         state["label_counts"] = None if self.inputs.labels is None else self.inputs.labels.counts
         return state | {name: part.state_dict() for name, part in self._stateful().items()}
 
+    def check_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state of this run unchanged. Raises ValueError if it cannot be loaded: it may be of another version.
+
+        The experiment is not changed.
+        """
+        check_counts(state, "step", "retries")
+        check_contents(state)
+        check_labels(state, self.image_shape.num_classes)
+        if state.get("image", shape := tuple(self.image_shape)) != shape:
+            raise ValueError(f"it is of images of another shape than {shape}")
+        for name, part in self._stateful().items():
+            if isinstance(part, nn.Module):
+                check_module(name, part, state)
+            elif isinstance(part, torch.optim.Optimizer):
+                check_optimizer(name, part, state)
+            elif isinstance(part, LipschitzTracker):
+                check_tensors(name, state)
+            else:
+                check_numbers(name, part.state_dict(), state)
+        return state
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned. Labels are drawn as the run began, not from the data again."""
+        """Restore a state that `check_state` accepts. Labels are drawn as the run began, not from the data again."""
         self.step, self.inputs.rollbacks = state["step"], state["retries"]
         self.inputs.labels = restore_labels(state.get("label_counts"), self.image_shape.num_classes, self.device)
         for name, part in self._stateful().items():

@@ -1,20 +1,33 @@
 """A trained generator, and the safetensors file that contains it."""
 
 import copy
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from gan.config import Config
 from gan.data.labels import LabelDistribution, restore_labels
-from gan.options.loader import dump_config, parse_config
+from gan.options.loader import dump_config, parse_config, parse_values
+from gan.run.start import count_parameters
 from gan.runtime.errors import UserError
 from gan.runtime.weights import GENERATOR, export_network, read_weights
+from gan.training.generator_state import check_labels, read_image_shape
 from models import ImageShape, build_generator
+from models.ranges import AT_LEAST_0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Description:
+    """What a file of a generator contains besides the weights and the config, each as JSON."""
+
+    image: tuple[int, int, int | None]
+    """The fields of its `ImageShape`"""
+    step: Annotated[int, AT_LEAST_0] = 0
+    label_counts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,17 +91,41 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Trai
     path = path / GENERATOR if path.is_dir() else path
     tensors, metadata = _read(path)
     config: Config = parse_config(Config, metadata["config"], str(path))
-    image = ImageShape(*json.loads(metadata["image"]))
-    network = build_generator(config.generator, image)
+    description, image = _parse_description(metadata, path)
+    network = _build_network(config, image, tensors, path)
+    network.to(device).eval().requires_grad_(False)
+    labels = restore_labels(description.label_counts, image.num_classes, device)
+    return TrainedGenerator(network, config, image, description.step, labels)
+
+
+def _parse_description(metadata: Mapping[str, str], path: Path) -> tuple[_Description, ImageShape]:
+    texts = {name: text for name, text in metadata.items() if name in ("image", "step", "label_counts")}
+    description: _Description = parse_values(_Description, texts, str(path))
     try:
+        image = read_image_shape(vars(description))
+        check_labels(vars(description), image.num_classes)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; copy the file again") from None
+    return description, image
+
+
+def _build_network(config: Config, image: ImageShape, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Return the generator of a config with these weights."""
+    count = count_parameters(lambda: build_generator(config.generator, image))
+    try:
+        # The file describes any network, but it only has the weights of one that fits into the memory.
+        if count is not None and count > sum(tensor.numel() for tensor in tensors.values()):
+            raise ValueError("weights are missing")
+        network = build_generator(config.generator, image)
+        for name, tensor in network.state_dict().items():
+            if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
+                raise ValueError(f"{name} has another type")
         network.load_state_dict(tensors)
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         raise UserError(
             f"the weights in {path} do not fit the network that the file describes; copy it again"
         ) from None
-    network.to(device).eval().requires_grad_(False)
-    labels = restore_labels(json.loads(metadata.get("label_counts", "null")), image.num_classes, device)
-    return TrainedGenerator(network, config, image, json.loads(metadata["step"]), labels)
+    return network
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -143,7 +143,7 @@ def evaluate(
     if evaluator is not None:
         first, value = next(iter(metrics.items()))
         if recorder.is_best(first, value, evaluator.protocols[0].spec.higher_is_better):
-            recorder.checkpoints.save_best(experiment.state_dict())
+            recorder.save_best(experiment.state_dict())
     samples = fixed_samples(G_ema, inputs)
     recorder.logger.image("samples", experiment.step, sample_grid(samples, experiment.config.data.stacked))
     if metrics:
@@ -187,4 +187,4 @@ def fixed_samples(G_ema: nn.Module, inputs: Inputs) -> Tensor:
 def save(experiment: Experiment, recorder: Recorder | None) -> None:
     """Write a checkpoint of the current step."""
     if recorder is not None:
-        recorder.checkpoints.save(experiment.state_dict())
+        recorder.save(experiment.state_dict())

@@ -3,28 +3,39 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gan.config import Config
+from gan.data.contents import refuse_changes
 from gan.data.labels import restore_labels
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
-from gan.run.checkpoint import Checkpoints, Which, load_newest_or_best
+from gan.run.checkpoint import Checkpoints, Which
+from gan.run.state import check_counts, check_module
 from gan.runtime.distributed import call_on_rank_zero
 from gan.runtime.errors import UserError
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
 from gan.training.generator_file import TrainedGenerator, is_generator_file, load_generator
+from gan.training.generator_state import check_labels, read_image_shape
 from gan.training.standing_statistics import with_standing_statistics
-from models import ImageShape, build_generator
+from models import build_generator
 
 
 def resume(experiment: Experiment, folder: Path) -> None:
     """Restore the newest checkpoint of the run in `folder`; without one the experiment stays at step 0."""
-    state = call_on_rank_zero(lambda: Checkpoints(folder, experiment.config).load_newest("cpu"))
+    checkpoints = Checkpoints(folder, experiment.config)
+    state = call_on_rank_zero(lambda: checkpoints.load_newest("cpu", experiment.check_state))
     if state is not None:
-        experiment.load_state_dict(state)
+        load_state(experiment, folder, state)
+
+
+def load_state(experiment: Experiment, folder: Path, state: dict[str, Any]) -> None:
+    """Restore a state of the run in `folder`. Raises UserError if the run began with other images."""
+    refuse_changes(folder, state.get("data"), experiment.contents, experiment.config.data.allow_changes)
+    experiment.load_state_dict(state)
 
 
 def restore_experiment(
@@ -36,14 +47,16 @@ def restore_experiment(
 ) -> Experiment:
     """Return the experiment of the run in `folder` at a checkpoint, with its config changed by `overrides`.
 
-    `metrics`, if given, replace the metrics of the config. Raises UserError without a checkpoint.
+    `metrics`, if given, replace the metrics of the config. Raises UserError without a checkpoint, and if the run began
+    with other images.
     """
     config: Config = load_config(Config, run_folder.config_path(folder), overrides)
     if metrics is not None:
         config = replace_metrics(config, metrics)
-    state = load_newest_or_best(folder, config, device, which)
+    checkpoints = Checkpoints(folder, config)
+    checkpoints.require(which)  # before the data set is loaded
     experiment = build_experiment(config, config.data.load(), device)
-    experiment.load_state_dict(state)
+    load_state(experiment, folder, checkpoints.load(which, device, experiment.check_state))
     return experiment
 
 
@@ -63,14 +76,22 @@ def restore_generator(run: Path, device: torch.device, which: Which = "newest") 
             raise UserError(f"--checkpoint {which}: {run} has only one generator; name a run folder")
         return load_generator(run, device)
     config = load_config(Config, run_folder.config_path(run))
-    state = load_newest_or_best(run, config, device, which)
-    image = ImageShape(*state["image"])
+    generator = Checkpoints(run, config).load(which, device, lambda state: _build_generator(config, state, device))
+    network = with_standing_statistics(generator.network.eval().requires_grad_(False), config, generator.labels)
+    return dataclasses.replace(generator, network=network)
+
+
+def _build_generator(config: Config, state: dict[str, Any], device: torch.device) -> TrainedGenerator:
+    """Return the averaged generator in the state of a checkpoint. Raises ValueError if the state does not fit."""
+    image = read_image_shape(state)
+    check_counts(state, "step")
+    check_labels(state, image.num_classes)
     network = build_generator(config.generator, image).to(device)
     if config.train.channels_last:  # as in training, so that the statistics are the same to the last bit
         network = network.to(memory_format=torch.channels_last)
+    check_module("G_ema", network, state)
     network.load_state_dict(state["G_ema"])
     labels = restore_labels(state.get("label_counts"), image.num_classes, device)
-    network = with_standing_statistics(network.eval().requires_grad_(False), config, labels)
     return TrainedGenerator(network, config, image, state["step"], labels)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from gan.run.divergence import DIVERGENCES, record_divergence, stop_diverged
 from gan.run.recorder import Recorder
 from gan.runtime.distributed import call_on_rank_zero
+from gan.runtime.text import printable
 from gan.training.experiment import Experiment
 
 MAX_ROLLBACKS = 3  # in one run
@@ -18,16 +19,17 @@ def roll_back(experiment: Experiment, folder: Path, recorder: Recorder | None, n
     """
     diverged_at, rollbacks = experiment.step, experiment.inputs.rollbacks + 1
     allowed = experiment.config.train.on_nan == "rollback" and rollbacks <= MAX_ROLLBACKS
-    state = call_on_rank_zero(lambda: recorder.checkpoints.load_newest("cpu") if allowed and recorder else None)
+    check = experiment.check_state
+    state = call_on_rank_zero(lambda: recorder.checkpoints.load_newest("cpu", check) if allowed and recorder else None)
     if state is None:
         stop_diverged(folder, diverged_at, nonfinite)
     experiment.load_state_dict(state)
     experiment.inputs.rollbacks = rollbacks
     message = record_divergence(folder, diverged_at, nonfinite, f"rolled back to step {experiment.step}")
     if recorder is not None:
-        recorder.checkpoints.save(experiment.state_dict())  # so that a resumed run does not repeat the divergence
+        recorder.save(experiment.state_dict())  # so that a resumed run does not repeat the divergence
         recorder.rewind(experiment.step)
     print(
         f"{message}; rolled back to step {experiment.step}, rollback {rollbacks} of {MAX_ROLLBACKS}: "
-        f"see {folder / DIVERGENCES}"
+        f"see {printable(folder / DIVERGENCES)}"
     )

@@ -19,10 +19,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from metrics.extractors.base import Features, compute_fingerprint, to_rgb
 from metrics.precision import single_precision
 
-PUBLISHED_SHA256_PREFIX = "6726825d"
+PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 PUBLISHED_FILE_NAMES = (  # of torch-fidelity and of pytorch-fid, in the checkpoint folder of torch.hub
-    f"weights-inception-2015-12-05-{PUBLISHED_SHA256_PREFIX}.pth",
-    f"pt_inception-2015-12-05-{PUBLISHED_SHA256_PREFIX}.pth",
+    f"weights-inception-2015-12-05-{PUBLISHED_SHA256[:8]}.pth",
+    f"pt_inception-2015-12-05-{PUBLISHED_SHA256[:8]}.pth",
 )
 LAST_STAGE = {"64": "MaxPool_1", "192": "MaxPool_2", "768": "Mixed_6e", "2048": "Mixed_7c"}
 SIZE = 299
@@ -110,8 +110,8 @@ def _make_interpolation_matrix(size: int, device: torch.device) -> Tensor:
 def load_inception_weights(path: str | Path) -> tuple[dict[str, Tensor], str]:
     """Load a state dict of the Inception network and return it with the SHA-256 of the file.
 
-    Raises ValueError if the file cannot be read or holds other weights. It is the published file if the SHA-256 starts
-    with `PUBLISHED_SHA256_PREFIX`. This function does not check that.
+    Raises ValueError if the file cannot be read or holds other weights. It is the published file if this is
+    `PUBLISHED_SHA256`. This function does not check that.
     """
     try:
         content = Path(path).read_bytes()
@@ -153,7 +153,7 @@ def download_weights() -> Path:
     path = get_hub_folder() / PUBLISHED_FILE_NAMES[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=PUBLISHED_SHA256_PREFIX)
+        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=PUBLISHED_SHA256)
     except (OSError, RuntimeError) as error:  # no network, no disk space, another hash
         raise ValueError(f"cannot download the Inception weights from {URL_INCEPTION_V3}: {error}") from None
     return path

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
 from models.normalizations.weight_matrices import Layout, LeadingSingularVectors, divisor, get_weight
-from models.ranges import AT_LEAST_0, AT_LEAST_1
+from models.ranges import AT_LEAST_0, REPEATS
 
 
 @NORMALIZATIONS.register("bidirectional_spectral")
@@ -24,7 +24,7 @@ class BidirectionalSpectralNorm(Normalization):
 
     scale: Annotated[float, AT_LEAST_0] = 1.0
     """Scale of the normalized weight; the paper tunes it between 0.7 and 4"""
-    n_power_iterations: Annotated[int, AT_LEAST_1] = 1
+    n_power_iterations: Annotated[int, REPEATS] = 1
     """Power iterations per access of the weight in training"""
 
     has_state: ClassVar[bool] = True

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
 from models.normalizations.weight_matrices import Layout, get_weight
-from models.ranges import AT_LEAST_0, AT_LEAST_1
+from models.ranges import AT_LEAST_0, REPEATS
 
 EPS = 1e-5  # of the authors' code: keeps the function and its gradient finite for a weight of zeros
 
@@ -36,7 +36,7 @@ class ONI(Normalization):
     orthonormal rows lies between scale and ceil(k / s) scale, as for `spectral`.
     """
 
-    iterations: Annotated[int, AT_LEAST_1] = 5
+    iterations: Annotated[int, REPEATS] = 5
     """Number of steps T of Newton's iteration"""
     scale: Annotated[float, AT_LEAST_0] = 1.0
     """Scale of the normalized weight"""

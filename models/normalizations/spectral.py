@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from models.kernels import switch
 from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
 from models.normalizations.weight_matrices import get_weight
-from models.ranges import AT_LEAST_0, AT_LEAST_1
+from models.ranges import AT_LEAST_0, REPEATS
 
 INITIAL_ITERATIONS = 15
 
@@ -36,7 +36,7 @@ class SpectralNorm(Normalization):
 
     has_state: ClassVar[bool] = True
 
-    n_power_iterations: Annotated[int, AT_LEAST_1] = 1
+    n_power_iterations: Annotated[int, REPEATS] = 1
     """Power iterations per access of the weight in training"""
     eps: Annotated[float, AT_LEAST_0] = 1e-12
     """Lower limit of the norms of the vectors in the power iteration; a weight of a smaller norm is not divided"""

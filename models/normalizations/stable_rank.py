@@ -13,7 +13,7 @@ from models.normalizations.weight_matrices import (
     divisor,
     get_weight,
 )
-from models.ranges import AT_LEAST_1, Range
+from models.ranges import REPEATS, Range
 
 
 @NORMALIZATIONS.register("stable_rank")
@@ -33,7 +33,7 @@ class StableRankNorm(Normalization):
 
     stable_rank: Annotated[float, Range(min=0, max=1)] = 0.7
     """Maximum stable rank, as a fraction of the smaller dimension of the matrix"""
-    n_power_iterations: Annotated[int, AT_LEAST_1] = 1
+    n_power_iterations: Annotated[int, REPEATS] = 1
     """Power iterations per access of the weight in training"""
 
     has_state: ClassVar[bool] = True

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,8 +10,10 @@ import pytest
 from PIL import Image
 
 from gan.data.datasets.digits import Digits
-from gan.evaluate import main
+from gan.evaluate import evaluate_seed, main
+from gan.run.evaluations import Evaluations
 from gan.run.logging import read_metrics
+from gan.runtime.files import WriteError
 
 CPU = ["--device", "cpu"]
 NAME = "fd_digits70_test"
@@ -55,6 +59,17 @@ def test_generator_file_has_the_metrics_of_its_run_folder(run_folder, capsys):
     assert json.loads(Path("file.json").read_text()) == read_results(run_folder)
 
 
+def test_existing_path_with_an_equals_sign_is_no_override(run_folder, folders, tmp_path):
+    run = run_folder.rename(tmp_path / "conv_norm,stride=paper-seed0")
+    names = [folder.rename(tmp_path / f"seed={number}").name for number, folder in enumerate(folders)]
+    evaluate(run.name, "--metrics", "kl30")
+    evaluate("log.every=3", run.name, "--metrics", "kl40")
+    assert list(read_results(run)["step_00000004"]) == ["kl30", "kl40"]
+    evaluate(run / "generator.safetensors", "log.every=3", "--metrics", "kl30", "--out", "file.json")
+    evaluate("--images", *names, "metrics.download=false", "--metrics", "modes", "--out", "scores.json")
+    assert json.loads(Path("scores.json").read_text())["images"] == names
+
+
 def test_generator_file_is_evaluated_only_on_its_own_experiment(run_folder, capsys):
     file = str(run_folder / "generator.safetensors")
     assert main([file, "data={name: stacked_digits}", *CPU]) == 2
@@ -82,6 +97,68 @@ def test_results_are_added_to_the_file(run_folder):
     after = read_results(run_folder)["step_00000004"]
     assert after["kl30"] == before["kl30"]
     assert list(after) == ["kl30", "kl40"]
+
+
+def test_numbers_are_printed_and_kept_as_they_come(run_folder, monkeypatch, capsys):
+    seeds = []
+
+    def evaluate_two_seeds(G, inputs, evaluator, seed):
+        if seed == 2:
+            raise KeyboardInterrupt
+        seeds.append(evaluate_seed(G, inputs, evaluator, seed))
+        return seeds[-1]
+
+    monkeypatch.setattr("gan.evaluate.evaluate_seed", evaluate_two_seeds)
+    assert main([str(run_folder), "--seeds", "50", "--metrics", NAME, "kl30", *CPU]) == 130
+    assert read_results(run_folder)["step_00000004"] == {
+        name: {str(seed): seeds[seed][name] for seed in (0, 1)} for name in (NAME, "kl30")
+    }
+    lines = [f"seed {seed}: {NAME} {values[NAME]:.6g}, kl30 {values['kl30']:.6g}" for seed, values in enumerate(seeds)]
+    assert capsys.readouterr().out.splitlines()[-2:] == lines
+
+
+def test_numbers_of_a_full_disk_are_printed(run_folder, monkeypatch, capsys):
+    def fill_disk(path, value):
+        raise WriteError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("gan.run.evaluations.write_json", fill_disk)
+    assert main([str(run_folder), "--metrics", "modes70", *CPU]) == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"^seed 0: modes70 \d+$", out, re.MULTILINE)
+    assert err == f"error: cannot write {run_folder}/evaluation.json: No space left on device\n"
+
+
+def test_evaluations_at_the_same_time_keep_the_results_of_all(run_folder, monkeypatch):
+    other = Evaluations(run_folder / "evaluation.json", None)
+
+    def evaluate_beside_another(G, inputs, evaluator, seed):
+        other.add("step_00000004", 7, {"kl30": 0.5})
+        return evaluate_seed(G, inputs, evaluator, seed)
+
+    monkeypatch.setattr("gan.evaluate.evaluate_seed", evaluate_beside_another)
+    evaluate(run_folder, "--metrics", "kl30", "--seeds", 2)
+    assert sorted(read_results(run_folder)["step_00000004"]["kl30"]) == ["0", "1", "7"]
+    assert not list(run_folder.glob("*.lock"))
+
+
+@pytest.mark.parametrize("target", ["folder", "pipe", "/proc/folder/x.json", "file/x.json"])
+def test_target_is_checked_before_anything_is_computed(run_folder, tmp_path, target, monkeypatch, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("restore_experiment", "compare_folders"):
+        monkeypatch.setattr(f"gan.evaluate.{name}", None)
+    for what in ([run_folder, "--metrics", "kl30"], ["--images", tmp_path, tmp_path]):
+        assert main([*map(str, what), "--out", target, *CPU]) == 2
+        assert re.fullmatch(r"error: .*(folder|pipe|file|/proc).*; .*choose another.*\n", capsys.readouterr().err)
+
+
+def test_target_of_statistics_is_checked_before_features_are_extracted(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("gan.evaluate.save_statistics", None)
+    (tmp_path / "old.npz").touch()
+    for name in ("old.npz", "old.npz/new.npz", "/proc/new.npz"):
+        assert main(["--images", str(folders[1]), "--save-statistics", str(tmp_path / name), *CPU]) == 2
+        assert re.fullmatch(r"error: .*--save-statistics .*; choose another.*\n", capsys.readouterr().err)
 
 
 def test_num_samples_overrides_the_counts_of_the_metrics(run_folder):

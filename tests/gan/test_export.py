@@ -1,3 +1,5 @@
+import os
+import shutil
 import sys
 
 import pytest
@@ -87,6 +89,58 @@ def test_weights_of_another_network_are_a_user_error(tmp_path, finished_run):
         save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors", file.metadata())
     with pytest.raises(UserError, match=r"other.safetensors do not fit the network that the file describes"):
         load_generator(tmp_path / "other.safetensors")
+
+
+def change_metadata(path, **values):
+    """Replace entries of the metadata of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata = file.metadata()
+    save_file(tensors, path, metadata | values)
+
+
+HOSTILE = {
+    "image": [
+        *("5", "[1]", '["a", 16, null]', "[1,", "[1, 1000000000, null]", "[1, -16, null]", "[0, 16, null]"),
+        *("[1, 16.5, null]", "[true, 16, null]", "[1, 16, 1000000000000]", "[" * 100_000, "[1, 16, 10]"),
+        "[1, 17, null]",
+    ],
+    "step": ['"x"', "null", "9" * 5000, "-3", ".nan", "[]", "1e300"],
+    "label_counts": ["5", "[1]", "[-1, 1]", '["a"]', "[0]"],
+    "config": ["\0", "a: [", "[1]", "x", "generator: {name: resnet}", "#" * 2_000_000],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in HOSTILE.items() for text in texts])
+def test_hostile_description_is_a_one_line_error(tmp_path, finished_run, name, text):
+    path = shutil.copy(finished_run / "generator.safetensors", tmp_path)
+    change_metadata(path, **{name: text})
+    with pytest.raises(UserError) as caught:
+        load_generator(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_network_larger_than_its_file_is_not_built(tmp_path, finished_run):
+    path = shutil.copy(finished_run / "generator.safetensors", tmp_path)
+    change_metadata(path, config="generator: {name: dcgan, width: 65536}")  # 128 TB
+    with pytest.raises(UserError, match="do not fit the network that the file describes"):
+        load_generator(path)
+
+
+def test_weights_of_another_type_are_a_user_error(tmp_path, finished_run):
+    path = shutil.copy(finished_run / "generator.safetensors", tmp_path)
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name).int() for name in file.keys()}  # noqa: SIM118
+        save_file(tensors, path, file.metadata())
+    with pytest.raises(UserError, match="do not fit the network that the file describes"):
+        load_generator(path)
+
+
+def test_pipe_instead_of_weights_is_a_user_error(tmp_path):
+    os.mkfifo(tmp_path / "g.safetensors")
+    with pytest.raises(UserError, match="not a regular file"):
+        load_generator(tmp_path / "g.safetensors")
 
 
 def test_invalid_options_are_one_line_errors(tmp_path, finished_run, capsys, monkeypatch):

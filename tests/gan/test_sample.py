@@ -112,6 +112,13 @@ def test_sampling_does_not_load_the_dataset(run_folder, monkeypatch):
     sample(run_folder, "-n", 2, "--out", "grid.png")
 
 
+@pytest.mark.parametrize("option", ["--out", "--out-dir"])
+def test_target_is_checked_before_images_are_drawn(run_folder, option, monkeypatch, capsys):
+    monkeypatch.setattr("gan.sample.restore_generator", None)
+    assert main([str(run_folder), option, "/proc/new/a.png", *CPU]) == 2
+    assert re.fullmatch(rf"error: cannot write to {option} /proc: .*; choose another.*\n", capsys.readouterr().err)
+
+
 def test_invalid_options_are_one_line_errors(run_folder, tmp_path, capsys):
     (tmp_path / "taken.png").write_text("mine")
     invalid = {

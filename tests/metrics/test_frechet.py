@@ -1,4 +1,6 @@
 import math
+import os
+import stat
 import warnings
 from contextlib import nullcontext
 from dataclasses import replace
@@ -133,6 +135,33 @@ def test_files_are_compatible_with_pytorch_fid(tmp_path):
     assert (read_a.count, read_b.count) == (80, None)
     assert frechet_distance(read_a, read_b) == frechet_distance(a, b) == pytest.approx(reference, rel=1e-9)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.npz", "b.npz"]
+
+
+def test_saved_file_is_readable_for_others(tmp_path):
+    statistics = FeatureStatistics.from_features(random_features(9, 3, 0))
+    before = os.umask(0o022)
+    try:
+        statistics.save(tmp_path / "stats.npz")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "stats.npz").stat().st_mode) == 0o644
+
+
+def test_failed_save_leaves_no_file(tmp_path, monkeypatch):
+    def fail(file, **arrays):
+        file.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fail)
+    with pytest.raises(OSError, match="No space left"):
+        FeatureStatistics.from_features(random_features(9, 3, 0)).save(tmp_path / "stats.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "stats.npz")
+    with pytest.raises(ValueError, match="it is a pipe"):
+        FeatureStatistics.load(tmp_path / "stats.npz")
 
 
 def test_existing_file_is_not_overwritten(tmp_path):

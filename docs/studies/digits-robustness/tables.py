@@ -6,9 +6,9 @@ from statistics import fmean
 
 from classification.corruptions import CORRUPTIONS
 from classification.summary import masks_gradients
+from gan.compare.csv_files import Row, read_table
 from gan.compare.report.statistics import compute_spread
 from gan.compare.report.tables import format_spread
-from gan.compare.results import Row, read_table
 from gan.compare.status import FINISHED
 
 SETTINGS = {

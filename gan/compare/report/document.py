@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from gan.runtime.text import printable
+
 MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
@@ -95,8 +97,15 @@ def render_latex(tables: Sequence[Table]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """Escape all characters that Markdown would interpret. `_` is only special next to a space or punctuation."""
-    return re.sub(r"[\\`*|\[\]~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|_(?!\w)|(?<!\w)_", r"\\\g<0>", text)
+    """Return text on one line in which Markdown interprets nothing. `_` is only special next to no letter or digit.
+
+    Entities stand for characters that not all dialects, such as that of Python-Markdown, escape by a backslash.
+    """
+    text = printable(" ".join(text.split()))
+    special = r"[\\`*\[\]]|_(?![^\W_])|(?<![^\W_])_"
+    begin_of_block = r"^[#>]|^[+-](?= )|(?<=^\d)[.)](?= )"
+    text = re.sub(f"{special}|{begin_of_block}", r"\\\g<0>", text)
+    return re.sub(r"[<|~]|&(?=#?\w+;)", lambda match: f"&#{ord(match[0])};", text)
 
 
 def _fence(text: str) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from gan.compare.csv_files import Row
 from gan.compare.report.tables import AT_STEP, get_values
-from gan.compare.results import Row
 
 SECONDS = "seconds_per_step"
 

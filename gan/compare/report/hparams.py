@@ -5,6 +5,7 @@ adds a file with another copy of the metrics. The event files here have fixed na
 """
 
 import io
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] (generated)
@@ -12,9 +13,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb, hparams_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from gan.compare.csv_files import Row
 from gan.compare.description import Description
 from gan.compare.folder import GridFolder
-from gan.compare.results import read_table
 from gan.compare.status import COMPLETED
 from gan.compare.tags import LIPSCHITZ, get_metric_tags
 from gan.run import folder as run_folder
@@ -24,13 +25,15 @@ FILE = "events.out.tfevents.hparams"
 GRID_TIME = 1.0  # a constant creation time of the grid, so that equal contents are equal files
 
 
-def write_hparams(folder: GridFolder, description: Description) -> None:
-    """Write the event file of the grid, and of each completed cell whose run folder exists."""
+def write_hparams(folder: GridFolder, description: Description, rows: Sequence[Row], cells: Container[str]) -> None:
+    """Write the event file of the grid, and of each of these `cells` that is completed and whose run folder exists.
+
+    `rows` are those of results.csv.
+    """
     hparams = get_hparams(description)
     configs = {name: folder.run_folder(name) / run_folder.CONFIG for name in hparams}
     if not any(config.exists() for config in configs.values()):
         return
-    rows = read_table(folder.results_file)
     tags = [*get_metric_tags(rows), *(tag for tag in LIPSCHITZ if any(tag in row for row in rows))]
     keys = dict.fromkeys(key for values in hparams.values() for key in values)
     domains = {key: list(dict.fromkeys(values[key] for values in hparams.values() if key in values)) for key in keys}
@@ -42,7 +45,7 @@ def write_hparams(folder: GridFolder, description: Description) -> None:
     _write_summary(folder.root / FILE, summary, GRID_TIME)
     for row in rows:
         config = configs[row["cell"]]
-        if row["status"] in COMPLETED and config.exists():
+        if row["cell"] in cells and row["status"] in COMPLETED and config.exists():
             start_time = config.stat().st_mtime
             summary = hparams_pb(hparams[row["cell"]], row["cell"], start_time)
             _write_summary(config.with_name(FILE), summary, start_time)

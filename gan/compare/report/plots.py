@@ -1,5 +1,6 @@
 """The plots of the report: a line for the mean over seeds, and a band from the lowest to the highest seed."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gan.compare.results import Row
+from gan.compare.csv_files import Row
 from gan.runtime.files import write_atomically
 
 # The salt makes SVG files reproducible: equal plots are equal files.
@@ -32,6 +33,7 @@ LEGEND_ROW = 0.2  # inches
 DPI = 150
 FORMATS: dict[str, dict[str, Any]] = {"png": {"dpi": DPI}, "svg": {"metadata": {"Date": None}}}
 MAX_ARMS = 8  # in one plot
+MAX_VALUE = 1e30  # matplotlib cannot scale axes to the largest floats
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,14 @@ class ArmCurves:
     seeds: Sequence[Sequence[Row]]
 
     def compute_band(self, tag: str) -> np.ndarray | None:
-        """Return thousands of images and the lowest, mean and highest value over seeds, (4, N), or None if N = 0."""
+        """Return thousands of images and the lowest, mean and highest value over seeds, (4, N), or None if N = 0.
+
+        Values beyond MAX_VALUE are left out.
+        """
         points: dict[float, list[float]] = {}
         for rows in self.seeds:
             for row in rows:
-                if isinstance(row.get(tag), float):
+                if isinstance(row.get(tag), float) and all(abs(row[key]) <= MAX_VALUE for key in ("images", tag)):
                     points.setdefault(row["images"] / 1000, []).append(row[tag])
         if not points:
             return None
@@ -106,14 +111,29 @@ def choose_colors(arms: Sequence[str], baseline: str) -> dict[str, str]:
 
 
 def draw_plot(path: Path, plot: Plot, curves: Sequence[ArmCurves], images: str) -> bool:
-    """Write `path`.png and `path`.svg, with `images` as the label of the x-axis. Return False without data to plot."""
+    """Write `path`.png and `path`.svg, with `images` as the label of the x-axis.
+
+    Return False without data to plot, and, with a warning, if matplotlib refuses the data.
+    """
     drawn = [arm for arm in curves if any(arm.compute_band(line.tag) is not None for line in plot.lines)]
     if not drawn:
         return False
+    try:
+        _draw_arms(path, plot, drawn, images)
+    except (ValueError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())  # in one line
+        warnings.warn(f"{path}: cannot draw this plot ({reason}); continuing without it", stacklevel=2)
+        return False
+    return True
+
+
+def _draw_arms(path: Path, plot: Plot, drawn: Sequence[ArmCurves], images: str) -> None:
     entries = len(drawn) + (len(plot.lines) if len(plot.lines) > 1 else 0)
     width, height = SIZE
     legend = LEGEND_ROW * -(-entries // 2) + 0.1
-    with mpl.rc_context(RC):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # not the settings of the user, such as `text.usetex`, which needs LaTeX
+        mpl.rcParams.update(RC)
         figure = Figure((width, height + legend), layout="constrained")
         axes = figure.add_subplot()
         for arm in drawn:
@@ -133,7 +153,6 @@ def draw_plot(path: Path, plot: Plot, curves: Sequence[ArmCurves], images: str) 
                 path.with_name(f"{path.name}.{extension}"),
                 lambda file, extension=extension, options=options: figure.savefig(file, format=extension, **options),
             )
-    return True
 
 
 def _draw_line(axes: Axes, curves: ArmCurves, line: Line, alpha: float) -> None:

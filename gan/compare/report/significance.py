@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from gan.compare.csv_files import Row
 from gan.compare.report import statistics, tables
 from gan.compare.report.document import Block, Paragraph
-from gan.compare.results import Row
 
 MAX_NAMES = 8  # of arms in a sentence
 TEST = (

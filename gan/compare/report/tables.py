@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from gan.compare.csv_files import Row
 from gan.compare.report import statistics
 from gan.compare.report.document import Entry, Table
 from gan.compare.report.statistics import Spread
 from gan.compare.report.wording import Wording
-from gan.compare.results import Row
 from gan.compare.status import COMPLETED, FAILED, FINISHED, PENDING, RUNNING
 from gan.compare.tags import LIPSCHITZ, METRIC, get_layer_tags, get_metric_tags, higher_is_better
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from gan.compare.csv_files import Row, read_curve, read_results
 from gan.compare.description import Description
 from gan.compare.folder import GridFolder
 from gan.compare.report import equal_time, plots, significance, tables
@@ -27,7 +28,6 @@ from gan.compare.report.document import (
 )
 from gan.compare.report.plots import ArmCurves, Line, Plot
 from gan.compare.report.wording import Wording, get_wording
-from gan.compare.results import Row, read_table
 from gan.compare.status import FINISHED
 from gan.compare.tags import METRIC, get_layer_tags, get_metric_tags, get_primary_metric, higher_is_better
 from gan.options.nodes import Dumper
@@ -60,14 +60,14 @@ class Comparison:
         """The curves of each arm."""
         seeds: dict[str, list[list[Row]]] = {}
         for row in self.rows:
-            seeds.setdefault(row["arm"], []).append(read_table(self.folder.curve_file(row["cell"])))
+            seeds.setdefault(row["arm"], []).append(read_curve(self.folder.curve_file(row["cell"])))
         colors = plots.choose_colors(list(seeds), self.description.baseline)
         return {arm: ArmCurves(arm, colors[arm], curves) for arm, curves in seeds.items()}
 
 
 def write_report(folder: GridFolder, description: Description, latex: bool) -> list[Path]:
     """Write the report of a folder from the saved results, and return the paths of its files."""
-    comparison = Comparison(folder, description, read_table(folder.results_file))
+    comparison = Comparison(folder, description, list(read_results(folder.results_file).values()))
     blocks = build_blocks(comparison)
     files = {
         folder.root / "report.md": render_markdown(blocks, folder.root),
@@ -128,7 +128,7 @@ def _build_equal_time_section(comparison: Comparison, tag: str) -> list[Block]:
     rows = comparison.rows
     if (seconds := equal_time.find_equal_time(rows)) is None:
         return []
-    curves = {row["cell"]: read_table(comparison.folder.curve_file(row["cell"])) for row in rows}
+    curves = {row["cell"]: read_curve(comparison.folder.curve_file(row["cell"])) for row in rows}
     at_time = equal_time.read_at_time(rows, curves, tag, seconds)
     return [Heading("After equal training time", 3), tables.build_equal_time_table(at_time, tag, seconds)]
 

@@ -6,8 +6,8 @@ Nothing is downloaded without `data.download=true`.
 import http.client
 import os
 import shlex
+import shutil
 import tarfile
-import tempfile
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,7 @@ from gan.data.base import DATASETS, DatasetConfig, Splits
 from gan.data.prepared import Source, expand_path, prepare, user_errors
 from gan.runtime.disk import Space
 from gan.runtime.errors import UserError
+from gan.runtime.temporary import PATTERN, name_temporary, remove_dead
 
 
 class Archive(Protocol):
@@ -114,17 +115,22 @@ def get_checksums(archive: Archive) -> dict[str, str]:
 def fetch(archive: Archive, root: Path) -> None:
     """Download an archive and unpack it in `root`. Raises UserError if this fails, and then leaves no files.
 
-    The archive is unpacked in a hidden folder, which is moved to its place when it is complete.
+    The archive is unpacked in a hidden folder, which is moved to its place when it is complete. The folders that killed
+    downloads have left are removed.
     """
+    staging = name_temporary(root / archive.base_folder)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=f".{archive.base_folder}-") as staging:
-            download_and_extract_archive(archive.url, staging, filename=archive.filename, md5=archive.tgz_md5)
-            _move(Path(staging) / archive.base_folder, root / archive.base_folder)
+        remove_dead(root.glob(PATTERN))
+        staging.mkdir()
+        download_and_extract_archive(archive.url, staging, filename=archive.filename, md5=archive.tgz_md5)
+        _move(staging / archive.base_folder, root / archive.base_folder)
     except (OSError, RuntimeError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException) as error:
         raise UserError(
             f"data.download: cannot download {archive.url} to '{root}': {error}; try again or unpack it there yourself"
         ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _move(staged: Path, folder: Path) -> None:

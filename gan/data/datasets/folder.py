@@ -13,8 +13,9 @@ from gan.data.datasets.image_list import ImageList, check_exists, list_images
 from gan.data.datasets.split_folders import SPLITS, SplitFolders, find_split_folders
 from gan.data.decoding import CorruptImageError, Filter, parallel_map, read_image
 from gan.data.files.base import LABELS_FILE
-from gan.data.prepared import Chunk, Source, prepare, printable
+from gan.data.prepared import Chunk, Source, prepare
 from gan.runtime.errors import UserError, collect_errors
+from gan.runtime.text import printable
 from models.ranges import Range
 
 
@@ -138,7 +139,7 @@ class FolderConfig(DatasetConfig):
             results = parallel_map(self._read, images.files.read_images(paths[i] for i in indices))
             for i, result in zip(indices, results, strict=True):
                 if isinstance(result, CorruptImageError):
-                    failure = f"{printable(images.names[i])}: {result}"
+                    failure = printable(f"{images.names[i]}: {result}")
                     if not self.skip_corrupt:
                         raise _corrupt_image_error(images.root, failure)
                     yield Chunk(no_images, np.empty(0, np.int64), (failure,))

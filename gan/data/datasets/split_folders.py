@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from gan.data.prepared import printable
 from gan.runtime.errors import UserError
+from gan.runtime.text import printable
 
 Split = Literal["train", "validation", "test"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gan.data.files.base import LABELS_FILE, MAX_LABELS_BYTES, ImageFiles, is_image, split_path
-from gan.data.prepared import printable
 from gan.runtime.cache import hash_values
 from gan.runtime.errors import UserError
+from gan.runtime.text import printable
 
 T = TypeVar("T")
 

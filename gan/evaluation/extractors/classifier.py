@@ -10,6 +10,7 @@ import torch
 from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig
 from gan.evaluation.trained_classifiers import KEY, TrainedClassifier, list_shipped, load_classifier
 from gan.runtime.errors import UserError
+from gan.runtime.text import printable
 from metrics.extractors.classifier import ClassifierExtractor
 from models import ImageShape
 
@@ -31,7 +32,7 @@ class ClassifierSpace(FeatureSpace):
         """Return the extractor. Raises UserError if the classifier cannot be used."""
         assert options.classifier is not None  # nothing is missing
         network, trained_on, name = load_classifier_of(options.classifier, image)
-        print(f"classifier of the metrics: {name}")
+        print(f"classifier of the metrics: {printable(name)}")
         return ClassifierExtractor(network, (trained_on.channels, trained_on.resolution, trained_on.resolution), device)
 
 

@@ -7,10 +7,11 @@ import torch
 from gan.data.prepared import expand_path
 from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig
 from gan.runtime.errors import UserError
+from gan.runtime.text import printable
 from metrics.extractors.base import FeatureExtractor
 from metrics.extractors.inception import (
     PUBLISHED_FILE_NAMES,
-    PUBLISHED_SHA256_PREFIX,
+    PUBLISHED_SHA256,
     InceptionExtractor,
     download_weights,
     get_hub_folder,
@@ -55,11 +56,11 @@ class InceptionSpace(FeatureSpace):
             state, sha256 = load_inception_weights(path)
         except ValueError as error:
             raise UserError(f"metrics.inception_weights: {error}") from None
-        if sha256.startswith(PUBLISHED_SHA256_PREFIX):
+        if sha256 == PUBLISHED_SHA256:
             remark = "the published file"
         else:
             remark = "not the published file: the results are not comparable with published ones"
-        print(f"Inception weights: {path}, sha256 {sha256[:16]}... ({remark})")
+        print(f"Inception weights: {printable(path)}, sha256 {sha256[:16]}... ({remark})")
         return InceptionExtractor(state, preprocessing=options.fid_preprocessing, device=device)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gan.objectives.regularizers.base import REGULARIZERS, Batch, Regularizer
 from models.normalizations.weight_matrices import Layout
-from models.ranges import AT_LEAST_0, AT_LEAST_1
+from models.ranges import AT_LEAST_0, REPEATS
 
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
@@ -112,7 +112,7 @@ class SRIP(WeightPenalty):
 
     weight: Annotated[float, AT_LEAST_0] = 1e-2
     """Factor of the penalty in D's loss"""
-    iterations: Annotated[int, AT_LEAST_1] = 2
+    iterations: Annotated[int, REPEATS] = 2
     """Number of products with the matrix; each step starts from a new random vector, as in the paper"""
 
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
@@ -134,7 +134,7 @@ class SpectralRegularization(WeightPenalty):
 
     weight: Annotated[float, AT_LEAST_0] = 1e-2
     """Factor of the penalty in D's loss"""
-    iterations: Annotated[int, AT_LEAST_1] = 10
+    iterations: Annotated[int, REPEATS] = 10
     """Number of power iterations; each step starts from a new random vector"""
 
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:

@@ -1,3 +1,4 @@
+import json
 import os
 import shlex
 import subprocess
@@ -7,11 +8,13 @@ import pytest
 
 from gan.compare.__main__ import parse
 from gan.compare.arms import build_arms, build_cells, parse_arm, parse_axis, parse_seeds
-from gan.compare.description import Description, load_description, save_description
+from gan.compare.csv_files import write_table
+from gan.compare.description import Description, extend_description, load_description, save_description
 from gan.compare.experiment_types import CLASSIFIER, GAN
 from gan.compare.folder import GridFolder
 from gan.config import Config
-from gan.options.loader import to_plain
+from gan.options.loader import load_config, to_plain
+from gan.run.folder import write_config
 from gan.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -25,6 +28,20 @@ def test_description_round_trip(tmp_path):
     save_description(GridFolder(tmp_path), description)
     assert load_description(GridFolder(tmp_path)) == description
     assert description.base_config == Config()
+
+
+def test_permission_for_changed_images_is_no_other_comparison(tmp_path):
+    path, folder = ROOT / "configs" / "digits" / "dcgan.yaml", GridFolder(tmp_path)
+    arms = build_arms([], [parse_arm("a"), parse_arm("b:train.batch_size=8")])
+
+    def extend(*overrides):
+        cells = build_cells(path, overrides, arms, [0])
+        return extend_description(folder, path, load_config(Config, path, overrides), cells, None)
+
+    save_description(folder, extend())
+    assert extend("data.allow_changes=true").arms == ["a", "b"]
+    with pytest.raises(UserError, match=r"different keys: train\.steps"):
+        extend("train.steps=3")
 
 
 def test_experiment_type_is_determined_by_the_base_config():
@@ -72,3 +89,75 @@ def test_commands_of_a_study_are_those_of_its_stored_cells(study, get_commands, 
             if "conv_norm" in cell.arm.name:  # the studies are older than today's default
                 part = cell.config.classifier if "robustness" in study.name else cell.config.discriminator
                 assert part.normalization.stride == ("paper" if "paper" in cell.arm.name else "strided")
+
+
+CELL = {"arm": "a", "seed": 0, "axes": {}, "overrides": ["seed=0"]}
+DAMAGED = {
+    "empty": "",
+    "cut": '{"config": "c.y',
+    "list": "[]",
+    "other keys": '{"config": "c.yaml"}',
+    "deep": "[" * 100_000,
+    "deep base": {"base": {"a": json.loads("[" * 500 + "]" * 500)}},
+    "cells": {"cells": []},
+    "no cells": {"cells": {}},
+    "without cells": '{"config": "c.yaml", "base": {}, "baseline": "a"}',
+    "cell": {"cells": {"a-seed0": 5}},
+    "cell without overrides": {"cells": {"a-seed0": CELL | {"overrides": None}}},
+    "cell with another name": {"cells": {"b-seed0": CELL}},
+    "path": {"cells": {"../a-seed0": CELL | {"arm": "../a"}}},
+    "run": {"runs": [{"command": 5}]},
+    "new key": {"version": 2},
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_description_is_kept_and_does_not_count(tmp_path, content):
+    folder = GridFolder(tmp_path)
+    save_description(folder, Description("c.yaml", {}, "a", {"a-seed0": CELL}))
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(folder.description_file.read_text()) | content)
+    folder.description_file.write_text(content)
+    with pytest.warns(UserWarning, match=r"grid\.json is damaged \(.*kept as grid\.json\.damaged$"):
+        assert load_description(folder) is None
+    assert (tmp_path / "grid.json.damaged").read_text() == content
+
+
+def test_lost_description_is_made_again_from_cells_and_results(tmp_path, tiny_config):
+    folder = GridFolder(tmp_path / "grid")
+    axis = parse_axis("discriminator.normalization=none,{name: conv_norm, stride: paper}")
+    arms = build_arms([axis], [parse_arm("plain:regularizers.r1=null"), parse_arm("wide:generator.width=8")])
+    cells = build_cells(tiny_config, [], arms, [0, 1])
+    base = load_config(Config, tiny_config)
+    whole = extend_description(folder, tiny_config, base, cells, None)
+    for cell in cells[:-1]:
+        write_config(folder.run_folder(cell.name), cell.config)
+    rows = [
+        {"cell": cell.name, "arm": cell.arm.name, **cell.arm.axes, "seed": cell.seed, "status": "finished"}
+        for cell in cells[4:]
+    ]
+    write_table(folder.results_file, rows)
+
+    again = extend_description(folder, tiny_config, base, cells[:2], None)
+    assert again.cells.keys() == whole.cells.keys()
+    for cell in cells[2:-1]:
+        assert load_config(Config, tiny_config, again.cells[cell.name]["overrides"]) == cell.config
+        assert again.cells[cell.name]["arm"] == cell.arm.name
+    assert again.cells[cells[5].name]["axes"] == cells[5].arm.axes
+    save_description(folder, again)
+    assert load_description(folder) == again
+    complete = extend_description(folder, tiny_config, base, cells, None)
+    assert complete.cells[cells[-1].name] == whole.cells[cells[-1].name]
+
+
+def test_lost_axes_are_written_as_before(tmp_path, tiny_config):
+    folder = GridFolder(tmp_path / "grid")
+    axes = ["optimizer.generator.lr,optimizer.discriminator.lr=1e-3,2e-4", "optimizer.discriminator.eps=1e-8,0.10"]
+    arms = build_arms([parse_axis(axis) for axis in axes], [])
+    cells = build_cells(tiny_config, [], arms, [0])
+    rows = [
+        {"cell": cell.name, "arm": cell.arm.name, **cell.arm.axes, "seed": 0, "status": "finished"} for cell in cells
+    ]
+    write_table(folder.results_file, rows)
+    again = extend_description(folder, tiny_config, load_config(Config, tiny_config), cells[:1], None)
+    assert [again.cells[cell.name]["axes"] for cell in cells] == [cell.arm.axes for cell in cells]

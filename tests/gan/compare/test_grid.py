@@ -7,17 +7,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from gan.compare.__main__ import main
+from gan.compare import results
+from gan.compare.__main__ import get_launcher, main, parse
 from gan.compare.arms import build_arms, build_cells, parse_axis
-from gan.compare.folder import GridFolder, read_json
-from gan.compare.local_launcher import Resources, get_gpu, run_cells, start_process
-from gan.compare.results import find_completed, read_table
-from gan.compare.status import save_final_status
+from gan.compare.csv_files import read_table
+from gan.compare.folder import GridFolder, read_record
+from gan.compare.local_launcher import Resources, build_arguments, get_gpu, run_cells, start_process
+from gan.compare.results import find_completed
+from gan.compare.status import Status, save_final_status, save_status
+from gan.config import Config
+from gan.run.cli import TrainingParser
 from gan.run.lock import locked
 from gan.run.logging import read_metrics
+from gan.runtime.temporary import name_temporary
+from train_gan import DEFAULT_CONFIG
 from train_gan import main as train
 
 ROOT = Path(__file__).parents[3]
@@ -92,7 +99,7 @@ def test_results_are_the_last_values_of_the_runs(grid):
 def test_repeated_command_trains_nothing_and_new_arms_add_cells(grid, small_config, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(grid, out)
-    description = read_json(out / "grid.json")
+    description = json.loads((out / "grid.json").read_text())
     del description["base"]["data"]["workers"], description["base"]["metrics"]  # as if the defaults were new
     (out / "grid.json").write_text(json.dumps(description))
     monkeypatch.setattr("gan.compare.report.write.write_report", lambda *arguments: [])  # other tests check it
@@ -100,12 +107,30 @@ def test_repeated_command_trains_nothing_and_new_arms_add_cells(grid, small_conf
     assert count_starts(out) == count_starts(grid)
     assert get_results(out) == get_results(grid)
     (out / "cells" / "quick-seed7").mkdir()
-    (out / "cells" / "quick-seed7" / ".config.yaml.x.tmp").touch()  # a killed process can leave this
+    name_temporary(out / "cells" / "quick-seed7" / "config.yaml").touch()  # a killed process can leave this
     assert main([str(small_config), "--arm", "quick:lipschitz.iterations=1", "--seeds", "7", "--out", str(out)]) == 0
     assert count_starts(out) == count_starts(grid) | {"quick-seed7": 1}
     assert [row["cell"] for row in read_table(out / "results.csv")] == [*CELLS, "quick-seed7"]
     assert get_results(out)[0] | {"hardware": ""} == get_results(grid)[0] | {"hardware": ""}
-    assert len(read_json(out / "grid.json")["runs"]) == 2  # a command without new cells is not recorded
+    assert len(json.loads((out / "grid.json").read_text())["runs"]) == 2  # a command without new cells is not recorded
+
+
+@pytest.mark.filterwarnings("ignore:.* damaged:UserWarning")
+def test_finished_comparison_with_damaged_files_trains_nothing(grid, small_config, tmp_path, monkeypatch):
+    out = shutil.copytree(grid, tmp_path / "out")
+    logs = {}
+    for name, text in zip(CELLS, (b"\n\xff", b"5\n{}\n", b"[" * 100_000, b"\xef\xbb\xbf"), strict=True):
+        log = out / "cells" / name / "metrics.jsonl"
+        log.write_bytes(text + log.read_bytes())
+        logs[log] = log.read_bytes()
+    for path in (out / "grid.json", out / "logs" / f"{CELLS[0]}.json", out / "curves" / f"{CELLS[1]}.csv"):
+        path.write_bytes(path.read_bytes()[:100])
+    monkeypatch.setattr("gan.compare.report.write.write_report", lambda *arguments: [])
+    assert main([str(small_config), *GRID[:2], "--seeds", "0", "--device", "cpu", "--out", str(out)]) == 0
+    assert count_starts(out) == count_starts(grid)
+    assert {log: log.read_bytes() for log in logs} == logs
+    assert {row["cell"]: row for row in get_results(out)} == {row["cell"]: row for row in get_results(grid)}
+    assert (out / "curves" / f"{CELLS[3]}.csv").read_bytes() == (grid / "curves" / f"{CELLS[3]}.csv").read_bytes()
 
 
 def find_finished(out: Path) -> set[str]:
@@ -131,7 +156,7 @@ def test_cells_end_with_a_killed_comparison(killed_grid):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_signal_stops_the_comparison_and_its_cells(number, small_config, tmp_path):
     if signal.getsignal(number) == signal.SIG_IGN:
         pytest.skip("this process and its children ignore the signal, as background processes ignore Ctrl-C")
@@ -145,7 +170,7 @@ def test_signal_stops_the_comparison_and_its_cells(number, small_config, tmp_pat
     assert process.returncode == 130
     assert errors.strip() == "interrupted; run the same command again to resume"
     assert not find_processes(out)
-    assert read_json(out / "logs" / "none-seed0.json")["status"] == "interrupted"
+    assert read_record(out / "logs" / "none-seed0.json")["status"] == "interrupted"
 
 
 @pytest.mark.slow
@@ -157,15 +182,89 @@ def test_failed_cell_is_recorded_and_others_are_trained(small_config, tmp_path):
     run_cells(cells, folder, resources, lambda cell, status: changes.append((cell.name, status.state)))
     first, second = (cell.name for cell in cells)
     assert changes == [(first, "running"), (first, "failed"), (second, "running"), (second, "finished")]
-    assert "exit code 2: error: train.batch_size=100000 is larger" in read_json(folder.record_file(first))["reason"]
+    assert "exit code 2: error: train.batch_size=100000 is larger" in read_record(folder.record_file(first))["reason"]
     assert set(find_completed(folder, cells)) == {second}  # the failed cell will be trained again
 
 
-@pytest.mark.parametrize("code", [143, 130, -signal.SIGTERM])
+def test_next_cell_starts_before_the_end_of_one_is_reported(small_config, tmp_path, monkeypatch):
+    """What is done at the end of a cell takes time, in which the machine must not be idle."""
+    events = []
+    process = SimpleNamespace(poll=lambda: 0, communicate=lambda: None)
+    cells = build_cells(small_config, [], build_arms([], []), [0, 1, 2, 3])
+    start = f"{run_cells.__module__}.start_process"
+    monkeypatch.setattr(start, lambda cell, *_: events.append((cell.seed, "starts")) or process)
+    resources = Resources(small_config, "cpu", jobs=2, threads=1)
+    run_cells(cells, GridFolder(tmp_path), resources, lambda cell, status: events.append((cell.seed, status.state)))
+    assert events == [
+        *((0, "starts"), (1, "starts"), (0, "running"), (1, "running")),
+        *((2, "starts"), (3, "starts"), (0, "failed"), (1, "failed"), (2, "running"), (3, "running")),
+        *((2, "failed"), (3, "failed")),
+    ]
+
+
+def find_changes(out: Path, before: dict[str, int]) -> set[str]:
+    """The files of a comparison, except its grid.json, that were written since, whose times are updated."""
+    times = {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    changed = {path for path, time in times.items() if before.get(path) != time} - {"grid.json", ".lock", ".gitignore"}
+    before.update(times)
+    return changed
+
+
+def test_each_end_of_a_cell_reads_and_writes_this_cell_alone(grid, small_config, tmp_path, monkeypatch):
+    """Otherwise a comparison of many cells would spend its time on reading their logs again and again."""
+    out, reads, ends, times = tmp_path / "out", [], {}, {}
+    read_log = results.read_log
+    monkeypatch.setattr(results, "read_log", lambda run: reads.append(run.name) or read_log(run))
+    monkeypatch.setattr("gan.compare.report.write.write_report", lambda *arguments: [])
+
+    def launch(cells, folder, resources, on_change):
+        shutil.copytree(grid / "cells", out / "cells", dirs_exist_ok=True)  # all have begun
+        for cell in cells:
+            for path in folder.run_folder(cell.name).glob("events.out.tfevents.hparams"):
+                path.unlink()
+            save_status(folder, cell.name, Status("finished"))
+        find_changes(out, times)
+        for cell in cells:
+            reads.clear()
+            on_change(cell, Status("finished"))
+            ends[cell.name] = (list(reads), find_changes(out, times), get_results(out))
+        reads.clear()
+
+    monkeypatch.setattr("gan.compare.local_launcher.run_cells", launch)
+    assert main([str(small_config), *GRID, "--out", str(out)]) == 0
+    for i, (name, (read, written, rows)) in enumerate(ends.items()):
+        assert read == [name]
+        assert {path for path in written if name in path} == {
+            f"curves/{name}.csv",
+            f"cells/{name}/events.out.tfevents.hparams",
+            *([f"samples/{name}.png"] if name.endswith("seed0") else []),
+        }
+        assert {path for path in written if name not in path} <= {"results.csv", "events.out.tfevents.hparams"}
+        assert [row["status"] for row in rows] == ["finished"] * (i + 1) + ["pending"] * (3 - i)
+    assert not reads  # nor does the end of the comparison
+    assert not find_changes(out, times) - {"results.csv"}
+    for row, expected in zip(get_results(out), get_results(grid), strict=True):
+        assert row == {key: value for key, value in expected.items() if key != "hardware"}
+
+
+def test_there_are_at_most_as_many_jobs_as_cells(small_config):
+    _, resources = get_launcher(parse([str(small_config), "--jobs", str(10**18)]), 4)
+    assert resources.jobs == 4
+
+
+def test_paths_of_a_cell_may_begin_with_a_hyphen(small_config, tmp_path):
+    folder, cells = GridFolder(Path("-cmp")), build_cells(small_config, [], build_arms([], []), [0])
+    arguments = build_arguments(cells[0], folder, Resources(Path("-c.yaml"), device="cpu", jobs=1, threads=1))
+    options = TrainingParser("train", "", Config, DEFAULT_CONFIG).parse_intermixed_args(arguments)
+    assert (options.config, options.out) == (Path("-c.yaml"), folder.run_folder(cells[0].name))
+    assert options.overrides == list(cells[0].overrides)
+
+
+@pytest.mark.parametrize("code", [143, 130, 129, 138, -signal.SIGTERM, -signal.SIGUSR1])
 def test_interrupted_cell_is_not_failed_and_not_completed(small_config, tmp_path, code):
     folder, cells = GridFolder(tmp_path), build_cells(small_config, [], build_arms([], []), [0])
     assert save_final_status(folder, cells[0], code).state == "interrupted"
-    assert read_json(folder.record_file(cells[0].name))["status"] == "interrupted"
+    assert read_record(folder.record_file(cells[0].name))["status"] == "interrupted"
     assert not find_completed(folder, cells)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gan.compare.results import read_table
+from gan.compare.csv_files import read_table
 from gan.run.logging import read_metrics
 from train_gan import main as train
 

@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import struct
 import threading
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from gan.data.decoding import CorruptImageError, parallel_map, read_image, resize, to_array
+from gan.data.decoding import CorruptImageError, parallel_map, read_file, read_image, resize, to_array
 
 SIDE = 8
 
@@ -152,6 +153,41 @@ def truncated(format: str) -> bytes:
 def test_corrupt_image_error_has_the_reason(data, reason):
     with pytest.raises(CorruptImageError, match=reason):
         read(data)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) (w) file\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "data"),
+    [
+        ("EpsImagePlugin.EpsImageFile", POSTSCRIPT),
+        ("IptcImagePlugin.IptcImageFile", b"\x1c\x03\x00\x00\x02\x01\x01"),
+        ("PcxImagePlugin.PcxImageFile", encode(Image.new("L", (9, 9)), "PCX")),
+        ("PsdImagePlugin.PsdImageFile", b"8BPS\x00\x01" + bytes(20)),
+    ],
+    ids=["PostScript", "IPTC", "PCX", "Photoshop"],
+)
+def test_only_the_formats_of_the_suffixes_are_read(plugin, data, monkeypatch):
+    """Pillow starts Ghostscript for PostScript, and writes temporary files for some other formats."""
+    Image.init()
+    monkeypatch.setattr(f"PIL.{plugin}._open", lambda self: pytest.fail("the plugin was used"))
+    with pytest.raises(CorruptImageError, match="not an image"):
+        read(data)
+
+
+@pytest.mark.parametrize("format", ["AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
+def test_formats_of_the_suffixes_are_read_whatever_their_suffix_is(format):
+    Image.init()
+    if format not in Image.SAVE:
+        pytest.skip(f"Pillow was built without {format}")
+    assert read(encode(Image.new("RGB", (SIDE, SIDE), "white"), format)).min() >= 250
+
+
+def test_image_that_has_become_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_file(tmp_path / "a.png")
 
 
 def make_png_header(width: int, height: int) -> bytes:

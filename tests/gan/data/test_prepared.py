@@ -1,4 +1,5 @@
 import os
+import re
 import time
 import warnings
 from collections import namedtuple
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from gan.data import ImageData
+from gan.data import ImageData, prepared
 from gan.data.prepared import Chunk, Source, prepare, sort_chunks
+from gan.runtime.cache import cache_dir
 from gan.runtime.errors import UserError
 
 SHAPE = (3, 4, 5)
@@ -133,20 +135,123 @@ def test_changed_source_file_is_decoded_again(root, change):
     assert torch.equal(new.images, old.images) == (change == "time")
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "info.json"])
-@pytest.mark.parametrize("damage", ["gone", "empty", "short", "other"])
-def test_damaged_cache_is_replaced(root, name, damage):
+DAMAGE = {
+    "gone": lambda content, other: None,
+    "empty": lambda content, other: b"",
+    "short": lambda content, other: content[: len(content) // 2],
+    "long": lambda content, other: content + b"x",
+    "one byte": lambda content, other: content[:200] + bytes([content[200] ^ 1]) + content[201:],
+    "header": lambda content, other: content[:8] + b"\n" + content[9:],  # NumPy raises TokenError
+    "Fortran order": lambda content, other: content.replace(b"'fortran_order': False", b"'fortran_order': True "),
+    "of other images": lambda content, other: other,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("images.npy", damage) for damage in DAMAGE]
+    + [("info.pt", damage) for damage in DAMAGE if damage != "Fortran order"],  # which only an array has
+)
+def test_damaged_cache_is_replaced_with_one_line(root, name, damage):
     data = prepare(make_source(root))
     path, original = data.preparation.folder / name, replace(data, images=data.images.clone())
     content = path.read_bytes()
+    other = prepare(make_source(root, decode=other_images(root), name="other")).preparation.folder / name
+    damaged = DAMAGE[damage](content, other.read_bytes())
+    assert damaged != content
     path.unlink()
-    if damage == "other":
-        other = prepare(make_source(root, 7, name="other")).preparation.folder / name
-        path.write_bytes(other.read_bytes())
-    elif damage != "gone":
-        path.write_bytes(content[: len(content) // 2] if damage == "short" else b"")
-    assert_equal(prepare(make_source(root)), original)
+    if damaged is not None:
+        path.write_bytes(damaged)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert_equal(prepare(make_source(root)), original)
+    lines = [str(warning.message) for warning in shown]
+    if (name, damage) == ("info.pt", "gone"):
+        assert lines == []
+    else:
+        assert len(lines) == 1
+        assert re.fullmatch(rf".*{path} in the cache cannot be used \(.+\); making it again", lines[0])
     assert path.read_bytes() == content
+    assert_equal(prepare(make_source(root, decode=fail)), original)
+
+
+def test_pixels_are_verified_again_only_after_a_change(root, monkeypatch):
+    hashed = []
+    hash_rest = prepared._hash_rest
+    monkeypatch.setattr(prepared, "_hash_rest", lambda file: hashed.append(Path(file.name)) or hash_rest(file))
+    data = prepare(make_source(root))
+    path, original = data.preparation.folder / "images.npy", data.images.clone()
+    for _ in range(2):
+        prepare(make_source(root, decode=fail))
+    assert hashed == [path]
+    os.utime(path, ns=(0, 0))
+    prepare(make_source(root, decode=fail))
+    assert hashed == [path] * 2
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([original.flatten()[-1].item() ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # the size and this time do not tell the change
+    with pytest.warns(UserWarning, match="its checksum is wrong"):
+        assert torch.equal(prepare(make_source(root)).images, original)
+
+
+@pytest.mark.parametrize("damage", [lambda note: b"", lambda note: note[:-1] + b"x"], ids=["empty", "last byte"])
+def test_pixels_are_verified_again_without_a_valid_note(root, damage):
+    folder = prepare(make_source(root)).preparation.folder
+    content = (folder / "images.npy").read_bytes()
+    note = folder / "verified.pt"
+    (folder / "images.npy").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    note.write_bytes(damage(note.read_bytes()))
+    with (
+        pytest.warns(UserWarning, match=r"images\.npy in the cache cannot be used"),
+        pytest.warns(UserWarning, match=r"verified\.pt in the cache cannot be used"),
+    ):
+        prepare(make_source(root))
+    assert (folder / "images.npy").read_bytes() == content
+
+
+def other_images(root: Path):
+    """Return a function that decodes images of the same shape with other pixels and labels."""
+
+    def decode() -> Iterator[Chunk]:
+        for images, labels, skipped in make_source(root).decode():
+            yield Chunk(255 - images, 2 - labels, skipped)
+
+    return decode
+
+
+@pytest.mark.parametrize("name", ["images.npy", "info.pt"])
+def test_pipe_in_the_cache_is_not_waited_for(root, name):
+    path = prepare(make_source(root)).preparation.folder / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert len(prepare(make_source(root))) == 10
+
+
+KILLED = """\
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from test_prepared import make_source, prepare
+
+def decode():
+    yield from source.decode()
+    os.kill(os.getpid(), 9)
+
+source = make_source(Path(sys.argv[1]))
+prepare(replace(source, decode=decode))
+"""
+
+
+def test_leftovers_of_a_killed_preparation_are_removed_by_the_next(root, python):
+    killed = python.run("-c", KILLED, root, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})
+    assert killed.returncode == -9
+    (folder,) = (cache_dir() / "datasets").iterdir()
+    assert [path.suffix for path in folder.iterdir()] == [".tmp"]
+    prepare(make_source(root, options=("of another folder",)))
+    assert not list(folder.iterdir())
 
 
 def test_interrupted_decoding_leaves_no_valid_cache(root):
@@ -240,7 +345,7 @@ def test_two_processes_prepare_the_same_source(root, python):
     data = prepare(make_source(root, 2000, decode=fail))
     assert done.stdout.strip() == ours.fingerprint == data.fingerprint == replace(data, preparation=None).fingerprint
     assert torch.equal(ours.images, data.images)
-    assert sorted(os.listdir(data.preparation.folder)) == ["images.npy", "info.json", "labels.npy"]
+    assert sorted(os.listdir(data.preparation.folder)) == ["images.npy", "info.pt", "verified.pt"]
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

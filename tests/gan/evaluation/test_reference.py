@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from gan.evaluation.features import BATCH_SIZE
 from gan.evaluation.reference import Reference, load_reference, load_statistics
 from gan.runtime import cache
 from gan.runtime.errors import UserError
@@ -54,15 +55,25 @@ def test_cache_files_keep_their_names():
     assert {path.name for path in cache.cache_dir().glob("*.pt")} == {f"features-{key}.pt", f"statistics-{key}.pt"}
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 100])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: data.replace(b"\x00" * 6, b"\x00\x00\x00\x00\x3a\x3f", 100),
+    ],
+    ids=["short", "empty", "bytes"],
+)
 def test_damaged_cache_file_is_rebuilt(damage):
     data = random_data(30)
     expected = load_reference(PixelExtractor(), data, None, CPU, {"statistics"}).statistics
     (path,) = cache.cache_dir().glob("statistics-*.pt")
     path.write_bytes(damage(path.read_bytes()))
     extractor = PixelExtractor()
-    reference = load_reference(extractor, data, None, CPU, {"statistics"})
+    with pytest.warns(UserWarning, match=r"statistics-.*\.pt in the cache cannot be used .*; making it again"):
+        reference = load_reference(extractor, data, None, CPU, {"statistics"})
     assert torch.equal(reference.statistics.mean, expected.mean)
+    assert torch.equal(reference.statistics.covariance, expected.covariance)
     assert extractor.num_images == 30
     assert torch.load(path, weights_only=True)
 
@@ -82,6 +93,85 @@ def test_subset_of_images_is_random_and_fixed():
     assert not torch.equal(first, data.images[:50].flatten(1).float())
     rows = {row.numpy().tobytes() for row in data.images.flatten(1).float()}
     assert all(row.numpy().tobytes() in rows for row in first)
+
+
+class Killed(BaseException):
+    pass
+
+
+class KilledExtractor(PixelExtractor):
+    """Is killed when it has extracted a number of images."""
+
+    def __init__(self, after: int):
+        super().__init__()
+        self.after = after
+
+    def __call__(self, images):
+        if self.num_images >= self.after:
+            raise Killed
+        return super().__call__(images)
+
+
+@pytest.mark.parametrize("required", [{"statistics"}, BOTH])
+@pytest.mark.parametrize("count", [None, 1100])
+def test_extraction_goes_on_from_the_parts_of_a_killed_process(required, count, monkeypatch):
+    monkeypatch.setattr("gan.evaluation.real_features.PART", 2 * BATCH_SIZE)
+    data = random_data(1300)
+    with pytest.raises(Killed):
+        load_reference(KilledExtractor(after=600), data, count, CPU, required)
+    kept = [path.name for path in (cache.cache_dir() / "parts").glob("*/*")]
+    assert kept == ["00000000.pt"]
+    extractor = PixelExtractor()
+    reference = load_reference(extractor, data, count, CPU, required)
+    assert extractor.num_images == (count or len(data)) - 2 * BATCH_SIZE
+    assert list((cache.cache_dir() / "parts").iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.cache_dir() / "other"))
+    expected = load_reference(PixelExtractor(), data, count, CPU, required)
+    assert torch.equal(reference.statistics.covariance, expected.statistics.covariance)
+    if required == BOTH:
+        assert torch.equal(reference.features, expected.features)
+
+
+@pytest.mark.parametrize("required", ["features", "statistics"])
+def test_parts_stay_if_the_result_cannot_be_stored(required, monkeypatch):
+    monkeypatch.setattr("gan.evaluation.real_features.PART", BATCH_SIZE)
+    write = cache.write
+
+    def refuse(name, value):
+        if name.startswith(required):
+            raise OSError(28, "No space left on device")
+        write(name, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gan.runtime.cache.write", refuse)
+        with pytest.warns(UserWarning, match="cannot be written"):
+            load_reference(PixelExtractor(), random_data(600), None, CPU, {required})
+    extractor = PixelExtractor()
+    load_reference(extractor, random_data(600), None, CPU, {required})
+    assert extractor.num_images == 0
+
+
+def test_damaged_part_is_extracted_again(monkeypatch):
+    monkeypatch.setattr("gan.evaluation.real_features.PART", BATCH_SIZE)
+    with pytest.raises(Killed):
+        load_reference(KilledExtractor(after=1000), random_data(1300), None, CPU, {"features"})
+    for path in (cache.cache_dir() / "parts").glob("*/*500.pt"):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    extractor = PixelExtractor()
+    with pytest.warns(UserWarning, match="00000500.pt in the cache cannot be used"):
+        load_reference(extractor, random_data(1300), None, CPU, {"features"})
+    assert extractor.num_images == 2 * BATCH_SIZE + 50
+
+
+def test_progress_of_an_extraction_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr("gan.evaluation.progress.QUIET_S", 0)
+    monkeypatch.setattr("gan.evaluation.progress.LINE_S", 0)
+    load_reference(PixelExtractor(), random_data(1000), None, CPU, {"statistics"})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"features of 1,000 real images: {percent} %, 00:00 left" for percent in (25, 50, 75)]
+    load_reference(PixelExtractor(), random_data(1000), None, CPU, {"statistics"})
+    assert capsys.readouterr().out == ""
 
 
 def test_statistics_are_computed_from_given_features():

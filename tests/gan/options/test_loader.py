@@ -14,7 +14,7 @@ from gan.options.help import describe
 from gan.options.loader import dump_config, load_config, parse_config
 from gan.options.nodes import ConfigError
 from gan.options.schema import is_family
-from models.ranges import Range
+from models.ranges import INT64, Range
 from models.registry import Registry
 
 
@@ -74,7 +74,10 @@ def test_config_without_file_has_all_defaults():
         ("seed: 1\ntrain:\n  stepz: 5", "did you mean 'steps'?"),
         ("generator: {widht: 8}", "test.yaml:1: generator.widht: unknown key"),
         ("\nseed: one", "test.yaml:2: seed: must be a whole number, not the string 'one'"),
-        ("seed: 1.0", "test.yaml:1: seed: must be a whole number, not 1.0"),
+        ("seed: 1.5", "test.yaml:1: seed: must be a whole number, not 1.5"),
+        ("seed: .inf", "test.yaml:1: seed: must be a whole number, not inf"),
+        ("train: {steps: 1" + "0" * 400 + "}", "test.yaml:1: train.steps: must be from -9.22337e+18 to 9.22337e+18"),
+        ("train: {generator_batch_size: 1e20}", "train.generator_batch_size: must be from 1 to 1e+06"),
         ("seed: true", "test.yaml:1: seed: must be a whole number, not true"),
         ("seed: null", "test.yaml:1: seed: must be a whole number, not null"),
         ("seed: -1", "test.yaml:1: seed: must be from 0 to"),
@@ -116,6 +119,11 @@ def test_error_names_file_line_and_key(tmp_path, text, message):
     text = load_error(tmp_path, text)
     assert message in text
     assert "\n" not in text
+
+
+def test_whole_number_may_have_an_exponent(tmp_path):
+    config = load(tmp_path, "train: {steps: 1e5}", "train.batch_size=3.2e+1")
+    assert (config.train.steps, type(config.train.steps), config.train.batch_size) == (100_000, int, 32)
 
 
 def test_error_in_base_file_names_the_base_file(tmp_path):
@@ -210,7 +218,7 @@ def values(tp: Any) -> st.SearchStrategy:
     if tp is float:
         return st.floats(low, high, allow_nan=False, allow_infinity=False)
     if tp is int:
-        return st.integers(low, high)
+        return st.integers(max(low or 0, INT64.min), min(high or INT64.max, INT64.max))
     return {bool: st.booleans(), str: st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))}[tp]
 
 

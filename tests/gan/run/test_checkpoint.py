@@ -1,13 +1,16 @@
+import errno
 import io
+import os
 import random
 
 import pytest
 import torch
 
 from gan.config import Config
-from gan.run import checkpoint
 from gan.run.checkpoint import Checkpoints, load
 from gan.run.options import CheckpointConfig
+from gan.run.state import check_module
+from gan.runtime import signed
 from gan.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -15,6 +18,10 @@ CPU = torch.device("cpu")
 
 def build_checkpoints(folder, keep=1, **changed) -> Checkpoints:
     return Checkpoints(folder, Config(checkpoint=CheckpointConfig(keep=keep), **changed))
+
+
+def load_newest(checkpoints) -> dict | None:
+    return checkpoints.load_newest(CPU, dict)
 
 
 def build_state(step: int) -> dict:
@@ -36,19 +43,19 @@ def test_load_newest(tmp_path):
     checkpoints = build_checkpoints(tmp_path, keep=3)
     for step in (9, 10):
         checkpoints.save(build_state(step))
-    newest = checkpoints.load_newest(CPU)
+    newest = load_newest(checkpoints)
     assert (newest["step"], newest["best"]) == (10, None)
     assert torch.equal(newest["G"]["weight"], torch.tensor([10.0, 10.0]))
 
 
 def test_load_newest_without_checkpoints(tmp_path):
-    assert build_checkpoints(tmp_path).load_newest(CPU) is None
+    assert load_newest(build_checkpoints(tmp_path)) is None
 
 
 def test_load_newest_ignores_best(tmp_path):
     checkpoints = build_checkpoints(tmp_path)
     checkpoints.save_best(build_state(5))
-    assert checkpoints.load_newest(CPU) is None
+    assert load_newest(checkpoints) is None
 
 
 class Bomb:
@@ -58,7 +65,7 @@ class Bomb:
 
 def serialize(content) -> bytes:
     file = io.BytesIO()
-    checkpoint.save(content, file)
+    signed.save(content, file)
     return file.getvalue()
 
 
@@ -76,7 +83,7 @@ DAMAGE = {
         lambda data: flip_bit(data, 8 * data.index(b"\x00\x00\x20\x41")),
         "its checksum is missing",
     ),
-    "no checksum": (lambda data: data[: data.rindex(checkpoint.MARK)], "its checksum is missing or wrong"),
+    "no checksum": (lambda data: data[: data.rindex(signed.MARK)], "its checksum is missing or wrong"),
     "pickle with code": (lambda data: serialize({"step": 10, "G": Bomb()}), "contains objects other than tensors"),
     "not a state": (lambda data: serialize([1, 2]), "does not contain the state of a run"),
 }
@@ -91,10 +98,10 @@ def test_damaged_checkpoint_is_skipped_and_not_executed(tmp_path, capsys, damage
     path.write_bytes(damage(path.read_bytes()))
     message = rf"continuing from step_00000009.pt: cannot read the checkpoint {path}: .*{reason}"
     with pytest.warns(UserWarning, match=message):
-        assert checkpoints.load_newest(CPU)["step"] == 9
+        assert load_newest(checkpoints)["step"] == 9
     (tmp_path / "checkpoints" / "step_00000009.pt").unlink()
     with pytest.raises(UserError, match=f"cannot read the checkpoint {path}: .*{reason}"):
-        checkpoints.load_newest(CPU)
+        load_newest(checkpoints)
     assert "code ran" not in capsys.readouterr().out
 
 
@@ -113,10 +120,10 @@ def test_checkpoint_of_another_config_is_skipped(tmp_path):
     build_checkpoints(tmp_path, seed=1).save(build_state(9))
     build_checkpoints(tmp_path, keep=2).save(build_state(8))
     with pytest.warns(UserWarning, match=r"step_00000009.pt: it belongs to another config \(different: seed\)"):
-        assert build_checkpoints(tmp_path).load_newest(CPU)["step"] == 8
+        assert load_newest(build_checkpoints(tmp_path))["step"] == 8
     build_checkpoints(tmp_path, seed=1).save_best(build_state(9))
     with pytest.raises(UserError, match=r"best.pt: it belongs to another config"):
-        build_checkpoints(tmp_path).load_best(CPU)
+        build_checkpoints(tmp_path).load("best", CPU, dict)
 
 
 def test_damaged_checkpoint_is_not_counted_as_kept(tmp_path):
@@ -125,6 +132,121 @@ def test_damaged_checkpoint_is_not_counted_as_kept(tmp_path):
     (tmp_path / "checkpoints" / "step_00000010.pt").write_bytes(b"damaged")
     checkpoints.save(build_state(8))
     with pytest.warns(UserWarning, match="continuing from step_00000008.pt"):
-        assert checkpoints.load_newest(CPU)["step"] == 8
+        assert load_newest(checkpoints)["step"] == 8
     checkpoints.save(build_state(10))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000010.pt"]
+
+
+def get_names(folder) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_files_of_the_user_are_neither_read_nor_removed(tmp_path):
+    checkpoints = build_checkpoints(tmp_path, keep=1)
+    checkpoints.save(build_state(4))
+    own = ["step_good.pt", "step_00000004_keep.pt", "step_00000004.pt.bak", "step_4.pt", "step_000000099.pt"]
+    own += ["step_٠٠٠٠٠٠٩٩.pt", "Step_00000099.pt", "step_99999999"]
+    for name in own:
+        (tmp_path / "checkpoints" / name).write_bytes((tmp_path / "checkpoints" / "step_00000004.pt").read_bytes())
+    (tmp_path / "checkpoints" / "step_00000001.pt").mkdir()
+    os.mkfifo(tmp_path / "checkpoints" / "step_00000009.pt")
+    checkpoints.save(build_state(5))
+    assert load_newest(checkpoints)["step"] == 5
+    assert get_names(tmp_path) == sorted([*own, "step_00000001.pt", "step_00000005.pt", "step_00000009.pt"])
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path):
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    for step in (99_999_998, 99_999_999, 100_000_000):
+        checkpoints.save(build_state(step))
+    assert load_newest(checkpoints)["step"] == 100_000_000
+    assert get_names(tmp_path) == ["step_100000000.pt", "step_99999999.pt"]
+
+
+def test_checkpoint_with_the_name_of_another_step_is_skipped(tmp_path):
+    checkpoints = build_checkpoints(tmp_path)
+    checkpoints.save(build_state(4))
+    copy = tmp_path / "checkpoints" / "step_00000099.pt"
+    copy.write_bytes((tmp_path / "checkpoints" / "step_00000004.pt").read_bytes())
+    with pytest.warns(UserWarning, match=r"step_00000099.pt: it contains another step than its name says \(4\)"):
+        assert load_newest(checkpoints)["step"] == 4
+
+
+def test_checkpoint_of_another_format_is_skipped(tmp_path, monkeypatch):
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    checkpoints.save(build_state(4))
+    with monkeypatch.context() as patch:
+        patch.setattr("gan.run.checkpoint.FORMAT", 2)
+        checkpoints.save(build_state(5))
+    with pytest.warns(UserWarning, match=r"step_00000005.pt: it has the format 2 of another version"):
+        assert load_newest(checkpoints)["step"] == 4
+
+
+def test_state_that_does_not_fit_is_skipped(tmp_path):
+    def refuse(state):
+        if state["step"] == 5:
+            raise ValueError("its entry D is missing")
+        return state["step"]
+
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    for step in (4, 5):
+        checkpoints.save(build_state(step))
+    with pytest.warns(UserWarning, match=r"continuing from step_00000004.pt: cannot use .*: its entry D is missing"):
+        assert checkpoints.load_newest(CPU, refuse) == 4
+
+
+def test_lack_of_memory_is_no_fault_of_a_checkpoint(tmp_path, monkeypatch):
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    for step in (4, 5):
+        checkpoints.save(build_state(step))
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("torch.load", fail)
+    with pytest.raises(MemoryError):
+        load_newest(checkpoints)
+
+
+NOT_READ = {
+    "memory": lambda: torch.empty(2**60),  # a plain RuntimeError
+    "new disk": lambda: fail(OSError(errno.ESTALE, "Stale file handle")),
+    "broken disk": lambda: fail(OSError(errno.EIO, "Input/output error")),
+    "too many files": lambda: fail(OSError(errno.EMFILE, "Too many open files")),
+    "permission": lambda: fail(PermissionError(errno.EACCES, "Permission denied")),
+}
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize("fault", NOT_READ.values(), ids=NOT_READ)
+def test_checkpoint_that_cannot_be_read_now_is_not_skipped(tmp_path, monkeypatch, fault):
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    for step in (9, 10):
+        checkpoints.save(build_state(step))
+    monkeypatch.setattr("gan.runtime.signed._verify_checksum", lambda file, name: fault())
+    with pytest.raises((RuntimeError, OSError), match=r"allocate memory|Errno"):
+        load_newest(checkpoints)
+
+
+def test_lack_of_memory_is_no_fault_of_a_state():
+    module = torch.nn.Linear(2, 2)
+    module.register_load_state_dict_pre_hook(lambda *_: torch.empty(2**60))
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        check_module("G", module, {"G": torch.nn.Linear(2, 2).state_dict()})
+
+
+class OnDevice(torch.nn.Parameter):
+    def __deepcopy__(self, memo):
+        raise AssertionError("copied on its device")
+
+
+def test_state_is_checked_without_a_copy_on_the_device():
+    module = torch.nn.Linear(2, 2)
+    module.weight = OnDevice(torch.ones(2, 2))
+    check_module("G", module, {"G": torch.nn.Linear(2, 2).state_dict()})
+    assert torch.equal(module.weight, torch.ones(2, 2))
+    with pytest.raises(ValueError, match="its entry G does not fit: size mismatch"):
+        check_module("G", module, {"G": torch.nn.Linear(3, 2).state_dict()})

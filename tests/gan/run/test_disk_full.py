@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from gan.data.grids import save_png
-from gan.run.checkpoint import load, save
+from gan.run.checkpoint import load
 from gan.run.logging import RunLogger, read_metrics
+from gan.runtime import signed
 from gan.runtime.command import short_messages
 from gan.runtime.files import WriteError, append, write_atomically
 from tests.gan.runs import read_files
@@ -44,12 +45,12 @@ def fill(disk: Path, free: int = 0) -> Path:
 @pytest.mark.parametrize("tensors", [1, 300], ids=["large", "small"])
 def test_checkpoint_on_full_disk_leaves_the_old_one(disk, tensors):
     path = disk / "state.pt"
-    write_atomically(path, lambda file: save({"step": 1, "config": ""}, file))
+    write_atomically(path, lambda file: signed.save({"step": 1, "config": ""}, file))
     before = read_files(disk)
     filler = fill(disk, 100_000)
     state = {str(i): torch.zeros(300_000 // tensors) for i in range(tensors)}
     with pytest.raises(WriteError, match=rf"^cannot write {path}: No space left on device$"):
-        write_atomically(path, lambda file: save(state, file))
+        write_atomically(path, lambda file: signed.save(state, file))
     filler.unlink()
     assert read_files(disk) == before
     assert load(path) == {"step": 1, "config": ""}

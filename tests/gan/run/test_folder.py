@@ -43,7 +43,7 @@ def test_free_folder_has_the_next_number(tmp_path):
 
 
 def test_newest_folder_has_the_latest_config(tmp_path):
-    for age, name in enumerate(["x-10", "x-2", "x", "x-y", "xx"]):
+    for age, name in enumerate(["x-10-copy", "x-2old", "x-10", "x-2", "x", "x-y", "xx"]):
         run_folder.write_config(tmp_path / name, Config())
         os.utime(tmp_path / name / "config.yaml", (1000 - age, 1000 - age))
     assert run_folder.find_newest_folder("x", tmp_path) == tmp_path / "x-10"
@@ -53,6 +53,17 @@ def test_newest_folder_without_runs_is_a_user_error(tmp_path):
     (tmp_path / "x").mkdir()
     with pytest.raises(UserError, match="there is no run x in"):
         run_folder.find_newest_folder("x", tmp_path)
+
+
+def test_new_folder_that_stays_empty_is_removed(tmp_path):
+    (tmp_path / "existing").mkdir()
+    for name in ("new", "existing"):
+        with pytest.raises(UserError), run_folder.hold(tmp_path / name, is_new=True):
+            raise UserError("no network for these images")
+    assert [path.name for path in tmp_path.iterdir()] == ["existing"]
+    with run_folder.hold(tmp_path / "new", is_new=True):
+        (tmp_path / "new" / "file").touch()
+    assert (tmp_path / "new" / "file").exists()
 
 
 def test_new_and_empty_folders_are_free(tmp_path):

@@ -4,9 +4,17 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 
+from gan.config import Config
+from gan.run.checkpoint import Checkpoints
+from gan.run.divergence import record_divergence
+from gan.run.folder import write_config
 from gan.run.lock import hold_lock, locked
+from gan.run.logging import RunLogger
 from gan.runtime.errors import UserError
+from gan.runtime.files import WriteError
+from gan.runtime.temporary import name_temporary
 from tests.gan.runs import read_numbers
 from train_gan import main
 
@@ -64,18 +72,24 @@ def test_lock_of_a_killed_process_is_free_and_its_temporary_files_are_removed(tm
     killed = python.run("-c", KILLED, folder)
     assert killed.returncode == -9
     assert (folder / ".lock").exists()
-    (folder / ".config.yaml.x.tmp").touch()
+    pid = killed.stdout.split()[1]
+    leftover = name_temporary(folder / "config.yaml")
+    leftover.with_name(leftover.name.replace(f"-{os.getpid()}-", f"-{pid}-")).touch()
     tiny_run(folder, "train.steps=1")
     holder = killed.stdout.strip()
-    assert f"{folder}: {holder} on {socket.gethostname()} was killed while it held the lock; continuing\n" in (
+    assert f"{folder}: {holder} on {socket.gethostname()} did not end normally, or this is a copy of " in (
         capsys.readouterr().out
     )
     assert not list(folder.rglob(".*"))
 
 
-def test_other_hidden_files_are_not_removed(tmp_path, tiny_config, capsys):
+@pytest.mark.parametrize("name", [".thesis", ".notes.tmp"])
+def test_other_hidden_files_are_not_removed(tmp_path, tiny_config, capsys, name):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".thesis").touch()
+    (tmp_path / "run" / name).touch()
+    with locked(tmp_path / "run"):
+        pass
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
     assert main(["--config", str(tiny_config), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
 
@@ -127,6 +141,33 @@ def test_hold_lock_waits_for_the_holder(tmp_path, python):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path, file: path.symlink_to(file),
+        lambda path, file: path.hardlink_to(file),
+        lambda path, _: os.mkfifo(path),
+    ],
+)
+def test_lock_that_is_a_link_or_pipe_is_refused(tmp_path, make):
+    (tmp_path / "thesis").write_text("thesis")
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / ".lock", tmp_path / "thesis")
+    with pytest.raises(UserError, match=r"run/\.lock is a link.*; remove it"), locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "thesis").read_text() == "thesis"
+
+
+def test_name_of_the_holder_is_shortened_and_has_no_control_characters(tmp_path, capsys):
+    (tmp_path / ".lock").write_text("\x1b]0;title\x07" + 10_000 * "x")
+    with locked(tmp_path):
+        pass
+    out = capsys.readouterr().out
+    assert r"\x1b]0;title\x07xxx" in out
+    assert "\x1b" not in out
+    assert len(out) < 1000
+
+
 def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
     def no_locks(file, operation):
         raise OSError(95, "Operation not supported")
@@ -145,6 +186,13 @@ def test_folder_that_cannot_be_created_is_a_user_error(tmp_path):
         pass
 
 
+def test_holder_that_has_not_written_its_name_is_another_process(tmp_path):
+    with hold_lock(tmp_path / "a.lock"):
+        (tmp_path / "a.lock").write_bytes(b"")
+        with pytest.raises(UserError, match="a is in use by another process;"), hold_lock(tmp_path / "a.lock"):
+            pass
+
+
 def test_full_disk_leaves_no_lock_file(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
@@ -153,3 +201,51 @@ def test_full_disk_leaves_no_lock_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device"), locked(tmp_path / "run"):
         pass
     assert not list((tmp_path / "run").iterdir())
+
+
+WRITES = {
+    "log": lambda folder: RunLogger(folder, to=()),
+    "entry": lambda folder: LOGGERS[folder].scalars({"step": 1}, {"loss": 1.0}),
+    "image": lambda folder: LOGGERS[folder].image("samples", 1, torch.zeros(3, 2, 2, dtype=torch.uint8)),
+    "log on the disk": lambda folder: LOGGERS[folder].sync(),
+    "checkpoint": lambda folder: Checkpoints(folder, Config()).save({"step": 1}),
+    "best checkpoint": lambda folder: Checkpoints(folder, Config()).save_best({"step": 1}),
+    "config": lambda folder: write_config(folder, Config()),
+    "divergence": lambda folder: record_divergence(folder, 1, ["loss/D"], "stopped"),
+}
+LOGGERS: dict[Path, RunLogger] = {}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_nothing_is_written_to_a_folder_that_was_moved(tmp_path, write):
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    with locked(folder):
+        LOGGERS[folder] = RunLogger(folder, to=())
+        folder.rename(moved)
+        with pytest.raises(UserError, match=f"^{folder} was moved or removed while this process"):
+            write(folder)
+    assert not folder.exists()
+    assert read_files(moved).keys() == {moved / ".lock", moved / "metrics.jsonl"}
+
+
+def test_nothing_is_written_after_the_lock_was_removed(tmp_path, python):
+    folder = tmp_path / "run"
+    with locked(folder):
+        logger = RunLogger(folder, to=())
+        (folder / ".lock").unlink()
+        other = python.start("-c", HOLDS_A_SECOND.replace("sleep(1)", "sleep(600)"), folder / ".lock")
+        other.wait_for(lambda: other.stdout == "held\n")
+        before = read_files(folder)
+        with pytest.raises(UserError, match=f"^the lock file of {folder} was removed while"):
+            logger.scalars({"step": 1}, {"loss": 1.0})
+    assert read_files(folder) == before  # also the lock file, which is that of the other process
+    other.kill()
+
+
+def test_lock_does_not_hide_the_error_of_a_disk_that_cannot_be_written_to(tmp_path, monkeypatch):
+    def refuse(path, missing_ok=False):
+        raise OSError(30, "Read-only file system", str(path))
+
+    with pytest.raises(WriteError, match="cannot write metrics"), locked(tmp_path / "run"):  # noqa: PT012
+        monkeypatch.setattr(Path, "unlink", refuse)
+        raise WriteError(30, "Read-only file system", "metrics.jsonl")

@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +59,20 @@ def test_rewind_drops_later_entries(recorder, tmp_path):
     recorder.rewind(2)
     recorder.log({"step": 3}, {"loss/D": 30.0})
     assert [line["loss/D"] for line in read_metrics(tmp_path)] == [1.0, 2.0, 30.0]
+
+
+def test_log_is_on_the_disk_before_a_checkpoint(recorder, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def record(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    recorder.log({"step": 1}, {"loss/D": 1.0})
+    monkeypatch.setattr("os.fsync", record)
+    recorder.save({"step": 1})
+    assert synced[0] == "metrics.jsonl"
+    assert "step_00000001.pt" in synced[1]
 
 
 def test_progress_shows_the_chosen_numbers(recorder, capsys):

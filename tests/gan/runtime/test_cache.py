@@ -1,11 +1,23 @@
+import io
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from gan.runtime.cache import ContentHash, cache_dir, cached, hash_values
+from gan.runtime import signed
+from gan.runtime.cache import ContentHash, cache_dir, cached, hash_values, read
+from gan.runtime.temporary import name_temporary
+
+KILLED = """\
+import os, sys
+from pathlib import Path
+from gan.runtime.files import write_atomically
+write_atomically(Path(sys.argv[1]), lambda file: os.kill(os.getpid(), 9))
+"""
 
 
 @pytest.fixture
@@ -36,13 +48,73 @@ def test_names_have_separate_values(empty_cache):
     assert cached("b", lambda: {"x": 2}) == {"x": 2}
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
-def test_unreadable_file_is_computed_again(empty_cache, content):
+def flip_bit(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def save_unsigned(data: bytes) -> bytes:
+    file = io.BytesIO()
+    torch.save({"x": 3}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: b"", lambda data: b"not a file", lambda data: data[:-50], flip_bit, save_unsigned],
+    ids=["empty", "text", "short", "one bit", "without a checksum"],
+)
+def test_damaged_file_is_computed_again_with_one_line(empty_cache, damage):
     cached("name", lambda: {"x": torch.arange(100)})
     path = empty_cache / "name.pt"
-    path.write_bytes(path.read_bytes()[:-50] if content is None else content)
-    assert cached("name", lambda: {"x": 2}) == {"x": 2}
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match=r"name\.pt in the cache cannot be used \(.*\); making it again$") as shown:
+        assert cached("name", lambda: {"x": 2}) == {"x": 2}
+    assert len(shown) == 1
     assert cached("name", never) == {"x": 2}
+
+
+def test_file_of_another_name_is_computed_again(empty_cache):
+    for name in "ab":
+        cached(name, lambda: {"x": 1})
+    shutil.copy(empty_cache / "a.pt", empty_cache / "b.pt")
+    with pytest.warns(UserWarning, match=r"b\.pt in the cache cannot be used"):
+        assert cached("b", lambda: {"x": 2}) == {"x": 2}
+    assert cached("a", never) == {"x": 1}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path)])
+def test_what_is_no_file_is_not_read(empty_cache, make):
+    empty_cache.mkdir()
+    make(empty_cache / "name.pt")
+    with pytest.warns(UserWarning, match="in the cache cannot be used"):
+        assert read("name") is None
+
+
+def test_reading_runs_no_code(empty_cache, capsys):
+    class Bomb:
+        def __reduce__(self):
+            return print, ("code ran",)
+
+    empty_cache.mkdir()
+    with (empty_cache / "name.pt").open("wb") as file:
+        signed.save(Bomb(), file, "name")
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert read("name") is None
+    assert capsys.readouterr().out == ""
+
+
+def test_leftovers_of_killed_processes_are_removed_on_write(empty_cache, python):
+    folder = empty_cache / "datasets" / "one"
+    killed = python.run("-c", KILLED, folder / "images.npy")
+    assert killed.returncode == -9
+    (leftover,) = folder.iterdir()
+    (folder / ".notes.tmp").touch()
+    mine = name_temporary(folder / "images.npy")  # of a process that is alive
+    mine.touch()
+    cached("name", lambda: {"x": 1})
+    assert not leftover.exists()
+    assert {path.name for path in folder.iterdir()} == {".notes.tmp", mine.name}
 
 
 def test_unwritable_cache_is_a_warning(tmp_path, monkeypatch):

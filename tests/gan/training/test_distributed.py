@@ -22,7 +22,7 @@ from gan.runtime import distributed, rng
 from gan.runtime.distributed import local_shard
 from gan.runtime.interrupt import Interrupt
 from gan.training import loop
-from tests.gan.runs import Killed, assert_same_runs, load_newest, read_files, read_numbers
+from tests.gan.runs import Killed, assert_same_runs, load_newest, read_files, read_numbers, same
 from train_gan import main
 
 ROOT = Path(__file__).parents[3]
@@ -145,7 +145,7 @@ def load_states(out: Path) -> list[dict]:
 
 
 def assert_same_states(a: dict, b: dict):
-    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert same(a, b)
 
 
 def assert_close_numbers(folder: Path, expected: Path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gan.run.checkpoint import load
-from gan.run.divergence import find_nonfinite, read_divergences
+from gan.run.divergence import find_nonfinite, read_divergences, record_divergence
 from gan.run.logging import read_metrics
 from gan.runtime.interrupt import Interrupt
 from gan.training import loop, step
@@ -147,6 +147,27 @@ def test_rollback_continues_with_other_random_numbers(tmp_path, tiny_config, fin
     assert read_numbers(folder)[2]["loss/D"] != read_numbers(finished_run)[2]["loss/D"]
     assert load(folder / "checkpoints" / "step_00000006.pt")["retries"] == 1
     assert all(line["speed/images_per_s"] > 0 for line in read_metrics(folder))
+
+
+CONTENTS = [
+    "",
+    "5",
+    "[5]",
+    "[{}]",
+    '[{"step": null}]',
+    '[{"step": 1, "then": "stopped", "not_finite": []}]',
+    "[" * 100_000,
+]
+
+
+def test_damaged_divergences_are_kept(tmp_path):
+    path = tmp_path / "divergence.json"
+    for text in CONTENTS:
+        path.write_text(text)
+        with pytest.warns(UserWarning, match=r"divergence\.json is damaged \(.*; continuing without it, kept as"):
+            record_divergence(tmp_path, 3, ["loss/D"], "stopped")
+        assert [entry["step"] for entry in read_divergences(tmp_path)] == [3]
+    assert {kept.read_text() for kept in tmp_path.glob("*.damaged*")} == set(CONTENTS)
 
 
 def test_nonfinite_step_is_not_logged_when_only_lipschitz_numbers_are_due(tmp_path, tiny_config, nan_at):

@@ -11,7 +11,7 @@ import torch
 from gan.evaluation import evaluator
 from gan.run.checkpoint import load
 from gan.run.logging import read_metrics
-from gan.runtime.interrupt import Interrupt
+from gan.runtime.interrupt import SIGNALS, Interrupt
 from gan.training import loop, step
 from tests.conftest import TINY
 from tests.gan.runs import assert_same_runs, read_numbers, resume
@@ -61,21 +61,21 @@ def raise_signal_in_call(patch, signal_number, owner, name, call):
 
 
 MOMENTS = {
-    "between updates of D": (step, "draw_batch", 1, 1),
-    "at the end of a step": (step, "update_generator", 2, 3),
-    "while Lipschitz numbers are computed": (loop, "lipschitz_numbers", 0, 2),
-    "between batches of an evaluation": (evaluator, "to_uint8", 0, 2),
-    "in the last step": (step, "update_generator", 3, 4),
-    "while a checkpoint is written": (torch, "save", 0, 2),
+    "between updates of D": (signal.SIGINT, step, "draw_batch", 1, 1),
+    "at the end of a step": (signal.SIGTERM, step, "update_generator", 2, 3),
+    "while Lipschitz numbers are computed": (signal.SIGHUP, loop, "lipschitz_numbers", 0, 2),
+    "between batches of an evaluation": (signal.SIGUSR1, evaluator, "to_uint8", 0, 2),
+    "in the last step": (signal.SIGUSR2, step, "update_generator", 3, 4),
+    "while a checkpoint is written": (signal.SIGXCPU, torch, "save", 0, 2),
 }
 
 
-@pytest.mark.parametrize(("owner", "name", "call", "stopped_at"), MOMENTS.values(), ids=MOMENTS)
+@pytest.mark.parametrize(("number", "owner", "name", "call", "stopped_at"), MOMENTS.values(), ids=MOMENTS)
 def test_signal_stops_run_with_checkpoint_and_exit_code(
-    tmp_path, tiny_config, uninterrupted, capfd, monkeypatch, owner, name, call, stopped_at
+    tmp_path, tiny_config, uninterrupted, capfd, monkeypatch, number, owner, name, call, stopped_at
 ):
-    number, code = (signal.SIGINT, 130) if stopped_at == 1 else (signal.SIGTERM, 143)
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    code = 128 + number
+    handlers = list(map(signal.getsignal, SIGNALS))
     out = tmp_path / "interrupted"
     with monkeypatch.context() as patch:
         raise_signal_in_call(patch, number, owner, name, call)
@@ -83,7 +83,7 @@ def test_signal_stops_run_with_checkpoint_and_exit_code(
     err = capfd.readouterr().err
     assert f"{signal.Signals(number).name}: finishing the step and writing a checkpoint" in err
     assert err.endswith(f"interrupted at step {stopped_at}, with a checkpoint; --resume continues from here\n")
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert list(map(signal.getsignal, SIGNALS)) == handlers
     assert load(out / "checkpoints" / f"step_{stopped_at:08d}.pt")["step"] == stopped_at
     last = read_numbers(out)[-1]
     assert last["step"] == stopped_at
@@ -92,10 +92,37 @@ def test_signal_stops_run_with_checkpoint_and_exit_code(
     assert_same_runs(uninterrupted, out)
 
 
+# Trains a config without a console, as after Ctrl-C in `train_gan.py 2>&1 | tee log`, and receives signals in step 3.
+PROGRAM_WITHOUT_CONSOLE = """\
+import os, signal, sys
+import gan.training.step, train_gan
+numbers, arguments = map(int, sys.argv[1].split()), sys.argv[2:]
+reading, writing = os.pipe()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+update_generator = gan.training.step.update_generator
+def lose_console_and_update(experiment, *networks):
+    if experiment.step == 2:
+        os.close(reading)
+        for number in numbers: signal.raise_signal(number)
+    return update_generator(experiment, *networks)
+gan.training.step.update_generator = lose_console_and_update
+os.dup2(writing, 1), os.dup2(writing, 2)
+sys.exit(train_gan.main(arguments))
+"""
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGHUP, signal.SIGTERM)])
+def test_signal_stops_run_without_console(tmp_path, tiny_config, python, numbers):
+    out, text = tmp_path / "run", " ".join(str(int(number)) for number in numbers)
+    done = python.run("-c", PROGRAM_WITHOUT_CONSOLE, text, "--config", tiny_config, *OPTIONS, "--out", out)
+    assert done.returncode == 128 + numbers[-1]
+    assert load(out / "checkpoints" / "step_00000003.pt")["step"] == 3
+
+
 LONG_STEP = """\
 import signal, sys, time
 from pathlib import Path
-from gan.runtime.interrupt import Interrupt
+from gan.runtime.interrupt import SIGNALS, Interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with Interrupt():
     Path(sys.argv[1]).touch()
@@ -114,6 +141,12 @@ def test_second_ctrl_c_kills_process(tmp_path, python):
     assert process.is_alive()
     process.send_signal(signal.SIGINT)
     assert process.wait().returncode == -signal.SIGINT
+
+
+def test_handler_of_c_code_is_no_error(monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda number, handler: {}[number] if handler is None else None)
+    with Interrupt():
+        pass
 
 
 def test_ignored_ctrl_c_stays_ignored():

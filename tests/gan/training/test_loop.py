@@ -7,9 +7,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gan.objectives.regularizers import Batch
-from gan.run.checkpoint import load, save
+from gan.run.checkpoint import load
 from gan.run.logging import read_metrics
 from gan.run.recorder import Recorder
+from gan.runtime import signed
 from gan.runtime.interrupt import Interrupt
 from gan.training import loop
 from gan.training.lipschitz import lipschitz_numbers
@@ -172,7 +173,7 @@ def test_resume_of_run_folder_from_previous_version(copied_run, longer_run, monk
     for path in (folder / "checkpoints").iterdir():
         state = load(path) | {"best": min(scores), "best_by": "fd_digits70_test", "measured": None}
         with path.open("wb") as file:
-            save(state, file)
+            signed.save(state, file)
     log = folder / "metrics.jsonl"
     assert len(log.read_text().splitlines()) == 6  # 4 with losses, 2 with metrics
     log.write_text("".join(json.dumps(line) + "\n" for line in read_metrics(folder)))
@@ -201,6 +202,20 @@ def test_resume_skips_damaged_checkpoint(tmp_path, tiny_run, capsys):
         resume(folder)
     assert f"{folder}: step 3 of 4 on cpu in fp32\n" in capsys.readouterr().out
     assert_same_runs(undamaged, folder)
+
+
+def test_resume_keeps_the_lines_around_a_damaged_one(copied_run, longer_run):
+    log = copied_run / "metrics.jsonl"
+    first, second, *others = log.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([b"\xef\xbb\xbf", first, b"\n", second[7:], *others])
+    log.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=rf"^{log}: 1 line is damaged; .*; kept as metrics.jsonl.damaged$"):
+        resume(copied_run, "train.steps=6")
+    assert [line["step"] for line in read_numbers(copied_run)] == [1, 2, 3, 4, 5, 6]
+    assert [read_numbers(copied_run)[i] for i in (0, 2, 3, 4, 5)] == [
+        read_numbers(longer_run)[i] for i in (0, 2, 3, 4, 5)
+    ]
+    assert (copied_run / "metrics.jsonl.damaged").read_bytes() == damaged
 
 
 def test_resume_with_more_steps_is_bit_equal(copied_run, longer_run):

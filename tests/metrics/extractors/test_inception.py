@@ -290,6 +290,9 @@ def test_download_checks_the_hash(hub, tmp_path, monkeypatch):
     assert published_weights_path() is None
     assert not list(hub.iterdir())
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
-    monkeypatch.setattr("metrics.extractors.inception.PUBLISHED_SHA256_PREFIX", sha256)
+    monkeypatch.setattr("metrics.extractors.inception.PUBLISHED_SHA256", f"{sha256[:8]}{'0' * 56}")
+    with pytest.raises(ValueError, match="invalid hash"):
+        download_weights()
+    monkeypatch.setattr("metrics.extractors.inception.PUBLISHED_SHA256", sha256)
     assert download_weights() == published_weights_path()
     assert published_weights_path().read_bytes() == b"something else"

@@ -5,9 +5,9 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.plugins.hparams import metadata
 
 from gan.compare.__main__ import main
+from gan.compare.csv_files import read_table
 from gan.compare.description import Description
 from gan.compare.report.hparams import get_hparams
-from gan.compare.results import read_table
 
 
 @pytest.fixture(autouse=True)

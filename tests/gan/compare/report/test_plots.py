@@ -1,6 +1,7 @@
+import matplotlib as mpl
 import pytest
 
-from gan.compare.report.plots import BLACK, GRAY, choose_colors, group_arms
+from gan.compare.report.plots import BLACK, GRAY, ArmCurves, Line, Plot, choose_colors, draw_plot, group_arms
 
 
 def test_many_arms_are_plotted_in_groups_with_the_baseline():
@@ -11,6 +12,34 @@ def test_many_arms_are_plotted_in_groups_with_the_baseline():
     assert groups[""] == names
     assert groups["r1"] == ["none", *(f"{name},r1" for name in names)]
     assert group_arms(arms[:8], "none") == {"": arms[:8]}
+
+
+def test_plots_do_not_depend_on_the_settings_of_the_user(tmp_path):
+    curves = [ArmCurves("none", BLACK, [[{"images": 1000.0, "fid": 3.0}, {"images": 2000.0, "fid": 2.0}]])]
+    plot = Plot("fid", "FID", "fid", [Line("fid")])
+    assert draw_plot(tmp_path / "default", plot, curves, "images")
+    with mpl.rc_context({"text.usetex": True, "axes.linewidth": 9, "savefig.facecolor": "red"}):  # as in a matplotlibrc
+        assert draw_plot(tmp_path / "changed", plot, curves, "images")
+    for suffix in (".png", ".svg"):
+        assert (tmp_path / f"default{suffix}").read_bytes() == (tmp_path / f"changed{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("values", [(1e308, -1e308), (1e31, float("nan"))])
+def test_values_that_cannot_be_plotted_are_left_out(tmp_path, values):
+    points = [{"images": 1000.0, "fid": 3.0}, *({"images": 2000.0, "fid": value} for value in values)]
+    curves = [ArmCurves("none", BLACK, [[*points, {"images": 1e308, "fid": 3.0}]])]
+    band = curves[0].compute_band("fid")
+    assert band is not None
+    assert band.T.tolist() == [[1, 3, 3, 3]]
+    assert draw_plot(tmp_path / "plot", Plot("fid", "FID", "fid", [Line("fid")]), curves, "images")
+
+
+def test_plot_that_cannot_be_drawn_is_skipped_with_a_line(tmp_path):
+    curves = [ArmCurves("none", BLACK, [[{"images": 1000.0, "fid": 3.0}]])]
+    plot = Plot("fid", "FID", "$\\unknown$", [Line("fid")])
+    with pytest.warns(UserWarning, match="fid: cannot draw this plot .*; continuing without it"):
+        assert not draw_plot(tmp_path / "fid", plot, curves, "images")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("count", [3, 8, 15])

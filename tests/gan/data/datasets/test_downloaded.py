@@ -9,6 +9,7 @@ from torchvision import datasets
 from gan.data import DATASETS
 from gan.data.datasets import downloaded
 from gan.runtime.errors import UserError
+from gan.runtime.temporary import name_temporary
 
 CIFAR10 = DATASETS.get("cifar10")
 NAMES = ("cifar10", "cifar100", "stl10")
@@ -91,6 +92,17 @@ def test_hidden_folder_of_a_killed_download_is_ignored(tmp_path, cifar10):
     with pytest.raises(UserError, match="cifar10 is missing or incomplete"):
         CIFAR10(root=str(root)).load()
     assert len(CIFAR10(root=str(root), download=True).load().train) == 15
+
+
+def test_staging_folders_of_killed_downloads_are_removed(tmp_path, cifar10):
+    root = tmp_path / "data"
+    mine = name_temporary(root / cifar10.folder)
+    killed = mine.with_name(mine.name.replace(f"-{os.getpid()}-", "-4194304-"))  # no process has this ID
+    for folder in (mine, killed, root / ".notes.tmp"):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    CIFAR10(root=str(root), download=True).load()
+    assert set(visible(root)) == {cifar10.folder, mine.name, ".notes.tmp"}
 
 
 def test_incomplete_dataset_is_completed_and_existing_files_are_kept(tmp_path, cifar10):

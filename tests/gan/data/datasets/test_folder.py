@@ -204,11 +204,11 @@ def test_folder_with_only_corrupt_images_is_an_error(tmp_path):
 
 
 def test_permission_error_is_not_a_corrupt_image(write, monkeypatch):
-    def denied(self):
-        raise PermissionError(13, "Permission denied", str(self))
+    def denied(path, flags):
+        raise PermissionError(13, "Permission denied", str(path))
 
     root = write("1.png")
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr("gan.data.decoding.only_regular", denied)
     with pytest.raises(UserError, match=r"cannot read '.*1\.png': Permission denied"):
         folder(root, skip_corrupt=True).load()
 

@@ -1,0 +1,64 @@
+"""Features of real images. What is extracted is kept in the cache part by part, because it may take hours."""
+
+from collections.abc import Callable
+from contextlib import closing
+
+import torch
+from torch import Tensor
+
+from gan.data import ImageData
+from gan.evaluation.features import BATCH_SIZE, extract_features
+from gan.evaluation.progress import ExtractionProgress
+from gan.runtime import cache
+from gan.runtime.distributed import broadcast_object, rank
+from metrics.extractors.base import FeatureExtractor
+
+PART = 10 * BATCH_SIZE  # images; a process that is killed loses the features of at most this number
+
+
+def extract_real_features(
+    extractor: FeatureExtractor, data: ImageData, index: Tensor | None, key: str, device: torch.device
+) -> Tensor:
+    """Return the features (M, d) of the images of a split, or of those at the positions `index` (M,).
+
+    `key` names the parts in the cache. With several processes, all of them must call this together.
+    """
+    count = len(data) if index is None else len(index)
+    with closing(ExtractionProgress(count, "real images")) as progress:
+
+        def extract(start: int) -> Tensor:
+            def get_batch(k: int, size: int) -> Tensor:
+                first = start + k * BATCH_SIZE
+                progress.show(first)
+                rows = slice(first, first + size)
+                return data.images[rows if index is None else index[rows]].to(device)
+
+            return extract_features(extractor, min(PART, count - start), get_batch).features
+
+        def load_or_extract(start: int) -> Tensor:
+            part, _ = load_or_compute(f"{_get_folder(key)}/{start:08d}", lambda: {"features": extract(start).cpu()})
+            return part["features"].to(device)
+
+        return extract(0) if count <= PART else torch.cat([load_or_extract(start) for start in range(0, count, PART)])
+
+
+def remove_parts(key: str) -> None:
+    """Remove the parts from the cache, when what was computed from them is there."""
+    if rank() == 0:
+        cache.remove_folder(_get_folder(key))
+
+
+def load_or_compute(name: str, compute: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], bool]:
+    """Return the CPU tensors that rank 0 has in its cache, or compute them on all processes and store them.
+
+    Also returns, on rank 0, whether they are in its cache now.
+    """
+    cached = broadcast_object(cache.read(name) if rank() == 0 else None)
+    if cached is not None:
+        return cached, True
+    tensors = compute()
+    return tensors, rank() == 0 and cache.keep(name, tensors)
+
+
+def _get_folder(key: str) -> str:
+    return f"parts/{key}"

@@ -1,0 +1,85 @@
+"""Damaged files: what can be read of them counts, and they are kept under another name before they are replaced."""
+
+import itertools
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from gan.runtime.errors import UserError
+from gan.runtime.files import write_atomically
+
+BAD_CHARACTER = "\ufffd"  # stands for bytes that are not UTF-8
+MAX_DEPTH = 100  # of nested JSON, which recursive functions read
+
+
+def read_file(path: Path) -> bytes | None:
+    """Return the contents of a file, or None if there is none. Raises UserError if it cannot be read."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot read {path}: it is not a regular file")  # reading a pipe would not end
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of a JSON text, which may begin with a byte order mark.
+
+    Raises ValueError for anything else, including nesting that is too deep and numbers of too many digits.
+    """
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for item in level if isinstance(item, dict | list) for child in _get_children(item)]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return value
+
+
+def _get_children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def read_json(path: Path, is_valid: Callable[[Any], bool], default: Any) -> Any:
+    """Return the value in a JSON file if `is_valid` accepts it, and otherwise `default`.
+
+    A file with other contents is renamed, with a warning, so that writing a new one destroys nothing. Raises UserError
+    if the file exists and cannot be read.
+    """
+    if (data := read_file(path)) is None:
+        return default
+    try:
+        value = parse_json(data)
+        if is_valid(value):
+            return value
+        reason = "it has other contents than this version writes"
+    except ValueError as error:
+        reason = str(error)
+    target = _find_free_name(path)
+    try:
+        path.rename(target)
+    except OSError:  # in a folder that cannot be written to, nothing is replaced either
+        target = path
+    warnings.warn(f"{path} is damaged ({reason}); continuing without it, kept as {target.name}", stacklevel=2)
+    return default
+
+
+def keep_copy(path: Path) -> Path:
+    """Copy a damaged file, parts of which will be written again, and return the path of the copy."""
+    target = _find_free_name(path)
+    with path.open("rb") as source:
+        write_atomically(target, lambda file: shutil.copyfileobj(source, file))
+    return target
+
+
+def _find_free_name(path: Path) -> Path:
+    names = itertools.chain([f"{path.name}.damaged"], (f"{path.name}.damaged-{i}" for i in itertools.count(2)))
+    return next(other for name in names if not (other := path.with_name(name)).exists())
