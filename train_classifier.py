@@ -13,7 +13,6 @@ from pathlib import Path
 
 from classification.build import build_experiment
 from classification.config import Config
-from classification.experiment import load_state
 from classification.loop import train
 from classification.start import check_start
 from classification.summary import format_accuracies
@@ -26,6 +25,7 @@ from gan.run.checkpoint import Checkpoints
 from gan.run.cli import TrainingParser, select_run
 from gan.run.lock import check_lock
 from gan.run.start import require_all
+from gan.run.state import load_state
 from gan.run.summary import format_table, lipschitz_rows, read_last_values
 from gan.runtime.allocator import keep_freed_memory
 from gan.runtime.command import exit_code

@@ -14,12 +14,12 @@ from classification.build import build_experiment
 from classification.config import AttackConfig, Config, EvalConfig
 from classification.corruptions import SEVERITIES, corrupt
 from classification.data import iterate_batches
-from classification.experiment import load_state
 from classification.summary import attack_tags, format_accuracies
 from gan.data import ImageData
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints
+from gan.run.state import load_state
 from gan.run.summary import format_table
 from gan.runtime import rng
 from gan.runtime.command import Parser, exit_code

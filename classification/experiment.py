@@ -1,7 +1,6 @@
 """The live objects of a classifier's training run."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from classification.config import Config
 from classification.data import LabelledSets
 from gan.data import Sampler
-from gan.data.contents import Contents, refuse_changes
+from gan.data.contents import Contents
 from gan.objectives.regularizers.weight import WeightPenalty
 from gan.run.divergence import Networks
 from gan.run.state import (
@@ -88,9 +87,3 @@ class Experiment:
 
     def _stateful(self) -> dict[str, Any]:
         return {"network": self.network, "optimizer": self.optimizer, "lipschitz": self.tracker}
-
-
-def load_state(experiment: Experiment, folder: Path, state: dict[str, Any]) -> None:
-    """Restore a state of the run in `folder`. Raises UserError if the run began with other images."""
-    refuse_changes(folder, state.get("data"), experiment.contents, experiment.config.data.allow_changes)
-    experiment.load_state_dict(state)

@@ -57,8 +57,7 @@ def audit(folder: Path, overrides: Sequence[str] = ()) -> str:
 
     `overrides` change keys of its config that a run may change, such as where its data are.
     """
-    saved, config = (load_config(Config, run_folder.config_path(folder), changes) for changes in ((), overrides))
-    run_folder.refuse_changes(folder, saved, config)
+    run_folder.check_same_experiment(folder, load_config(Config, run_folder.config_path(folder), overrides))
     restored = restore_experiment(folder, torch.device("cpu"), overrides, metrics=())
     D = restored.D.double()  # in place, because the restored networks are used only here
     restored.ema.network.double()

@@ -10,7 +10,7 @@ from typing import Any
 
 from gan.compare.status import DIVERGED, FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING
 from gan.run.logging import is_number
-from gan.runtime.damaged import BAD_CHARACTER, keep_copy, read_file
+from gan.runtime.damaged import BAD_CHARACTER, describe_damage, keep_copy, read_file
 from gan.runtime.files import write_text
 
 TEXT_COLUMNS = ("cell", "arm", "status", "reason", "hardware", "precision")
@@ -29,7 +29,7 @@ def read_table(path: Path, key: str | None = None, is_valid: Callable[[Row], boo
     """
     rows, damaged = _read(path, key, is_valid)
     if damaged:
-        warnings.warn(_describe_damage(path, damaged), stacklevel=2)
+        warnings.warn(describe_damage(path, damaged, "row"), stacklevel=2)
     return rows
 
 
@@ -41,7 +41,7 @@ def read_results(path: Path, repair: bool = False) -> dict[str, Row]:
     rows, damaged = _read(path, "cell", _is_result)
     if damaged:
         kept = f"; kept as {keep_copy(path).name}" if repair else ""
-        warnings.warn(f"{_describe_damage(path, damaged)}{kept}", stacklevel=2)
+        warnings.warn(f"{describe_damage(path, damaged, 'row')}{kept}", stacklevel=2)
     return {row["cell"]: row for row in rows}
 
 
@@ -96,11 +96,6 @@ def _split(line: str) -> list[str]:
         return next(csv.reader([line], strict=True), [])
     except csv.Error:
         return [BAD_CHARACTER]
-
-
-def _describe_damage(path: Path, damaged: int) -> str:
-    what = "1 row is damaged" if damaged == 1 else f"{damaged} rows are damaged"
-    return f"{path}: {what}; continuing with the others"
 
 
 def _is_result(row: Row) -> bool:

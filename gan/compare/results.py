@@ -20,9 +20,9 @@ from gan.data.grids import COLUMNS
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.lock import check_lock
-from gan.run.logging import METRICS, Log, describe_damage, read_log
+from gan.run.logging import METRICS, Log, read_log
 from gan.run.step_files import find_step_files
-from gan.runtime.damaged import keep_copy
+from gan.runtime.damaged import describe_damage, keep_copy
 from gan.runtime.errors import UserError
 from gan.runtime.files import only_regular, write_atomically
 
@@ -91,7 +91,7 @@ class Results:
             warnings.warn(str(error), stacklevel=2)
             log = Log([], 0)
         if log.damaged:
-            warnings.warn(describe_damage(run, log), stacklevel=2)
+            warnings.warn(describe_damage(run / METRICS, log.damaged, "line"), stacklevel=2)
         has_run = (run / METRICS).exists() or self.folder.record_file(name).exists()
         if not has_run or _has_lost(log, saved):
             return saved

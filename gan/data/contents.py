@@ -18,7 +18,7 @@ def get_contents(splits: Splits) -> Contents:
     return {name: None if data is None else (len(data), data.fingerprint) for name, data in named.items()}
 
 
-def refuse_changes(run: Path, saved: Mapping[str, object] | None, current: Contents, allowed: bool) -> None:
+def refuse_changed_images(run: Path, saved: Mapping[str, object] | None, current: Contents, allowed: bool) -> None:
     """Raise UserError if the images are not those in `saved`, the contents in a checkpoint of `run`, unless `allowed`.
 
     A checkpoint of an earlier version has none, and its images are not checked. Held-out images where there were none

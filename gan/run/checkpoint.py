@@ -38,7 +38,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, config: Any):
-        self.folder = folder / CHECKPOINTS
+        self.run, self.folder = folder, folder / CHECKPOINTS
         self.keep = config.checkpoint.keep
         self.config = config
 
@@ -50,9 +50,7 @@ class Checkpoints:
         step = state["step"]
         self._write(get_step_file(self.folder, step, SUFFIX), state)
         # Later files are broken, otherwise the run would have continued from them: they do not count.
-        for path in [path for saved, path in find_checkpoints(self.folder.parent).items() if saved <= step][
-            : -self.keep
-        ]:
+        for path in [path for saved, path in find_checkpoints(self.run).items() if saved <= step][: -self.keep]:
             path.unlink()
 
     def save_best(self, state: State) -> None:
@@ -66,7 +64,7 @@ class Checkpoints:
         UserError when all files are invalid, and when the log tells that there must have been one.
         """
         faults: list[str] = []
-        for step, path in reversed(find_checkpoints(self.folder.parent).items()):
+        for step, path in reversed(find_checkpoints(self.run).items()):
             try:
                 value = self._load(path, device, read, step)
             except InvalidCheckpoint as error:
@@ -77,7 +75,7 @@ class Checkpoints:
             return value
         if not faults and (last := self._get_last_logged_step()) > self.config.checkpoint.every:
             raise UserError(
-                f"{self.folder.parent} was trained to step {last}, but {self.folder} has no checkpoint; restore that"
+                f"{self.run} was trained to step {last}, but {self.folder} has no checkpoint; restore that"
                 " folder, or train again in another one"
             )
         if faults:
@@ -98,20 +96,18 @@ class Checkpoints:
 
     def require(self, which: Which) -> None:
         """Raise UserError when there is no newest or no best checkpoint. This takes no time."""
-        if which == "newest" and not find_checkpoints(self.folder.parent):
-            raise UserError(f"{self.folder.parent} has no checkpoint yet; continue training with --resume")
+        if which == "newest" and not find_checkpoints(self.run):
+            raise UserError(f"{self.run} has no checkpoint yet; continue training with --resume")
         if which == "best" and not self._best.exists():
-            raise UserError(
-                f"{self.folder.parent} has no best checkpoint, because no metric was evaluated; use the newest one"
-            )
+            raise UserError(f"{self.run} has no best checkpoint, because no metric was evaluated; use the newest one")
 
     def find_files(self) -> list[Path]:
         """Return the files of all checkpoints."""
         best = [self._best] if self._best.exists() else []
-        return [*find_checkpoints(self.folder.parent).values(), *best]
+        return [*find_checkpoints(self.run).values(), *best]
 
     def _get_last_logged_step(self) -> int:
-        return max((line["step"] for line in read_log(self.folder.parent).lines), default=0)
+        return max((line["step"] for line in read_log(self.run).lines), default=0)
 
     @property
     def _best(self) -> Path:
@@ -122,7 +118,7 @@ class Checkpoints:
         return dump_config(self.config)
 
     def _write(self, path: Path, state: State) -> None:
-        check_lock(self.folder.parent)
+        check_lock(self.run)
         write_atomically(path, lambda file: signed.save(state | {"format": FORMAT, "config": self._config_text}, file))
 
     def _load(self, path: Path, device: torch.device | str, read: Callable[[State], T], step: int | None = None) -> T:

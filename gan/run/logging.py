@@ -17,7 +17,7 @@ from gan.data.grids import save_png
 from gan.run.lock import check_lock
 from gan.run.step_files import find_checkpoints, get_step_file
 from gan.run.writers import WRITERS
-from gan.runtime.damaged import BAD_CHARACTER, keep_copy, read_file
+from gan.runtime.damaged import BAD_CHARACTER, describe_damage, keep_copy, read_file
 from gan.runtime.files import append, name_in_errors, write_text
 from gan.runtime.text import printable
 
@@ -44,7 +44,10 @@ class RunLogger:
         check_lock(folder)
         log = read_log(folder)
         if log.damaged:
-            warnings.warn(f"{describe_damage(folder, log)}; kept as {keep_copy(self._path).name}", stacklevel=2)
+            warnings.warn(
+                f"{describe_damage(self._path, log.damaged, 'line')}; kept as {keep_copy(self._path).name}",
+                stacklevel=2,
+            )
         elif max(find_checkpoints(folder), default=0) > start and log.lines and log.lines[-1]["step"] > start:
             kept = keep_copy(self._path).name
             print(f"{printable(self._path)}: dropping the entries after step {start}; kept as {kept}")
@@ -163,14 +166,8 @@ def read_metrics(folder: Path) -> list[Line]:
     """
     log = read_log(folder)
     if log.damaged:
-        warnings.warn(describe_damage(folder, log), stacklevel=2)
+        warnings.warn(describe_damage(folder / METRICS, log.damaged, "line"), stacklevel=2)
     return log.lines
-
-
-def describe_damage(folder: Path, log: Log) -> str:
-    """Return a warning that says how many lines of the log of a run are left out."""
-    what = "1 line is damaged" if log.damaged == 1 else f"{log.damaged} lines are damaged"
-    return f"{folder / METRICS}: {what}; continuing with the others"
 
 
 def _clean(number: float | None) -> float | None:

@@ -1,15 +1,23 @@
-"""Checks of the states in checkpoints, before any of them is loaded: another version may have written them."""
+"""Loads the states in checkpoints, and checks them before: another version may have written them."""
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gan.data.contents import refuse_changed_images
 from gan.runtime.errors import is_out_of_memory
 
 MAX_LENGTH = 200  # of a message of PyTorch, in characters
+
+
+def load_state(experiment: Any, run: Path, state: Mapping[str, Any]) -> None:
+    """Restore a state of a run that the experiment accepts. Raises UserError if the run began with other images."""
+    refuse_changed_images(run, state.get("data"), experiment.contents, experiment.config.data.allow_changes)
+    experiment.load_state_dict(state)
 
 
 def check_counts(state: Mapping[str, Any], *names: str) -> None:

@@ -72,6 +72,11 @@ def read_json(path: Path, is_valid: Callable[[Any], bool], default: Any) -> Any:
     return default
 
 
+def describe_damage(path: Path, count: int, unit: str) -> str:
+    """Return a line on the parts of a file, such as its lines, that are left out."""
+    return f"{path}: {count} {unit}{' is' if count == 1 else 's are'} damaged; continuing with the others"
+
+
 def keep_copy(path: Path) -> Path:
     """Copy a damaged file, parts of which will be written again, and return the path of the copy."""
     target = _find_free_name(path)

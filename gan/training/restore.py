@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from gan.config import Config
-from gan.data.contents import refuse_changes
 from gan.data.labels import restore_labels
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints, Which
-from gan.run.state import check_counts, check_module
+from gan.run.state import check_counts, check_module, load_state
 from gan.runtime.distributed import call_on_rank_zero
 from gan.runtime.errors import UserError
 from gan.training.build import build_experiment
@@ -30,12 +29,6 @@ def resume(experiment: Experiment, folder: Path) -> None:
     state = call_on_rank_zero(lambda: checkpoints.load_newest("cpu", experiment.check_state))
     if state is not None:
         load_state(experiment, folder, state)
-
-
-def load_state(experiment: Experiment, folder: Path, state: dict[str, Any]) -> None:
-    """Restore a state of the run in `folder`. Raises UserError if the run began with other images."""
-    refuse_changes(folder, state.get("data"), experiment.contents, experiment.config.data.allow_changes)
-    experiment.load_state_dict(state)
 
 
 def restore_experiment(

@@ -9,7 +9,7 @@ import torch
 
 from gan import audit
 from gan.config import Config
-from gan.data.contents import refuse_changes
+from gan.data.contents import refuse_changed_images
 from gan.options.loader import load_config
 from gan.runtime import signed
 from gan.runtime.errors import UserError
@@ -120,6 +120,10 @@ def test_other_commands_refuse_changed_images(run, images, capsys):
 
 def test_held_out_images_where_there_were_none_are_no_change():
     saved, now = (3, "a"), (2, "b")
-    refuse_changes(Path("run"), {"training": saved, "held-out": None}, {"training": saved, "held-out": now}, False)
+    refuse_changed_images(
+        Path("run"), {"training": saved, "held-out": None}, {"training": saved, "held-out": now}, False
+    )
     with pytest.raises(UserError, match="the held-out images have changed"):
-        refuse_changes(Path("run"), {"training": saved, "held-out": now}, {"training": saved, "held-out": None}, False)
+        refuse_changed_images(
+            Path("run"), {"training": saved, "held-out": now}, {"training": saved, "held-out": None}, False
+        )
