@@ -58,6 +58,14 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Do not wait until files are on the disk: no test cuts the power, and the suite writes thousands of files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def classifier() -> "DigitsClassifier":
     """Return the digits classifier of the metrics."""
