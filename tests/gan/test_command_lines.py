@@ -144,6 +144,7 @@ LINES = {
         ["{config}", "seed=x"],
     ],
     "gan.audit": [*RUNS, [], ["a", "b"]],
+    "gan.runs": [["gone"], ["{file}"], [LONG], ["{empty}"], [BYTES], ["a", "b"]],
     "gan.export": [
         *(["--out", "new.safetensors", *line] for line in RUNS),
         [],
