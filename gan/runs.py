@@ -7,12 +7,11 @@ from pathlib import Path
 
 from gan.compare.experiment_types import get_experiment_type
 from gan.compare.results import get_seconds_per_step
-from gan.compare.status import INTERRUPTED, RUNNING, read_status
+from gan.compare.status import get_status
 from gan.compare.tags import METRIC, get_primary_metric, higher_is_better
 from gan.data.prepared import expand_path
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
-from gan.run.lock import is_locked
 from gan.run.logging import METRICS, Line, read_metrics
 from gan.run.progress import format_duration
 from gan.run.summary import format_table
@@ -75,11 +74,7 @@ def describe(run: Path) -> tuple[str, ...]:
     config = load_config(kind.schema, run / run_folder.CONFIG)
     lines = read_metrics(run)
     step = lines[-1]["step"] if lines else 0
-    if is_locked(run):
-        state = RUNNING
-    else:
-        ended = read_status(run, config.train.steps)
-        state = INTERRUPTED if ended is None else ended.state
+    state = get_status(run, config.train.steps).state
     network = to_plain(config)[kind.section]
     name = f"{network['name']} {network['normalization']['name']}"
     seconds = get_seconds_per_step(lines, config.train.images_per_step)
