@@ -13,6 +13,7 @@ import torch
 
 from gan.compare import local_launcher
 from gan.compare.arms import Cell, build_arms, build_cells, parse_arm, parse_axis, parse_seeds
+from gan.compare.collect import collect_runs
 from gan.compare.description import (
     describe_command,
     extend_description,
@@ -26,6 +27,7 @@ from gan.compare.report.hparams import write_hparams
 from gan.compare.results import Results, find_completed
 from gan.compare.start import check_cells
 from gan.compare.status import FAILED, FINISHED, INTERRUPTED, Status, check_config
+from gan.data.prepared import expand_path
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.lock import hold_lock
@@ -46,6 +48,7 @@ comparison and does not repeat completed cells; with more values, arms or seeds 
       --vary optimizer.generator.lr,optimizer.discriminator.lr=1e-3,3e-3 --seeds 0,1,2,3,4 --jobs 2
   python -m gan.compare CONFIG --arm base --arm bn:discriminator.activation_norm=batch --baseline base train.steps=500
   python -m gan.compare --report runs/compare-digits-dcgan
+  python -m gan.compare --runs runs/digits-dcgan runs/digits-dcgan-2 --out runs/compare
 
 --launcher ray connects to the cluster at RAY_ADDRESS, by default to the cluster of the local node. --out, CONFIG and
 this repository must be on storage that all nodes share under one path. This is checked at the start.
@@ -85,6 +88,8 @@ def run(argv: list[str]) -> None:
         options = parse(argv)
         if options.report is not None:
             rewrite_report(options)
+        elif options.runs is not None:
+            compare_runs(options, argv)
         else:
             compare(options, argv)
     except ModuleNotFoundError as error:
@@ -118,9 +123,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--launcher", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster (default: local)")
     add("--latex", action="store_true", help="also write tables.tex (booktabs)")
     add("--report", type=Path, metavar="DIR", help="only write the report of DIR again; train nothing")
+    add("--runs", nargs="+", metavar="RUN", help="compare runs that exist; train nothing, write a report to --out")
     options = parser.parse_intermixed_args(argv)
-    if (options.config is None) == (options.report is None):
-        raise UserError("name either the CONFIG to start from, or --report DIR (see --help)")
+    if sum(value is not None for value in (options.config, options.report, options.runs)) != 1:
+        raise UserError("name either the CONFIG to start from, or --report DIR, or --runs RUN RUN (see --help)")
+    if options.runs is not None and options.out is None:
+        raise UserError("--runs: name a new folder for the report with --out")
     for name in ("jobs", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
@@ -204,6 +212,18 @@ def rewrite_report(options: argparse.Namespace) -> None:
             "name the --out of a comparison"
         )
     description.set_baseline(options.baseline)
+    save_description(folder, description)
+    save_numbers(Results(folder, description))
+    print_paths(write_report(folder, description, options.latex))
+
+
+def compare_runs(options: argparse.Namespace, argv: list[str]) -> None:
+    """Write the report of runs that exist."""
+    from gan.compare.report.write import write_report
+
+    folder = GridFolder(options.out)
+    description = collect_runs(folder, [expand_path(run, "--runs") for run in options.runs], options.baseline)
+    description.runs.append(describe_command(["python", "-m", "gan.compare", *argv]))
     save_description(folder, description)
     save_numbers(Results(folder, description))
     print_paths(write_report(folder, description, options.latex))

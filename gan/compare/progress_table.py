@@ -13,6 +13,7 @@ from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder
 from gan.compare.log_tail import LogTail
 from gan.compare.status import DIVERGED, FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, Status
+from gan.run.progress import format_duration
 
 STYLES = {RUNNING: "cyan", FINISHED: "green", DIVERGED: "magenta", FAILED: "red", INTERRUPTED: "yellow", PENDING: "dim"}
 ORDER = [RUNNING, FAILED, DIVERGED, INTERRUPTED, PENDING, FINISHED]  # a small terminal cuts off the last rows
@@ -87,4 +88,4 @@ class ProgressTable:
         if cell.name not in self._start_times:
             return ""
         seconds = self._durations.get(cell.name, time.monotonic() - self._start_times[cell.name])
-        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+        return format_duration(seconds)

@@ -12,7 +12,7 @@ from gan.compare.folder import GridFolder, read_record
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.run.divergence import EXIT_CODE, STOPPED, read_divergences
-from gan.run.lock import check_lock
+from gan.run.lock import check_lock, is_locked
 from gan.run.logging import read_metrics
 from gan.run.step_files import find_checkpoints
 from gan.runtime.errors import UserError
@@ -84,6 +84,11 @@ def read_status(run: Path, steps: int) -> Status | None:
     except UserError as error:
         return Status(FAILED, str(error)[:MAX_REASON_LENGTH])
     return Status(FINISHED)
+
+
+def get_status(run: Path, steps: int) -> Status:
+    """Return the status of a run of `steps` steps that has begun, wherever it was started."""
+    return Status(RUNNING) if is_locked(run) else read_status(run, steps) or Status(INTERRUPTED)
 
 
 def _has_logged(run: Path, step: int) -> bool:

@@ -70,6 +70,18 @@ def hold_lock(path: Path, timeout_s: float = 0.0) -> Iterator[None]:
                     path.unlink()
 
 
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds the lock of a run folder."""
+    try:
+        with open(folder / LOCK, "rb", opener=only_regular) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no lock file, or it cannot be locked
+        return False
+    return False
+
+
 def check_lock(folder: Path, name: str = LOCK) -> None:
     """Raise UserError if this process has lost the lock of a folder that it held.
 

@@ -32,7 +32,7 @@ class Progress:
             self._bar.set_postfix_str(text)
             return
         seconds_per_step = (time.monotonic() - self._start_time) / max(1, step - self._start)
-        remaining = _format_duration(seconds_per_step * (self._steps - step))
+        remaining = format_duration(seconds_per_step * (self._steps - step))
         print(f"step {step}/{self._steps}  {text}  {remaining} left")
 
     def warn(self, message: str) -> None:
@@ -45,7 +45,8 @@ class Progress:
             self._bar.close()
 
 
-def _format_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return a time as `m:ss` or `h:mm:ss`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -116,6 +116,9 @@ LINES = {
         ["{empty}"],
         ["{binary}"],
         ["{config}", "--report", "{empty}"],
+        ["--runs", "{run}"],
+        ["--runs", "{run}", "--report", "{empty}"],
+        *(["--out", "new", "--runs", "{run}", *line] for line in RUNS),
         ["--report", "{empty}"],
         ["--report", "{file}"],
         ["--report", "gone"],
@@ -144,6 +147,7 @@ LINES = {
         ["{config}", "seed=x"],
     ],
     "gan.audit": [*RUNS, [], ["a", "b"]],
+    "gan.runs": [["gone"], ["{file}"], [LONG], ["{empty}"], [BYTES], ["a", "b"]],
     "gan.export": [
         *(["--out", "new.safetensors", *line] for line in RUNS),
         [],

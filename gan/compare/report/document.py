@@ -46,7 +46,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Entry:
-    """A field of a table. The best field of a column is marked."""
+    """A field of a table. The best arm and small p-values are marked."""
 
     text: str
     best: bool = False

@@ -10,7 +10,8 @@ MAX_NAMES = 8  # of arms in a sentence
 TEST = (
     "Exact two-sided two-sample permutation test of the difference of means, each arm against the baseline, for the "
     "first metric of the config alone (the one chosen before the runs); Holm's correction for all arms of the table "
-    "above, tested or not."
+    "above, tested or not. The interval is a percentile bootstrap, which is too short for few seeds; Hedges' g is the "
+    "difference in units of the pooled standard deviation."
 )
 
 

@@ -7,6 +7,9 @@ The alternative is a paired test with sign flips, with one pair for each seed. I
 smallest p-value for n seeds is 2 / 2^n, which is 0.063 for 5 seeds, while the two-sample test can reach 2 / 252. And
 two runs with the same seed diverge within some hundred steps, so that a pair has little in common. A remaining positive
 correlation makes the two-sample test conservative.
+
+Beside each test there are two sizes of the effect: the difference of means with a bootstrap interval (Efron, 1979), and
+Hedges' g, the difference in units of the standard deviation (Hedges, 1981).
 """
 
 import math
@@ -16,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 ALPHA = 0.05
+MIN_SEEDS = 5  # of each arm, before one of them is called the best
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class BaselineTest:
-    """A test of an arm against the baseline: difference of means, exact p-value, and Holm's corrected p-value."""
+    """A test of an arm against the baseline: difference of means with its interval, Hedges' g or None, exact p-value,
+    and Holm's corrected p-value.
+    """
 
     difference: float
+    interval: tuple[float, float]
+    g: float | None
     p: float
     p_holm: float
 
@@ -67,6 +76,46 @@ def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
             extreme += (len(others) - np.searchsorted(others, threshold - sums, side="left")).sum()
             extreme += np.searchsorted(others, -threshold - sums, side="right").sum()
     return int(extreme) / math.comb(len(pooled), len(a))
+
+
+def bootstrap_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of mean(a) - mean(b), from resamples of both groups.
+
+    With few values it is too short. Of normally distributed values, it contains the true difference in 88 % of cases
+    for 5 against 5, and in 92 % for 10 against 10.
+    """
+    random = np.random.default_rng(0)
+    means = [random.choice(np.asarray(values, np.float64), (RESAMPLES, len(values))).mean(axis=1) for values in (a, b)]
+    low, high = np.quantile(means[0] - means[1], [ALPHA / 2, 1 - ALPHA / 2])
+    return float(low), float(high)
+
+
+def hedges_g(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Return (mean(a) - mean(b)) / s J, with s the pooled standard deviation and J the exact correction of the bias.
+
+    J = Γ(m/2) / (√(m/2) Γ((m-1)/2)) for m = len(a) + len(b) - 2 degrees of freedom (Hedges, 1981, eq. 6e). Return None
+    if s is zero or m < 2.
+    """
+    m = len(a) + len(b) - 2
+    squares = sum(float(((np.asarray(values) - np.mean(values)) ** 2).sum()) for values in (a, b))
+    if m < 2 or squares == 0:
+        return None
+    j = math.exp(math.lgamma(m / 2) - math.lgamma((m - 1) / 2)) / math.sqrt(m / 2)
+    return float((np.mean(a) - np.mean(b)) / math.sqrt(squares / m) * j)
+
+
+def find_best(values: Mapping[str, Sequence[float]], higher_is_better: bool | None) -> str | None:
+    """Return the arm that is better than every other one with p < ALPHA, or None.
+
+    All p-values must be small, so that none needs a correction. Arms without values do not count. Return None if an arm
+    has fewer than MIN_SEEDS values, for a single arm, or if the direction is unknown.
+    """
+    arms = {arm: sample for arm, sample in values.items() if sample}
+    if higher_is_better is None or len(arms) < 2 or min(map(len, arms.values())) < MIN_SEEDS:
+        return None
+    best = (max if higher_is_better else min)(arms, key=lambda arm: float(np.mean(arms[arm])))
+    others = [sample for arm, sample in arms.items() if arm != best]
+    return best if all(permutation_p(arms[best], sample) < ALPHA for sample in others) else None
 
 
 def smallest_p(n: int, m: int) -> float:
@@ -108,7 +157,13 @@ def compare_with_baseline(baseline: str, values: Mapping[str, Sequence[float]]) 
     p_values = {arm: permutation_p(sample, reference) for arm, sample in arms.items()}
     corrected = correct_holm(p_values, family=len(others))
     return {
-        arm: BaselineTest(float(np.mean(sample) - np.mean(reference)), p_values[arm], corrected[arm])
+        arm: BaselineTest(
+            float(np.mean(sample) - np.mean(reference)),
+            bootstrap_interval(sample, reference),
+            hedges_g(sample, reference),
+            p_values[arm],
+            corrected[arm],
+        )
         for arm, sample in arms.items()
     }
 

@@ -1,7 +1,7 @@
 """The tables of the report. Most have a row for each arm, with mean ± standard deviation over its finished seeds."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from gan.compare.csv_files import Row
 from gan.compare.report import statistics
@@ -9,7 +9,7 @@ from gan.compare.report.document import Entry, Table
 from gan.compare.report.statistics import Spread
 from gan.compare.report.wording import Wording
 from gan.compare.status import COMPLETED, FAILED, FINISHED, PENDING, RUNNING
-from gan.compare.tags import LIPSCHITZ, METRIC, get_layer_tags, get_metric_tags, higher_is_better
+from gan.compare.tags import LIPSCHITZ, METRIC, get_layer_tags, get_metric_tags, get_primary_metric, higher_is_better
 
 EMPTY = "–"
 AT_STEP = "at step"  # column of `equal_time.read_at_time`
@@ -40,10 +40,10 @@ def get_testable_values(rows: Sequence[Row], column: str) -> dict[str, list[floa
 
 
 def build_metric_table(rows: Sequence[Row], wording: Wording) -> Table:
-    """Return the metrics, with the best mean of each marked."""
+    """Return the metrics. The best arm of the first one is marked, if there is one."""
     caption = f"Metrics of {wording.evaluated} after the last step."
     columns = {tag: tag.removeprefix(METRIC) + ARROWS[higher_is_better(tag)] for tag in get_metric_tags(rows)}
-    return _build_arm_table(caption, rows, columns, higher_is_better, count_unfinished=True)
+    return _build_arm_table(caption, rows, columns, get_primary_metric(rows), count_unfinished=True)
 
 
 def build_equal_time_table(rows: Sequence[Row], tag: str, seconds: float) -> Table:
@@ -51,7 +51,7 @@ def build_equal_time_table(rows: Sequence[Row], tag: str, seconds: float) -> Tab
     name = tag.removeprefix(METRIC)
     caption = f"{name} at the last evaluation within {seconds:.3g} s of training, the shortest time of an arm."
     columns = {tag: name + ARROWS[higher_is_better(tag)], AT_STEP: AT_STEP}
-    return _build_arm_table(caption, rows, columns, lambda column: higher_is_better(column) if column == tag else None)
+    return _build_arm_table(caption, rows, columns, tag)
 
 
 def build_lipschitz_table(rows: Sequence[Row], wording: Wording) -> Table:
@@ -68,10 +68,10 @@ def build_layer_table(rows: Sequence[Row], wording: Wording) -> Table:
 
 
 def build_cost_table(rows: Sequence[Row], wording: Wording) -> Table:
-    """Return time and memory, with the lowest mean of each marked."""
+    """Return time and memory."""
     caption = f"Median time of {wording.timed_step}, without measurements; peak memory of the process."
     columns = {tag: name for tag, name in COSTS.items() if any(tag in row for row in rows)}
-    return _build_arm_table(caption, rows, columns, lambda tag: False)
+    return _build_arm_table(caption, rows, columns)
 
 
 def build_status_table(rows: Sequence[Row]) -> Table:
@@ -105,6 +105,8 @@ def build_test_table(rows: Sequence[Row], tag: str, baseline: str) -> Table:
             Entry(arm),
             Entry(str(len(values[arm]))),
             Entry(f"{test.difference:+.4g}"),
+            Entry("{:+.4g} to {:+.4g}".format(*test.interval)),
+            Entry(EMPTY if test.g is None else f"{test.g:+.2f}"),
             Entry(f"{test.p:.3g}"),
             Entry(f"{test.p_holm:.3g}", best=test.p_holm < statistics.ALPHA),
         ]
@@ -115,7 +117,7 @@ def build_test_table(rows: Sequence[Row], tag: str, baseline: str) -> Table:
         f"{tag.removeprefix(METRIC)} against {baseline} (n = {n}); p below {statistics.ALPHA} after Holm's correction "
         f"marked (arms: {len(values) - 1})."
     )
-    return Table(caption, ["arm", "n", "difference of means", "p", "p (Holm)"], body)
+    return Table(caption, ["arm", "n", "difference of means", "95 % interval", "Hedges' g", "p", "p (Holm)"], body)
 
 
 def format_spread(spread: Spread | None, n: int) -> str:
@@ -130,32 +132,26 @@ def _build_arm_table(
     caption: str,
     rows: Sequence[Row],
     columns: dict[str, str],
-    higher_is_better: Callable[[str], bool | None] = lambda tag: None,
+    primary: str | None = None,
     count_unfinished: bool = False,
 ) -> Table:
     """Return a table with a row for each arm.
 
-    `columns` maps tags to column names. With `count_unfinished`, n is written as `4 of 5` if seeds diverged or failed.
+    `columns` maps tags to column names. The best arm is marked in the column `primary`. With `count_unfinished`, n is
+    written as `4 of 5` if seeds diverged or failed.
     """
     finished = get_values(rows, "step")
     spreads = {
         tag: {arm: statistics.compute_spread(values) for arm, values in get_values(rows, tag).items()}
         for tag in columns
     }
-    best = {tag: _find_best(spreads[tag], higher_is_better(tag)) for tag in columns}
+    best = primary and statistics.find_best(get_testable_values(rows, primary), higher_is_better(primary))
     body = []
     for arm, seeds in finished.items():
         ended = sum(row["arm"] == arm and row["status"] in (*COMPLETED, FAILED) for row in rows)
         n = f"{len(seeds)} of {ended}" if count_unfinished and ended > len(seeds) else str(len(seeds))
-        entries = [Entry(format_spread(spreads[tag][arm], len(seeds)), arm in best[tag]) for tag in columns]
+        entries = [
+            Entry(format_spread(spreads[tag][arm], len(seeds)), tag == primary and arm == best) for tag in columns
+        ]
         body.append([Entry(arm), Entry(n), *entries])
     return Table(caption, ["arm", "n", *columns.values()], body)
-
-
-def _find_best(spreads: dict[str, Spread | None], higher_is_better: bool | None) -> set[str]:
-    """Return the arms with the best mean. Return none if the direction is unknown or if all means are equal."""
-    means = {arm: spread.mean for arm, spread in spreads.items() if spread is not None}
-    if higher_is_better is None or len(set(means.values())) < 2:
-        return set()
-    best = max(means.values()) if higher_is_better else min(means.values())
-    return {arm for arm, mean in means.items() if mean == best}

@@ -13,7 +13,7 @@ import yaml
 from gan.compare.csv_files import Row, read_curve, read_results
 from gan.compare.description import Description
 from gan.compare.folder import GridFolder
-from gan.compare.report import equal_time, plots, significance, tables
+from gan.compare.report import equal_time, plots, significance, statistics, tables
 from gan.compare.report.document import (
     Block,
     Code,
@@ -105,8 +105,8 @@ def _get_summary(comparison: Comparison) -> str:
         f"The base config trains for {train.steps} {wording.step}s "
         f"({train.steps * train.images_per_step} {wording.images}). "
         f"Baseline: {description.baseline}. Values are mean ± sample standard deviation over the n finished seeds of "
-        "an arm; the best mean of a column is marked, which does not say that it differs from the others by more than "
-        "chance."
+        f"an arm. In the first metric, an arm is marked as the best if all arms have at least {statistics.MIN_SEEDS} "
+        f"seeds and it is better than each other one with p < {statistics.ALPHA}."
     )
 
 

@@ -28,7 +28,16 @@ def test_slow_arm_is_read_at_an_earlier_step():
         ["a", "1", "1", "4"],
         ["b", "2", "5.5 ± 0.71", "2 ± 0"],
     ]
-    assert [row[2].best for row in table.rows] == [True, False]
+
+
+def test_best_arm_after_equal_time_is_marked():
+    rows = [
+        {"cell": f"{arm}{seed}", "arm": arm, "status": "finished", "step": 4.0, TAG: value, tables.AT_STEP: 2.0}
+        for arm, values in (("a", [1.0, 2.0, 3.0, 4.0, 5.0]), ("b", [6.0, 7.0, 8.0, 9.0, 10.0]))
+        for seed, value in enumerate(values)
+    ]
+    table = tables.build_equal_time_table(rows, TAG, 0.4)
+    assert [[entry.best for entry in row[2:]] for row in table.rows] == [[True, False], [False, False]]
 
 
 def test_arm_without_an_evaluation_in_the_time_has_no_value():

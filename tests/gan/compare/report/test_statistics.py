@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import permutation_test
+from scipy.stats import bootstrap, permutation_test
 
 from gan.compare.report.statistics import (
+    bootstrap_interval,
     compare_with_baseline,
     compute_spread,
     correct_holm,
+    hedges_g,
     permutation_p,
     smallest_p,
 )
@@ -123,3 +125,32 @@ def test_arms_whose_seeds_can_show_a_difference_are_tested():
     assert compare_with_baseline("none", {"none": low[:3], "far": high[:3]}) == {}
     assert set(compare_with_baseline("none", {"none": low[:4], "far": high[:4]})) == {"far"}  # 2 / 70
     assert compare_with_baseline("absent", {"far": high}) == {}
+
+
+def test_interval_equals_scipy():
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=6), random.normal(0.8, size=5)
+    expected = bootstrap(
+        (a, b), lambda x, y, axis: np.mean(x, axis) - np.mean(y, axis), n_resamples=100_000, method="percentile"
+    ).confidence_interval
+    assert bootstrap_interval(list(a), list(b)) == pytest.approx((expected.low, expected.high), abs=0.03)
+
+
+def test_coverage_of_the_interval_for_five_seeds():
+    random = np.random.default_rng(0)
+    intervals = [bootstrap_interval(*random.normal(size=(2, 5))) for _ in range(300)]
+    assert np.mean([low <= 0 <= high for low, high in intervals]) == pytest.approx(0.88, abs=0.05)
+
+
+def test_effect_in_units_of_the_standard_deviation():
+    # Hedges (1981), table 1: the correction for 8 degrees of freedom is 0.9027, that for 2 is 0.5642.
+    assert hedges_g([6.0, 7, 8, 9, 10], [1.0, 2, 3, 4, 5]) == pytest.approx(5 / math.sqrt(2.5) * 0.9027, rel=1e-4)
+    assert hedges_g([1.0, 2], [3.0, 4]) == pytest.approx(-2 / math.sqrt(0.5) * 0.5642, rel=1e-4)
+    assert hedges_g([1.0, 1], [2.0, 2]) is None
+    assert hedges_g([1.0, 2], [3.0]) is None
+
+
+def test_effect_is_unbiased():
+    random = np.random.default_rng(0)
+    values = [hedges_g(random.normal(1, size=4), random.normal(size=4)) for _ in range(4000)]
+    assert np.mean(values) == pytest.approx(1, abs=0.04)  # without the correction 1.15

@@ -1,3 +1,5 @@
+import pytest
+
 from gan.compare.experiment_types import GAN
 from gan.compare.report import tables
 from gan.compare.report.wording import get_wording
@@ -19,7 +21,10 @@ def get_texts(table) -> list[list[str]]:
     return [[entry.text for entry in row] for row in table.rows]
 
 
-def test_means_deviations_and_best_arm():
+LOW, HIGH = [1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0, 8.0, 9.0, 10.0]
+
+
+def test_means_and_deviations():
     rows = build_rows({"a": [1.0, 3.0], "b": [1.0, "diverged"], "c": ["failed", "diverged"]})
     table = tables.build_metric_table(rows, WORDING)
     assert table.header == ["arm", "n", "fd_digits10k_test ↓"]
@@ -28,27 +33,36 @@ def test_means_deviations_and_best_arm():
         ["b", "1 of 2", "1"],
         ["c", "0 of 2", "–"],
     ]
-    assert [row[2].best for row in table.rows] == [False, True, False]
+
+
+def test_best_arm_is_marked_in_the_first_metric_alone():
+    rows = build_rows({"a": HIGH, "b": LOW, "c": ["diverged"]})
+    for row in rows:
+        row["metrics/modes10k"] = row["peak_memory_mib"] = float(row["seed"])
+    table = tables.build_metric_table(rows, WORDING)
+    assert table.header[2:] == ["fd_digits10k_test ↓", "modes10k ↑"]
+    assert [[entry.best for entry in row[2:]] for row in table.rows] == [[False, False], [True, False], [False, False]]
+    assert not any(entry.best for row in tables.build_cost_table(rows, WORDING).rows for entry in row)
 
 
 def test_best_arm_if_higher_is_better():
-    table = tables.build_metric_table(build_rows({"a": [1.0], "b": [2.0]}, "metrics/modes10k"), WORDING)
+    table = tables.build_metric_table(build_rows({"a": LOW, "b": HIGH}, "metrics/modes10k"), WORDING)
     assert table.header[2] == "modes10k ↑"
     assert [row[2].best for row in table.rows] == [False, True]
 
 
-def test_equal_arms_have_no_best():
-    table = tables.build_metric_table(build_rows({"a": [1.0], "b": [1.0]}), WORDING)
+@pytest.mark.parametrize("others", [LOW, HIGH[:4], [2.0, 3.0, 4.0, 5.0, 6.0]], ids=["equal", "four seeds", "close"])
+def test_no_arm_is_marked_as_the_best(others):
+    table = tables.build_metric_table(build_rows({"a": LOW, "b": HIGH, "c": others}), WORDING)
     assert not any(entry.best for row in table.rows for entry in row)
 
 
 def test_complete_arms_are_tested_and_all_arms_are_counted():
-    low, high = [1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0, 8.0, 9.0, 10.0]
-    rows = build_rows({"base": low, "worse": high, "few": [20.0, 21.0, 22.0], "broken": [*high, "diverged"]})
+    rows = build_rows({"base": LOW, "worse": HIGH, "few": [20.0, 21.0, 22.0], "broken": [*HIGH, "diverged"]})
     table = tables.build_test_table(rows, "metrics/fd_digits10k_test", "base")
     assert get_texts(table) == [
-        ["worse", "5", "+5", "0.00794", "0.0238"],  # 2/252 times three
-        ["few", "3", "+18", "0.0179", "0.0357"],  # 1/56 times two
+        ["worse", "5", "+5", "+3.2 to +6.8", "+2.85", "0.00794", "0.0238"],  # 2/252 times three
+        ["few", "3", "+18", "+16.47 to +19.53", "+11.06", "0.0179", "0.0357"],  # 1/56 times two
     ]
     assert all(row[-1].best for row in table.rows)
 

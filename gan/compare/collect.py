@@ -1,0 +1,102 @@
+"""A comparison of runs that exist: copies of their logs and samples in the folder of a comparison."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gan.compare.arms import EVALUATION, to_file_name
+from gan.compare.description import Description, load_description
+from gan.compare.experiment_types import get_experiment_type
+from gan.compare.folder import GridFolder
+from gan.compare.status import differing_keys, get_status, save_status
+from gan.options.loader import load_config, to_plain
+from gan.run import folder as run_folder
+from gan.run.divergence import DIVERGENCES
+from gan.run.logging import METRICS
+from gan.run.step_files import find_step_files
+from gan.runtime.errors import UserError
+from gan.runtime.text import printable
+
+SEED = re.compile(r"-seed\d+$")  # at the end of the name of a cell
+
+
+def collect_runs(folder: GridFolder, runs: Sequence[Path], baseline: str | None) -> Description:
+    """Copy what a report needs of each run into a new folder of a comparison, and return its description.
+
+    The runs whose configs differ in the seed alone are the seeds of an arm, which has the name of the first of them.
+    Raises UserError, before anything is written, if a run cannot be read, if two have the same config and seed, if they
+    are evaluated in different ways, or if the folder has a comparison.
+    """
+    if load_description(folder) is not None:
+        raise UserError(f"--out {folder.root} contains a comparison; choose another --out")
+    configs = _load_configs(runs)
+    arms = _group(configs)
+    cells = {(name, configs[run].seed): run for name, members in arms.items() for run in members}
+    first = next(iter(configs))
+    names = [_get_name(arm, seed) for arm, seed in cells]
+    entries = [{"arm": arm, "seed": seed, "axes": {}, "overrides": []} for arm, seed in cells]
+    default = "none" if "none" in arms else next(iter(arms))
+    description = Description(str(first), to_plain(configs[first]), default, dict(zip(names, entries, strict=True)))
+    description.set_baseline(baseline)
+    folder.create()
+    for name, run in zip(names, cells.values(), strict=True):
+        _copy(run, folder.run_folder(name))
+        save_status(folder, name, get_status(run, configs[run].train.steps))
+    return description
+
+
+def _load_configs(runs: Sequence[Path]) -> dict[Path, Any]:
+    """Return the config of each run. Raises UserError if they cannot be compared."""
+    kind = get_experiment_type(run_folder.config_path(runs[0]))
+    configs: dict[Path, Any] = {}
+    for run in runs:
+        path = run_folder.config_path(run)
+        if get_experiment_type(path) is not kind:
+            raise UserError(f"{run} is not a run of {kind.script} as {runs[0]} is; compare runs of one script")
+        if not (run / METRICS).is_file():
+            raise UserError(f"{run} has no {METRICS}: nothing has been logged")
+        configs[run] = load_config(kind.schema, path)
+        keys = [key for key in differing_keys(configs[runs[0]], configs[run]) if EVALUATION.match(key)]
+        if keys:
+            raise UserError(f"{run} and {runs[0]} are evaluated in different ways (different: {', '.join(keys)})")
+    return configs
+
+
+def _group(configs: dict[Path, Any]) -> dict[str, list[Path]]:
+    """Return the runs of each arm. Raises UserError if two have the same config and seed."""
+    arms: dict[str, list[Path]] = {}
+    for run, config in configs.items():
+        for members in arms.values():
+            if not set(differing_keys(configs[members[0]], config)) - {"seed"}:
+                break
+        else:
+            members = arms.setdefault(_find_free_name(run, arms), [])
+        if same := [member for member in members if configs[member].seed == config.seed]:
+            raise UserError(f"{same[0]} and {run} have the same config and seed; name one of them")
+        members.append(run)
+    return arms
+
+
+def _find_free_name(run: Path, used: dict[str, Any]) -> str:
+    """Return the name of a run folder without its seed, with a number if it is used."""
+    name = to_file_name(SEED.sub("", run.resolve().name)) or "run"
+    numbered = (f"{name},{number}" for number in range(2, len(used) + 3))
+    return next(free for free in (name, *numbered) if free not in used)
+
+
+def _get_name(arm: str, seed: int) -> str:
+    return f"{arm}-seed{seed}"
+
+
+def _copy(run: Path, target: Path) -> None:
+    """Copy the config, the log and the last samples of a run."""
+    samples = [path.relative_to(run) for path in find_step_files(run / "samples", ".png").values()][-1:]
+    try:
+        (target / "samples").mkdir(parents=True)
+        for name in (run_folder.CONFIG, METRICS, DIVERGENCES, *samples):
+            if (run / name).is_file():
+                shutil.copyfile(run / name, target / name)
+    except OSError as error:
+        raise UserError(f"cannot copy {printable(run)} to {printable(target)}: {error.strerror}") from None
