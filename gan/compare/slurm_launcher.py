@@ -86,7 +86,9 @@ def submit_jobs(
     jobs = {cell.name: SlurmJob(folder.job_folder, saved[cell.name]) for cell in cells if cell.name in saved}
     jobs = {name: job for name, job in jobs.items() if not job.done()}
     if jobs:
-        print(f"waiting for {len(jobs)} cells in the queue of Slurm: {_shorten(saved[name] for name in jobs)}")
+        print(
+            f"waiting for {len(jobs)} cells in the queue of Slurm: {_shorten(saved[name] for name in jobs)}", flush=True
+        )
     if new := [cell for cell in cells if cell.name not in jobs]:
         check_lock(folder.root)
         stop_s = parameters["signal_delay_s"] * 2 / 3  # then the job is put back into the queue
@@ -99,7 +101,7 @@ def submit_jobs(
             raise UserError(f"--launcher slurm: no job was submitted ({error})") from None
         jobs |= {cell.name: job for cell, job in zip(new, submitted, strict=True)}
         write_json(get_jobs_file(folder), saved | {name: job.job_id for name, job in jobs.items()})
-        print(f"submitted {len(new)} cells to Slurm: {_shorten(job.job_id for job in submitted)}")
+        print(f"submitted {len(new)} cells to Slurm: {_shorten(job.job_id for job in submitted)}", flush=True)
     check_accounting(folder)
     return jobs
 

@@ -54,8 +54,7 @@ def create_executor(folder: Path, parameters: dict[str, Any]) -> AutoExecutor:
     """
     if missing := [command for command in COMMANDS if shutil.which(command) is None]:
         raise UserError(
-            f"--launcher slurm: there is no {' and no '.join(missing)} on this machine; start the comparison on one "
-            "from which jobs are submitted to Slurm"
+            f"--launcher slurm: this machine has no {', '.join(missing)}; start the comparison where jobs are submitted"
         )
     executor = AutoExecutor(folder, cluster=CLUSTER, slurm_max_num_timeout=MAX_TIMEOUTS)
     named = {key if key in COMMON else f"slurm_{key}": value for key, value in parameters.items()}
