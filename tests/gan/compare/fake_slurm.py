@@ -2,7 +2,8 @@
 """Stand-ins for the commands of Slurm: sbatch, srun, sacct, scontrol and scancel, depending on the name of this file.
 
 The folder of the commands contains a file with the state of each job. A process for each array, the "controller", runs
-its jobs. As in Slurm, signals reach all processes of a job, and the job is over when all have ended.
+its jobs, while the folder contains no file `hold`. As in Slurm, signals reach all processes of a job, and the job is
+over when all have ended.
 """
 
 import os
@@ -68,8 +69,8 @@ def sbatch(script: str) -> None:
 
 def controller(array: str, parallelism: str, *jobs: str) -> None:
     running: dict[str, subprocess.Popen] = {}
-    while running or any(get_state(job) == "PENDING" for job in jobs):
-        for job in jobs:
+    while FOLDER.exists() and (running or any(get_state(job) == "PENDING" for job in jobs)):
+        for job in [] if (FOLDER / "hold").exists() else jobs:
             if job not in running and get_state(job) == "PENDING" and len(running) < int(parallelism):
                 array_id, _, task = job.partition("_")
                 names = {"SLURM_ARRAY_JOB_ID": array_id, "SLURM_ARRAY_TASK_ID": task} if task else {}

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from train_gan import main as train
 ROOT = Path(__file__).parents[3]
 COMMANDS = Path(__file__).with_name("fake_slurm.py")
 OVERRIDES = ["train.steps=60", "eval.metrics=[]", "lipschitz.audit_every=60"]
-LONG = ["train.steps=1000", "eval.metrics=[]", "checkpoint.every=50", "log.every=50", "lipschitz.audit_every=1000"]
+LONG = ["train.steps=300", "eval.metrics=[]", "lipschitz.audit_every=300"]
 JOB = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -265,15 +264,24 @@ def test_comparison_with_the_local_executor(small_config, tmp_path, monkeypatch,
     assert "base-seed0  finished" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_comparison_with_stand_ins_of_slurm(small_config, tmp_path, monkeypatch):
-    """Jobs of an array are preempted and cancelled, and the comparison is killed while they run."""
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    """The folder of the stand-ins of Slurm. All jobs are cancelled after the test."""
     pytest.importorskip("submitit")
-    folder, out = tmp_path / "slurm", tmp_path / "out"
+    folder = tmp_path / "slurm"
     folder.mkdir()
     for name in ("sbatch", "srun", "sacct", "scontrol", "scancel", "controller"):
         (folder / name).symlink_to(COMMANDS)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    yield folder
+    for script in folder.glob("*.script"):
+        subprocess.run(["scancel", script.stem], check=True)
+
+
+@pytest.mark.slow
+def test_comparison_with_stand_ins_of_slurm(stand_ins, small_config, tmp_path):
+    """Both jobs of an array are preempted, the comparison is killed, and one of the jobs is cancelled in the queue."""
+    out = tmp_path / "out"
     command = [sys.executable, "-m", "gan.compare", small_config, "--seeds", "0,1", "--out", out, "--device", "cpu"]
     command += [*LONG, "--launcher", "slurm", "--slurm", "partition=gpu"]
     start = partial(subprocess.Popen, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -282,27 +290,29 @@ def test_comparison_with_stand_ins_of_slurm(small_config, tmp_path, monkeypatch)
         deadline = time.monotonic() + 300
         while not condition():
             assert time.monotonic() < deadline
-            time.sleep(0.1)
+            time.sleep(0.02)
 
     first = start()
     runs = [out / "cells" / f"base-seed{seed}" for seed in (0, 1)]
-    wait_for(lambda: all(any(run.glob("checkpoints/step_*.pt")) for run in runs))
+    for i, run in enumerate(runs):
+        wait_for(lambda run=run: any(run.glob("checkpoints/step_*.pt")))
+        (stand_ins / "hold").touch()
+        for name in ("SIGTERM", "SIGUSR2")[i:]:  # preemption, and the end of the time
+            subprocess.run(["scancel", f"100_{i}", "--signal", name], check=True)
+    wait_for(lambda: all((stand_ins / f"100_{i}.state").read_text() == "PENDING" for i in (0, 1)))
     first.kill()
     first.communicate()
-    jobs = json.loads((out / "logs" / "slurm" / "jobs.json").read_text())
-    assert list(jobs.values()) == ["100_0", "100_1"]
-    second = start()
-    assert "waiting for 2 cells in the queue of Slurm: 100" in second.stdout.readline()
-    subprocess.run(["scancel", "100_0", "--signal", "SIGTERM"], check=True)  # as Slurm preempts a job
-    subprocess.run(["scancel", "100_0", "--signal", "SIGUSR2"], check=True)
-    subprocess.run(["scancel", "100_1"], check=True)
-    output, _ = second.communicate(timeout=300)
+    with start() as second:
+        wait_for(lambda: "waiting for 2 cells in the queue of Slurm: 100" in second.stdout.readline())
+        subprocess.run(["scancel", "100_1"], check=True)
+        (stand_ins / "hold").unlink()
+        output, _ = second.communicate(timeout=300)
     assert second.returncode == 1, output
     rows = read_table(out / "results.csv")
     assert [row["status"] for row in rows] == ["finished", "interrupted"]
     assert rows[1]["reason"].startswith("Slurm job 100_1, CANCELLED by 0: interrupted at step ")
-    third = start()
-    output, _ = third.communicate(timeout=300)
+    with start() as third:
+        output, _ = third.communicate(timeout=300)
     assert third.returncode == 0, output
     assert "submitted 1 cells to Slurm: 101" in output
     for seed, run in enumerate(runs):
