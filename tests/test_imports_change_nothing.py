@@ -36,7 +36,7 @@ for module in modules:
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] != "ray":  # an optional dependency
+        if error.name.partition(".")[0] not in ("ray", "submitit"):  # optional dependencies
             raise
 after = read_process_state()
 changed = [name for name in before if after[name] != before[name]]

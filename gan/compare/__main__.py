@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -37,7 +38,8 @@ from gan.runtime.errors import Stopped, UserError
 from gan.runtime.interrupt import SIGNALS
 from gan.runtime.text import printable
 
-EXTRAS = {"jinja2": "compare", "matplotlib": "compare", "rich": "compare", "ray": "ray"}  # optional dependencies
+# Optional dependencies
+EXTRAS = {"jinja2": "compare", "matplotlib": "compare", "rich": "compare", "ray": "ray", "submitit": "slurm"}
 
 EPILOG = """\
 Each cell is one run of train_gan.py, or of train_classifier.py, in OUT/cells/. The same command resumes an interrupted
@@ -50,8 +52,11 @@ comparison and does not repeat completed cells; with more values, arms or seeds 
   python -m gan.compare --report runs/compare-digits-dcgan
   python -m gan.compare --runs runs/digits-dcgan runs/digits-dcgan-2 --out runs/compare
 
---launcher ray connects to the cluster at RAY_ADDRESS, by default to the cluster of the local node. --out, CONFIG and
-this repository must be on storage that all nodes share under one path. This is checked at the start.
+--launcher ray connects to the cluster at RAY_ADDRESS, by default to the cluster of the local node. --launcher slurm
+submits a job for each cell. The jobs go on when the comparison ends, and the same command waits for them. For both,
+--out, CONFIG and this repository must be on storage that all nodes share under one path.
+
+  python -m gan.compare CONFIG --seeds 0,1,2,3 --launcher slurm --slurm partition=gpu gpus_per_node=1 timeout_min=240
 """
 
 
@@ -117,10 +122,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--seeds", default="0,1,2", metavar="S,S", help="seeds of each arm (default: 0,1,2)")
     add("--out", type=Path, help="folder of the comparison (default: runs/compare-<config>)")
     add("--baseline", metavar="ARM", help="arm that the others are tested against (default: none, or the first arm)")
-    add("--jobs", type=int, metavar="N", help="concurrent cells (default: the number of GPUs, or 1; with Ray: all)")
-    add("--threads", type=int, metavar="N", help="CPU threads per cell (default: cores / jobs; with Ray: 1)")
+    add("--jobs", type=int, metavar="N", help="concurrent cells (default: the number of GPUs, or 1; on a cluster: all)")
+    add("--threads", type=int, metavar="N", help="CPU threads per cell (default: cores / jobs; on a cluster: 1)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
-    add("--launcher", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster (default: local)")
+    add("--launcher", choices=("local", "ray", "slurm"), default="local", help="(default: local, on this machine)")
+    add("--slurm", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="options of Slurm's jobs")
     add("--latex", action="store_true", help="also write tables.tex (booktabs)")
     add("--report", type=Path, metavar="DIR", help="only write the report of DIR again; train nothing")
     add("--runs", nargs="+", metavar="RUN", help="compare runs that exist; train nothing, write a report to --out")
@@ -132,6 +138,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name in ("jobs", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
+    if options.slurm and options.launcher != "slurm":
+        raise UserError("--slurm needs --launcher slurm")
     return options
 
 
@@ -146,7 +154,8 @@ def compare(options: argparse.Namespace, argv: list[str]) -> None:
     base = load_config(kind.schema, options.config, options.overrides)
     folder = GridFolder(options.out or Path("runs") / f"compare-{run_folder.get_run_name(options.config)}")
     launch, resources = get_launcher(options, len(cells))
-    base, cells, starts = check_cells(folder, kind, base, cells, options.device)
+    device = options.device if options.launcher == "local" else "auto"  # this machine may be without the GPUs of others
+    base, cells, starts = check_cells(folder, kind, base, cells, device)
     description = extend_description(folder, options.config, base, cells, options.baseline)
     for cell in cells:
         check_config(folder, cell, description.get_cells(cell.arm.name))
@@ -182,6 +191,7 @@ def compare(options: argparse.Namespace, argv: list[str]) -> None:
 
 def get_launcher(options: argparse.Namespace, num_cells: int) -> tuple[Callable[..., None], Resources]:
     """Return the function that trains the cells, and the resources of each cell."""
+    jobs, threads = options.jobs or num_cells, options.threads or 1  # on a cluster
     if options.launcher == "ray":
         from gan.compare import ray_launcher
 
@@ -192,7 +202,12 @@ def get_launcher(options: argparse.Namespace, num_cells: int) -> tuple[Callable[
             set_signal_handlers()  # Ray has replaced them
             ray_launcher.run_cells(cells, folder, resources, on_change)
 
-        jobs, threads = options.jobs or num_cells, options.threads or 1
+    elif options.launcher == "slurm":
+        from gan.compare import slurm_launcher, slurm_options
+
+        parameters = slurm_options.parse_parameters(options.slurm)
+        launch = partial(slurm_launcher.run_cells, parameters=parameters)
+        threads = options.threads or parameters.get("cpus_per_task", 1)
     else:
         launch = local_launcher.run_cells
         jobs = options.jobs or max(1, torch.cuda.device_count() if options.device != "cpu" else 1)

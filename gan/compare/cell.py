@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     record_file = folder.record_file(cell)
     threading.Thread(target=exit_with_parent, daemon=True).start()
     sys.argv = [script, *arguments[3:]]
-    lock = record_file.with_suffix(".lock")
+    lock = folder.cell_lock_file(cell)
     with hold_lock(lock, LOCK_TIMEOUT_S):  # an earlier process of this cell may not have ended yet
         try:
             runpy.run_path(script, run_name="__main__")

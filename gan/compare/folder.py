@@ -35,6 +35,10 @@ class GridFolder:
         """Return the JSON file with the status and the peak memory of a cell."""
         return self.root / "logs" / f"{cell}.json"
 
+    def cell_lock_file(self, cell: str) -> Path:
+        """Return the lock file of the process of a cell, which exists while that runs."""
+        return self.root / "logs" / f"{cell}{LOCK}"
+
     def curve_file(self, cell: str) -> Path:
         """Return the CSV file with the metrics of a cell over training."""
         return self.root / "curves" / f"{cell}.csv"
@@ -42,6 +46,11 @@ class GridFolder:
     def sample_file(self, cell: str) -> Path:
         """Return the image file with the last samples of a cell."""
         return self.root / "samples" / f"{cell}.png"
+
+    @property
+    def job_folder(self) -> Path:
+        """The folder of the files of Slurm's jobs."""
+        return self.root / "logs" / "slurm"
 
     @property
     def lock_file(self) -> Path:

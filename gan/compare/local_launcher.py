@@ -105,11 +105,22 @@ def start_process(cell: Cell, folder: GridFolder, resources: Resources, gpu: str
         )
 
 
-def stop_processes(processes: Sequence[subprocess.Popen]) -> None:
+def wait_for(process: subprocess.Popen) -> int:
+    """Return the exit code of a process when it has ended. The process is stopped if an exception ends the wait."""
+    try:
+        while (exit_code := process.poll()) is None:  # wait() would not react when a task of Ray is cancelled
+            time.sleep(POLL_S)
+        return exit_code
+    finally:
+        if process.poll() is None:
+            stop_processes([process])
+
+
+def stop_processes(processes: Sequence[subprocess.Popen], timeout_s: float = TERMINATION_S) -> None:
     """Terminate processes, and kill those that do not end in time."""
     for process in processes:
         process.terminate()
-    deadline = time.monotonic() + TERMINATION_S
+    deadline = time.monotonic() + timeout_s
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))

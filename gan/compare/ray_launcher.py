@@ -10,7 +10,6 @@ resumes from the last checkpoint in the run folder.
 
 import logging
 import os
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder
-from gan.compare.local_launcher import ROOT, Resources, start_process, stop_processes
+from gan.compare.local_launcher import ROOT, Resources, start_process, wait_for
 from gan.compare.status import FAILED, INTERRUPTED, RUNNING, Status, save_final_status, save_status
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
@@ -116,14 +115,7 @@ def read_token(path: Path) -> str:
 
 def train_cell(cell: Cell, folder: GridFolder, resources: Resources) -> Status:
     """Train a cell, or resume it, and return its status. Runs as a Ray task."""
-    process = start_process(cell, folder, resources)
-    try:
-        while process.poll() is None:  # wait() would not react when the task is cancelled
-            time.sleep(POLL_S)
-    finally:
-        if process.poll() is None:
-            stop_processes([process])
-    return save_final_status(folder, cell, process.returncode)
+    return save_final_status(folder, cell, wait_for(start_process(cell, folder, resources)))
 
 
 def _get_status(reference: Any, folder: GridFolder, cell: Cell) -> Status:

@@ -110,8 +110,15 @@ def save_final_status(folder: GridFolder, cell: Cell, exit_code: int) -> Status:
         status = Status(INTERRUPTED)
     if status is None:
         ending = f"exit code {exit_code}" if exit_code >= 0 else f"killed by signal {-exit_code}"
-        reason = f"{ending}: {_read_last_line(folder.log_file(cell.name))}"
-        status = Status(FAILED, reason[:MAX_REASON_LENGTH])
+        return save_ending(folder, cell, FAILED, ending)
+    save_status(folder, cell.name, status)
+    return status
+
+
+def save_ending(folder: GridFolder, cell: Cell, state: str, ending: str) -> Status:
+    """Return and save the status of a cell that ended early. Its reason is `ending` and the last line of its log."""
+    reason = f"{ending}: {_read_last_line(folder.log_file(cell.name))}"
+    status = Status(state, reason[:MAX_REASON_LENGTH])
     save_status(folder, cell.name, status)
     return status
 

@@ -42,11 +42,27 @@ class ForkedCell:
     def poll(self) -> int | None:
         return self._process.exitcode
 
+    def wait(self, timeout: float) -> None:
+        self._process.join(timeout)
+        if self._process.is_alive():
+            raise subprocess.TimeoutExpired("", timeout)
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def kill(self) -> None:
+        self._process.kill()
+
     def communicate(self) -> None:
         os.close(self._writing)
         ForkedCell._ends = tuple(end for end in ForkedCell._ends if end != self._writing)
 
 
-if __name__ == "__main__":
+def fork_cells() -> None:
+    """Let the launcher start forks of this process."""
     local_launcher.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedCell})
+
+
+if __name__ == "__main__":
+    fork_cells()
     sys.exit(main())
