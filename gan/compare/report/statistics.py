@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ALPHA = 0.05
+HUGE = 1e100  # the sum of squares of a few smaller values is finite
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ def compute_spread(values: Sequence[float]) -> Spread | None:
     """Return the spread of the values, or None without values."""
     if not values:
         return None
-    return Spread(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values))
+    scaled, factor = _scale(values)
+    std = factor * float(np.std(scaled, ddof=1)) if len(values) > 1 else None
+    return Spread(_mean(values), std, len(values))
 
 
 def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
@@ -52,7 +55,7 @@ def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
     """
     if not a or not b:
         raise ValueError("a permutation test needs values in both groups")
-    pooled = np.array([*a, *b], dtype=np.float64)
+    pooled, _ = _scale([*a, *b])
     pooled -= pooled.mean()  # now mean(a) - mean(b) = sum(a) * (1/len(a) + 1/len(b))
     observed = abs(pooled[: len(a)].sum())
     threshold = observed - 1e-9 * max(observed, float(np.abs(pooled).max()))  # counts ties in spite of rounding
@@ -108,9 +111,21 @@ def compare_with_baseline(baseline: str, values: Mapping[str, Sequence[float]]) 
     p_values = {arm: permutation_p(sample, reference) for arm, sample in arms.items()}
     corrected = correct_holm(p_values, family=len(others))
     return {
-        arm: BaselineTest(float(np.mean(sample) - np.mean(reference)), p_values[arm], corrected[arm])
+        arm: BaselineTest(_mean(sample) - _mean(reference), p_values[arm], corrected[arm])
         for arm, sample in arms.items()
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    scaled, factor = _scale(values)
+    return factor * float(np.mean(scaled))
+
+
+def _scale(values: Sequence[float]) -> tuple[np.ndarray, float]:
+    """Return values without a common factor, and the factor: a power of 2, so that the squares of huge values exist."""
+    array = np.array(values, dtype=np.float64)
+    factor = 2.0**600 if np.abs(array).max() > HUGE else 1.0
+    return array / factor, factor
 
 
 def _compute_subset_sums(values: np.ndarray) -> list[np.ndarray]:

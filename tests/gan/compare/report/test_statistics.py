@@ -123,3 +123,13 @@ def test_arms_whose_seeds_can_show_a_difference_are_tested():
     assert compare_with_baseline("none", {"none": low[:3], "far": high[:3]}) == {}
     assert set(compare_with_baseline("none", {"none": low[:4], "far": high[:4]})) == {"far"}  # 2 / 70
     assert compare_with_baseline("absent", {"far": high}) == {}
+
+
+def test_huge_values_have_the_same_statistics():
+    a, b = [1.0, 2.0, 3.5, 4.0], [5.0, 7.0, 6.0, 8.5]
+    huge_a, huge_b = ([value * 2.0**1020 for value in values] for values in (a, b))
+    spread, huge = compute_spread(a), compute_spread(huge_a)
+    assert (huge.mean, huge.std) == (spread.mean * 2.0**1020, spread.std * 2.0**1020)
+    assert permutation_p(huge_a, huge_b) == permutation_p(a, b)
+    test = compare_with_baseline("b", {"a": huge_a, "b": huge_b})["a"]
+    assert test.difference == compare_with_baseline("b", {"a": a, "b": b})["a"].difference * 2.0**1020
