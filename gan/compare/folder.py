@@ -93,7 +93,6 @@ def _is_record(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     texts = (value.get(key, "") for key in ("reason", "hardware"))
+    costs = (value.get(key, 0) for key in PEAKS)
     is_known = value.get("status", STATES[0]) in STATES
-    return (
-        is_known and all(isinstance(text, str) for text in texts) and all(is_number(value.get(key, 0)) for key in PEAKS)
-    )
+    return is_known and all(isinstance(text, str) for text in texts) and all(map(is_number, costs))
