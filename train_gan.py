@@ -4,6 +4,9 @@ import os
 import sys
 
 if __name__ == "__main__":
+    from gan.runtime.startup import exit_when_interrupted
+
+    exit_when_interrupted()
     # Threads of PyTorch that wait actively slow each other down as soon as another process needs a core: steps then
     # take ten times as long. OpenMP reads this when PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -76,7 +76,7 @@ class Experiment:
         check_module("network", self.network, state)
         check_optimizer("optimizer", self.optimizer, state)
         check_options("optimizer", self.optimizer, state)
-        check_tensors("lipschitz", state)
+        check_tensors("lipschitz", self.tracker.state_dict(), state)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

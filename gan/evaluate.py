@@ -17,18 +17,20 @@ from gan.data.prepared import expand_path
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
-from gan.options.loader import load_config
+from gan.options.loader import dump_config, load_config
 from gan.run import folder as run_folder
 from gan.run.evaluations import CLASSIFIER, RESULTS, Evaluations
 from gan.run.start import check_writable
 from gan.run.summary import format_table
+from gan.runtime.cache import hash_values
 from gan.runtime.command import Parser, exit_code, split_overrides, whole_number
 from gan.runtime.device import select_device
-from gan.runtime.distributed import process_group, rank
+from gan.runtime.distributed import broadcast_object, process_group, rank
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_json
+from gan.runtime.files import check_regular, write_json
 from gan.runtime.text import printable
 from gan.training.build import build_experiment
+from gan.training.experiment import Experiment
 from gan.training.generator_file import is_generator_file, load_generator, read_generator_config
 from gan.training.inputs import Inputs
 from gan.training.restore import replace_metrics, restore_experiment
@@ -139,14 +141,12 @@ def evaluate_folders(options: argparse.Namespace, device: torch.device) -> None:
 def _check_target(path: Path, option: str) -> None:
     """Raise UserError if a file cannot be written, before the hours in which its content is computed."""
     check_writable(path.parent, option)
-    if path.exists() and not path.is_file():
-        raise UserError(f"{option} {path} is not a regular file; choose another name")
+    check_regular(path)
 
 
 def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     """Evaluate a checkpoint with one or more sets of latents. Print and save the metrics of each of them at once."""
-    saved, config = (_load_config(options.run, overrides) for overrides in ((), options.overrides))
-    run_folder.refuse_changes(options.run, saved, config)
+    config = _load_config(options.run, options.overrides)
     try:
         protocols = parse_protocols(options.metrics or config.eval.metrics)
         if options.num_samples is not None:
@@ -161,16 +161,25 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     classifier = config.metrics.classifier if needs_classifier else None
     results = Evaluations(path, classifier) if path is not None and rank() == 0 else None
     names = select_available(list(dict.fromkeys(map(str, protocols))), config)
-    evaluator, inputs, G, trained_steps = _restore(options, config, names, device)
+    experiment, G, trained_steps = _restore(options, config, names, device)
+    evaluator = experiment.evaluator
+    assert evaluator is not None  # there are metrics
+    step, seeds = f"step_{trained_steps:08d}", range(config.seed, config.seed + options.seeds)
 
     print(f"{printable(options.run)}, step {trained_steps}, averaged generator")
+    fingerprints = compute_fingerprints(experiment, evaluator, G) if results is not None else {}
+    known = {seed: results.find(step, seed, fingerprints) for seed in seeds} if results is not None else {}
+    known = broadcast_object({seed: values for seed, values in known.items() if values is not None})
+    if known:
+        print(f"{len(known)} of {len(seeds)} sets of latents are not evaluated again: {path} has their metrics")
     scores: list[dict[str, float]] = []
-    for seed in range(config.seed, config.seed + options.seeds):
-        scores.append(evaluate_seed(G, inputs, evaluator, seed))
+    for seed in seeds:
+        is_new = seed not in known
+        scores.append(evaluate_seed(G, experiment.inputs, evaluator, seed) if is_new else known[seed])
         print(f"seed {seed}: ", end="")
         _print_scores(scores[-1])
-        if results is not None:
-            results.add(f"step_{trained_steps:08d}", seed, scores[-1])
+        if results is not None and is_new:
+            results.add(step, seed, scores[-1], fingerprints)
 
     print("\n" + format_table([("", "mean", "std", "n"), *(_summarize(name, scores) for name in scores[0])]))
     print("\nn: number of sets of latents, one for each seed")
@@ -194,15 +203,20 @@ def _summarize(name: str, scores: Sequence[Mapping[str, float]]) -> tuple[str, s
 
 
 def _load_config(run: Path, overrides: Sequence[str]) -> Config:
+    """Return the config of a run with overrides. Raises UserError if they make it another experiment."""
     if is_generator_file(run):
-        return read_generator_config(run, overrides)
-    return load_config(Config, run_folder.config_path(run), overrides)
+        config = read_generator_config(run, overrides)
+        run_folder.refuse_changes(run, read_generator_config(run), config)
+    else:
+        config = load_config(Config, run_folder.config_path(run), overrides)
+        run_folder.check_same_experiment(run, config)
+    return config
 
 
 def _restore(
     options: argparse.Namespace, config: Config, metrics: Sequence[str], device: torch.device
-) -> tuple[Evaluator, Inputs, nn.Module, int]:
-    """Return the evaluator of the metrics, the source of latents, the averaged generator, and its training steps."""
+) -> tuple[Experiment, nn.Module, int]:
+    """Return the experiment with the evaluator of the metrics, the averaged generator, and its training steps."""
     if is_generator_file(options.run):
         generator = load_generator(options.run, device)
         experiment = build_experiment(replace_metrics(config, metrics), config.data.load(), device)
@@ -217,8 +231,7 @@ def _restore(
     else:
         experiment = restore_experiment(options.run, device, options.overrides, options.checkpoint, metrics)
         G, step = experiment.evaluated_generator(), experiment.step
-    assert experiment.evaluator is not None  # there are metrics
-    return experiment.evaluator, experiment.inputs, G, step
+    return experiment, G, step
 
 
 def select_available(names: Sequence[str], config: Config) -> list[str]:
@@ -237,6 +250,13 @@ def select_available(names: Sequence[str], config: Config) -> list[str]:
         left_out = ", ".join(name for name in names if parse_protocol(name).features == space)
         warnings.warn(f"{line}; left out: {left_out}", stacklevel=2)
     return available
+
+
+def compute_fingerprints(experiment: Experiment, evaluator: Evaluator, G: nn.Module) -> dict[str, str]:
+    """Return for each metric a hash of what its value depends on besides the latents, by name."""
+    config, state = dump_config(replace_metrics(experiment.config, ())), G.state_dict()
+    common = hash_values(config, str(experiment.contents), experiment.device.type, *state, *state.values())
+    return {str(p): hash_values(common, evaluator.get_fingerprint(p)) for p in evaluator.protocols}
 
 
 def evaluate_seed(G: nn.Module, inputs: Inputs, evaluator: Evaluator, seed: int) -> dict[str, float]:

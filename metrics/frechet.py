@@ -4,6 +4,7 @@ All computations use double precision. In single precision, the distance between
 """
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -122,8 +123,8 @@ class FeatureStatistics:
         "pytorch_fid", because pytorch-fid records nothing. If the file records another value, this raises ValueError.
         """
         try:
-            if Path(path).is_fifo():
-                raise ValueError("it is a pipe")  # which would block
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise ValueError("it is not a regular file")  # a pipe would block
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 mean, covariance = (_to_double(arrays[name]) for name in ("mu", "sigma"))
                 count = _to_count(arrays["count"]) if "count" in arrays else None

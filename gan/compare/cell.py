@@ -3,12 +3,13 @@
     python -m gan.compare.cell FOLDER CELL SCRIPT ARGUMENTS_OF_SCRIPT...
 
 The standard input is a pipe from the comparison. It is closed when the comparison ends, even if that is killed, and
-then this process ends too.
+then this process ends too, as after SIGTERM: with a checkpoint.
 """
 
 import os
 import resource
 import runpy
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -24,7 +25,6 @@ from gan.runtime.provenance import hardware
 
 ROOT = Path(__file__).parents[2]
 LOCK_TIMEOUT_S = 120
-EXIT_CODE = 143  # as after SIGTERM
 
 
 def main(arguments: list[str]) -> None:
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
 def exit_with_parent() -> None:
     """Wait until the comparison's end of the pipe is closed, then end this process."""
     os.read(0, 1)  # not sys.stdin: a thread that waits for it would block the interpreter's shutdown
-    os._exit(EXIT_CODE)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def get_peak_memory() -> dict[str, float]:

@@ -9,10 +9,12 @@ from typing import Any
 
 from gan.run.lock import LOCK
 from gan.run.logging import is_number
+from gan.run.obstacles import describe_obstacles
 from gan.runtime.damaged import read_json
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
 
+STATES = ("pending", "running", "finished", "diverged", "failed", "interrupted")
 PEAKS = ("peak_memory_mib", "peak_gpu_memory_mib")
 IGNORED = f"/cells/\n/logs/\n/{LOCK}\n/events.*\n"
 
@@ -72,6 +74,13 @@ class GridFolder:
         """The folder of the report's plots."""
         return self.root / "plots"
 
+    def find_obstacles(self, cell: str) -> list[str]:
+        """Return a line for each path that cannot be written for a cell, besides its run folder."""
+        folders = [self.root / name for name in ("cells", "logs", "curves", "samples", "plots")]
+        read = [self.log_file(cell), self.record_file(cell), self.curve_file(cell), self.results_file]
+        reports = [self.root / name for name in (".gitignore", "report.md", "report.html", "tables.tex")]
+        return list(describe_obstacles(folders, read, [self.sample_file(cell), *reports]))
+
     def create(self) -> None:
         """Create the folder and its .gitignore. Raises UserError if it cannot be written to."""
         try:
@@ -92,5 +101,7 @@ def _is_record(value: Any) -> bool:
     """Return whether a value has the form of a record: the status and the costs of a cell."""
     if not isinstance(value, dict):
         return False
-    texts = (value.get(key, "") for key in ("status", "reason", "hardware"))
-    return all(isinstance(text, str) for text in texts) and all(is_number(value.get(key, 0)) for key in PEAKS)
+    texts = (value.get(key, "") for key in ("reason", "hardware"))
+    costs = (value.get(key, 0) for key in PEAKS)
+    is_known = value.get("status", STATES[0]) in STATES
+    return is_known and all(isinstance(text, str) for text in texts) and all(map(is_number, costs))

@@ -27,7 +27,10 @@ def check_cells(folder: GridFolder, kind: ExperimentType, base: Any, cells: Sequ
     """
     description = load_description(folder)
     saved = None if description is None else description.base_config
-    starts = {cell.name: kind.check_start(cell.config, folder.run_folder(cell.name), device, saved) for cell in cells}
+    starts = {}
+    for cell in cells:
+        start = kind.check_start(cell.config, folder.run_folder(cell.name), device, saved)
+        starts[cell.name] = start._replace(missing=[*start.missing, *folder.find_obstacles(cell.name)])
     chosen = [_override(cell, starts[cell.name].config) for cell in cells]
     return Starts(kind.check_start(base, folder.root, device, saved).config, chosen, starts)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gan.compare.arms import Cell
 from gan.compare.experiment_types import CLASSIFIER, GAN
-from gan.compare.folder import GridFolder, read_record
+from gan.compare.folder import STATES, GridFolder, read_record
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.run.divergence import EXIT_CODE, STOPPED, read_divergences
@@ -20,8 +20,7 @@ from gan.runtime.files import write_json
 from gan.runtime.interrupt import SIGNALS
 from gan.runtime.weights import read_weights
 
-PENDING, RUNNING = "pending", "running"
-FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
+PENDING, RUNNING, FINISHED, DIVERGED, FAILED, INTERRUPTED = STATES
 COMPLETED = (FINISHED, DIVERGED)  # training such a cell again would reproduce its result
 MAY_DIFFER = ("data.root", "data.download", "data.allow_changes")  # these keys do not affect the results
 MAX_REASON_LENGTH = 200
@@ -46,7 +45,7 @@ def check_config(folder: GridFolder, cell: Cell, cells_of_arm: Iterable[str]) ->
     runs = [folder.run_folder(name) for name in (cell.name, *cells_of_arm)]
     for run in filter(_has_config, runs):
         try:
-            existing = load_config(type(cell.config), run / run_folder.CONFIG)
+            existing = load_config(type(cell.config), run_folder.config_path(run))
         except UserError as error:
             warnings.warn(f"{error}; this config is not checked", stacklevel=2)
             continue

@@ -126,7 +126,7 @@ def prepare(source: Source) -> ImageData:
 
 def _load(source: Source, name: str) -> ImageData | None:
     """Return the images in a folder of the cache, or None if it is missing or damaged."""
-    info = cache.read(f"{name}/{INFO}")
+    info = cache.read(f"{name}/{INFO}", lambda info: _check_info(info, source.num_classes))
     if info is None:
         return None
     folder, labels = cache_dir() / name, info["labels"]
@@ -137,6 +137,23 @@ def _load(source: Source, name: str) -> ImageData | None:
         return None
     preparation = Preparation(source.root, folder, info["fingerprint"], tuple(info["skipped"]))
     return ImageData(images, labels, source.num_classes, tuple(info["class_names"]), preparation)
+
+
+def _check_info(info: Any, num_classes: int) -> None:
+    """Raise an error unless these are contents of the file INFO of images of this number of classes."""
+    labels, names, skipped = info["labels"], info["class_names"], info["skipped"]
+    cache.check_tensor(labels, torch.int64, None)
+    are_lists = type(names) is list and type(skipped) is list and len(names) in (0, num_classes)
+    if not are_lists or not all(type(text) is str for text in (info["fingerprint"], *names, *skipped)):
+        raise ValueError("no fingerprint, names or reasons")
+    if labels.min() < 0 or labels.max() >= num_classes:  # an error without labels
+        raise ValueError("labels of other classes")
+
+
+def _check_note(note: Any) -> None:
+    """Raise an error unless these are contents of the file VERIFIED, so that they can be compared."""
+    if not all(type(number) is int for number in note["file"]) or type(note["fingerprint"]) is not str:
+        raise ValueError("not the identity of a file and a fingerprint")
 
 
 def _map_images(name: str, path: Path, shape: tuple[int, ...], labels: np.ndarray, fingerprint: str) -> Tensor:
@@ -152,7 +169,7 @@ def _map_images(name: str, path: Path, shape: tuple[int, ...], labels: np.ndarra
         # Copy-on-write: the file does not change with the tensor.
         images = np.memmap(file, np.uint8, mode="c", offset=header.tell(), shape=shape)
         note = {"file": _identify(file), "fingerprint": fingerprint}
-        if cache.read(f"{name}/{VERIFIED}") != note:
+        if cache.read(f"{name}/{VERIFIED}", _check_note) != note:
             file.seek(header.tell())
             if finish_fingerprint(_hash_rest(file), labels, shape) != fingerprint:
                 raise ValueError("its checksum is wrong")

@@ -8,6 +8,7 @@ from torch import Tensor
 from gan.data import ImageData, to_uint8
 from gan.evaluation.features import extract_features, extract_image_features, get_batch_sizes
 from gan.evaluation.reference import Reference, load_reference
+from gan.runtime.cache import hash_values
 from gan.runtime.distributed import broadcast_object, rank
 from gan.runtime.errors import UserError
 from metrics.catalog import MetricProtocol, compute_metrics
@@ -75,6 +76,12 @@ class Evaluator:
             return torch.cat([part for part in labels if part is not None]) if labels[0] is not None else None
 
         return self._compute(lambda extractor, count: extract_features(extractor, count, get_batch), get_labels)
+
+    def get_fingerprint(self, protocol: MetricProtocol) -> str:
+        """Return a hash of what a metric depends on besides the images of the splits and those that are judged."""
+        statistics = self._references[_reference_key(protocol)].statistics if protocol.reference == "file" else None
+        of_file = () if statistics is None else (statistics.mean, statistics.covariance)
+        return hash_values(self.extractors[protocol.features].fingerprint, *of_file)
 
     def score_images(self, images: Tensor, device: torch.device, labels: Tensor | None = None) -> dict[str, float]:
         """Return the value of each metric of the first uint8 images (N, C, H, W) instead of generated ones.

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +38,10 @@ def extract_real_features(
             return extract_features(extractor, min(PART, count - start), get_batch).features
 
         def load_or_extract(start: int) -> Tensor:
-            part, _ = load_or_compute(f"{_get_folder(key)}/{start:08d}", lambda: {"features": extract(start).cpu()})
+            example = partial(get_example, extractor, data, device)
+            check = partial(check_features, count=min(PART, count - start), get_example=example)
+            name = f"{_get_folder(key)}/{start:08d}"
+            part, _ = load_or_compute(name, lambda: {"features": extract(start).cpu()}, check)
             return part["features"].to(device)
 
         return extract(0) if count <= PART else torch.cat([load_or_extract(start) for start in range(0, count, PART)])
@@ -48,16 +53,32 @@ def remove_parts(key: str) -> None:
         cache.remove_folder(_get_folder(key))
 
 
-def load_or_compute(name: str, compute: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], bool]:
+def load_or_compute(
+    name: str, compute: Callable[[], dict[str, Tensor]], check: Callable[[Any], object]
+) -> tuple[dict[str, Tensor], bool]:
     """Return the CPU tensors that rank 0 has in its cache, or compute them on all processes and store them.
 
-    Also returns, on rank 0, whether they are in its cache now.
+    Rank 0 alone calls `check`, which raises an error for contents that it does not accept. Also returns, on rank 0,
+    whether the tensors are in its cache now.
     """
-    cached = broadcast_object(cache.read(name) if rank() == 0 else None)
+    cached = broadcast_object(cache.read(name, check) if rank() == 0 else None)
     if cached is not None:
         return cached, True
     tensors = compute()
     return tensors, rank() == 0 and cache.keep(name, tensors)
+
+
+def get_example(extractor: FeatureExtractor, data: ImageData, device: torch.device) -> Tensor:
+    """Return the features (1, d) of one image, without other processes."""
+    return extractor(data.images[:1].to(device)).features
+
+
+def check_features(contents: Any, count: int, get_example: Callable[[], Tensor]) -> None:
+    """Raise an error unless these are the features of `count` images from a cache, finite and like those of another."""
+    features, example = contents["features"], get_example()
+    cache.check_tensor(features, example.dtype, count, example.shape[1])
+    if not features.isfinite().all():
+        raise ValueError("features that are not finite")
 
 
 def _get_folder(key: str) -> str:

@@ -1,16 +1,25 @@
 """The real images that metrics compare with: features and statistics of a dataset split, a file or a folder."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gan.data import ImageData
 from gan.data.prepared import expand_path
-from gan.evaluation.real_features import extract_real_features, load_or_compute, remove_parts
+from gan.evaluation.real_features import (
+    check_features,
+    extract_real_features,
+    get_example,
+    load_or_compute,
+    remove_parts,
+)
 from gan.runtime import rng
-from gan.runtime.cache import hash_values
+from gan.runtime.cache import check_tensor, hash_values
 from gan.runtime.errors import UserError
+from metrics.checks import check_distances
 from metrics.extractors.base import FeatureExtractor
 from metrics.frechet import FeatureStatistics
 from metrics.manifold import MAX_NEIGHBORS
@@ -76,28 +85,36 @@ def load_reference(
     index = None
     if count is not None and count < len(data):  # the same images for every seed of a run
         index = torch.randperm(len(data), generator=rng.generator("cpu", 0, "reference"))[:count]
+    size = len(data) if index is None else len(index)
     key = hash_values(data.fingerprint, len(data) if count is None else count, extractor.fingerprint, "version 1")
 
     def extract() -> Tensor:
         return extract_real_features(extractor, data, index, key, device)
 
+    example = partial(get_example, extractor, data, device)
     features = statistics = distances = labels = None
     stored = []
     if not {"features", "neighbors", "labels"}.isdisjoint(required):
-        tensors, is_stored = load_or_compute(f"features-{key}", lambda: {"features": extract().cpu()})
+        check = partial(check_features, count=size, get_example=example)
+        tensors, is_stored = load_or_compute(f"features-{key}", lambda: {"features": extract().cpu()}, check)
         features = tensors["features"].to(device)
         stored.append(is_stored)
     if "statistics" in required:
         tensors, is_stored = load_or_compute(
             f"statistics-{key}",
             lambda: FeatureStatistics.from_features(extract() if features is None else features).to_dict(),
+            lambda state: _check_statistics(state, size, example().shape[1]),
         )
         statistics = FeatureStatistics.from_dict(tensors)
         stored.append(is_stored)
     if all(stored):  # a full disk may have the parts, but no space for what was computed from them
         remove_parts(key)
     if "neighbors" in required and features is not None:
-        tensors, _ = load_or_compute(f"neighbors-{key}", lambda: {"squared": _get_neighbor_distances(features).cpu()})
+        tensors, _ = load_or_compute(
+            f"neighbors-{key}",
+            lambda: {"squared": _get_neighbor_distances(features).cpu()},
+            partial(_check_distances, count=size),
+        )
         distances = tensors["squared"].to(device)
     if "labels" in required:
         labels = (data.labels if index is None else data.labels[index]).to(device)
@@ -105,7 +122,28 @@ def load_reference(
 
 
 def _get_neighbor_distances(features: Tensor) -> Tensor:
-    return squared_neighbor_distances(features, min(MAX_NEIGHBORS, len(features) - 1))
+    return squared_neighbor_distances(features, _get_num_neighbors(len(features)))
+
+
+def _get_num_neighbors(count: int) -> int:
+    return min(MAX_NEIGHBORS, count - 1)
+
+
+def _check_statistics(state: Mapping[str, Any], count: int, dimension: int) -> None:
+    """Raise an error unless these are the statistics of `count` features (d,) from a cache."""
+    shapes = {"mean": (dimension,), "covariance": (dimension, dimension), "factor": (dimension, None)}
+    for name, shape in shapes.items():
+        check_tensor(state[name], torch.float64, *shape)
+    check_tensor(state["count"], torch.int64)
+    if state["count"] != count or not state["factor"].isfinite().all():
+        raise ValueError("statistics of other features")
+    FeatureStatistics.from_dict(state)
+
+
+def _check_distances(contents: Any, count: int) -> None:
+    """Raise an error unless these are the distances of `count` features from a cache."""
+    check_tensor(contents["squared"], torch.float64, count, _get_num_neighbors(count))
+    check_distances(contents["squared"], count, 0)
 
 
 def load_statistics(path: str | None, preprocessing: str | None = None) -> FeatureStatistics:

@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, verified by a checksum, and loaded without running code from the file."""
 
 import errno
+import os
 import pickle
 import warnings
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from gan.options.loader import dump_config, parse_config
 from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.run.logging import read_log
-from gan.run.step_files import CHECKPOINTS, SUFFIX, find_checkpoints, get_step_file
+from gan.run.step_files import CHECKPOINTS, SUFFIX, find_checkpoint_entries, find_checkpoints, get_step_file
 from gan.runtime import signed
 from gan.runtime.errors import UserError, is_out_of_memory
 from gan.runtime.files import write_atomically
@@ -64,7 +65,7 @@ class Checkpoints:
         UserError when all files are invalid, and when the log tells that there must have been one.
         """
         faults: list[str] = []
-        for step, path in reversed(find_checkpoints(self.run).items()):
+        for step, path in reversed(find_checkpoint_entries(self.run).items()):
             try:
                 value = self._load(path, device, read, step)
             except InvalidCheckpoint as error:
@@ -96,14 +97,14 @@ class Checkpoints:
 
     def require(self, which: Which) -> None:
         """Raise UserError when there is no newest or no best checkpoint. This takes no time."""
-        if which == "newest" and not find_checkpoints(self.run):
+        if which == "newest" and not find_checkpoint_entries(self.run):
             raise UserError(f"{self.run} has no checkpoint yet; continue training with --resume")
-        if which == "best" and not self._best.exists():
+        if which == "best" and not os.path.lexists(self._best):
             raise UserError(f"{self.run} has no best checkpoint, because no metric was evaluated; use the newest one")
 
     def find_files(self) -> list[Path]:
         """Return the files of all checkpoints."""
-        best = [self._best] if self._best.exists() else []
+        best = [self._best] if self._best.is_file() else []
         return [*find_checkpoints(self.run).values(), *best]
 
     def _get_last_logged_step(self) -> int:
@@ -152,7 +153,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except Exception as error:  # torch.load raises exceptions of many types
         if _is_passing(error):  # the file may be valid, so that an older one must not take its place
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error).partition("\n")[0]
+        reason = reason or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # it recommends loading the file with weights_only=False
             reason = "it contains objects other than tensors"
         raise InvalidCheckpoint(f"cannot read the checkpoint {path}: {reason}") from None
@@ -161,5 +163,6 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def _is_passing(error: Exception) -> bool:
     """Return whether an error tells nothing about the contents of a file: it may be read at another time."""
-    is_unread = isinstance(error, OSError) and error.errno != errno.EINVAL  # not of a pipe or a folder
+    # Others are no regular files: pipes and folders, and links to nothing.
+    is_unread = isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.ENOENT)
     return is_unread or is_out_of_memory(error)

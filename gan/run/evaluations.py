@@ -1,10 +1,9 @@
 """The file of metrics that were computed after training: `{step: {metric: {seed: value}}}`, and more entries beside.
 
-`std` has the standard deviations of the metrics that are means over parts, in the same form. `classifier` names the
-classifier of the metrics of its feature space.
+`std` has the standard deviations of the metrics that are means over parts, in the same form, and `fingerprints` tells
+what each value was computed from. `classifier` names the classifier of the metrics of its feature space.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 from gan.run.lock import LOCK, hold_lock
 from gan.run.start import check_writable
+from gan.runtime.damaged import parse_json, read_file
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_json
 from gan.runtime.weights import get_fingerprint
@@ -22,6 +22,7 @@ RESULTS = "evaluation.json"
 """Name of the file in a run folder"""
 CLASSIFIER = "classifier"
 STD = "std"
+FINGERPRINTS = "fingerprints"
 LOCK_TIMEOUT_S = 60  # a process holds the lock only while it adds its results
 
 
@@ -39,7 +40,19 @@ class Evaluations:
         with self._open():
             self._folder = path.parent.stat()
 
-    def add(self, step: str, seed: int, scores: Mapping[str, float]) -> None:
+    def find(self, step: str, seed: int, fingerprints: Mapping[str, str]) -> dict[str, float] | None:
+        """Return the metrics of a checkpoint for the latents of a seed, if all of them have these fingerprints."""
+        with self._open() as results:
+            found = {}
+            for name, fingerprint in fingerprints.items():
+                keys = (step, name, str(seed))
+                value, std = _get(results, *keys), _get(results, STD, *keys)
+                if _get(results, FINGERPRINTS, *keys) != fingerprint or type(value) not in (int, float):
+                    return None
+                found[name] = value if std is None else Estimate(value, std)
+            return found
+
+    def add(self, step: str, seed: int, scores: Mapping[str, float], fingerprints: Mapping[str, str]) -> None:
         """Add the metrics of a checkpoint for the latents of a seed. Existing ones are replaced.
 
         Raises UserError if the folder is no longer where it was.
@@ -53,6 +66,8 @@ class Evaluations:
                 if isinstance(value, Estimate):
                     spreads = results.setdefault(STD, {}).setdefault(step, {})
                     spreads.setdefault(name, {})[str(seed)] = value.std
+                of_step = results.setdefault(FINGERPRINTS, {}).setdefault(step, {})
+                of_step.setdefault(name, {})[str(seed)] = fingerprints[name]
             write_json(self.path, results)
 
     @contextmanager
@@ -65,17 +80,12 @@ class Evaluations:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if (data := read_file(path)) is None:
+        return {}
     try:
-        if not path.exists():
-            return {}
-        if not path.is_file():
-            raise OSError("it is not a regular file")
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if not _is_results(results):
-            raise ValueError("it has other contents than the results of a run")
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(data, _is_results)
+    except ValueError as error:
         raise UserError(f"cannot add results to {path}: {error}; move the file or choose another --out") from None
-    return results
 
 
 def _record_classifier(results: dict[str, Any], path: Path, name: str) -> None:
@@ -92,9 +102,17 @@ def _is_results(value: object) -> bool:
     """Return whether a value has the form of the results of a run."""
     if not isinstance(value, dict):
         return False
-    rest = {name: child for name, child in value.items() if name not in (STD, CLASSIFIER)}
+    rest = {name: child for name, child in value.items() if name not in (STD, CLASSIFIER, FINGERPRINTS)}
     is_named = isinstance(value.get(CLASSIFIER, ""), str)
-    return is_named and _is_nested(rest, 3) and _is_nested(value.get(STD, {}), 3)
+    return is_named and all(_is_nested(part, 3) for part in (rest, value.get(STD, {}), value.get(FINGERPRINTS, {})))
+
+
+def _get(value: Any, *keys: str) -> Any:
+    """Return an entry of nested dicts, or None if there is none."""
+    *outer, last = keys
+    for key in outer:
+        value = value.get(key, {})
+    return value.get(last)
 
 
 def _is_nested(value: object, levels: int) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gan.options.loader import dump_config, load_config, to_plain
+from gan.options.nodes import read_layers
 from gan.run.lock import LOCK, check_lock, locked
 from gan.runtime.distributed import leave_note, rank, read_note
 from gan.runtime.errors import UserError
@@ -96,12 +97,18 @@ def find_folder_of_job() -> Path | None:
 
 
 def config_path(folder: Path) -> Path:
-    """Return the path of the config of the run in `folder`. Raises UserError when `folder` contains no run."""
+    """Return the path of the config of the run in `folder`. Raises UserError when `folder` contains no run.
+
+    An empty file, which would be the default config, is the config of no run.
+    """
+    path = folder / CONFIG
     with _readable(folder):
-        holds_run = (folder / CONFIG).is_file()
+        holds_run = path.is_file()
     if not holds_run:
         raise UserError(f"{folder} contains no run ({CONFIG} is missing); give the folder of a run")
-    return folder / CONFIG
+    if not any(layer.value for layer in read_layers(path)):
+        raise UserError(f"{path} is empty; restore it, such as from the config of a run with the same keys")
+    return path
 
 
 def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:

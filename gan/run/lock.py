@@ -7,6 +7,7 @@ removed on release. Depending on its version, filelock empties the file before i
 import errno
 import fcntl
 import os
+import re
 import socket
 import time
 import warnings
@@ -23,6 +24,7 @@ from gan.runtime.text import printable
 LOCK = ".lock"
 POLL_S = 0.1
 MAX_HOLDER = 300  # bytes of the name of the holder
+HOLDER = re.compile(r"process [0-9]+ on .*")
 
 _held: dict[Path, BinaryIO] = {}  # the lock files that this process holds
 
@@ -51,9 +53,11 @@ def hold_lock(path: Path, timeout_s: float = 0.0) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = _acquire(path, timeout_s)
     with file:
+        if (holder := _read_holder(file)) is None:
+            raise UserError(f"{path} is a file of another program; move it, or choose another folder")
         try:
             with _writing_to(folder):
-                if holder := _read_holder(file):
+                if holder:
                     print(
                         f"{_get_subject(path)}: {holder} did not end normally, or this is a copy of a folder that it"
                         " was using; continuing"
@@ -147,9 +151,11 @@ def _is_current(path: Path, file: BinaryIO) -> bool:
         return False
 
 
-def _read_holder(file: BinaryIO) -> str:
+def _read_holder(file: BinaryIO) -> str | None:
+    """Return what a process has written into its lock file, which may be nothing yet; None for any other contents."""
     file.seek(0)
-    return printable(file.read(MAX_HOLDER).decode(errors="replace"))
+    text = file.read(MAX_HOLDER).decode(errors="replace")
+    return printable(text) if not text or HOLDER.fullmatch(text) else None
 
 
 def _get_subject(path: Path) -> str:

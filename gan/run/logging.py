@@ -15,9 +15,9 @@ from torch import Tensor
 
 from gan.data.grids import save_png
 from gan.run.lock import check_lock
-from gan.run.step_files import find_checkpoints, get_step_file
+from gan.run.step_files import find_checkpoint_entries, get_step_file
 from gan.run.writers import WRITERS
-from gan.runtime.damaged import BAD_CHARACTER, describe_damage, keep_copy, read_file
+from gan.runtime.damaged import BAD_CHARACTER, describe_damage, keep_copy, list_copies, read_file
 from gan.runtime.files import append, name_in_errors, write_text
 from gan.runtime.text import printable
 
@@ -48,7 +48,7 @@ class RunLogger:
                 f"{describe_damage(self._path, log.damaged, 'line')}; kept as {keep_copy(self._path).name}",
                 stacklevel=2,
             )
-        elif max(find_checkpoints(folder), default=0) > start and log.lines and log.lines[-1]["step"] > start:
+        elif max(find_checkpoint_entries(folder), default=0) > start and not _are_kept(folder, log.lines, start):
             kept = keep_copy(self._path).name
             print(f"{printable(self._path)}: dropping the entries after step {start}; kept as {kept}")
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in log.lines if line["step"] <= start))
@@ -99,13 +99,13 @@ class Log(NamedTuple):
     """Number of lines in the file that are not entries, or not completely, or have a step out of order"""
 
 
-def read_log(folder: Path) -> Log:
-    """Return the log of the run in `folder`, empty without a file.
+def read_log(folder: Path, name: str = METRICS) -> Log:
+    """Return the log of the run in `folder`, or a copy with another name; empty without a file.
 
     The lines of one step are merged. What is no entry is left out: other text, and other values than numbers, also
     values of a tag that occurs twice in an entry. An incomplete last line, which a killed run leaves, is no damage.
     """
-    data = read_file(folder / METRICS) or b""
+    data = read_file(folder / name) or b""
     texts = [parse_line(text) for text in data.splitlines()]
     if texts and not data.endswith(b"\n") and not texts[-1][-1][0]:
         texts[-1].pop()
@@ -123,6 +123,19 @@ def read_log(folder: Path) -> Log:
             next_step = min(step, next_step)
         damaged += not is_whole
     return Log([steps[step] for step in sorted(steps)], damaged)
+
+
+def _are_kept(folder: Path, lines: Sequence[Line], start: int) -> bool:
+    """Return whether a copy of the log has the lines after step `start`. A repeated step has another speed only."""
+    needed = _get_results(lines, start)
+    copies = (read_log(folder, path.name).lines for path in list_copies(folder / METRICS))
+    return not needed or any(needed.items() <= _get_results(copy, start).items() for copy in copies)
+
+
+def _get_results(lines: Sequence[Line], start: int) -> dict[int, Line]:
+    """Return the numbers after step `start` by step, without the speed."""
+    later = (line for line in lines if line["step"] > start)
+    return {line["step"]: {tag: line[tag] for tag in line if not tag.startswith("speed/")} for line in later}
 
 
 def parse_line(text: bytes) -> list[tuple[Line, bool]]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from gan.data import DatasetConfig
 from gan.run.checkpoint import Checkpoints
+from gan.run.obstacles import find_obstacles
 from gan.runtime.device import check_device
 from gan.runtime.disk import Space, check_space, find_existing
 from gan.runtime.errors import UserError, collect_errors
@@ -41,7 +42,7 @@ def check_start(config: Any, folder: Path | None, device: str, spaces: Sequence[
     missing = [
         *collect_errors(lambda: check_device(device)),
         *data.missing(),
-        *(collect_errors(lambda: check_writable(folder)) if folder is not None else []),
+        *(collect_errors(lambda: check_writable(folder)) or find_obstacles(folder) if folder is not None else []),
     ]
     return Start(config, [], missing, [*data.disk_space(), *spaces])
 

@@ -91,11 +91,19 @@ def check_options(name: str, optimizer: torch.optim.Optimizer, state: Mapping[st
             raise ValueError(f"its entry {name} does not fit: no {', '.join(sorted(missing))}")
 
 
-def check_tensors(name: str, state: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the entry `name` of a state maps names to tensors."""
+def check_tensors(name: str, expected: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the entry `name` of a state has tensors with the `expected` names, shapes and types."""
     entry = get_entry(state, name)
-    if not isinstance(entry, dict) or not all(isinstance(value, Tensor) for value in entry.values()):
-        raise ValueError(f"its entry {name} does not fit: not tensors by name")
+    if not isinstance(entry, dict) or entry.keys() != expected.keys():
+        raise ValueError(f"its entry {name} does not fit: not the tensors {_shorten(', '.join(expected))}")
+    for key, tensor in expected.items():
+        value = entry[key]
+        if not isinstance(value, Tensor) or (value.shape, value.dtype, value.layout) != (
+            tensor.shape,
+            tensor.dtype,
+            tensor.layout,
+        ):
+            raise ValueError(f"its entry {name} does not fit: {key} has another shape or type")
 
 
 def check_numbers(name: str, expected: Mapping[str, float], state: Mapping[str, Any]) -> None:

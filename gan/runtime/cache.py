@@ -1,7 +1,7 @@
 """A cache of tensors in `$XDG_CACHE_HOME/convnorm-gan` (default `~/.cache/convnorm-gan`), and hashes for its keys.
 
 Each file ends with a checksum of its contents and of its name. What was changed, or copied to another name, is made
-again.
+again, and so is what the reader of the file does not accept: another version of the program may have written it.
 """
 
 import errno
@@ -77,29 +77,48 @@ def warn_unwritable(error: OSError) -> None:
     warnings.warn(f"the cache{where} cannot be written ({reason}); continuing without it", stacklevel=1)
 
 
-def cached(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the tensors in the cache under `name`; compute and store them if they are not there."""
-    value = read(name)
+def cached(name: str, compute: Callable[[], dict[str, Any]], check: Callable[[Any], object]) -> dict[str, Any]:
+    """Return the tensors in the cache under `name`; compute and store them if they are not there, see `read`."""
+    value = read(name, check)
     if value is None:
         value = compute()
         keep(name, value)
     return value
 
 
-def read(name: str) -> dict[str, Any] | None:
+def read(name: str, check: Callable[[Any], object]) -> dict[str, Any] | None:
     """Return the tensors in the cache under `name`, or None if there are none.
 
-    A file that is damaged, or that belongs to another name, counts as none, with a warning.
+    A file that is damaged, that belongs to another name, or for whose contents `check` raises any exception, counts as
+    none, with a warning.
     """
     path = None
     try:
         path = get_path(name)
-        return signed.load(path, name)
+        contents = signed.load(path, name)
+        try:
+            if isinstance(contents, dict):
+                check(contents)
+                return contents
+        except Exception:  # contents that no version has written can raise errors of many types
+            pass
+        raise ValueError("it has other contents than this version writes")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # torch.load raises many types of errors
         warn_unusable(path, error)
         return None
+
+
+def check_tensor(tensor: Any, dtype: torch.dtype, *shape: int | None) -> None:
+    """Raise ValueError unless this is a tensor on the CPU with this type and shape, in which None is any size."""
+    if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ValueError("not a tensor on the CPU")
+    sizes = zip(tensor.shape, shape, strict=True)
+    if tensor.dtype != dtype or any(expected not in (size, None) for size, expected in sizes):
+        raise ValueError(f"not a tensor of type {dtype} and shape {shape}")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError("its entries share their memory")  # it may be of any size
 
 
 def keep(name: str, value: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from gan.runtime.console import open_console
 from gan.runtime.distributed import claim_first_failure, launched_world_size
 from gan.runtime.errors import Stopped, UserError, is_out_of_memory, to_line
 from gan.runtime.files import WriteError
+from gan.runtime.startup import EXIT_CODE, raise_when_interrupted
 
 OVERRIDE = re.compile(r"[\w.]+=")
 
@@ -64,6 +65,7 @@ def exit_code(command: Callable[[], None], distributed: bool = False, prints_res
 
     Without a console, the command goes on. Its exit code is 2 then if it `prints_results`, which are lost.
     """
+    raise_when_interrupted()
     with open_console() as output, short_messages():
         code = _run(command, distributed)
         output.flush()
@@ -82,7 +84,7 @@ def _run(command: Callable[[], None], distributed: bool) -> int:
         return stop.code
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return 130
+        return EXIT_CODE
     except Exception as error:
         message = get_user_message(error)
         is_first = claim_first_failure()

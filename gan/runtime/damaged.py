@@ -1,7 +1,9 @@
 """Damaged files: what can be read of them counts, and they are kept under another name before they are replaced."""
 
+import filecmp
 import itertools
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically
+from gan.runtime.files import check_regular, write_atomically
 
 BAD_CHARACTER = "\ufffd"  # stands for bytes that are not UTF-8
 MAX_DEPTH = 100  # of nested JSON, which recursive functions read
@@ -17,9 +19,8 @@ MAX_DEPTH = 100  # of nested JSON, which recursive functions read
 
 def read_file(path: Path) -> bytes | None:
     """Return the contents of a file, or None if there is none. Raises UserError if it cannot be read."""
+    check_regular(path)
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"cannot read {path}: it is not a regular file")  # reading a pipe would not end
         return path.read_bytes()
     except FileNotFoundError:
         return None
@@ -27,8 +28,8 @@ def read_file(path: Path) -> bytes | None:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def parse_json(data: bytes) -> Any:
-    """Return the value of a JSON text, which may begin with a byte order mark.
+def parse_json(data: bytes, is_valid: Callable[[Any], bool]) -> Any:
+    """Return the value of a JSON text, which may begin with a byte order mark, if `is_valid` accepts it.
 
     Raises ValueError for anything else, including nesting that is too deep and numbers of too many digits.
     """
@@ -41,6 +42,8 @@ def parse_json(data: bytes) -> Any:
         level = [child for item in level if isinstance(item, dict | list) for child in _get_children(item)]
     if level:
         raise ValueError("it is nested too deeply")
+    if not is_valid(value):
+        raise ValueError("it has other contents than this version writes")
     return value
 
 
@@ -57,15 +60,12 @@ def read_json(path: Path, is_valid: Callable[[Any], bool], default: Any) -> Any:
     if (data := read_file(path)) is None:
         return default
     try:
-        value = parse_json(data)
-        if is_valid(value):
-            return value
-        reason = "it has other contents than this version writes"
+        return parse_json(data, is_valid)
     except ValueError as error:
         reason = str(error)
-    target = _find_free_name(path)
+    target = _find_name(path)
     try:
-        path.rename(target)
+        path.replace(target)
     except OSError:  # in a folder that cannot be written to, nothing is replaced either
         target = path
     warnings.warn(f"{path} is damaged ({reason}); continuing without it, kept as {target.name}", stacklevel=2)
@@ -78,13 +78,28 @@ def describe_damage(path: Path, count: int, unit: str) -> str:
 
 
 def keep_copy(path: Path) -> Path:
-    """Copy a damaged file, parts of which will be written again, and return the path of the copy."""
-    target = _find_free_name(path)
-    with path.open("rb") as source:
-        write_atomically(target, lambda file: shutil.copyfileobj(source, file))
+    """Copy a damaged file, parts of which will be written again, and return the path of the copy.
+
+    There is at most one copy of the same contents.
+    """
+    target = _find_name(path)
+    if not target.exists():
+        with path.open("rb") as source:
+            write_atomically(target, lambda file: shutil.copyfileobj(source, file))
     return target
 
 
-def _find_free_name(path: Path) -> Path:
-    names = itertools.chain([f"{path.name}.damaged"], (f"{path.name}.damaged-{i}" for i in itertools.count(2)))
-    return next(other for name in names if not (other := path.with_name(name)).exists())
+def list_copies(path: Path) -> list[Path]:
+    """Return the copies of a damaged file, oldest first."""
+    return list(itertools.takewhile(os.path.lexists, (_get_copy(path, number) for number in itertools.count(1))))
+
+
+def _find_name(path: Path) -> Path:
+    """Return the copy that has the contents of a file, or else a path for one."""
+    copies = list_copies(path)
+    equal = (copy for copy in copies if copy.is_file() and filecmp.cmp(path, copy, shallow=False))
+    return next(equal, _get_copy(path, len(copies) + 1))
+
+
+def _get_copy(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))

@@ -10,8 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gan.runtime.errors import UserError
 from gan.runtime.temporary import PATTERN, name_temporary, remove_dead
 from gan.runtime.text import printable
+
+IRREGULAR = "not a regular file"
+UNOPENED = (errno.EISDIR, errno.ELOOP, errno.ENODEV, errno.ENXIO)
+"""Errors of folders, of links in a circle or that must not be followed, and of devices and sockets"""
 
 
 class WriteError(OSError):
@@ -87,9 +92,31 @@ def append(path: Path, data: bytes) -> None:
 
 
 def only_regular(path: str | Path, flags: int) -> int:
-    """Open a regular file, as an `opener` of `open`. Raises OSError for others, such as a pipe, which would block."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, "not a regular file", str(path))
+    """Open a regular file, as an `opener` of `open`.
+
+    Raises OSError with EINVAL for anything else, such as a pipe, which would block, or a link to itself.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in UNOPENED:
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    raise OSError(errno.EINVAL, IRREGULAR, str(path))
+
+
+def check_regular(path: Path) -> None:
+    """Raise UserError unless a path is that of a regular file, or there is nothing. Opening a pipe would block."""
+    try:
+        is_regular = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        is_regular = False
+    if not is_regular:
+        raise UserError(f"cannot read {path}: it is {IRREGULAR}; move it away, or choose another name")

@@ -106,7 +106,7 @@ class Experiment:
             elif isinstance(part, torch.optim.Optimizer):
                 check_optimizer(name, part, state)
             elif isinstance(part, LipschitzTracker):
-                check_tensors(name, state)
+                check_tensors(name, part.state_dict(), state)
             else:
                 check_numbers(name, part.state_dict(), state)
         return state

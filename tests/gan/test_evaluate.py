@@ -132,7 +132,7 @@ def test_evaluations_at_the_same_time_keep_the_results_of_all(run_folder, monkey
     other = Evaluations(run_folder / "evaluation.json", None)
 
     def evaluate_beside_another(G, inputs, evaluator, seed):
-        other.add("step_00000004", 7, {"kl30": 0.5})
+        other.add("step_00000004", 7, {"kl30": 0.5}, {"kl30": "x"})
         return evaluate_seed(G, inputs, evaluator, seed)
 
     monkeypatch.setattr("gan.evaluate.evaluate_seed", evaluate_beside_another)
@@ -180,7 +180,29 @@ def test_best_checkpoint(run_folder):
         key=lambda line: line[f"metrics/{NAME}"],
     )
     evaluate(run_folder, "--checkpoint", "best", "--metrics", NAME)
-    assert read_results(run_folder) == {f"step_{best['step']:08d}": {NAME: {"0": best[f"metrics/{NAME}"]}}}
+    step = f"step_{best['step']:08d}"
+    assert read_results(run_folder)[step] == {NAME: {"0": best[f"metrics/{NAME}"]}}
+
+
+def test_metrics_in_the_file_are_not_computed_again(run_folder, monkeypatch, capsys):
+    seeds = []
+
+    def evaluate_and_note(*arguments):
+        seeds.append(arguments[-1])
+        return evaluate_seed(*arguments)
+
+    monkeypatch.setattr("gan.evaluate.evaluate_seed", evaluate_and_note)
+    evaluate(run_folder, "--metrics", "is_digits70", "--seeds", 2)
+    before, table = read_results(run_folder), capsys.readouterr().out.partition("\n\n")[2]
+    evaluate(run_folder, "--metrics", "is_digits70", "--seeds", 2)
+    assert (seeds, read_results(run_folder)) == ([0, 1], before)
+    out = capsys.readouterr().out
+    assert f"\n2 of 2 sets of latents are not evaluated again: {run_folder}/evaluation.json has their metrics\n" in out
+    assert out.endswith(table)
+    evaluate(run_folder, "--metrics", "is_digits70", "--seeds", 3)
+    evaluate(run_folder, "--metrics", "is_digits70", "kl30")
+    evaluate(run_folder, "--metrics", "is_digits70", "eval.standing_statistics=30")
+    assert seeds == [0, 1, 2, 0, 0]
 
 
 def test_evaluation_writes_only_its_results(run_folder, tmp_path):

@@ -21,6 +21,7 @@ import numpy as np
 ALPHA = 0.05
 MIN_SEEDS = 5  # of each arm, before one of them is called the best
 RESAMPLES = 10_000
+HUGE = 1e100  # the sum of squares of a few smaller values is finite
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def compute_spread(values: Sequence[float]) -> Spread | None:
     """Return the spread of the values, or None without values."""
     if not values:
         return None
-    return Spread(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values))
+    scaled, factor = _scale(values)
+    std = factor * float(np.std(scaled, ddof=1)) if len(values) > 1 else None
+    return Spread(_mean(values), std, len(values))
 
 
 def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
@@ -61,7 +64,7 @@ def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
     """
     if not a or not b:
         raise ValueError("a permutation test needs values in both groups")
-    pooled = np.array([*a, *b], dtype=np.float64)
+    pooled, _ = _scale([*a, *b])
     pooled -= pooled.mean()  # now mean(a) - mean(b) = sum(a) * (1/len(a) + 1/len(b))
     observed = abs(pooled[: len(a)].sum())
     threshold = observed - 1e-9 * max(observed, float(np.abs(pooled).max()))  # counts ties in spite of rounding
@@ -85,9 +88,11 @@ def bootstrap_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, f
     for 5 against 5, and in 92 % for 10 against 10.
     """
     random = np.random.default_rng(0)
-    means = [random.choice(np.asarray(values, np.float64), (RESAMPLES, len(values))).mean(axis=1) for values in (a, b)]
+    scaled, factor = _scale([*a, *b])
+    groups = np.split(scaled, [len(a)])
+    means = [random.choice(group, (RESAMPLES, len(group))).mean(axis=1) for group in groups]
     low, high = np.quantile(means[0] - means[1], [ALPHA / 2, 1 - ALPHA / 2])
-    return float(low), float(high)
+    return factor * float(low), factor * float(high)
 
 
 def hedges_g(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -97,11 +102,12 @@ def hedges_g(a: Sequence[float], b: Sequence[float]) -> float | None:
     if s is zero or m < 2.
     """
     m = len(a) + len(b) - 2
-    squares = sum(float(((np.asarray(values) - np.mean(values)) ** 2).sum()) for values in (a, b))
+    first, second = np.split(_scale([*a, *b])[0], [len(a)])
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in (first, second))
     if m < 2 or squares == 0:
         return None
     j = math.exp(math.lgamma(m / 2) - math.lgamma((m - 1) / 2)) / math.sqrt(m / 2)
-    return float((np.mean(a) - np.mean(b)) / math.sqrt(squares / m) * j)
+    return float((first.mean() - second.mean()) / math.sqrt(squares / m) * j)
 
 
 def find_best(values: Mapping[str, Sequence[float]], higher_is_better: bool | None) -> str | None:
@@ -113,7 +119,7 @@ def find_best(values: Mapping[str, Sequence[float]], higher_is_better: bool | No
     arms = {arm: sample for arm, sample in values.items() if sample}
     if higher_is_better is None or len(arms) < 2 or min(map(len, arms.values())) < MIN_SEEDS:
         return None
-    best = (max if higher_is_better else min)(arms, key=lambda arm: float(np.mean(arms[arm])))
+    best = (max if higher_is_better else min)(arms, key=lambda arm: _mean(arms[arm]))
     others = [sample for arm, sample in arms.items() if arm != best]
     return best if all(permutation_p(arms[best], sample) < ALPHA for sample in others) else None
 
@@ -158,7 +164,7 @@ def compare_with_baseline(baseline: str, values: Mapping[str, Sequence[float]]) 
     corrected = correct_holm(p_values, family=len(others))
     return {
         arm: BaselineTest(
-            float(np.mean(sample) - np.mean(reference)),
+            _mean(sample) - _mean(reference),
             bootstrap_interval(sample, reference),
             hedges_g(sample, reference),
             p_values[arm],
@@ -166,6 +172,18 @@ def compare_with_baseline(baseline: str, values: Mapping[str, Sequence[float]]) 
         )
         for arm, sample in arms.items()
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    scaled, factor = _scale(values)
+    return factor * float(np.mean(scaled))
+
+
+def _scale(values: Sequence[float]) -> tuple[np.ndarray, float]:
+    """Return values without a common factor, and the factor: a power of 2, so that the squares of huge values exist."""
+    array = np.array(values, dtype=np.float64)
+    factor = 2.0**600 if np.abs(array).max() > HUGE else 1.0
+    return array / factor, factor
 
 
 def _compute_subset_sums(values: np.ndarray) -> list[np.ndarray]:

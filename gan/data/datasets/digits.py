@@ -11,8 +11,13 @@ from torch import Tensor
 
 from gan.data.base import DATASETS, DatasetConfig, ImageData, Splits
 from gan.runtime import rng
+from gan.runtime.errors import collect_errors
+from gan.runtime.memory import require_memory
 from models.ranges import Range
 
+SCANS = 1797
+PIXEL_BYTES = 12  # of a pixel of a scan while it is enlarged: several floats
+TRIPLE_BYTES = 56  # besides the pixels: the indices of its scans, their labels and its label
 SPLIT_SEED = 0  # all runs have the same training and held-out scans, so that they can be compared
 
 
@@ -35,8 +40,13 @@ class Digits(DatasetConfig):
         """Channels and height."""
         return 1, self.resolution
 
+    def missing(self) -> list[str]:
+        """Return a line if the images do not fit into the memory."""
+        return collect_errors(lambda: _require_memory(self.resolution))
+
     def load(self) -> Splits:
-        """Return 1,437 training and 360 held-out digits, (N, 1, H, W)."""
+        """Return 1,437 training and 360 held-out digits, (N, 1, H, W). Raises UserError if they do not fit."""
+        _require_memory(self.resolution)
         (train, train_labels), (held_out, held_out_labels) = _scans(self.resolution)
         return Splits(ImageData(train, train_labels, 10), ImageData(held_out, held_out_labels, 10))
 
@@ -65,10 +75,22 @@ class StackedDigits(DatasetConfig):
         """Channels and height."""
         return 3, self.resolution
 
+    def missing(self) -> list[str]:
+        """Return a line if the images do not fit into the memory."""
+        return collect_errors(lambda: _require_memory(self.resolution, self.size + self.held_out_size))
+
     def load(self) -> Splits:
-        """Return the training and held-out triples, (N, 3, H, W)."""
+        """Return the training and held-out triples, (N, 3, H, W). Raises UserError if they do not fit."""
+        _require_memory(self.resolution, self.size + self.held_out_size)
         train, held_out = _scans(self.resolution)
         return Splits(_stack(*train, self.size, "train"), _stack(*held_out, self.held_out_size, "held out"))
+
+
+def _require_memory(resolution: int, triples: int = 0) -> None:
+    """Raise UserError if the scans and this number of triples do not fit into the memory."""
+    size = SCANS * PIXEL_BYTES * resolution**2 + triples * (3 * resolution**2 + TRIPLE_BYTES)
+    keys = "data.size, data.held_out_size or data.resolution" if triples else "data.resolution"
+    require_memory(size, "data: the images", f"choose a smaller {keys}")
 
 
 def _scans(resolution: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

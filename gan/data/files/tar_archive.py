@@ -13,7 +13,7 @@ from typing import IO, Any
 from gan.data.decoding import MAX_BYTES, check_size
 from gan.data.files.archive import ArchiveFiles, archive_errors
 from gan.data.files.base import LABELS_FILE
-from gan.data.files.tar_members import Place, find_members
+from gan.data.files.tar_members import Place, check_members, find_members
 from gan.runtime.cache import cached, hash_values
 
 FORMAT = 1  # of the cached list of members
@@ -40,7 +40,7 @@ class TarFiles(ArchiveFiles):
             status = os.stat(path)
             identity = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             name = f"archives/{hash_values(FORMAT, os.path.abspath(path), *identity)}"
-            members = cached(name, lambda: find_members(path, key, self._open))
+            members = cached(name, lambda: find_members(path, key, self._open), check_members)
         places = (Place(*place) for place in members["places"].tolist())
         self._images = dict(zip(members["images"], places, strict=True))
         self._labels: dict[str, bytes] = members["labels"]

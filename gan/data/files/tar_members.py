@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from gan.data.files.archive import Members
+from gan.runtime.cache import check_tensor
 
 MAX_HEADER_BYTES = 2**20  # of a name or of attributes
 
@@ -58,6 +59,16 @@ def find_members(path: Path, key: str, open_archive: Callable[[], IO[bytes]]) ->
         labels = {name: place.read(file) for name, place in members.labels.items()}
     places = torch.tensor([*members.images.values()], dtype=torch.int64).reshape(-1, 2)
     return {"images": [*members.images], "places": places, "labels": labels}
+
+
+def check_members(contents: Any) -> None:
+    """Raise an error unless these are members as `find_members` returns them."""
+    check_tensor(contents["places"], torch.int64, len(contents["images"]), 2)
+    names, texts = [*contents["images"], *contents["labels"]], contents["labels"].values()
+    if not all(type(name) is str for name in names) or not all(type(text) is bytes for text in texts):
+        raise ValueError("not names and contents of files")
+    if (contents["places"] < 0).any():
+        raise ValueError("places outside of the archive")
 
 
 class _Headers:

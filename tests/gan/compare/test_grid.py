@@ -153,6 +153,8 @@ def test_resume_after_kill_is_bit_equal_and_repeats_no_finished_cell(grid, kille
 def test_cells_end_with_a_killed_comparison(killed_grid):
     started = count_starts(killed_grid)
     assert len(find_finished(killed_grid)) < len(started) == 2
+    logs = [path.read_text() for path in (killed_grid / "logs").glob("*.log")]
+    assert any("with a checkpoint; --resume continues from here" in log for log in logs)
 
 
 @pytest.mark.slow

@@ -128,7 +128,8 @@ def test_damaged_record_is_kept_and_costs_come_from_the_results(folder, cell):
     record = folder.record_file(cell.name)
     record.write_text(json.dumps({"status": "finished", "peak_memory_mib": 7.0, "hardware": "a CPU"}))
     Results(folder, load_description(folder)).save()
-    for text in ("", "5", "{", '{"status": null}', '{"peak_memory_mib": "7"}', "[" * 100_000, "1" * 5000):
+    others = ("", "5", "{", '{"status": null}', '{"status": "done"}', '{"status": ["failed"]}')
+    for text in (*others, "5", '{"peak_memory_mib": "7"}', "[" * 100_000, "1" * 5000):
         record.write_text(text)
         with pytest.warns(UserWarning, match=r"is damaged \(.*\); continuing without it, kept as .*\.json\.damaged"):
             assert read_record(record) == {}
@@ -137,7 +138,7 @@ def test_damaged_record_is_kept_and_costs_come_from_the_results(folder, cell):
     Results(folder, load_description(folder)).save()
     row = read_results(folder.results_file)[cell.name]
     assert (row["status"], row["peak_memory_mib"], row["hardware"]) == ("finished", 7.0, "a CPU")
-    assert len(list(record.parent.glob("*.damaged*"))) == 7
+    assert len(list(record.parent.glob("*.damaged*"))) == 9
 
 
 def test_cell_that_fails_before_it_logs_is_failed(folder, cell):
@@ -275,3 +276,13 @@ def test_nothing_is_saved_in_a_comparison_that_was_moved(folder, cell, tmp_path)
             with pytest.raises(UserError, match="was moved or removed while"):
                 save()
     assert not folder.root.exists()
+
+
+@pytest.mark.parametrize("name", ["logs/{}.log", "logs/{}.json", "curves/{}.csv", "results.csv"])
+def test_pipe_is_missing_before_cells_are_trained(tmp_path, name):
+    path = tmp_path / name.format("a-seed0")
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    (tmp_path / "samples").touch()
+    lines = GridFolder(tmp_path).find_obstacles("a-seed0")
+    assert [str(file) in line for file, line in zip((tmp_path / "samples", path), lines, strict=True)] == [True, True]

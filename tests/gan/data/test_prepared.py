@@ -15,6 +15,7 @@ from gan.data import ImageData, prepared
 from gan.data.prepared import Chunk, Source, prepare, sort_chunks
 from gan.runtime.cache import cache_dir
 from gan.runtime.errors import UserError
+from tests.gan.forged import assert_forged_files_are_made_again
 
 SHAPE = (3, 4, 5)
 
@@ -109,7 +110,7 @@ def test_changes_of_mapped_images_are_not_written(root):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"options": ("x", 2)}, {"name": "other"}, {"num_classes": 4}, {"files": ["b", "a"]}],
+    [{"options": ("x", 2)}, {"name": "other"}, {"num_classes": 4, "read_class_names": tuple}, {"files": ["b", "a"]}],
     ids=["options", "name", "classes", "order"],
 )
 def test_every_option_changes_the_key(root, changes):
@@ -209,6 +210,17 @@ def test_pixels_are_verified_again_without_a_valid_note(root, damage):
     ):
         prepare(make_source(root))
     assert (folder / "images.npy").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["info.pt", "verified.pt"])
+def test_forged_file_is_made_again(root, name):
+    def load():
+        data = prepare(make_source(root))
+        return data.labels.tolist(), data.class_names, data.fingerprint, data.preparation.skipped
+
+    load()
+    (path,) = cache_dir().glob(f"datasets/*/{name}")
+    assert_forged_files_are_made_again(path, load)
 
 
 def other_images(root: Path):

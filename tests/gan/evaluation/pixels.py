@@ -7,14 +7,14 @@ from metrics.extractors.base import Features
 
 
 class PixelExtractor:
-    """Returns the pixels as features and as logits. Counts the images."""
+    """Returns the pixels as features and as logits. Counts the images in batches of more than one."""
 
     def __init__(self, fingerprint: str = "pixels"):
         self.fingerprint = fingerprint
         self.num_images = 0
 
     def __call__(self, images: torch.Tensor) -> Features:
-        self.num_images += len(images)
+        self.num_images += len(images) if len(images) > 1 else 0  # a single image is an example of the features
         pixels = images.flatten(1).float()
         return Features(pixels, pixels)
 

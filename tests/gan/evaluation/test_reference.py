@@ -7,9 +7,15 @@ from gan.runtime import cache
 from gan.runtime.errors import UserError
 from metrics.frechet import FeatureStatistics, frechet_distance
 from tests.gan.evaluation.pixels import PixelExtractor, random_data
+from tests.gan.forged import assert_forged_files_are_made_again
 
 CPU = torch.device("cpu")
 BOTH = {"features", "statistics"}
+READ = {
+    "features": lambda reference: reference.features,
+    "statistics": lambda reference: reference.statistics.factor,
+    "neighbors": lambda reference: reference.neighbor_distances,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +82,17 @@ def test_damaged_cache_file_is_rebuilt(damage):
     assert torch.equal(reference.statistics.covariance, expected.covariance)
     assert extractor.num_images == 30
     assert torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("required", ["features", "statistics", "neighbors"])
+def test_forged_cache_file_is_rebuilt(required):
+    def load():
+        reference = load_reference(PixelExtractor(), random_data(30), None, CPU, {required})
+        return READ[required](reference).tolist()
+
+    load()
+    (path,) = cache.cache_dir().glob(f"{required}-*.pt")
+    assert_forged_files_are_made_again(path, load)
 
 
 def test_features_are_on_the_device_and_statistics_on_the_cpu():

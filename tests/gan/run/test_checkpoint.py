@@ -1,7 +1,10 @@
+import contextlib
 import errno
 import io
 import os
 import random
+import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +108,37 @@ def test_damaged_checkpoint_is_skipped_and_not_executed(tmp_path, capsys, damage
     assert "code ran" not in capsys.readouterr().out
 
 
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):  # a short name
+        server.bind(path.name)
+
+
+NO_FILES = {
+    "folder": os.mkdir,
+    "pipe": os.mkfifo,
+    "socket": make_socket,
+    "circular link": lambda path: path.symlink_to(path.name),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+}
+
+
+@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
+def test_checkpoint_that_is_no_file_is_skipped(tmp_path, make):
+    checkpoints = build_checkpoints(tmp_path, keep=2)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    make(folder / "step_00000010.pt")
+    with pytest.raises(UserError, match=r"step_00000010.pt: .*; there is no other checkpoint"):
+        load_newest(checkpoints)
+    checkpoints.save(build_state(9))
+    message = r"continuing from step_00000009.pt: cannot read the checkpoint .*step_00000010.pt: (not|No) "
+    with pytest.warns(UserWarning, match=message):
+        assert load_newest(checkpoints)["step"] == 9
+    make(folder / "best.pt")
+    with pytest.raises(UserError, match=r"best.pt: (not|No) "):
+        checkpoints.load("best", CPU, dict)
+
+
 def test_flipped_bit_is_detected(tmp_path):
     data = serialize(build_state(1) | {"config": ""})
     path = tmp_path / "checkpoint.pt"
@@ -151,7 +185,8 @@ def test_files_of_the_user_are_neither_read_nor_removed(tmp_path):
     (tmp_path / "checkpoints" / "step_00000001.pt").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / "step_00000009.pt")
     checkpoints.save(build_state(5))
-    assert load_newest(checkpoints)["step"] == 5
+    with pytest.warns(UserWarning, match=r"continuing from step_00000005.pt: .*step_00000009.pt: not a regular file"):
+        assert load_newest(checkpoints)["step"] == 5
     assert get_names(tmp_path) == sorted([*own, "step_00000001.pt", "step_00000005.pt", "step_00000009.pt"])
 
 

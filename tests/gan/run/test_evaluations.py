@@ -4,6 +4,7 @@ import pytest
 
 from gan.run.evaluations import Evaluations
 from gan.runtime.errors import UserError
+from metrics.estimate import Estimate
 
 ADD = """\
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from gan.run.evaluations import Evaluations
 evaluations = Evaluations(Path(sys.argv[1]), None)
 for seed in range(20):
-    evaluations.add("step_1", int(sys.argv[2]) + seed, {"fid": float(seed)})
+    evaluations.add("step_1", int(sys.argv[2]) + seed, {"fid": float(seed)}, {"fid": "x"})
 """
 
 
@@ -27,8 +28,24 @@ def test_moved_folder_is_not_made_again(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     evaluations = Evaluations(folder / "evaluation.json", None)
-    evaluations.add("step_1", 0, {"fid": 1.0})
+    evaluations.add("step_1", 0, {"fid": 1.0}, {"fid": "x"})
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="was moved or removed"):
-        evaluations.add("step_1", 1, {"fid": 2.0})
+        evaluations.add("step_1", 1, {"fid": 2.0}, {"fid": "x"})
     assert not folder.exists()
+
+
+def test_only_numbers_with_the_same_fingerprints_are_found(tmp_path):
+    evaluations = Evaluations(tmp_path / "evaluation.json", None)
+    evaluations.add("step_1", 0, {"fid": 1.5, "kid": Estimate(0.1, 0.02)}, {"fid": "a", "kid": "b"})
+    found = evaluations.find("step_1", 0, {"fid": "a", "kid": "b"})
+    assert found == {"fid": 1.5, "kid": 0.1}
+    assert found["kid"].std == 0.02
+    assert evaluations.find("step_1", 0, {"fid": "a"}) == {"fid": 1.5}
+    for step, seed, fingerprints in [
+        ("step_2", 0, {"fid": "a"}),
+        ("step_1", 1, {"fid": "a"}),
+        ("step_1", 0, {"fid": "b"}),
+        ("step_1", 0, {"fid": "a", "is": "a"}),
+    ]:
+        assert evaluations.find(step, seed, fingerprints) is None

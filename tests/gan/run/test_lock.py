@@ -158,8 +158,16 @@ def test_lock_that_is_a_link_or_pipe_is_refused(tmp_path, make):
     assert (tmp_path / "thesis").read_text() == "thesis"
 
 
+@pytest.mark.parametrize("content", [b"PID 12", b"\xff", b"process x on y", b"process 1 on y\nmy notes"])
+def test_lock_file_of_another_program_is_refused_and_kept(tmp_path, content):
+    (tmp_path / ".lock").write_bytes(content)
+    with pytest.raises(UserError, match=r"\.lock is a file of another program; move it"), locked(tmp_path):
+        pass
+    assert (tmp_path / ".lock").read_bytes() == content
+
+
 def test_name_of_the_holder_is_shortened_and_has_no_control_characters(tmp_path, capsys):
-    (tmp_path / ".lock").write_text("\x1b]0;title\x07" + 10_000 * "x")
+    (tmp_path / ".lock").write_text("process 1 on \x1b]0;title\x07" + 10_000 * "x")
     with locked(tmp_path):
         pass
     out = capsys.readouterr().out

@@ -172,7 +172,7 @@ def test_lines_are_sorted_by_step(tmp_path):
 
 
 def test_earlier_copies_of_a_damaged_log_are_kept(tmp_path):
-    for text in (b"first", b"second"):
+    for text in (b"first", b"second", b"first"):
         write_log(tmp_path, text)
         with pytest.warns(UserWarning, match="damaged"):
             RunLogger(tmp_path, to=()).close()
@@ -197,3 +197,20 @@ def test_log_of_a_skipped_checkpoint_is_kept(tmp_path, capsys):
     assert capsys.readouterr().out.endswith(": dropping the entries after step 2; kept as metrics.jsonl.damaged\n")
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == data
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_each_dropped_number_is_kept_once(tmp_path):
+    """A run is killed again and again, and its last checkpoint stays damaged. The speed is another one each time."""
+    checkpoint = tmp_path / "checkpoints" / "step_00000004.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"damaged")
+    for speed, last in enumerate((4, 2, 4, 3)):
+        later = [line | {"speed/images_per_s": float(speed)} for line in GOOD[1:last]]
+        write_log(tmp_path, *(json.dumps(line).encode() for line in (GOOD[0], *later)))
+        RunLogger(tmp_path, 1, to=()).close()
+        assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+    (kept,) = tmp_path.glob("*.damaged*")
+    assert len(kept.read_bytes().splitlines()) == 4
+    write_log(tmp_path, *(json.dumps(line).encode() for line in (GOOD[0], GOOD[1] | {"loss/D": 5.0})))
+    RunLogger(tmp_path, 1, to=()).close()
+    assert len(list(tmp_path.glob("*.damaged*"))) == 2  # other numbers

@@ -62,6 +62,9 @@ CHANGES = {
     ),
     "tracker is null": (put(None, "lipschitz"), "its entry lipschitz does not fit"),
     "vector is null": (put(None, "lipschitz", None), "its entry lipschitz does not fit"),
+    "vector is missing": (drop("lipschitz", None), "its entry lipschitz does not fit: not the tensors"),
+    "unknown vector": (put(torch.zeros(1), "lipschitz", "other"), "its entry lipschitz does not fit: not the tensors"),
+    "vector of another shape": (put(torch.zeros(7), "lipschitz", None), "has another shape or type"),
 }
 
 

@@ -154,3 +154,14 @@ def test_effect_is_unbiased():
     random = np.random.default_rng(0)
     values = [hedges_g(random.normal(1, size=4), random.normal(size=4)) for _ in range(4000)]
     assert np.mean(values) == pytest.approx(1, abs=0.04)  # without the correction 1.15
+
+
+def test_huge_values_have_the_same_statistics():
+    a, b = [1.0, 2.0, 3.5, 4.0], [5.0, 7.0, 6.0, 8.5]
+    huge_a, huge_b = ([value * 2.0**1020 for value in values] for values in (a, b))
+    spread, huge = compute_spread(a), compute_spread(huge_a)
+    assert (huge.mean, huge.std) == (spread.mean * 2.0**1020, spread.std * 2.0**1020)
+    assert permutation_p(huge_a, huge_b) == permutation_p(a, b)
+    huge, test = (compare_with_baseline("b", {"a": x, "b": y})["a"] for x, y in ((huge_a, huge_b), (a, b)))
+    assert (huge.difference, *huge.interval) == tuple(value * 2.0**1020 for value in (test.difference, *test.interval))
+    assert huge.g == test.g

@@ -10,8 +10,10 @@ import torch
 from gan.data import ImageData, Splits
 from gan.data.datasets.folder import FolderConfig
 from gan.data.files import tar_archive
+from gan.runtime.cache import cache_dir
 from gan.runtime.errors import UserError
 from tests.gan.data.packing import SUFFIXES, encode, pack, write_files
+from tests.gan.forged import assert_forged_files_are_made_again
 
 SPLITS = [
     f"{split}/{name}/{i}.png"
@@ -241,3 +243,10 @@ def test_fraction_of_an_archive_is_that_of_its_folder(tmp_path):
     splits = load(pack(tmp_path / "x.tar.xz", shuffled(files)), test_fraction=0.4)
     assert_equal(splits.train, expected.train)
     assert_equal(splits.held_out, expected.held_out)
+
+
+def test_forged_list_of_members_is_made_again(tmp_path):
+    archive = pack(tmp_path / "archive.tar", shuffled(labeled(images("1.png", "2.png"), {"1.png": 1, "2.png": 0})))
+    load(archive)
+    (path,) = cache_dir().glob("archives/*.pt")
+    assert_forged_files_are_made_again(path, lambda: load(archive).train.labels.tolist())

@@ -1,0 +1,52 @@
+"""Ctrl-C while a command imports the libraries."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gan.runtime.command import exit_code
+from gan.runtime.startup import exit_when_interrupted
+
+ROOT = Path(__file__).parents[3]
+SLOW = """\
+import os, time
+open(os.environ["IMPORTED"], "w").close()
+time.sleep(60)
+"""
+START = """\
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background process of a shell ignores it
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+COMMANDS = [["train_gan.py"], ["train_classifier.py"], ["-m", "gan.data"], ["-m", "gan.compare"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_interrupted_import_is_one_line(tmp_path, command):
+    for library in ("numpy", "torch"):
+        (tmp_path / f"{library}.py").write_text(SLOW)
+    imported = tmp_path / "imported"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "IMPORTED": str(imported)}
+    command = [sys.executable, "-c", START, *command]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not imported.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == b"\ninterrupted\n"
+    assert process.returncode == 130
+
+
+def test_interrupted_command_ends_as_before(capsys):
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        exit_when_interrupted()
+        assert exit_code(lambda: os.kill(os.getpid(), signal.SIGINT)) == 130
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert capsys.readouterr().err == "\ninterrupted\n"
