@@ -42,6 +42,13 @@ def test_images_are_unchanged_at_probability_0(channels, size):
     torch.testing.assert_close(build(0.0, channels, size)(x, generator()), x, rtol=0, atol=2e-5)
 
 
+def test_images_are_transformed_in_single_precision_under_autocast():
+    x = draw_images(3, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        augmented = build(0.5)(x, generator())
+    assert torch.equal(augmented, build(0.5)(x, generator()))
+
+
 def test_up_and_downsampling_invert_each_other():
     up, down = build_resampling(10)
     middle = up[12 : 12 + down.shape[1]]
