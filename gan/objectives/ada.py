@@ -107,14 +107,13 @@ class AdaptiveAugmentation(nn.Module):
         inverse = self.draw_inverse(draw)
         # The same map for the pixels of the doubled size, whose origin is half a pixel off the center.
         half, double = torch.full_like(inverse[:, 0, :2], 0.5), torch.full_like(inverse[:, 0, 0], 2.0)
-        inverse = (
-            _translate(-half) @ _scale(double, double) @ inverse @ _scale(1 / double, 1 / double) @ _translate(half)
-        )
+        inverse = _translate(-half) @ _scale(double, double) @ inverse
+        inverse = inverse @ _scale(1 / double, 1 / double) @ _translate(half)
         padded, count = self.up @ x @ self.up.T, self.down.shape[1]
         steps = torch.arange(count, device=x.device) - (count - 1) / 2
-        ones = torch.ones_like(steps)
-        points = torch.stack([steps * ones[:, None], steps[:, None] * ones, ones * ones[:, None]])  # (3, count, count)
-        cols, rows, _ = ((inverse @ points.flatten(1)) + (padded.shape[3] - 1) / 2).unbind(dim=1)
+        x_out, y_out = torch.meshgrid(steps, steps, indexing="xy")
+        points = torch.stack([x_out, y_out, torch.ones_like(x_out)]).flatten(1)
+        cols, rows, _ = (inverse @ points + (padded.shape[3] - 1) / 2).unbind(dim=1)
         sampled = sample_bilinear(padded, rows, cols).unflatten(2, (count, count))
         return self.down @ sampled @ self.down.T
 
