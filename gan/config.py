@@ -7,6 +7,8 @@ from gan.data import DatasetConfig
 from gan.data.datasets.digits import Digits
 from gan.evaluation.extractors import MetricsConfig
 from gan.evaluation.options import LipschitzConfig
+from gan.objectives.ada import AdaConfig
+from gan.objectives.augment import AugmentationName
 from gan.objectives.losses import Hinge, Loss
 from gan.objectives.regularizers import Regularizer
 from gan.run.options import CheckpointConfig, LogConfig
@@ -57,8 +59,9 @@ class TrainConfig:
     """Network that is updated first in a step (in Miyato's code: the generator)"""
     ema_halflife_kimg: Annotated[float, AT_LEAST_0] = 5.0
     """Half-life of the moving average of the generator's weights, in thousands of generated images (0: no average)"""
-    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
-    """DiffAugment augmentations of the real and generated images that D receives"""
+    augment: tuple[Literal["ada", AugmentationName], ...] = ()
+    """Augmentations of all images that D receives: color, translation, cutout (DiffAugment), flip, ada (train.ada)"""
+    ada: AdaConfig = field(default_factory=AdaConfig)
     precision: Precision = field(default="fp32", metadata={"alias": "amp", "old_values": {"none": "fp32"}})
     """fp32, tf32 (convolutions of fp32 with 10 bits, on GPUs), or mixed precision: bf16, fp16 (for older GPUs)"""
     sync_batch_norm: bool = False
@@ -124,7 +127,7 @@ class Config:
     loss: Loss = field(default_factory=Hinge)
     """Adversarial loss"""
     regularizers: dict[str, Regularizer] = field(default_factory=dict)
-    """Penalties on the discriminator by name, each with its options (null removes an inherited one)"""
+    """Penalties on the networks by name, each with its options (null removes an inherited one)"""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     log: LogConfig = field(default_factory=LogConfig)

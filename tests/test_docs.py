@@ -200,7 +200,7 @@ def test_readme_lists_every_choice():
         "`*.activation_norm`": ACTIVATION_NORMS,
         "`loss`": LOSSES,
         "`regularizers`": REGULARIZERS,
-        "`train.augment`": AUGMENTATIONS,
+        "`train.augment`": {*AUGMENTATIONS, "ada"},
         "`data`": DATASETS,
         "`eval.metrics`": METRICS,
     }

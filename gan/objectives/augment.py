@@ -1,9 +1,11 @@
-"""Differentiable augmentation of real and fake images (DiffAugment: Zhao et al., NeurIPS 2020).
+"""Differentiable augmentation of real and fake images (DiffAugment: Zhao et al., NeurIPS 2020), and flips.
 
-The operations and their constants are those of the authors' code (github.com/mit-han-lab/data-efficient-gans).
+The operations and their constants are those of the authors' code (github.com/mit-han-lab/data-efficient-gans), which
+has no flips.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +14,18 @@ from torch import Tensor
 from gan.runtime.distributed import local_shard, world_size
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+AugmentationName = Literal["color", "translation", "cutout", "flip"]
 
 
-def augment(x: Tensor, names: Sequence[str], random: torch.Generator) -> Tensor:
+def augment(x: Tensor, names: Sequence[str], random: torch.Generator, ada: Augmentation | None = None) -> Tensor:
     """Return images (B, C, H, W) in [-1, 1] after the named augmentations, which are random for each image.
 
     The images are this process's shard of a batch. Each process draws the random numbers of the whole batch and uses
-    those of its shard, so that the result does not depend on the number of processes.
+    those of its shard, so that the result does not depend on the number of processes. `ada` is the augmentation of this
+    name, which has a state.
     """
     for name in names:
-        for step in AUGMENTATIONS[name]:
+        for step in (ada,) if ada is not None and name == "ada" else AUGMENTATIONS[name]:
             x = step(x, random)
     return x
 
@@ -67,6 +71,11 @@ def cutout(x: Tensor, random: torch.Generator) -> Tensor:
     return x.masked_fill((in_rows[:, None, :, None] & in_cols[:, None, None, :]), 0.0)
 
 
+def flip(x: Tensor, random: torch.Generator) -> Tensor:
+    """Flip each image horizontally with probability 1/2."""
+    return torch.where(_uniform(x, random) < 0.5, x.flip(3), x)
+
+
 def _uniform(x: Tensor, random: torch.Generator) -> Tensor:
     numbers = torch.rand(len(x) * world_size(), 1, 1, 1, generator=random, device=x.device, dtype=x.dtype)
     return local_shard(numbers)
@@ -80,4 +89,5 @@ AUGMENTATIONS: dict[str, tuple[Augmentation, ...]] = {
     "color": (brightness, saturation, contrast),
     "translation": (translation,),
     "cutout": (cutout,),
+    "flip": (flip,),
 }

@@ -11,6 +11,7 @@ from gan.data.contents import get_contents
 from gan.data.labels import LabelDistribution, count_labels
 from gan.data.subset import subset_rows
 from gan.evaluation.build import build_evaluator, check_metrics
+from gan.objectives.ada import AdaptiveAugmentation
 from gan.runtime import rng
 from gan.runtime.cuda_graphs import CUDAGraphs
 from gan.runtime.distributed import world_size
@@ -52,6 +53,8 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
         scaler_D=build_loss_scaler(device, config.train.precision),
         inputs=inputs,
         step_inputs=step_inputs,
+        regularizer_states=build_regularizer_states(config, device),
+        ada=build_ada(config, image_shape, device),
         graphs=build_graphs(config, device, G, D, step_inputs),
         tracker=build_tracker(D, images, num_classes, config.lipschitz.iterations),
         tracker_graphs=CUDAGraphs([], []) if device.type == "cuda" and config.train.graph is not False else None,
@@ -94,6 +97,23 @@ def build_step_inputs(config: Config, inputs: Inputs) -> StepInputs:
         discriminator=[UpdateInputs(inputs, "D", train.batch_size, train.batch_size) for _ in range(train.n_critic)],
         generator=UpdateInputs(inputs, "G", train.fakes_per_update, num_real),
     )
+
+
+def build_regularizer_states(config: Config, device: torch.device) -> dict[str, nn.Module]:
+    """Return what the regularizers remember between updates, by name, of those that remember something."""
+    states = {name: regularizer.build_state() for name, regularizer in config.regularizers.items()}
+    return {name: state.to(device) for name, state in states.items() if state is not None}
+
+
+def build_ada(config: Config, image: ImageShape, device: torch.device) -> AdaptiveAugmentation | None:
+    """Return the augmentation `ada` if the config names it. Raises UserError for images without colors."""
+    train = config.train
+    if "ada" not in train.augment:
+        return None
+    try:
+        return AdaptiveAugmentation(train.ada, image.channels, image.resolution, train.batch_size).to(device)
+    except ValueError as error:
+        raise UserError(f"train.augment: {error}") from None
 
 
 def build_graphs(

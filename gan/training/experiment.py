@@ -11,6 +11,7 @@ from gan.config import Config
 from gan.data.contents import Contents
 from gan.data.labels import restore_labels
 from gan.evaluation.evaluator import Evaluator
+from gan.objectives.ada import AdaptiveAugmentation
 from gan.run.divergence import Networks
 from gan.run.state import check_contents, check_counts, check_module, check_numbers, check_optimizer, check_tensors
 from gan.runtime.cuda_graphs import CUDAGraphs
@@ -41,6 +42,10 @@ class Experiment:
     scaler_D: torch.amp.GradScaler
     inputs: Inputs
     step_inputs: StepInputs
+    regularizer_states: dict[str, nn.Module]
+    """What regularizers remember between updates, by name, of those that remember something"""
+    ada: AdaptiveAugmentation | None
+    """The augmentation `ada`, if it is used"""
     graphs: CUDAGraphs | None
     """CUDA graphs of a training step; None runs it eagerly"""
     tracker: LipschitzTracker
@@ -125,8 +130,13 @@ class Experiment:
             self.graphs.clear()  # the optimizers have new tensors
 
     def _stateful(self) -> dict[str, Any]:
-        scalers = {"scaler_G": self.scaler_G, "scaler_D": self.scaler_D} if self.scaler_D.is_enabled() else {}
-        return scalers | {
+        parts: dict[str, Any] = {}
+        if self.scaler_D.is_enabled():
+            parts |= {"scaler_G": self.scaler_G, "scaler_D": self.scaler_D}
+        if self.ada is not None:
+            parts["ada"] = self.ada
+        parts |= {f"regularizers.{name}": state for name, state in self.regularizer_states.items()}
+        return parts | {
             "G": self.G,
             "D": self.D,
             "G_ema": self.ema.network,

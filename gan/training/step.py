@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gan.config import Config
 from gan.objectives.augment import augment
-from gan.objectives.regularizers import Batch, Regularizer
+from gan.objectives.regularizers import Batch
 from gan.runtime.cuda_graphs import CaptureError
 from gan.runtime.distributed import average_gradients
 from gan.runtime.errors import UserError
@@ -17,7 +16,7 @@ from gan.training.experiment import Experiment
 from gan.training.inputs import UpdateInputs, concatenate_labels
 from models.calls import call_network, get_logits
 
-Penalties = tuple[Regularizer, ...]
+Penalties = tuple[str, ...]  # the names of regularizers
 
 
 def training_step(experiment: Experiment, G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
@@ -60,8 +59,8 @@ def prepare_step(experiment: Experiment) -> None:
 
 def due_penalties(experiment: Experiment) -> tuple[Penalties, ...]:
     """Return the penalties of each update of D in the next step."""
-    regularizers, n_critic = experiment.config.regularizers.values(), experiment.config.train.n_critic
-    return tuple(tuple(r for r in regularizers if r.is_due(experiment.d_steps + k)) for k in range(n_critic))
+    regularizers, n_critic = experiment.config.regularizers.items(), experiment.config.train.n_critic
+    return tuple(tuple(name for name, r in regularizers if r.is_due(experiment.d_steps + k)) for k in range(n_critic))
 
 
 def run_updates(
@@ -87,15 +86,18 @@ def run_updates(
 def update_discriminator(
     experiment: Experiment, G: nn.Module, D: nn.Module, inputs: UpdateInputs, penalties: Penalties
 ) -> dict[str, Tensor]:
-    """Update D once; return its loss without penalties, and its mean logits."""
+    """Update D once; return its loss without penalties, its mean logits, and the state of ADA."""
     config, precision = experiment.config, experiment.config.train.precision
-    batch = draw_batch(inputs, G, config, experiment.device)
+    batch = draw_batch(experiment, G, inputs)
     experiment.optimizer_D.zero_grad()
     with autocast(experiment.device, precision):
-        logits_real, logits_fake = discriminate(D, batch)
-        loss = config.loss.discriminator(logits_real.float(), logits_fake.float())
+        logits_real, logits_fake = (logits.float() for logits in discriminate(D, batch))
+        loss = config.loss.discriminator(logits_real, logits_fake)
         total = loss
-        for regularizer in penalties:
+        batch = batch._replace(logits_real=logits_real, logits_fake=logits_fake)
+        for name in penalties:
+            regularizer = config.regularizers[name]
+            batch = batch._replace(state=experiment.regularizer_states.get(name))
             # A lazy penalty also counts for the steps in which it is skipped. Penalties use the uncompiled D, because
             # compiled graphs have no double backward.
             factor = regularizer.weight * regularizer.every
@@ -103,15 +105,19 @@ def update_discriminator(
             with autocast(experiment.device, "fp32" if precision == "fp16" else precision):
                 total = total + factor * regularizer.penalty(experiment.D, batch, inputs.penalty)
     update_weights(experiment.D, total, experiment.optimizer_D, experiment.scaler_D)
-    return {
+    numbers = {
         "loss/D": loss.detach(),
-        "logits/real": logits_real.detach().float().mean(),
-        "logits/fake": logits_fake.detach().float().mean(),
+        "logits/real": logits_real.detach().mean(),
+        "logits/fake": logits_fake.detach().mean(),
     }
+    if experiment.ada is not None:
+        experiment.ada.observe(logits_real)
+        numbers |= {"ada/p": experiment.ada.p.clone(), "logits/real_sign": logits_real.detach().sign().mean()}
+    return numbers
 
 
 def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs: UpdateInputs) -> dict[str, Tensor]:
-    """Update G once, while the parameters of D are frozen; return its loss."""
+    """Update G once, while the parameters of D are frozen; return its loss without penalties."""
     config = experiment.config
     experiment.optimizer_G.zero_grad()
     experiment.D.requires_grad_(False)
@@ -120,15 +126,20 @@ def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs:
         x_real = None
         if config.loss.generator_sees_real:
             x_real, y = inputs.real_images()  # G draws its images for the labels of the real ones
-        x_fake = augment(call_network(G, z, y).float(), config.train.augment, inputs.augmentation)
+        raw_fake = call_network(G, z, y).float()
+        x_fake = augment(raw_fake, config.train.augment, inputs.augmentation, experiment.ada)
         logits_fake = get_logits(D, x_fake, y).float()
         logits_real = None
         if x_real is not None:
             with torch.no_grad():
-                x_real = augment(x_real, config.train.augment, inputs.augmentation)
+                x_real = augment(x_real, config.train.augment, inputs.augmentation, experiment.ada)
                 logits_real = get_logits(D, x_real, y).float()
-        loss = config.loss.generator(logits_fake, logits_real)
-    update_weights(experiment.G, loss, experiment.optimizer_G, experiment.scaler_G)
+        total = loss = config.loss.generator(logits_fake, logits_real)
+        for regularizer in config.regularizers.values():
+            if regularizer.weight > 0:
+                penalty = regularizer.generator_penalty(G, z, y, raw_fake, inputs.penalty)
+                total = total if penalty is None else total + regularizer.weight * penalty
+    update_weights(experiment.G, total, experiment.optimizer_G, experiment.scaler_G)
     experiment.D.requires_grad_(True)
     return {"loss/G": loss.detach()}
 
@@ -144,19 +155,22 @@ def update_weights(
     scaler.update()
 
 
-def draw_batch(inputs: UpdateInputs, G: nn.Module, config: Config, device: torch.device) -> Batch:
+def draw_batch(experiment: Experiment, G: nn.Module, inputs: UpdateInputs) -> Batch:
     """Return the real and generated images of a D update, augmented in the same way; G gets no gradient."""
+    config = experiment.config
     x_real, y_real = inputs.real_images()
-    with autocast(device, config.train.precision), torch.no_grad():
+    with autocast(experiment.device, config.train.precision), torch.no_grad():
         z, y_fake = inputs.latents()
         if config.loss.generator_sees_real:
             y_fake = y_real  # pairs of a real and a fake image have the same label
         x_fake = call_network(G, z, y_fake).to(x_real.dtype)
     if not config.train.augment:
-        return Batch(x_real, y_real, x_fake, y_fake)
+        return Batch(x_real, y_real, x_fake, y_fake, G=G, z=z)
     raw_real, raw_fake = x_real.requires_grad_(), x_fake.requires_grad_()
-    x_real, x_fake = (augment(raw, config.train.augment, inputs.augmentation) for raw in (raw_real, raw_fake))
-    return Batch(x_real, y_real, x_fake, y_fake, raw_real, raw_fake)
+    x_real, x_fake = (
+        augment(raw, config.train.augment, inputs.augmentation, experiment.ada) for raw in (raw_real, raw_fake)
+    )
+    return Batch(x_real, y_real, x_fake, y_fake, raw_real, raw_fake, G=G, z=z)
 
 
 def discriminate(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Penalties that are added to the discriminator's loss. All modules of this package are imported automatically."""
+"""Penalties that are added to the losses of the networks. All modules of this package are imported automatically."""
 
 import sys
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gan.objectives.augment import AUGMENTATIONS, augment, brightness, contrast, cutout, saturation, translation
+from gan.objectives.augment import AUGMENTATIONS, augment, brightness, contrast, cutout, flip, saturation, translation
 
 
 def generator(seed=0):
@@ -20,7 +20,7 @@ def test_augmentation_depends_on_generator_and_differs_between_images(images, na
     assert torch.equal(first, second)
     assert not torch.equal(first, augment(images, [name], generator(1)))
     same = augment(images[:1].expand(64, -1, -1, -1), [name], generator(0))
-    assert len({image.numpy().tobytes() for image in same}) > 10
+    assert len({image.numpy().tobytes() for image in same}) > (1 if name == "flip" else 10)
 
 
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
@@ -84,3 +84,10 @@ def test_cutout_removes_a_square_with_half_the_side(images):
     assert rows.max() == cols.max() == 8
     assert (rows >= 4).all()
     assert torch.equal(cutout(x, generator())[~removed[:, None].expand_as(x)], x[~removed[:, None].expand_as(x)])
+
+
+def test_half_of_the_images_are_flipped(images):
+    same = images[:1].expand(1000, -1, -1, -1)
+    flipped = (flip(same, generator()) == images[0].flip(2)).flatten(1).all(dim=1)
+    assert 450 < flipped.sum() < 550
+    assert torch.equal(flip(same, generator())[~flipped], same[~flipped])

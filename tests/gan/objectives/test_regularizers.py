@@ -50,6 +50,25 @@ def random() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+class LinearGenerator(nn.Module):
+    """G(z, y) = A z, for any labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.A = nn.Parameter(torch.randn(3, 2, 3, 3, generator=random(), dtype=torch.float64))
+
+    def forward(self, z, y=None):
+        return torch.einsum("bk,kchw->bchw", z, self.A)
+
+
+def in_training(D, regularizer) -> Batch:
+    """Return a batch with everything that the training loop adds."""
+    inputs = batch()
+    D_real, D_fake = D(inputs.x_real, inputs.y_real).float(), D(inputs.x_fake, inputs.y_fake).float()
+    source = {"G": LinearGenerator(), "z": torch.randn(5, 3, generator=random(), dtype=torch.float64)}
+    return inputs._replace(logits_real=D_real, logits_fake=D_fake, state=regularizer.build_state(), **source)
+
+
 @pytest.mark.parametrize(("penalty", "which"), [(R1(), 0), (R2(), 2)])
 def test_r1_and_r2_equal_analytic_gradient(penalty, which):
     D, inputs = Quadratic(3.0), batch()
@@ -119,7 +138,8 @@ def test_penalty_depends_on_generator_only_and_has_gradients(name):
     D = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4, 2)).double()
 
     def value():
-        return REGULARIZERS.get(name)().penalty(IgnoresLabels(D), batch(), random())
+        regularizer = REGULARIZERS.get(name)(**({"start": 0} if name == "lecam" else {}))
+        return regularizer.penalty(IgnoresLabels(D), in_training(IgnoresLabels(D), regularizer), random())
 
     before = torch.get_rng_state()
     first = value()

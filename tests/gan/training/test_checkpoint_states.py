@@ -11,6 +11,7 @@ from gan.options.loader import load_config
 from gan.run.checkpoint import Checkpoints, load
 from gan.runtime.errors import UserError
 from gan.training.restore import restore_generator
+from gan.training.step import training_step
 from tests.gan.runs import load_newest, read_files, read_numbers, resume, same
 from train_gan import main
 
@@ -98,6 +99,31 @@ def test_state_that_does_not_fit_is_refused_and_changes_nothing(experiment, stat
     assert same(experiment.state_dict(), before)
     experiment.load_state_dict(state)
     assert same(experiment.state_dict()["optimizer_D"]["state"], state["optimizer_D"]["state"])
+
+
+def test_states_of_regularizers_and_of_ada_are_restored(build):
+    """Also when a run is rolled back, which restores a state into the same experiment."""
+    options = ("train.augment=[ada]", "train.ada={p: 0.2, kimg: 0.1, every: 1}", "regularizers={lecam: {start: 1}}")
+    experiment = build("eval.metrics=[]", *options)
+    training_step(experiment, experiment.G, experiment.D)
+    saved = copy.deepcopy(experiment.state_dict())
+    assert saved["ada"]["p"] not in (0, 0.2)
+    assert saved["regularizers.lecam"]["updates"] == 2
+    training_step(experiment, experiment.G, experiment.D)
+    expected = copy.deepcopy(experiment.state_dict())
+    assert not any(same(saved[name], expected[name]) for name in ("ada", "regularizers.lecam"))
+    experiment.load_state_dict(experiment.check_state(copy.deepcopy(saved)))
+    assert same(experiment.state_dict()["ada"], saved["ada"])
+    training_step(experiment, experiment.G, experiment.D)
+    assert same(experiment.state_dict(), expected)
+    for change, reason in (
+        (drop("ada"), "its entry ada is missing"),
+        (drop("regularizers.lecam", "fake"), "its entry regularizers.lecam does not fit: Missing key"),
+    ):
+        changed = copy.deepcopy(saved)
+        change(changed)
+        with pytest.raises(ValueError, match=reason):
+            experiment.check_state(changed)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("short_slope_search")
 ROOT = Path(__file__).parents[3]
 ALL_RANDOM_OPTIONS = [
     "train.deterministic=true",
-    "train.augment=[color, translation, cutout]",
+    "train.augment=[ada, color, translation, cutout]",
+    "train.ada={p: 0.3, kimg: 0.5, every: 2}",
     "data={horizontal_flip: true, dequantize: true}",
     "regularizers={r1: {}, gradient_penalty: {every: 2}, dragan: {}, srip: {}}",
 ]

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from gan.config import Config
 from gan.data import ImageData, Sampler, SamplerOptions
 from gan.data import stream as stream_module
+from gan.objectives.ada import AdaConfig, AdaptiveAugmentation
 from gan.objectives.augment import augment
 from gan.run.recorder import open_recorder
 from gan.runtime import distributed, rng
@@ -78,11 +79,13 @@ LARGE_EPS = (f"optimizer={{generator: {ADAM}, discriminator: {ADAM}}}",)
 NO_BATCH_NORM = ("generator.activation_norm=layer",)
 ALL_RANDOM_OPTIONS = (
     "data={conditional: true, horizontal_flip: true, dequantize: true}",
-    "train.augment=[color, translation, cutout]",
+    "train.augment=[ada, color, translation, cutout]",
+    "train.ada={p: 0.3, kimg: 0.5, every: 2}",
     "regularizers={r1: {weight: 0.1}, gradient_penalty: {every: 2}, dragan: {every: 3}, srip: {every: 2}}",
+    "regularizers={lecam: {start: 3}, bcr: {every: 2}, zcr: {}}",
 )
 RECIPES = {
-    "all random options": (*NO_BATCH_NORM, *ALL_RANDOM_OPTIONS),
+    "all random options": (*NO_BATCH_NORM, *LARGE_EPS, *ALL_RANDOM_OPTIONS),
     "relativistic, streamed": (
         *(*NO_BATCH_NORM, *LARGE_EPS),
         *("loss=relativistic", "data.device_budget_gb=0", "train.first=generator", "train.generator_batch_size=4"),
@@ -170,6 +173,9 @@ def test_two_processes_equal_one(tmp_path, tiny_run, request, launcher, recipe, 
     assert done.returncode == 0, done.stderr
     assert_close_numbers(tmp_path / "two", one)
     assert_same_states(*load_states(tmp_path / "two"))
+    states = [load_newest(tmp_path / name) for name in ("two", "one")]
+    for name in ("regularizers.lecam", "ada"):
+        torch.testing.assert_close(*(state.get(name, {}) for state in states), rtol=1e-3, atol=1e-4)
     # Only rank 0 writes and prints.
     names, expected = ({name for name in read_files(run) if "tfevents" not in name} for run in (tmp_path / "two", one))
     assert names == expected
@@ -470,8 +476,10 @@ def test_shards_are_gathered_in_advance(process, monkeypatch):
 def test_augmentation_of_shards_equals_augmentation_of_batch(process):
     x = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
+    ada = AdaptiveAugmentation(AdaConfig(p=0.5), 3, 8, 12)
+
     def apply(x):
-        return augment(x, ("color", "translation", "cutout"), torch.Generator().manual_seed(1))
+        return augment(x, ("ada", "color", "translation", "cutout"), torch.Generator().manual_seed(1), ada)
 
     parts = []
     for rank in range(3):

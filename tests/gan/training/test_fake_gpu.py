@@ -136,7 +136,7 @@ def test_deterministic_step_has_only_deterministic_kernels(check_step, monkeypat
 
 
 OPTIONS = [
-    ["train.augment=[color, translation, cutout]", "regularizers={r1: {}, dragan: {}}", "loss=relativistic"],
+    ["train.augment=[ada, color, translation, cutout]", "regularizers={r1: {}, dragan: {}}", "loss=relativistic"],
     ["data.conditional=true", "train.first=generator", "train.generator_batch_size=8", "train.channels_last=false"],
     ["generator.upsample=bilinear", "generator.attention=16", "discriminator.attention=8"],
     ["optimizer.schedule=cosine", "data.subset=0.5", "train.precision=bf16"],

@@ -33,7 +33,7 @@ CHOICES = [
     *(f"regularizers={{{name}: {{}}}}" for name in sorted(REGULARIZERS)),
     *("train.precision=bf16", "train.precision=fp16", "train.precision=tf32"),
     *("data.conditional=true", "data={horizontal_flip: true, dequantize: true}"),
-    *("train.augment=[color, translation, cutout]", "train.generator_batch_size=16"),
+    *("train.augment=[ada, color, translation, cutout]", "train.generator_batch_size=16"),
 ]
 
 

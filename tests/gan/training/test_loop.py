@@ -68,9 +68,11 @@ RECIPES = {
     "all random options": [
         "loss=relativistic",
         "train.first=generator",
-        "train.augment=[color, translation, cutout]",
+        "train.augment=[ada, color, translation, cutout]",
+        "train.ada={p: 0.3, kimg: 0.5, every: 2}",
         "data={horizontal_flip: true, dequantize: true}",
         "regularizers={gradient_penalty: {every: 2}, dragan: {}, srip: {}, spectral_reg: {}}",
+        "regularizers={lecam: {start: 3}, bcr: {every: 2}, zcr: {}}",
     ],
 }
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from gan.objectives.regularizers.gradient import R1, R2
 from gan.training.step import training_step, update_discriminator, update_generator
 from models.normalizations.spectral import DividedBySpectralNorm
 
@@ -56,6 +57,8 @@ def make(build):
             optimizer_D=torch.optim.SGD(D.parameters(), lr=0.0),
             scaler_G=built.scaler_G,
             scaler_D=built.scaler_D,
+            regularizer_states=built.regularizer_states,
+            ada=built.ada,
         )
         inputs = SimpleNamespace(
             real_images=lambda: (sines(6, 3, 6, 6, scale=0.9).float(), Y_REAL),
@@ -89,20 +92,24 @@ AUTHORS = {
 
 
 @pytest.mark.parametrize("names", AUTHORS)
-def test_discriminator_update_equals_the_authors_code(make, names):
+def test_discriminator_update_equals_the_authors_code(make, monkeypatch, names):
     """Both images of a pair have the label of the real one; penalties are at the images before the augmentation."""
     loss, r1, r2, gradient = AUTHORS[names][0]
-    overrides = (f"train.augment={names}", "loss=relativistic", "regularizers={r1: {weight: 0.5}, r2: {weight: 0.5}}")
+    overrides = (
+        f"train.augment={names}",
+        "loss=relativistic",
+        "regularizers={r1: {weight: 0.5, every: 1}, r2: {weight: 0.5}}",
+    )
     experiment, inputs = make(*overrides)
-    penalties, values = [], []
-    for regularizer in experiment.config.regularizers.values():
+    values = []
+    for cls in (R1, R2):
 
-        def penalty(*arguments, regularizer=regularizer):
-            values.append(regularizer.penalty(*arguments))
+        def penalty(*arguments, original=cls.penalty):
+            values.append(original(*arguments))
             return values[-1]
 
-        penalties.append(SimpleNamespace(weight=regularizer.weight, every=1, penalty=penalty))
-    losses = update_discriminator(experiment, experiment.G, experiment.D, inputs, tuple(penalties))
+        monkeypatch.setattr(cls, "penalty", penalty)
+    losses = update_discriminator(experiment, experiment.G, experiment.D, inputs, ("r1", "r2"))
     assert losses["loss/D"].item() == pytest.approx(loss, rel=1e-5)
     assert [value.item() for value in values] == pytest.approx([r1, r2], rel=1e-5)
     assert experiment.D.weight.grad.norm().item() == pytest.approx(gradient, rel=1e-5)
