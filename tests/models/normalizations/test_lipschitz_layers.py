@@ -1,0 +1,168 @@
+"""The normalizations whose layers have a norm of at most 1: aol, orthogonal_conv."""
+
+import pytest
+import torch
+from torch import nn
+
+from metrics.lipschitz.certificate import certified_bound
+from models import DISCRIMINATORS, ImageShape, build_discriminator
+from models.normalizations import build_normalization, normalize
+
+NAMES = ["aol", "orthogonal_conv"]
+names = pytest.mark.parametrize("name", NAMES)
+
+
+def circular(make, *arguments, **options):
+    return lambda: make(*arguments, padding_mode="circular", **options)
+
+
+# Layers with the size of a map of which the stride is a divisor. With circular padding, orthogonal ones are isometries,
+# or the transposes of isometries.
+CIRCULAR = {
+    "square": (circular(nn.Conv2d, 4, 4, 3, 1, 1), (6, 5)),
+    "up": (circular(nn.Conv2d, 4, 6, 3, 1, 1), (6, 6)),
+    "down": (circular(nn.Conv2d, 6, 4, 3, 1, 1), (6, 6)),
+    "one_channel": (circular(nn.Conv2d, 1, 5, 3, 1, 1), (6, 6)),
+    "even": (circular(nn.Conv2d, 3, 3, 4, padding="same"), (6, 6)),
+    "strided": (circular(nn.Conv2d, 4, 6, 4, 2, 1), (8, 6)),
+    "strided_up": (circular(nn.Conv2d, 2, 12, 4, 2, 1), (8, 8)),
+    "strided_one_channel": (circular(nn.Conv2d, 1, 9, 4, 2, 1), (8, 8)),
+    "strided_odd": (circular(nn.Conv2d, 4, 6, 5, 2, 2, groups=2), (8, 8)),
+    "rectangular": (circular(nn.Conv2d, 6, 4, (3, 5), (3, 1), (0, 2)), (9, 6)),
+    "dilated": (circular(nn.Conv2d, 4, 6, 3, 2, 3, dilation=3), (12, 12)),
+    "1x1": (circular(nn.Conv2d, 5, 3, 1), (4, 4)),
+    "1d": (circular(nn.Conv1d, 4, 6, 4, 2, 1), (8,)),
+    "3d": (circular(nn.Conv3d, 2, 3, 3, 1, 1), (4, 4, 3)),
+    "linear": (lambda: nn.Linear(5, 5), ()),
+    "linear_wide": (lambda: nn.Linear(6, 4), ()),
+    "linear_tall": (lambda: nn.Linear(3, 8), ()),
+    "head": (lambda: nn.Linear(6, 1), ()),
+}
+ZEROS = {
+    "odd": (lambda: nn.Conv2d(4, 6, 3, padding=1), (5, 5)),
+    "strided": (lambda: nn.Conv2d(4, 6, 4, 2, 1, groups=2), (7, 8)),
+    "1x1_strided": (lambda: nn.Conv2d(4, 6, 1, 2), (5, 5)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 4, 2, 1), (4, 4)),
+    "transposed_grouped": (lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2, dilation=3), (3, 4)),
+    "transposed_down": (lambda: nn.ConvTranspose1d(6, 4, 3), (5,)),
+}
+
+
+def singular_values(name, make, size, dense_matrix):
+    torch.manual_seed(0)
+    layer = make().double()
+    nn.init.normal_(layer.weight, std=0.02)
+    channels = layer.weight.shape[1] if isinstance(layer, nn.Linear) else layer.in_channels
+    return torch.linalg.svdvals(dense_matrix(normalize(layer, name), (channels, *size)))
+
+
+@pytest.mark.parametrize(("make", "size"), CIRCULAR.values(), ids=CIRCULAR)
+def test_orthogonal_convolutions_are_orthogonal(make, size, dense_matrix):
+    values = singular_values("orthogonal_conv", make, size, dense_matrix)
+    torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=1e-6)
+
+
+@names
+@pytest.mark.parametrize(
+    ("make", "size"), [*CIRCULAR.values(), *ZEROS.values()], ids=[*CIRCULAR, *(f"{kind}_zeros" for kind in ZEROS)]
+)
+def test_norms_are_at_most_one(name, make, size, dense_matrix):
+    largest = singular_values(name, make, size, dense_matrix)[0]
+    assert 0.3 < largest < 1 + 1e-6
+
+
+@pytest.mark.parametrize("make", [circular(nn.Conv2d, 2, 8, 4, 2, 1), lambda: nn.Linear(4, 6)], ids=["conv", "linear"])
+def test_aol_does_not_change_orthogonal_columns(make):
+    torch.manual_seed(0)
+    layer = make().double()
+    layer.weight.data.copy_(normalize(make().double(), "orthogonal_conv").weight)
+    expected = layer.weight.detach().clone()
+    torch.testing.assert_close(normalize(layer, "aol").weight, expected, rtol=0, atol=1e-6)
+
+
+# The entries at the first tap and the norm of the normalized weights, for W = 0.3 sin(1²), 0.3 sin(2²), ..., in double
+# precision: `AOLConv2DRescaling` of berndprach/1LipschitzLayersCompared, commit 01e3f2a.
+AUTHORS_AOL = {
+    (4, 3, 3, 3): ([0.08002411558882609, -0.049878934835581874, 0.025304005469106428], 0.6921135724053744),
+    (3, 5, 2, 2): ([0.12355267375708114, -0.018986749412982912, -0.09683564809309772], 0.81548741244281),
+    (6, 4, 1, 1): ([0.40065282828016835, -0.3272361498089051, 0.15088403127985753], 1.4621012012413375),
+}
+# The first entries of the kernels of `BCOPTrivializer` for the projections of the same weights and, for a stride of 2,
+# of its composition with the s x s kernel by `fast_matrix_conv`: thib-s/orthogonium, commit 0181e69.
+AUTHORS_ORTHOGONAL = {
+    (6, 6, 3, 1): [0.03369929632884247, 0.0625453314906985, -0.01869544606046249],
+    (8, 6, 3, 1): [-0.005004561793199792, 0.14716306349521024, 0.007976258909745952],
+    (6, 8, 3, 1): [0.05826665157911243, -0.02503576435675715, 0.06701277631164322],
+    (6, 6, 2, 1): [0.086916001864197, -0.15715372145690068, -0.10960159217316992],
+    (6, 4, 4, 2): [0.04858380713206812, 0.039033640689696635, 0.03836323494576572],
+    (12, 4, 3, 2): [0.018257592231253308, -0.013662177430305936, -0.03577520080828819],
+    (12, 6, 4, 2): [0.041399885426222395, -0.0011465731340425216, 0.011425548075050501],
+}
+
+
+def weight_of_sines(name, outputs, inputs, kernel, stride=1):
+    conv = nn.Conv2d(inputs, outputs, kernel, stride).double()
+    numbers = torch.arange(1.0, conv.weight.numel() + 1, dtype=torch.float64)
+    conv.weight.data.copy_(0.3 * torch.sin(numbers.square()).view(conv.weight.shape))
+    return normalize(conv, name).weight.detach()
+
+
+@pytest.mark.parametrize(("shape", "expected"), AUTHORS_AOL.items(), ids=str)
+def test_aol_equals_the_authors_code(shape, expected):
+    weight = weight_of_sines("aol", *shape[:3])
+    assert weight[0, :3, 0, 0].tolist() == pytest.approx(expected[0], rel=1e-5)
+    assert weight.norm().item() == pytest.approx(expected[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "expected"), AUTHORS_ORTHOGONAL.items(), ids=str)
+def test_orthogonal_kernels_equal_the_authors_code(shape, expected):
+    assert weight_of_sines("orthogonal_conv", *shape)[0, 0].flatten()[:3].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+@names
+@pytest.mark.parametrize("activation", ["default", "maxmin"])
+def test_certified_bound_of_a_discriminator_is_one(name, activation):
+    """DCGAN is a chain of convolutions, activations and a linear layer."""
+    torch.manual_seed(0)
+    options = {"width": 4, "activation": activation, "normalization": build_normalization(name)}
+    D = build_discriminator(DISCRIMINATORS.get("dcgan")(**options), ImageShape(3, 16))
+    optimizer = torch.optim.Adam(D.parameters(), lr=1e-2)
+    for step in range(4):
+        if step in (0, 3):
+            bound = certified_bound(D, (3, 16, 16))
+            assert (0.9999 if name == "orthogonal_conv" else 0.01) < bound < 1.0001
+        optimizer.zero_grad()
+        D(torch.randn(4, 3, 16, 16)).sum().backward()
+        optimizer.step()
+
+
+@names
+def test_certified_bound_of_a_layer_of_any_size_is_one(name):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, 3, padding=1)
+    nn.init.dirac_(layer.weight)
+    layer.weight.data += 1e-4 * torch.randn_like(layer.weight)
+    assert 0.99 < certified_bound(normalize(layer, name)) < 1.0001
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: nn.Conv2d(4, 6, 3, 2, dilation=2), "common divisor"),
+        (lambda: nn.Conv2d(4, 4, 3, groups=4), "one channel to one"),
+        (lambda: nn.Linear(1, 1), "one channel to one"),
+    ],
+)
+def test_kernels_that_cannot_be_orthogonal_are_refused(make, reason):
+    with pytest.raises(ValueError, match=rf"orthogonal_conv cannot normalize .*{reason}"):
+        normalize(make(), "orthogonal_conv")
+
+
+@pytest.mark.parametrize("kernel", [1, 4])
+def test_orthogonal_kernels_of_ill_conditioned_weights_have_norms_of_at_most_one(kernel, dense_matrix):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, kernel, padding=1)
+    layer.weight.data[:, 1] = layer.weight[:, 0] * (1 + 1e-7)
+    layer.weight.data[:3] *= 1e-6
+    values = torch.linalg.svdvals(dense_matrix(normalize(layer, "orthogonal_conv").double(), (4, 5, 5)))
+    assert 0.5 < values[0] < 1 + 1e-6
