@@ -1,4 +1,4 @@
-"""The normalizations whose layers have a norm of at most 1: aol, orthogonal_conv."""
+"""The normalizations whose layers have a norm of at most 1: aol, cayley, orthogonal_conv."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from metrics.lipschitz.certificate import certified_bound
 from models import DISCRIMINATORS, ImageShape, build_discriminator
 from models.normalizations import build_normalization, normalize
 
-NAMES = ["aol", "orthogonal_conv"]
+NAMES = ["aol", "cayley", "orthogonal_conv"]
 names = pytest.mark.parametrize("name", NAMES)
 
 
@@ -53,12 +53,19 @@ def singular_values(name, make, size, dense_matrix):
     layer = make().double()
     nn.init.normal_(layer.weight, std=0.02)
     channels = layer.weight.shape[1] if isinstance(layer, nn.Linear) else layer.in_channels
+    if name == "cayley" and (
+        isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) or 3 in getattr(layer, "dilation", ())
+    ):
+        with pytest.raises(ValueError, match=r"cayley accepts|it is dilated"):
+            normalize(layer, name)
+        pytest.skip("transposed and dilated convolutions are not accepted")
     return torch.linalg.svdvals(dense_matrix(normalize(layer, name), (channels, *size)))
 
 
+@pytest.mark.parametrize("name", ["cayley", "orthogonal_conv"])
 @pytest.mark.parametrize(("make", "size"), CIRCULAR.values(), ids=CIRCULAR)
-def test_orthogonal_convolutions_are_orthogonal(make, size, dense_matrix):
-    values = singular_values("orthogonal_conv", make, size, dense_matrix)
+def test_orthogonal_convolutions_are_orthogonal(name, make, size, dense_matrix):
+    values = singular_values(name, make, size, dense_matrix)
     torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=1e-6)
 
 
@@ -100,11 +107,23 @@ AUTHORS_ORTHOGONAL = {
 }
 
 
+# The first entries of the output of `CayleyConv` for the same weights, an input sin(1²), sin(2²), ... and no bias:
+# locuslab/orthogonal-convolutions, commit 543b0aa.
+AUTHORS_CAYLEY = {
+    (4, 4, 3, 6): [1.0508040286317846, 0.2293044358767789, 0.6691576261395318],
+    (4, 6, 3, 6): [-0.353532592362908, 0.7209135568546106, 0.6874767561645172],
+    (3, 2, 5, 8): [-0.46066206886182987, -0.3033697727095221, -0.6155936203510817],
+}
+
+
 def weight_of_sines(name, outputs, inputs, kernel, stride=1):
     conv = nn.Conv2d(inputs, outputs, kernel, stride).double()
-    numbers = torch.arange(1.0, conv.weight.numel() + 1, dtype=torch.float64)
-    conv.weight.data.copy_(0.3 * torch.sin(numbers.square()).view(conv.weight.shape))
+    conv.weight.data.copy_(0.3 * sines(conv.weight.shape))
     return normalize(conv, name).weight.detach()
+
+
+def sines(shape):
+    return torch.arange(1.0, torch.Size(shape).numel() + 1, dtype=torch.float64).square().sin().view(shape)
 
 
 @pytest.mark.parametrize(("shape", "expected"), AUTHORS_AOL.items(), ids=str)
@@ -119,6 +138,15 @@ def test_orthogonal_kernels_equal_the_authors_code(shape, expected):
     assert weight_of_sines("orthogonal_conv", *shape)[0, 0].flatten()[:3].tolist() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize(("shape", "expected"), AUTHORS_CAYLEY.items(), ids=str)
+def test_cayley_equals_the_authors_code(shape, expected):
+    outputs, inputs, kernel, side = shape
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, padding_mode="circular").double()
+    conv.weight.data.copy_(0.3 * sines(conv.weight.shape))
+    y = normalize(conv, "cayley")(sines((1, inputs, side, side)))
+    assert y[0, 0, 0, :3].tolist() == pytest.approx(expected, rel=1e-9)
+
+
 @names
 @pytest.mark.parametrize("activation", ["default", "maxmin"])
 def test_certified_bound_of_a_discriminator_is_one(name, activation):
@@ -130,7 +158,7 @@ def test_certified_bound_of_a_discriminator_is_one(name, activation):
     for step in range(4):
         if step in (0, 3):
             bound = certified_bound(D, (3, 16, 16))
-            assert (0.9999 if name == "orthogonal_conv" else 0.01) < bound < 1.0001
+            assert (0.01 if name == "aol" else 0.9999) < bound < 1.0001
         optimizer.zero_grad()
         D(torch.randn(4, 3, 16, 16)).sum().backward()
         optimizer.step()
