@@ -87,6 +87,17 @@ def test_aol_does_not_change_orthogonal_columns(make):
     torch.testing.assert_close(normalize(layer, "aol").weight, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["square", "strided", "strided_odd", "dilated", "1d", "linear_wide"])
+def test_aol_equals_its_formula_for_the_matrix_of_the_layer(kind, dense_matrix):
+    make, size = CIRCULAR[kind]
+    torch.manual_seed(0)
+    layer, size = make().double(), tuple(3 * n for n in size)  # on a large map, different lags have different pixels
+    shape = (layer.in_features,) if kind == "linear_wide" else (layer.in_channels, *size)
+    matrix = dense_matrix(layer, shape)
+    expected = matrix / (matrix.T @ matrix).abs().sum(dim=0).sqrt()
+    torch.testing.assert_close(dense_matrix(normalize(layer, "aol"), shape), expected)
+
+
 # The entries at the first tap and the norm of the normalized weights, for W = 0.3 sin(1²), 0.3 sin(2²), ..., in double
 # precision: `AOLConv2DRescaling` of berndprach/1LipschitzLayersCompared, commit 01e3f2a.
 AUTHORS_AOL = {
@@ -94,16 +105,17 @@ AUTHORS_AOL = {
     (3, 5, 2, 2): ([0.12355267375708114, -0.018986749412982912, -0.09683564809309772], 0.81548741244281),
     (6, 4, 1, 1): ([0.40065282828016835, -0.3272361498089051, 0.15088403127985753], 1.4621012012413375),
 }
-# The first entries of the kernels of `BCOPTrivializer` for the projections of the same weights and, for a stride of 2,
-# of its composition with the s x s kernel by `fast_matrix_conv`: thib-s/orthogonium, commit 0181e69.
+# The first taps from input 2 to output 1 of the kernels of `BCOPTrivializer` for the projections of the same weights
+# and, for a stride of 2, of its composition with the s x s kernel by `fast_matrix_conv`: thib-s/orthogonium, commit
+# 0181e69.
 AUTHORS_ORTHOGONAL = {
-    (6, 6, 3, 1): [0.03369929632884247, 0.0625453314906985, -0.01869544606046249],
-    (8, 6, 3, 1): [-0.005004561793199792, 0.14716306349521024, 0.007976258909745952],
-    (6, 8, 3, 1): [0.05826665157911243, -0.02503576435675715, 0.06701277631164322],
-    (6, 6, 2, 1): [0.086916001864197, -0.15715372145690068, -0.10960159217316992],
-    (6, 4, 4, 2): [0.04858380713206812, 0.039033640689696635, 0.03836323494576572],
-    (12, 4, 3, 2): [0.018257592231253308, -0.013662177430305936, -0.03577520080828819],
-    (12, 6, 4, 2): [0.041399885426222395, -0.0011465731340425216, 0.011425548075050501],
+    (6, 6, 3, 1): [-0.1315134917234179, -0.057901233522606316],
+    (8, 6, 3, 1): [0.02325406670645322, 0.07370190741240795],
+    (6, 8, 3, 1): [-0.055095033323604985, -0.25528433758228347],
+    (6, 6, 2, 1): [-0.2154798228527147, 0.1493756371571954],
+    (6, 4, 4, 2): [0.013156090287385703, -0.011352777867092625],
+    (12, 4, 3, 2): [0.1681822224745963, 0.022991811973164758],
+    (12, 6, 4, 2): [0.005638443341046339, -0.024827797781685743],
 }
 
 
@@ -135,7 +147,8 @@ def test_aol_equals_the_authors_code(shape, expected):
 
 @pytest.mark.parametrize(("shape", "expected"), AUTHORS_ORTHOGONAL.items(), ids=str)
 def test_orthogonal_kernels_equal_the_authors_code(shape, expected):
-    assert weight_of_sines("orthogonal_conv", *shape)[0, 0].flatten()[:3].tolist() == pytest.approx(expected, rel=1e-9)
+    weight = weight_of_sines("orthogonal_conv", *shape)
+    assert weight[1, 2].flatten()[:2].tolist() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("shape", "expected"), AUTHORS_CAYLEY.items(), ids=str)
@@ -184,6 +197,15 @@ def test_certified_bound_of_a_layer_of_any_size_is_one(name):
 def test_kernels_that_cannot_be_orthogonal_are_refused(make, reason):
     with pytest.raises(ValueError, match=rf"orthogonal_conv cannot normalize .*{reason}"):
         normalize(make(), "orthogonal_conv")
+
+
+def test_small_singular_values_become_one():
+    torch.manual_seed(0)
+    rows, columns = (torch.linalg.qr(torch.randn(n, n)).Q for n in (64, 128))
+    layer = nn.Linear(128, 64)
+    layer.weight.data.copy_(rows @ torch.diag(torch.tensor([1.0] * 63 + [4e-3])) @ columns[:64])
+    values = torch.linalg.svdvals(normalize(layer, "orthogonal_conv").weight)
+    torch.testing.assert_close(values, torch.ones(64), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", [1, 4])
