@@ -78,10 +78,34 @@ def plane_norm(kernel: Tensor, stride: Sequence[int], groups: int = 1) -> float:
     """Return an upper bound of a convolution's norm on the infinite plane, which also holds for any zero padding.
 
     `kernel` is (O, I / groups, *k), dilated. The bound is the norm on a grid that is fine enough for a Riesz factor
-    below 1.01 per axis, times that factor.
+    below 1.01 per axis, times that factor, or the one of `autocorrelation_bound` if it is smaller.
     """
     grid = plane_grid(kernel.shape[2:], stride)
-    return symbol_norm(kernel, stride, grid, groups) * riesz_factor(polyphase_taps(kernel.shape[2:], stride), grid)
+    bound = symbol_norm(kernel, stride, grid, groups) * riesz_factor(polyphase_taps(kernel.shape[2:], stride), grid)
+    if not math.isfinite(bound) or max(grid) == 1:
+        return bound
+    return min(bound, autocorrelation_bound(kernel, stride, groups, bound))
+
+
+def autocorrelation_bound(kernel: Tensor, stride: Sequence[int], groups: int, largest: float) -> float:
+    """Return an upper bound of a convolution's norm on the infinite plane, or infinity if it would exceed `largest`.
+
+    K(w) K(w)ᴴ is a sum of R_l exp(-i w l) over the lags l, with the autocorrelation R of the kernel. It has no entries
+    above those of the matrix Σ_l |R_l|, nor a larger norm. This also holds for K(w)ᴴ K(w). The bound is tight for
+    orthogonal kernels, and is 1 for those of Prach & Lampert (ECCV 2022). `kernel` is (O, I / groups, *k), dilated.
+    """
+    folded, scale = _normalize(fold_phases(kernel.double(), stride).flatten(1, len(stride) + 1))
+    places = _positions(folded.shape[2:]).to(folded.device)
+    taps = folded.unflatten(0, (groups, -1)).flatten(3).movedim(3, 1)  # (groups, T, O, I)
+    bound = math.inf
+    for blocks in (taps, taps.mT):
+        at_zero = torch.einsum("gtnm,gtkm->gnk", blocks, blocks).abs()
+        if scale * math.sqrt(at_zero.sum(dim=(1, 2)).max().item() / blocks.shape[2]) > min(bound, largest):
+            continue  # the mean of the row sums is at most the norm
+        _, lags = _autocorrelation(blocks, places)
+        sums = lags.abs_().sum(dim=1)
+        bound = min(bound, scale * math.sqrt(largest_norm(sums + sums.mT)))
+    return bound
 
 
 def plane_grid(kernel_size: Sequence[int], stride: Sequence[int]) -> list[int]:

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from torch import nn
 
 from models.activation_norms import ActivationNorm
 from models.activation_norms.batch import BatchNormConfig
 from models.activation_norms.none import NoActivationNorm
+from models.networks.layers import MaxMin
 from models.normalizations import Normalization
 from models.normalizations.none import NoNormalization
 from models.ranges import SIZE
@@ -65,6 +66,12 @@ class DiscriminatorConfig(ABC):
     """Normalization of the discriminator's weights and layers"""
     activation_norm: ActivationNorm = field(default_factory=NoActivationNorm)
     """Normalization of the discriminator's activations"""
+    activation: Literal["default", "maxmin"] = "default"
+    """Activation function: that of the family (ReLU or LeakyReLU), or MaxMin, which preserves the norm of gradients"""
+
+    def build_activation(self, default: nn.Module) -> nn.Module:
+        """Return the activation function, which is `default` unless `activation` names another one."""
+        return MaxMin() if self.activation == "maxmin" else default
 
     @abstractmethod
     def build(self, image: ImageShape) -> nn.Module:

@@ -109,7 +109,7 @@ class DCGANDiscriminator(nn.Module):
             for in_channels, out_channels in zip([image.channels, *widths], widths, strict=False)
         )
         self.norms = nn.ModuleList(config.activation_norm.build(channels) for channels in widths[1:])
-        self.activation = nn.LeakyReLU(0.2)
+        self.activation = config.build_activation(nn.LeakyReLU(0.2))
         self.head = ProjectionHead(widths[-1] * base_size**2, image.num_classes)
         if config.init == "normal":
             self.apply(init_normal)

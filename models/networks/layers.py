@@ -110,6 +110,24 @@ class Gain(nn.Module):
         return self.weight.to(x.dtype) * x
 
 
+class MaxMin(nn.Module):
+    """The larger and the smaller entry of each pair of channels: GroupSort with groups of 2 (Anil et al., ICML 2019).
+
+    It permutes the entries of its input, so that it is 1-Lipschitz and preserves the norm of a gradient. The last of an
+    odd number of channels is not changed.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, ...) to the same shape."""
+        paired = x.shape[1] // 2 * 2
+        a, b = x[:, :paired:2], x[:, 1:paired:2]
+        return torch.cat([torch.stack([torch.maximum(a, b), torch.minimum(a, b)], 2).flatten(1, 2), x[:, paired:]], 1)
+
+    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+        """Return 1."""
+        return 1.0
+
+
 class Standardize(nn.Module):
     """(x - mean) / std for each channel: the first operation of a classifier on images (B, C, H, W) in [0, 1]."""
 

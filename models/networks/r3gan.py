@@ -64,7 +64,7 @@ class R3GANDiscriminatorConfig(R3GANOptions, DiscriminatorConfig):
 
     def build(self, image: ImageShape) -> nn.Module:
         """Return the discriminator for `image`."""
-        return R3GANDiscriminator(image, self.width, self.blocks, self.group_size)
+        return R3GANDiscriminator(self, image)
 
 
 class R3GANGenerator(nn.Module):
@@ -110,17 +110,22 @@ class R3GANDiscriminator(nn.Module):
     projection of Miyato & Koyama, it has no unconditional term.
     """
 
-    def __init__(self, image: ImageShape, width: int, blocks: int, group_size: int):
+    def __init__(self, config: R3GANDiscriminatorConfig, image: ImageShape):
         super().__init__()
+        width, blocks = config.width, config.blocks
         self.num_classes = image.num_classes
         _, halvings = split_resolution(image.resolution, BASE_SIZE)
         num_blocks = blocks * (halvings + 1)
+
+        def build_block() -> R3GANBlock:
+            activation = config.build_activation(nn.LeakyReLU(NEGATIVE_SLOPE))
+            return R3GANBlock(width, config.group_size, num_blocks, activation)
+
         self.from_image = nn.Conv2d(image.channels, width, 1, bias=False)
         stages = []
         for _ in range(halvings):
-            stage = (R3GANBlock(width, group_size, num_blocks) for _ in range(blocks))
-            stages.append(nn.Sequential(*stage, BilinearDown()))
-        stages.append(nn.Sequential(*(R3GANBlock(width, group_size, num_blocks) for _ in range(blocks))))
+            stages.append(nn.Sequential(*(build_block() for _ in range(blocks)), BilinearDown()))
+        stages.append(nn.Sequential(*(build_block() for _ in range(blocks))))
         self.stages = nn.Sequential(*stages)
         self.basis = nn.Conv2d(width, width, BASE_SIZE, groups=width, bias=False)
         self.head = nn.Linear(width, 1 if image.num_classes is None else width, bias=False)
@@ -143,9 +148,10 @@ class R3GANBlock(nn.Module):
     The three convolutions are 1x1, grouped 3x3 and 1x1. They are initialized as in Fixup (Zhang et al., ICLR 2019) for
     a network with `num_blocks` blocks: the first two are scaled by num_blocks^(-1/4). Fixup initializes the last one to
     0. Here it has a small random weight instead, because normalizations that divide by the norm would return NaN for 0.
+    `activation` replaces LeakyReLU.
     """
 
-    def __init__(self, width: int, group_size: int, num_blocks: int):
+    def __init__(self, width: int, group_size: int, num_blocks: int, activation: nn.Module | None = None):
         super().__init__()
         hidden = EXPANSION * width
         if hidden % group_size:
@@ -155,7 +161,7 @@ class R3GANBlock(nn.Module):
         self.expand = nn.Conv2d(width, hidden, 1)
         self.spatial = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden // group_size)
         self.contract = nn.Conv2d(hidden, width, 1, bias=False)
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
+        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE) if activation is None else activation
         gain = nn.init.calculate_gain("leaky_relu", NEGATIVE_SLOPE) * num_blocks**-0.25
         _init_msr(self.expand, gain)
         _init_msr(self.spatial, gain)

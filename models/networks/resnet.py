@@ -133,11 +133,13 @@ class ResNetDiscriminator(nn.Module):
                 halve=i < downs,
                 first=i == 0,
                 rectified_shortcut=config.rectified_shortcuts and i > 0,
+                activation=config.build_activation(nn.ReLU()),
             )
             for i, (in_channels, out_channels) in enumerate(pairwise([image.channels, *widths]))
         ]
         resolutions = [image.resolution // 2 ** min(i + 1, downs) for i in range(count)]
         self.blocks = _with_attention(blocks, resolutions, widths, config.attention)
+        self.activation = config.build_activation(nn.ReLU())
         self.pooling = config.pooling
         self.head = ProjectionHead(widths[-1], image.num_classes, bias=config.head_bias)
         self.apply(partial(init_xavier, default=config.pytorch_init))
@@ -147,7 +149,7 @@ class ResNetDiscriminator(nn.Module):
         h = x
         for block in self.blocks:
             h = block(h)
-        h = h.relu()
+        h = self.activation(h)
         return self.head(h.sum((2, 3)) if self.pooling == "sum" else h.mean((2, 3)), y)
 
 
@@ -183,7 +185,8 @@ class DownBlock(nn.Module):
 
     The residual is norm, ReLU, 3x3 convolution, norm, ReLU, 3x3 convolution and average pooling. The shortcut has a 1x1
     convolution unless the block keeps the shape. The `first` block starts with the convolution (the "optimized block"
-    of the authors' code). With `rectified_shortcut`, the input of the shortcut is rectified.
+    of the authors' code). With `rectified_shortcut`, the input of the shortcut is rectified. `activation` replaces
+    ReLU.
     """
 
     def __init__(
@@ -194,12 +197,14 @@ class DownBlock(nn.Module):
         halve: bool,
         first: bool = False,
         rectified_shortcut: bool = False,
+        activation: nn.Module | None = None,
     ):
         super().__init__()
         hidden = out_channels if first else in_channels
         keeps_shape = not halve and in_channels == out_channels
         self.halve = halve
         self.rectified_shortcut = rectified_shortcut
+        self.activation = nn.ReLU() if activation is None else activation
         self.norm1 = None if first else activation_norm.build(in_channels)
         self.conv1 = Conv2d(in_channels, hidden, 3, padding=1)
         self.norm2 = activation_norm.build(hidden)
@@ -208,11 +213,11 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the residual plus the shortcut."""
-        h = x if self.norm1 is None else self.norm1(x).relu()
-        h = self.norm2(self.conv1(h)).relu()
+        h = x if self.norm1 is None else self.activation(self.norm1(x))
+        h = self.activation(self.norm2(self.conv1(h)))
         h = conv_then_pool(self.conv2, h) if self.halve else self.conv2(h)
         # A 1x1 convolution commutes with average pooling, and costs a quarter on the smaller map.
-        shortcut = x.relu() if self.rectified_shortcut else x
+        shortcut = self.activation(x) if self.rectified_shortcut else x
         shortcut = F.avg_pool2d(shortcut, 2) if self.halve else shortcut
         return h + (shortcut if self.shortcut is None else self.shortcut(shortcut))
 

@@ -96,7 +96,7 @@ class SNDCGANDiscriminator(nn.Module):
         ]
         self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(config.activation_norm.build(conv.out_channels) for conv in convs[1:])
-        self.activation = nn.LeakyReLU(0.1)
+        self.activation = config.build_activation(nn.LeakyReLU(0.1))
         self.head = ProjectionHead(widths[-1] * base_size**2, image.num_classes)
         self.apply(init_normal)
 

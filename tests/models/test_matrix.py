@@ -6,6 +6,7 @@ product. Generators and discriminators have a cover each.
 
 import copy
 import dataclasses
+import functools
 import itertools
 
 import pytest
@@ -25,10 +26,25 @@ WITHOUT_ACTIVATION_NORM = {"r3gan"}  # families that accept no activation norm
 FOR_DISCRIMINATORS = {"gradient"}  # normalizations that need one logit per image
 
 
+def build_config(kind: str, family: str, **options):
+    cls = REGISTRIES[kind].get(family)
+    names = {field.name for field in dataclasses.fields(cls)}
+    return cls(**{name: value for name, value in TINY.items() if name in names}, **options)
+
+
 def is_valid(kind: str, family: str, normalization: str, activation: str) -> bool:
     accepts_activation = activation == "none" or family not in WITHOUT_ACTIVATION_NORM
     accepts_normalization = kind == "discriminator" or normalization not in FOR_DISCRIMINATORS
-    return accepts_activation and accepts_normalization
+    return accepts_activation and accepts_normalization and not has_obstacle(kind, family, normalization)
+
+
+@functools.cache
+def has_obstacle(kind: str, family: str, name: str) -> bool:
+    """Return whether a normalization refuses a layer of the network."""
+    normalization = NORMALIZATIONS.get(name)()
+    network = BUILD[kind](build_config(kind, family), ImageShape(CHANNELS, RESOLUTION))
+    layers = [layer for layer in network.modules() if isinstance(layer, normalization.types)]
+    return any(normalization.find_obstacle(layer) for layer in layers)
 
 
 FAMILIES = [(kind, family) for kind, registry in REGISTRIES.items() for family in registry]
@@ -47,12 +63,6 @@ cover = pytest.mark.parametrize(
     ("kind", "family", "normalization", "activation", "num_classes"),
     [pytest.param(*case, id="-".join(map(str, case))) for case in itertools.chain(*COVER.values())],
 )
-
-
-def build_config(kind: str, family: str, **options):
-    cls = REGISTRIES[kind].get(family)
-    names = {field.name for field in dataclasses.fields(cls)}
-    return cls(**{name: value for name, value in TINY.items() if name in names}, **options)
 
 
 def build(kind: str, family: str, normalization="none", activation="none", num_classes=None, seed=0) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.kernels.symbol import (
+    autocorrelation_bound,
     dilate,
     effective_kernel_size,
     fold_phases,
@@ -20,6 +21,7 @@ from models.kernels.symbol import (
     riesz_factor,
     symbol_norm,
 )
+from models.normalizations import normalize
 
 ROUNDING = 1 - 1e-9
 
@@ -83,6 +85,7 @@ def test_symbol_norm_holds_for_all_frequencies(case):
     symbol = torch.einsum("fa,gnma->fgnm", waves, blocks.to(waves.dtype))
     truth = torch.linalg.matrix_norm(symbol, 2).max().item()
     assert truth <= symbol_norm(kernel, stride, [grid], groups) <= truth * (1 + 2e-6)
+    assert truth * ROUNDING <= autocorrelation_bound(kernel, stride, groups, math.inf)
 
 
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1), (2, 3)])
@@ -142,3 +145,28 @@ def test_one_and_three_dimensions(dimensions, stride, dense_matrix):
     replicated = layer_type(1, 1, 3, padding=(1, 2, 3)[:dimensions], padding_mode="replicate")
     assert padding_sides(replicated) == tuple((p, p) for p in (1, 2, 3)[:dimensions])
     assert padding_multiplicity(replicated, shape[1:]) == math.prod(1 + p for p in (1, 2, 3)[:dimensions])
+
+
+def test_plane_norm_is_tight_for_orthogonal_and_for_nonnegative_kernels():
+    torch.manual_seed(0)
+    for conv in (nn.Conv2d(4, 8, 4, 2), nn.Conv2d(8, 4, 3, groups=2), nn.ConvTranspose1d(4, 6, 3)):
+        kernel = normalize(conv.double(), "orthogonal_conv").weight.detach()
+        assert 1 - 1e-9 <= plane_norm(3 * kernel, conv.stride, conv.groups) / 3 <= 1 + 1e-5
+    blur = torch.rand(1, 1, 3, 3)
+    assert blur.sum() * ROUNDING <= plane_norm(blur, (1, 1)) <= blur.sum() * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("size", [(2, 3, 3), (3, 2, 2), (4, 4, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_plane_norm_of_nearly_diagonal_kernels(size, stride):
+    """The bound by the autocorrelation, which such kernels have, holds for all frequencies."""
+    torch.manual_seed(0)
+    outputs, inputs, taps = size
+    kernel = nn.init.dirac_(torch.empty(outputs, inputs, taps, dtype=torch.float64))
+    kernel += 0.02 * torch.randn_like(kernel)
+    bound = autocorrelation_bound(kernel, (stride,), 1, math.inf)
+    grid = [720]
+    truth = symbol_norm(kernel, (stride,), grid)
+    assert truth * (1 - 2e-6) <= bound < 1.2 * truth  # both are rounded upwards
+    assert plane_norm(kernel, (stride,)) <= bound * (1 + 2e-6)
+    assert autocorrelation_bound(kernel, (stride,), 1, 0.5 * truth) == math.inf

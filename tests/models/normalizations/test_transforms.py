@@ -115,7 +115,7 @@ def test_vmap_over_inputs_and_over_networks(name, options):
 @options
 @modes
 def test_vmap_of_gradients(name, options, training):
-    network = build(name, options, training)
+    network = build(name, options, training).double()
     parameters = dict(network.named_parameters())
 
     def loss(parameters, x):
@@ -123,9 +123,9 @@ def test_vmap_of_gradients(name, options, training):
 
     per_sample = vmap(grad(loss), in_dims=(None, 0))
     reason = {"gradient": NO_TRANSFORM}.get(name, CHANGES_STATE if training and changes_state(name, options) else None)
-    gradients = check(per_sample, parameters, images(), error=reason and RuntimeError, message=reason)
+    gradients = check(per_sample, parameters, images().double(), error=reason and RuntimeError, message=reason)
     if gradients is not None:
-        network(images()).square().sum().backward()
+        network(images().double()).square().sum().backward()
         for path, parameter in parameters.items():
             torch.testing.assert_close(gradients[path].sum(0), parameter.grad)
 

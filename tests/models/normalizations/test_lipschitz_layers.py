@@ -1,0 +1,219 @@
+"""The normalizations whose layers have a norm of at most 1: aol, cayley, orthogonal_conv."""
+
+import pytest
+import torch
+from torch import nn
+
+from metrics.lipschitz.certificate import certified_bound
+from models import DISCRIMINATORS, ImageShape, build_discriminator
+from models.normalizations import build_normalization, normalize
+
+NAMES = ["aol", "cayley", "orthogonal_conv"]
+names = pytest.mark.parametrize("name", NAMES)
+
+
+def circular(make, *arguments, **options):
+    return lambda: make(*arguments, padding_mode="circular", **options)
+
+
+# Layers with the size of a map of which the stride is a divisor. With circular padding, orthogonal ones are isometries,
+# or the transposes of isometries.
+CIRCULAR = {
+    "square": (circular(nn.Conv2d, 4, 4, 3, 1, 1), (6, 5)),
+    "up": (circular(nn.Conv2d, 4, 6, 3, 1, 1), (6, 6)),
+    "down": (circular(nn.Conv2d, 6, 4, 3, 1, 1), (6, 6)),
+    "one_channel": (circular(nn.Conv2d, 1, 5, 3, 1, 1), (6, 6)),
+    "even": (circular(nn.Conv2d, 3, 3, 4, padding="same"), (6, 6)),
+    "strided": (circular(nn.Conv2d, 4, 6, 4, 2, 1), (8, 6)),
+    "strided_up": (circular(nn.Conv2d, 2, 12, 4, 2, 1), (8, 8)),
+    "strided_one_channel": (circular(nn.Conv2d, 1, 9, 4, 2, 1), (8, 8)),
+    "strided_odd": (circular(nn.Conv2d, 4, 6, 5, 2, 2, groups=2), (8, 8)),
+    "rectangular": (circular(nn.Conv2d, 6, 4, (3, 5), (3, 1), (0, 2)), (9, 6)),
+    "dilated": (circular(nn.Conv2d, 4, 6, 3, 2, 3, dilation=3), (12, 12)),
+    "dilated_1d": (circular(nn.Conv1d, 2, 4, 4, 3, 2, dilation=2), (9,)),
+    "1x1": (circular(nn.Conv2d, 5, 3, 1), (4, 4)),
+    "1d": (circular(nn.Conv1d, 4, 6, 4, 2, 1), (8,)),
+    "3d": (circular(nn.Conv3d, 2, 3, 3, 1, 1), (4, 4, 3)),
+    "linear": (lambda: nn.Linear(5, 5), ()),
+    "linear_wide": (lambda: nn.Linear(6, 4), ()),
+    "linear_tall": (lambda: nn.Linear(3, 8), ()),
+    "head": (lambda: nn.Linear(6, 1), ()),
+}
+ZEROS = {
+    "odd": (lambda: nn.Conv2d(4, 6, 3, padding=1), (5, 5)),
+    "strided": (lambda: nn.Conv2d(4, 6, 4, 2, 1, groups=2), (7, 8)),
+    "1x1_strided": (lambda: nn.Conv2d(4, 6, 1, 2), (5, 5)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 4, 2, 1), (4, 4)),
+    "transposed_grouped": (lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2, dilation=3), (3, 4)),
+    "transposed_down": (lambda: nn.ConvTranspose1d(6, 4, 3), (5,)),
+}
+
+
+def singular_values(name, make, size, dense_matrix):
+    torch.manual_seed(0)
+    layer = make().double()
+    nn.init.normal_(layer.weight, std=0.02)
+    channels = layer.weight.shape[1] if isinstance(layer, nn.Linear) else layer.in_channels
+    if name == "cayley" and (
+        isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) or max(getattr(layer, "dilation", (1,))) > 1
+    ):
+        with pytest.raises(ValueError, match=r"cayley accepts|it is dilated"):
+            normalize(layer, name)
+        pytest.skip("transposed and dilated convolutions are not accepted")
+    return torch.linalg.svdvals(dense_matrix(normalize(layer, name), (channels, *size)))
+
+
+@pytest.mark.parametrize("name", ["cayley", "orthogonal_conv"])
+@pytest.mark.parametrize(("make", "size"), CIRCULAR.values(), ids=CIRCULAR)
+def test_orthogonal_convolutions_are_orthogonal(name, make, size, dense_matrix):
+    values = singular_values(name, make, size, dense_matrix)
+    torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=1e-6)
+
+
+@names
+@pytest.mark.parametrize(
+    ("make", "size"), [*CIRCULAR.values(), *ZEROS.values()], ids=[*CIRCULAR, *(f"{kind}_zeros" for kind in ZEROS)]
+)
+def test_norms_are_at_most_one(name, make, size, dense_matrix):
+    largest = singular_values(name, make, size, dense_matrix)[0]
+    assert 0.3 < largest < 1 + 1e-6
+
+
+@pytest.mark.parametrize("make", [circular(nn.Conv2d, 2, 8, 4, 2, 1), lambda: nn.Linear(4, 6)], ids=["conv", "linear"])
+def test_aol_does_not_change_orthogonal_columns(make):
+    torch.manual_seed(0)
+    layer = make().double()
+    layer.weight.data.copy_(normalize(make().double(), "orthogonal_conv").weight)
+    expected = layer.weight.detach().clone()
+    torch.testing.assert_close(normalize(layer, "aol").weight, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["square", "strided", "strided_odd", "dilated", "dilated_1d", "1d", "linear_wide"])
+def test_aol_equals_its_formula_for_the_matrix_of_the_layer(kind, dense_matrix):
+    make, size = CIRCULAR[kind]
+    torch.manual_seed(0)
+    layer, size = make().double(), tuple(3 * n for n in size)  # on a large map, different lags have different pixels
+    shape = (layer.in_features,) if kind == "linear_wide" else (layer.in_channels, *size)
+    matrix = dense_matrix(layer, shape)
+    expected = matrix / (matrix.T @ matrix).abs().sum(dim=0).sqrt()
+    torch.testing.assert_close(dense_matrix(normalize(layer, "aol"), shape), expected)
+
+
+# The entries at the first tap and the norm of the normalized weights, for W = 0.3 sin(1²), 0.3 sin(2²), ..., in double
+# precision: `AOLConv2DRescaling` of berndprach/1LipschitzLayersCompared, commit 01e3f2a.
+AUTHORS_AOL = {
+    (4, 3, 3, 3): ([0.08002411558882609, -0.049878934835581874, 0.025304005469106428], 0.6921135724053744),
+    (3, 5, 2, 2): ([0.12355267375708114, -0.018986749412982912, -0.09683564809309772], 0.81548741244281),
+    (6, 4, 1, 1): ([0.40065282828016835, -0.3272361498089051, 0.15088403127985753], 1.4621012012413375),
+}
+# The first taps from input 2 to output 1 of the kernels of `BCOPTrivializer` for the projections of the same weights
+# and, for a stride of 2, of its composition with the s x s kernel by `fast_matrix_conv`: thib-s/orthogonium, commit
+# 0181e69.
+AUTHORS_ORTHOGONAL = {
+    (6, 6, 3, 1): [-0.1315134917234179, -0.057901233522606316],
+    (8, 6, 3, 1): [0.02325406670645322, 0.07370190741240795],
+    (6, 8, 3, 1): [-0.055095033323604985, -0.25528433758228347],
+    (6, 6, 2, 1): [-0.2154798228527147, 0.1493756371571954],
+    (6, 4, 4, 2): [0.013156090287385703, -0.011352777867092625],
+    (12, 4, 3, 2): [0.1681822224745963, 0.022991811973164758],
+    (12, 6, 4, 2): [0.005638443341046339, -0.024827797781685743],
+}
+
+
+# The first entries of the output of `CayleyConv` for the same weights, an input sin(1²), sin(2²), ... and no bias:
+# locuslab/orthogonal-convolutions, commit 543b0aa.
+AUTHORS_CAYLEY = {
+    (4, 4, 3, 6): [1.0508040286317846, 0.2293044358767789, 0.6691576261395318],
+    (4, 6, 3, 6): [-0.353532592362908, 0.7209135568546106, 0.6874767561645172],
+    (3, 2, 5, 8): [-0.46066206886182987, -0.3033697727095221, -0.6155936203510817],
+}
+
+
+def weight_of_sines(name, outputs, inputs, kernel, stride=1):
+    conv = nn.Conv2d(inputs, outputs, kernel, stride).double()
+    conv.weight.data.copy_(0.3 * sines(conv.weight.shape))
+    return normalize(conv, name).weight.detach()
+
+
+def sines(shape):
+    return torch.arange(1.0, torch.Size(shape).numel() + 1, dtype=torch.float64).square().sin().view(shape)
+
+
+@pytest.mark.parametrize(("shape", "expected"), AUTHORS_AOL.items(), ids=str)
+def test_aol_equals_the_authors_code(shape, expected):
+    weight = weight_of_sines("aol", *shape[:3])
+    assert weight[0, :3, 0, 0].tolist() == pytest.approx(expected[0], rel=1e-5)
+    assert weight.norm().item() == pytest.approx(expected[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "expected"), AUTHORS_ORTHOGONAL.items(), ids=str)
+def test_orthogonal_kernels_equal_the_authors_code(shape, expected):
+    weight = weight_of_sines("orthogonal_conv", *shape)
+    assert weight[1, 2].flatten()[:2].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("shape", "expected"), AUTHORS_CAYLEY.items(), ids=str)
+def test_cayley_equals_the_authors_code(shape, expected):
+    outputs, inputs, kernel, side = shape
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, padding_mode="circular").double()
+    conv.weight.data.copy_(0.3 * sines(conv.weight.shape))
+    y = normalize(conv, "cayley")(sines((1, inputs, side, side)))
+    assert y[0, 0, 0, :3].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+@names
+@pytest.mark.parametrize("activation", ["default", "maxmin"])
+def test_certified_bound_of_a_discriminator_is_one(name, activation):
+    """DCGAN is a chain of convolutions, activations and a linear layer."""
+    torch.manual_seed(0)
+    options = {"width": 4, "activation": activation, "normalization": build_normalization(name)}
+    D = build_discriminator(DISCRIMINATORS.get("dcgan")(**options), ImageShape(3, 16))
+    optimizer = torch.optim.Adam(D.parameters(), lr=1e-2)
+    for step in range(4):
+        if step in (0, 3):
+            bound = certified_bound(D, (3, 16, 16))
+            assert (0.01 if name == "aol" else 0.9999) < bound < 1.0001
+        optimizer.zero_grad()
+        D(torch.randn(4, 3, 16, 16)).sum().backward()
+        optimizer.step()
+
+
+@names
+def test_certified_bound_of_a_layer_of_any_size_is_one(name):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, 3, padding=1)
+    nn.init.dirac_(layer.weight)
+    layer.weight.data += 1e-4 * torch.randn_like(layer.weight)
+    assert 0.99 < certified_bound(normalize(layer, name)) < 1.0001
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: nn.Conv2d(4, 6, 3, 2, dilation=2), "common divisor"),
+        (lambda: nn.Conv2d(4, 4, 3, groups=4), "one channel to one"),
+        (lambda: nn.Linear(1, 1), "one channel to one"),
+    ],
+)
+def test_kernels_that_cannot_be_orthogonal_are_refused(make, reason):
+    with pytest.raises(ValueError, match=rf"orthogonal_conv cannot normalize .*{reason}"):
+        normalize(make(), "orthogonal_conv")
+
+
+def test_small_singular_values_become_one():
+    torch.manual_seed(0)
+    rows, columns = (torch.linalg.qr(torch.randn(n, n)).Q for n in (64, 128))
+    layer = nn.Linear(128, 64)
+    layer.weight.data.copy_(rows @ torch.diag(torch.tensor([1.0] * 63 + [4e-3])) @ columns[:64])
+    values = torch.linalg.svdvals(normalize(layer, "orthogonal_conv").weight)
+    torch.testing.assert_close(values, torch.ones(64), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 4])
+def test_orthogonal_kernels_of_ill_conditioned_weights_have_norms_of_at_most_one(kernel, dense_matrix):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, kernel, padding=1)
+    layer.weight.data[:, 1] = layer.weight[:, 0] * (1 + 1e-7)
+    layer.weight.data[:3] *= 1e-6
+    values = torch.linalg.svdvals(dense_matrix(normalize(layer, "orthogonal_conv").double(), (4, 5, 5)))
+    assert 0.5 < values[0] < 1 + 1e-6
