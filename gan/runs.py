@@ -70,8 +70,9 @@ def find_runs(folder: Path) -> Iterator[Path]:
 
 def describe(run: Path) -> tuple[str, ...]:
     """Return the entries of a run in the table, all but its name. Raises UserError if its config cannot be read."""
-    kind = get_experiment_type(run / run_folder.CONFIG)
-    config = load_config(kind.schema, run / run_folder.CONFIG)
+    path = run_folder.config_path(run)
+    kind = get_experiment_type(path)
+    config = load_config(kind.schema, path)
     lines = read_metrics(run)
     step = lines[-1]["step"] if lines else 0
     state = get_status(run, config.train.steps).state

@@ -133,6 +133,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_intermixed_args(argv)
     if sum(value is not None for value in (options.config, options.report, options.runs)) != 1:
         raise UserError("name either the CONFIG to start from, or --report DIR, or --runs RUN RUN (see --help)")
+    if options.config is None and (options.vary or options.arm):
+        raise UserError("--vary and --arm need a CONFIG")
     if options.runs is not None and options.out is None:
         raise UserError("--runs: name a new folder for the report with --out")
     for name in ("jobs", "threads"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gan.compare.arms import EVALUATION, to_file_name
-from gan.compare.description import Description, load_description
+from gan.compare.description import Description, save_description
 from gan.compare.experiment_types import get_experiment_type
 from gan.compare.folder import GridFolder
 from gan.compare.status import differing_keys, get_status, save_status
@@ -19,6 +19,8 @@ from gan.run.step_files import find_step_files
 from gan.runtime.errors import UserError
 from gan.runtime.text import printable
 
+IGNORED = ("data.download", "data.allow_changes")
+IMAGES = re.compile(r"data\.(?!subset|conditional|label_frequencies|horizontal_flip|dequantize|workers|device_budget)")
 SEED = re.compile(r"-seed\d+$")  # at the end of the name of a cell
 
 
@@ -27,10 +29,9 @@ def collect_runs(folder: GridFolder, runs: Sequence[Path], baseline: str | None)
 
     The runs whose configs differ in the seed alone are the seeds of an arm, which has the name of the first of them.
     Raises UserError, before anything is written, if a run cannot be read, if two have the same config and seed, if they
-    are evaluated in different ways, or if the folder has a comparison.
+    have other images or are evaluated in different ways, or if the folder is not empty.
     """
-    if load_description(folder) is not None:
-        raise UserError(f"--out {folder.root} contains a comparison; choose another --out")
+    _check_free(folder.root)
     configs = _load_configs(runs)
     arms = _group(configs)
     cells = {(name, configs[run].seed): run for name, members in arms.items() for run in members}
@@ -41,6 +42,7 @@ def collect_runs(folder: GridFolder, runs: Sequence[Path], baseline: str | None)
     description = Description(str(first), to_plain(configs[first]), default, dict(zip(names, entries, strict=True)))
     description.set_baseline(baseline)
     folder.create()
+    save_description(folder, description)
     for name, run in zip(names, cells.values(), strict=True):
         _copy(run, folder.run_folder(name))
         save_status(folder, name, get_status(run, configs[run].train.steps))
@@ -58,10 +60,21 @@ def _load_configs(runs: Sequence[Path]) -> dict[Path, Any]:
         if not (run / METRICS).is_file():
             raise UserError(f"{run} has no {METRICS}: nothing has been logged")
         configs[run] = load_config(kind.schema, path)
-        keys = [key for key in differing_keys(configs[runs[0]], configs[run]) if EVALUATION.match(key)]
-        if keys:
-            raise UserError(f"{run} and {runs[0]} are evaluated in different ways (different: {', '.join(keys)})")
+        differing = run_folder.differing_keys(to_plain(configs[runs[0]]), to_plain(configs[run]))
+        if keys := [key for key in differing if key not in IGNORED and (EVALUATION.match(key) or IMAGES.match(key))]:
+            raise UserError(
+                f"{run} and {runs[0]} have other images or are evaluated in another way (different: {', '.join(keys)})"
+            )
     return configs
+
+
+def _check_free(folder: Path) -> None:
+    try:
+        is_free = not folder.exists() or not any(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
+    if not is_free:
+        raise UserError(f"--out {folder} is not empty; choose a new folder")
 
 
 def _group(configs: dict[Path, Any]) -> dict[str, list[Path]]:

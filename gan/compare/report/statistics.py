@@ -104,7 +104,7 @@ def hedges_g(a: Sequence[float], b: Sequence[float]) -> float | None:
     m = len(a) + len(b) - 2
     first, second = np.split(_scale([*a, *b])[0], [len(a)])
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in (first, second))
-    if m < 2 or squares == 0:
+    if m < 2 or all(group.min() == group.max() for group in (first, second)):
         return None
     j = math.exp(math.lgamma(m / 2) - math.lgamma((m - 1) / 2)) / math.sqrt(m / 2)
     return float((first.mean() - second.mean()) / math.sqrt(squares / m) * j)
@@ -113,15 +113,14 @@ def hedges_g(a: Sequence[float], b: Sequence[float]) -> float | None:
 def find_best(values: Mapping[str, Sequence[float]], higher_is_better: bool | None) -> str | None:
     """Return the arm that is better than every other one with p < ALPHA, or None.
 
-    All p-values must be small, so that none needs a correction. Arms without values do not count. Return None if an arm
-    has fewer than MIN_SEEDS values, for a single arm, or if the direction is unknown.
+    All p-values must be small, so that none needs a correction. Return None if an arm has fewer than MIN_SEEDS values,
+    for a single arm, or if the direction is unknown.
     """
-    arms = {arm: sample for arm, sample in values.items() if sample}
-    if higher_is_better is None or len(arms) < 2 or min(map(len, arms.values())) < MIN_SEEDS:
+    if higher_is_better is None or len(values) < 2 or min(map(len, values.values())) < MIN_SEEDS:
         return None
-    best = (max if higher_is_better else min)(arms, key=lambda arm: _mean(arms[arm]))
-    others = [sample for arm, sample in arms.items() if arm != best]
-    return best if all(permutation_p(arms[best], sample) < ALPHA for sample in others) else None
+    best = (max if higher_is_better else min)(values, key=lambda arm: _mean(values[arm]))
+    others = [sample for arm, sample in values.items() if arm != best]
+    return best if all(permutation_p(values[best], sample) < ALPHA for sample in others) else None
 
 
 def smallest_p(n: int, m: int) -> float:

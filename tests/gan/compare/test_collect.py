@@ -55,11 +55,16 @@ def test_report_has_the_numbers_of_the_runs(runs, grid, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["{0}", "{0}/../a", "--out", "new"], "have the same config and seed; name one of them"),
-        (["{0}", "{2}", "--out", "{grid}"], "contains a comparison; choose another --out"),
+        (["{0}", "{2}", "--out", "{grid}"], "is not empty; choose a new folder"),
+        (["{0}", "{2}", "--out", "new", "--arm", "a"], "--vary and --arm need a CONFIG"),
+        (
+            ["{0}", "{moved}", "--out", "new"],
+            "in another way (different: data.root)",
+        ),
         (["{0}", "{2}"], "name a new folder for the report with --out"),
         (["{0}", "gone", "--out", "new"], "gone contains no run"),
         (["{0}", "{2}", "--out", "new", "--baseline", "x"], "--baseline x: no such arm (arms: a  none)"),
-        (["{0}", "{other}", "--out", "new"], "are evaluated in different ways (different: eval.metrics)"),
+        (["{0}", "{other}", "--out", "new"], "are evaluated in another way (different: eval.metrics)"),
         (["{0}", "{classifier}", "--out", "new"], "is not a run of train_gan.py as"),
     ],
 )
@@ -68,9 +73,11 @@ def test_runs_that_cannot_be_compared(arguments, message, runs, grid, tmp_path, 
     other = shutil.copytree(runs[2], tmp_path / "other")
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("fd_digits70_test, modes70", "modes70"))
+    moved = shutil.copytree(runs[2], tmp_path / "moved")
+    (moved / "config.yaml").write_text(config.replace("root: data", "root: data2"))
     (tmp_path / "classifier").mkdir()
     (tmp_path / "classifier" / "config.yaml").write_text("classifier: {width: 4}")
-    places = {"grid": grid, "other": other, "classifier": tmp_path / "classifier"}
+    places = {"grid": grid, "other": other, "moved": moved, "classifier": tmp_path / "classifier"}
     assert main(["--runs", *(text.format(*runs, **places) for text in arguments)]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

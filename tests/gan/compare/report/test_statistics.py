@@ -146,7 +146,7 @@ def test_effect_in_units_of_the_standard_deviation():
     # Hedges (1981), table 1: the correction for 8 degrees of freedom is 0.9027, that for 2 is 0.5642.
     assert hedges_g([6.0, 7, 8, 9, 10], [1.0, 2, 3, 4, 5]) == pytest.approx(5 / math.sqrt(2.5) * 0.9027, rel=1e-4)
     assert hedges_g([1.0, 2], [3.0, 4]) == pytest.approx(-2 / math.sqrt(0.5) * 0.5642, rel=1e-4)
-    assert hedges_g([1.0, 1], [2.0, 2]) is None
+    assert hedges_g([0.7] * 6, [0.9] * 6) is None  # whose mean is rounded
     assert hedges_g([1.0, 2], [3.0]) is None
 
 
