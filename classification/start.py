@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from classification.config import Config
+from gan.evaluation.trained_classifiers import CLASSIFIER
 from gan.run import start as run_start
 from gan.run.start import Start, count_parameters, get_checkpoint_space
 from gan.runtime.disk import Space
@@ -11,7 +12,7 @@ from models import ImageShape
 
 def check_start(config: Config, folder: Path, device: str, saved: Config | None = None) -> Start:
     """Return everything that is missing for a run, in a new folder or in that of a run with the config `saved`."""
-    return run_start.check_start(config, folder, device, estimate_space(config, folder))
+    return run_start.check_start(config, folder, device, CLASSIFIER, estimate_space(config, folder))
 
 
 def estimate_space(config: Config, folder: Path) -> list[Space]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from gan import __version__
 from gan.config import Config
 from gan.data.prepared import expand_path
 from gan.evaluation.evaluator import Evaluator
@@ -28,6 +29,7 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import broadcast_object, process_group, rank
 from gan.runtime.errors import UserError
 from gan.runtime.files import check_regular, write_json
+from gan.runtime.provenance import versions
 from gan.runtime.text import printable
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
@@ -41,6 +43,8 @@ from models.calls import call_network
 CLASSIFIER_SPACE = "classifier"
 MAX_SIDE = 4096  # pixels
 MAX_SEEDS = 1000
+VALUES = "version 1"
+"""Of the values of metrics: change it when they change within a version of the package"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -171,7 +175,7 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
     known = {seed: results.find(step, seed, fingerprints) for seed in seeds} if results is not None else {}
     known = broadcast_object({seed: values for seed, values in known.items() if values is not None})
     if known:
-        print(f"{len(known)} of {len(seeds)} sets of latents are not evaluated again: {path} has their metrics")
+        print(f"{len(known)} of {len(seeds)} sets of latents are not evaluated again: {path} has all these metrics")
     scores: list[dict[str, float]] = []
     for seed in seeds:
         is_new = seed not in known
@@ -254,8 +258,9 @@ def select_available(names: Sequence[str], config: Config) -> list[str]:
 
 def compute_fingerprints(experiment: Experiment, evaluator: Evaluator, G: nn.Module) -> dict[str, str]:
     """Return for each metric a hash of what its value depends on besides the latents, by name."""
+    program = (VALUES, __version__, *versions().items())
     config, state = dump_config(replace_metrics(experiment.config, ())), G.state_dict()
-    common = hash_values(config, str(experiment.contents), experiment.device.type, *state, *state.values())
+    common = hash_values(program, config, str(experiment.contents), experiment.device.type, *state, *state.values())
     return {str(p): hash_values(common, evaluator.get_fingerprint(p)) for p in evaluator.protocols}
 
 

@@ -12,6 +12,7 @@ import runpy
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from gan.runtime.provenance import hardware
 
 ROOT = Path(__file__).parents[2]
 LOCK_TIMEOUT_S = 120
+EXIT_TIMEOUT_S = 600  # from the end of the comparison to that of a cell which does not finish its step
 
 
 def main(arguments: list[str]) -> None:
@@ -46,9 +48,11 @@ def main(arguments: list[str]) -> None:
 
 
 def exit_with_parent() -> None:
-    """Wait until the comparison's end of the pipe is closed, then end this process."""
+    """Wait until the comparison's end of the pipe is closed, then end this process, with a checkpoint if it can."""
     os.read(0, 1)  # not sys.stdin: a thread that waits for it would block the interpreter's shutdown
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(EXIT_TIMEOUT_S)  # this thread does not keep a process alive that ends
+    os._exit(128 + signal.SIGTERM)
 
 
 def get_peak_memory() -> dict[str, float]:

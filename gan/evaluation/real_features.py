@@ -19,11 +19,12 @@ PART = 10 * BATCH_SIZE  # images; a process that is killed loses the features of
 
 
 def extract_real_features(
-    extractor: FeatureExtractor, data: ImageData, index: Tensor | None, key: str, device: torch.device
+    extractor: FeatureExtractor, data: ImageData, index: Tensor | None, key: str, device: torch.device, example: Tensor
 ) -> Tensor:
     """Return the features (M, d) of the images of a split, or of those at the positions `index` (M,).
 
-    `key` names the parts in the cache. With several processes, all of them must call this together.
+    `key` names the parts in the cache, and `example` (1, d) are features that they must be like. With several
+    processes, all of them must call this together.
     """
     count = len(data) if index is None else len(index)
     with closing(ExtractionProgress(count, "real images")) as progress:
@@ -38,8 +39,7 @@ def extract_real_features(
             return extract_features(extractor, min(PART, count - start), get_batch).features
 
         def load_or_extract(start: int) -> Tensor:
-            example = partial(get_example, extractor, data, device)
-            check = partial(check_features, count=min(PART, count - start), get_example=example)
+            check = partial(check_features, count=min(PART, count - start), example=example)
             name = f"{_get_folder(key)}/{start:08d}"
             part, _ = load_or_compute(name, lambda: {"features": extract(start).cpu()}, check)
             return part["features"].to(device)
@@ -69,13 +69,16 @@ def load_or_compute(
 
 
 def get_example(extractor: FeatureExtractor, data: ImageData, device: torch.device) -> Tensor:
-    """Return the features (1, d) of one image, without other processes."""
+    """Return the features (1, d) of one image, without other processes.
+
+    Not while a file is checked, where an error, such as a lack of memory, would count as one of its contents.
+    """
     return extractor(data.images[:1].to(device)).features
 
 
-def check_features(contents: Any, count: int, get_example: Callable[[], Tensor]) -> None:
+def check_features(contents: Any, count: int, example: Tensor) -> None:
     """Raise an error unless these are the features of `count` images from a cache, finite and like those of another."""
-    features, example = contents["features"], get_example()
+    features = contents["features"]
     cache.check_tensor(features, example.dtype, count, example.shape[1])
     if not features.isfinite().all():
         raise ValueError("features that are not finite")

@@ -88,14 +88,15 @@ def load_reference(
     size = len(data) if index is None else len(index)
     key = hash_values(data.fingerprint, len(data) if count is None else count, extractor.fingerprint, "version 1")
 
-    def extract() -> Tensor:
-        return extract_real_features(extractor, data, index, key, device)
+    example = get_example(extractor, data, device)
 
-    example = partial(get_example, extractor, data, device)
+    def extract() -> Tensor:
+        return extract_real_features(extractor, data, index, key, device, example)
+
     features = statistics = distances = labels = None
     stored = []
     if not {"features", "neighbors", "labels"}.isdisjoint(required):
-        check = partial(check_features, count=size, get_example=example)
+        check = partial(check_features, count=size, example=example)
         tensors, is_stored = load_or_compute(f"features-{key}", lambda: {"features": extract().cpu()}, check)
         features = tensors["features"].to(device)
         stored.append(is_stored)
@@ -103,7 +104,7 @@ def load_reference(
         tensors, is_stored = load_or_compute(
             f"statistics-{key}",
             lambda: FeatureStatistics.from_features(extract() if features is None else features).to_dict(),
-            lambda state: _check_statistics(state, size, example().shape[1]),
+            lambda state: _check_statistics(state, size, example.shape[1]),
         )
         statistics = FeatureStatistics.from_dict(tensors)
         stored.append(is_stored)

@@ -15,7 +15,7 @@ from gan.options.loader import dump_config, parse_config
 from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.run.logging import read_log
-from gan.run.step_files import CHECKPOINTS, SUFFIX, find_checkpoint_entries, find_checkpoints, get_step_file
+from gan.run.step_files import BEST, CHECKPOINTS, SUFFIX, find_checkpoint_entries, find_checkpoints, get_step_file
 from gan.runtime import signed
 from gan.runtime.errors import UserError, is_out_of_memory
 from gan.runtime.files import write_atomically
@@ -112,7 +112,7 @@ class Checkpoints:
 
     @property
     def _best(self) -> Path:
-        return self.folder / "best.pt"
+        return self.folder / BEST
 
     @cached_property
     def _config_text(self) -> str:

@@ -4,6 +4,7 @@
 what each value was computed from. `classifier` names the classifier of the metrics of its feature space.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gan.run.lock import LOCK, hold_lock
+from gan.run.logging import is_number
 from gan.run.start import check_writable
 from gan.runtime.damaged import parse_json, read_file
 from gan.runtime.errors import UserError
@@ -47,7 +49,8 @@ class Evaluations:
             for name, fingerprint in fingerprints.items():
                 keys = (step, name, str(seed))
                 value, std = _get(results, *keys), _get(results, STD, *keys)
-                if _get(results, FINGERPRINTS, *keys) != fingerprint or type(value) not in (int, float):
+                known = _get(results, FINGERPRINTS, *keys) == fingerprint
+                if not known or not _is_finite(value) or not (std is None or _is_finite(std)):
                     return None
                 found[name] = value if std is None else Estimate(value, std)
             return found
@@ -66,6 +69,8 @@ class Evaluations:
                 if isinstance(value, Estimate):
                     spreads = results.setdefault(STD, {}).setdefault(step, {})
                     spreads.setdefault(name, {})[str(seed)] = value.std
+                else:
+                    results.get(STD, {}).get(step, {}).get(name, {}).pop(str(seed), None)
                 of_step = results.setdefault(FINGERPRINTS, {}).setdefault(step, {})
                 of_step.setdefault(name, {})[str(seed)] = fingerprints[name]
             write_json(self.path, results)
@@ -113,6 +118,10 @@ def _get(value: Any, *keys: str) -> Any:
     for key in outer:
         value = value.get(key, {})
     return value.get(last)
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and is_number(value) and math.isfinite(value)
 
 
 def _is_nested(value: object, levels: int) -> bool:

@@ -108,7 +108,7 @@ def check_lock(folder: Path, name: str = LOCK) -> None:
 
 
 def _acquire(path: Path, timeout_s: float) -> BinaryIO:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + max(timeout_s, POLL_S)  # `is_locked` holds the lock for a moment
     while True:
         file = _open(path)
         try:

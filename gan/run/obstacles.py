@@ -7,19 +7,20 @@ from pathlib import Path
 from gan.run.divergence import DIVERGENCES
 from gan.run.folder import CONFIG
 from gan.run.logging import METRICS
-from gan.run.step_files import CHECKPOINTS, SAMPLES, SUFFIX, find_step_entries
+from gan.run.step_files import BEST, CHECKPOINTS, SAMPLES, SUFFIX, find_checkpoints, find_step_entries
 from gan.runtime.errors import collect_errors
 from gan.runtime.files import check_regular
 
 
-def find_obstacles(run: Path) -> list[str]:
-    """Return a line for each path in a run folder, which may not exist yet, that the run cannot write."""
+def find_obstacles(run: Path, steps: int, network: str) -> list[str]:
+    """Return a line for each path in a run folder, which may not exist yet, that the run cannot write.
+
+    It writes files of the steps from its newest checkpoint to `steps`, and its `network` at the end.
+    """
     checkpoints, samples = run / CHECKPOINTS, run / SAMPLES
-    replaced = [
-        *run.glob("*.safetensors"),
-        *checkpoints.glob(f"*{SUFFIX}"),
-        *find_step_entries(samples, ".png").values(),
-    ]
+    start = max(find_checkpoints(run), default=0)
+    entries = [*find_step_entries(checkpoints, SUFFIX).items(), *find_step_entries(samples, ".png").items()]
+    replaced = [run / network, checkpoints / BEST, *(path for step, path in entries if start <= step <= steps)]
     read = [run / name for name in (CONFIG, METRICS, DIVERGENCES)]
     return list(describe_obstacles(folders=[checkpoints, samples], read=read, replaced=replaced))
 

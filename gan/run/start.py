@@ -33,16 +33,20 @@ class Start(NamedTuple):
     """What it will write"""
 
 
-def check_start(config: Any, folder: Path | None, device: str, spaces: Sequence[Space] = ()) -> Start:
+def check_start(config: Any, folder: Path | None, device: str, network: str, spaces: Sequence[Space] = ()) -> Start:
     """Return everything that is missing for a run in a folder, but for space on disks. This takes no time.
 
-    `spaces` is what the run writes besides its downloads. A process that writes nothing has no folder.
+    `network` is the name of the file with its network, and `spaces` is what it writes besides its downloads. A process
+    that writes nothing has no folder.
     """
     data: DatasetConfig = config.data
+    taken = []
+    if folder is not None:
+        taken = collect_errors(lambda: check_writable(folder)) or find_obstacles(folder, config.train.steps, network)
     missing = [
         *collect_errors(lambda: check_device(device)),
         *data.missing(),
-        *(collect_errors(lambda: check_writable(folder)) or find_obstacles(folder) if folder is not None else []),
+        *taken,
     ]
     return Start(config, [], missing, [*data.disk_space(), *spaces])
 

@@ -1,6 +1,7 @@
 """Loads the states in checkpoints, and checks them before: another version may have written them."""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,18 +93,29 @@ def check_options(name: str, optimizer: torch.optim.Optimizer, state: Mapping[st
 
 
 def check_tensors(name: str, expected: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the entry `name` of a state has tensors with the `expected` names, shapes and types."""
+    """Raise ValueError unless the entry `name` of a state has tensors like the `expected` ones of the same names.
+
+    They must have the same shapes and types, and finite values. Warns of names that only one of both has: which tensors
+    there are may depend on the device. They must have a name in common.
+    """
     entry = get_entry(state, name)
-    if not isinstance(entry, dict) or entry.keys() != expected.keys():
+    common = entry.keys() & expected.keys() if isinstance(entry, dict) else set()
+    if not isinstance(entry, dict) or (entry and expected and not common):
         raise ValueError(f"its entry {name} does not fit: not the tensors {_shorten(', '.join(expected))}")
-    for key, tensor in expected.items():
-        value = entry[key]
+    for key in common:
+        value, tensor = entry[key], expected[key]
         if not isinstance(value, Tensor) or (value.shape, value.dtype, value.layout) != (
             tensor.shape,
             tensor.dtype,
             tensor.layout,
         ):
             raise ValueError(f"its entry {name} does not fit: {key} has another shape or type")
+        if not value.isfinite().all():
+            raise ValueError(f"its entry {name} does not fit: {key} is not finite")
+    others = {"missing": expected.keys() - common, "not used": entry.keys() - common}
+    if lists := [f"{', '.join(sorted(map(str, keys)))} ({reason})" for reason, keys in others.items() if keys]:
+        lines = _shorten("; ".join(lists))
+        warnings.warn(f"{name} in the checkpoint has other tensors: {lines}; continuing with the others", stacklevel=2)
 
 
 def check_numbers(name: str, expected: Mapping[str, float], state: Mapping[str, Any]) -> None:

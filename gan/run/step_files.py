@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 CHECKPOINTS, SUFFIX = "checkpoints", ".pt"  # the folder of a run with its checkpoints
+BEST = f"best{SUFFIX}"  # the best one
 SAMPLES = "samples"  # the folder with its sample images
 NAME = re.compile(r"step_([0-9]{8,})\.[a-z]+")
 

@@ -91,14 +91,18 @@ def keep_copy(path: Path) -> Path:
 
 def list_copies(path: Path) -> list[Path]:
     """Return the copies of a damaged file, oldest first."""
+    return [copy for copy in _list_taken(path) if copy.is_file()]
+
+
+def _list_taken(path: Path) -> list[Path]:
+    """Return the names for copies that are taken, also by something that is no file."""
     return list(itertools.takewhile(os.path.lexists, (_get_copy(path, number) for number in itertools.count(1))))
 
 
 def _find_name(path: Path) -> Path:
     """Return the copy that has the contents of a file, or else a path for one."""
-    copies = list_copies(path)
-    equal = (copy for copy in copies if copy.is_file() and filecmp.cmp(path, copy, shallow=False))
-    return next(equal, _get_copy(path, len(copies) + 1))
+    equal = (copy for copy in list_copies(path) if filecmp.cmp(path, copy, shallow=False))
+    return next(equal, _get_copy(path, len(_list_taken(path)) + 1))
 
 
 def _get_copy(path: Path, number: int) -> Path:

@@ -12,6 +12,7 @@ from gan.run.start import Start, count_parameters, get_checkpoint_space
 from gan.runtime.disk import Space
 from gan.runtime.distributed import all_gather_objects, rank
 from gan.runtime.errors import UserError
+from gan.runtime.weights import GENERATOR
 from models import ImageShape
 
 
@@ -22,9 +23,9 @@ def check_start(config: Config, folder: Path, device: str, saved: Config | None 
     of others have appeared, nor when its own are missing now, which is an error.
     """
     if rank() == 0:
-        start = run_start.check_start(config, folder, device, estimate_space(config, folder))
+        start = run_start.check_start(config, folder, device, GENERATOR, estimate_space(config, folder))
     else:
-        start = run_start.check_start(config, None, device)
+        start = run_start.check_start(config, None, device, GENERATOR)
     missing = [line for lines in all_gather_objects(start.missing) for line in lines]
     notes: list[str] = []
     try:

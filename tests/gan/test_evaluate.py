@@ -197,12 +197,29 @@ def test_metrics_in_the_file_are_not_computed_again(run_folder, monkeypatch, cap
     evaluate(run_folder, "--metrics", "is_digits70", "--seeds", 2)
     assert (seeds, read_results(run_folder)) == ([0, 1], before)
     out = capsys.readouterr().out
-    assert f"\n2 of 2 sets of latents are not evaluated again: {run_folder}/evaluation.json has their metrics\n" in out
+    assert (
+        f"\n2 of 2 sets of latents are not evaluated again: {run_folder}/evaluation.json has all these metrics\n" in out
+    )
     assert out.endswith(table)
     evaluate(run_folder, "--metrics", "is_digits70", "--seeds", 3)
     evaluate(run_folder, "--metrics", "is_digits70", "kl30")
     evaluate(run_folder, "--metrics", "is_digits70", "eval.standing_statistics=30")
     assert seeds == [0, 1, 2, 0, 0]
+
+
+def test_metrics_of_another_version_are_computed_again(run_folder, monkeypatch, capsys):
+    def count_known() -> int:
+        capsys.readouterr()
+        evaluate(run_folder, "--metrics", "kl30")
+        return int("1 of 1 sets of latents are not evaluated again" in capsys.readouterr().out)
+
+    assert (count_known(), count_known()) == (0, 1)
+    monkeypatch.setattr("gan.evaluate.__version__", "9.0", raising=False)
+    assert (count_known(), count_known()) == (0, 1)
+    monkeypatch.setattr("gan.evaluate.VALUES", "version 9", raising=False)
+    assert (count_known(), count_known()) == (0, 1)
+    monkeypatch.setattr("gan.evaluate.versions", lambda: {"torch": "9.0"}, raising=False)
+    assert (count_known(), count_known()) == (0, 1)
 
 
 def test_evaluation_writes_only_its_results(run_folder, tmp_path):

@@ -150,6 +150,22 @@ def test_resume_after_kill_is_bit_equal_and_repeats_no_finished_cell(grid, kille
         assert get_logged_values(grid / "cells" / cell) == get_logged_values(whole)
 
 
+STUCK = """\
+import signal, time
+from gan.compare import cell
+cell.EXIT_TIMEOUT_S = 0.1
+signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
+cell.threading.Thread(target=cell.exit_with_parent, daemon=True).start()
+while True:
+    time.sleep(1)
+"""
+
+
+def test_cell_that_does_not_finish_its_step_ends_after_a_killed_comparison():
+    cell = subprocess.run([sys.executable, "-c", STUCK], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    assert (cell.returncode, cell.stdout) == (143, b"asked\n")
+
+
 def test_cells_end_with_a_killed_comparison(killed_grid):
     started = count_starts(killed_grid)
     assert len(find_finished(killed_grid)) < len(started) == 2

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 
@@ -93,6 +95,22 @@ def test_forged_cache_file_is_rebuilt(required):
     load()
     (path,) = cache.cache_dir().glob(f"{required}-*.pt")
     assert_forged_files_are_made_again(path, load)
+
+
+@pytest.mark.parametrize("required", ["features", "statistics"])
+def test_error_of_the_extractor_does_not_count_as_one_of_the_cache(required):
+    class FullDevice(PixelExtractor):
+        def __call__(self, images):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    load_reference(PixelExtractor(), random_data(30), None, CPU, {required})
+    (path,) = cache.cache_dir().glob(f"{required}-*.pt")
+    before = path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(torch.OutOfMemoryError):
+            load_reference(FullDevice(), random_data(30), None, CPU, {required})
+    assert path.read_bytes() == before
 
 
 def test_features_are_on_the_device_and_statistics_on_the_cpu():

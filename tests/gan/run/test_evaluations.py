@@ -49,3 +49,25 @@ def test_only_numbers_with_the_same_fingerprints_are_found(tmp_path):
         ("step_1", 0, {"fid": "a", "is": "a"}),
     ]:
         assert evaluations.find(step, seed, fingerprints) is None
+
+
+@pytest.mark.parametrize("wrong", ["0.5", True, None, [0.5], float("nan"), float("inf"), 10**400])
+@pytest.mark.parametrize("of", ["value", "std"])
+def test_values_that_are_no_finite_numbers_are_not_found(tmp_path, of, wrong):
+    path = tmp_path / "evaluation.json"
+    evaluations = Evaluations(path, None)
+    evaluations.add("step_1", 0, {"kid": Estimate(0.1, 0.02)}, {"kid": "a"})
+    results = json.loads(path.read_text())
+    (results if of == "value" else results["std"])["step_1"]["kid"]["0"] = wrong
+    path.write_text(json.dumps(results))
+    found = evaluations.find("step_1", 0, {"kid": "a"})
+    assert found == ({"kid": 0.1} if (of, wrong) == ("std", None) else None)
+
+
+def test_standard_deviation_of_a_replaced_value_is_removed(tmp_path):
+    evaluations = Evaluations(tmp_path / "evaluation.json", None)
+    evaluations.add("step_1", 0, {"kid": Estimate(0.1, 0.02)}, {"kid": "a"})
+    evaluations.add("step_1", 1, {"kid": Estimate(0.3, 0.04)}, {"kid": "a"})
+    evaluations.add("step_1", 0, {"kid": 0.2}, {"kid": "b"})
+    assert not isinstance(evaluations.find("step_1", 0, {"kid": "b"})["kid"], Estimate)
+    assert evaluations.find("step_1", 1, {"kid": "a"})["kid"].std == 0.04

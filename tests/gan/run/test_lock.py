@@ -141,6 +141,15 @@ def test_hold_lock_waits_for_the_holder(tmp_path, python):
     assert not list(tmp_path.iterdir())
 
 
+def test_run_is_not_refused_while_another_process_asks_for_the_lock(tmp_path, monkeypatch):
+    (tmp_path / ".lock").touch()
+    with open(tmp_path / ".lock", "rb") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)  # as `is_locked` does
+        monkeypatch.setattr("gan.run.lock.time.sleep", lambda _: fcntl.flock(asking, fcntl.LOCK_UN))
+        with locked(tmp_path):
+            assert (tmp_path / ".lock").read_text() == HERE
+
+
 @pytest.mark.parametrize(
     "make",
     [

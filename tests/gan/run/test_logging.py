@@ -199,6 +199,18 @@ def test_log_of_a_skipped_checkpoint_is_kept(tmp_path, capsys):
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
 
+def test_what_is_no_file_in_the_place_of_a_copy_is_skipped(tmp_path):
+    log(tmp_path, [1, 2, 3])
+    data = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_00000003.pt").write_bytes(b"damaged")
+    (tmp_path / "metrics.jsonl.damaged").mkdir()
+    os.mkfifo(tmp_path / "metrics.jsonl.damaged-2")
+    RunLogger(tmp_path, 2, to=()).close()
+    assert (tmp_path / "metrics.jsonl.damaged-3").read_bytes() == data
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
 def test_each_dropped_number_is_kept_once(tmp_path):
     """A run is killed again and again, and its last checkpoint stays damaged. The speed is another one each time."""
     checkpoint = tmp_path / "checkpoints" / "step_00000004.pt"

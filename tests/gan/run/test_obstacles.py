@@ -33,17 +33,23 @@ OBSTACLES = {
     "checkpoints/step_00000003.pt": (make_folder, "is a folder"),
     "checkpoints/best.pt": (make_folder, "is a folder"),
     "samples/step_00000003.png": (make_folder, "is a folder"),
-    "generator.safetensors": (make_folder, "is a folder"),
-    "classifier.safetensors": (make_folder, "is a folder"),
+    "NETWORK": (make_folder, "is a folder"),
     "metrics.jsonl": (make_pipe, "is not a regular file"),
     "divergence.json": (lambda path: path.symlink_to(path.name), "is not a regular file"),
 }
 
 
 @pytest.mark.parametrize("name", OBSTACLES)
-@pytest.mark.parametrize(("check", "config"), [(check_start, Config()), (check_classifier_start, ClassifierConfig())])
-def test_obstacle_is_missing_at_the_start(tmp_path, name, check, config):
+@pytest.mark.parametrize(
+    ("check", "config", "network"),
+    [
+        (check_start, Config(), "generator.safetensors"),
+        (check_classifier_start, ClassifierConfig(), "classifier.safetensors"),
+    ],
+)
+def test_obstacle_is_missing_at_the_start(tmp_path, name, check, config, network):
     make, reason = OBSTACLES[name]
+    name = name.replace("NETWORK", network)
     make(tmp_path / name)
     (line,) = check(config, tmp_path, "cpu", config).missing
     assert str(tmp_path / name) in line
@@ -56,8 +62,23 @@ def test_files_that_are_replaced_are_no_obstacles(tmp_path):
     make_pipe(tmp_path / "checkpoints" / "step_00000002.pt")
     make_folder(tmp_path / "samples" / "my copies")
     (tmp_path / "divergence.json").symlink_to("nothing")
-    assert find_obstacles(tmp_path) == []
-    assert find_obstacles(tmp_path / "new") == []
+    assert find_obstacles(tmp_path, 100, "generator.safetensors") == []
+    assert find_obstacles(tmp_path / "new", 100, "generator.safetensors") == []
+
+
+def test_folders_that_the_run_does_not_replace_are_no_obstacles(tmp_path):
+    make_file(tmp_path / "checkpoints" / "step_00000004.pt")
+    for name in ("checkpoints/mine.pt", "mine.safetensors", "classifier.safetensors", "samples/mine.png"):
+        make_folder(tmp_path / name)
+    for step in (3, 5, 9, 10, 99):
+        make_folder(tmp_path / "checkpoints" / f"step_{step:08d}.pt")
+        make_folder(tmp_path / "samples" / f"step_{step:08d}.png")
+    lines = find_obstacles(tmp_path, 9, "generator.safetensors")
+    assert len(lines) == 4
+    for name in ("checkpoints/step_00000005.pt", "checkpoints/step_00000009.pt"):
+        assert any(line.startswith(f"{tmp_path}/{name} is a folder") for line in lines)
+    for name in ("samples/step_00000005.png", "samples/step_00000009.png"):
+        assert any(line.startswith(f"{tmp_path}/{name} is a folder") for line in lines)
 
 
 def test_all_obstacles_are_reported_at_once(copied_run, monkeypatch, capsys):

@@ -36,6 +36,13 @@ def put(value, *keys):
     return change
 
 
+def spoil(name):
+    def change(state):
+        next(iter(state[name].values())).fill_(float("nan"))
+
+    return change
+
+
 CHANGES = {
     "step is missing": (drop("step"), "it contains another step"),
     "step is null": (put(None, "step"), "it contains another step"),
@@ -63,9 +70,9 @@ CHANGES = {
     ),
     "tracker is null": (put(None, "lipschitz"), "its entry lipschitz does not fit"),
     "vector is null": (put(None, "lipschitz", None), "its entry lipschitz does not fit"),
-    "vector is missing": (drop("lipschitz", None), "its entry lipschitz does not fit: not the tensors"),
-    "unknown vector": (put(torch.zeros(1), "lipschitz", "other"), "its entry lipschitz does not fit: not the tensors"),
+    "only unknown vectors": (put({"other": torch.zeros(1)}, "lipschitz"), "lipschitz does not fit: not the tensors"),
     "vector of another shape": (put(torch.zeros(7), "lipschitz", None), "has another shape or type"),
+    "vector is not finite": (spoil("lipschitz"), "its entry lipschitz does not fit: .* is not finite"),
 }
 
 
@@ -99,6 +106,24 @@ def test_state_that_does_not_fit_is_refused_and_changes_nothing(experiment, stat
     assert same(experiment.state_dict(), before)
     experiment.load_state_dict(state)
     assert same(experiment.state_dict()["optimizer_D"]["state"], state["optimizer_D"]["state"])
+
+
+def test_state_of_a_device_that_measures_other_layers_is_accepted_with_a_warning(experiment, state):
+    first, *others = state["lipschitz"]
+    for vectors, reason in (
+        ({name: state["lipschitz"][name] for name in others}, rf"{first} \(missing\)"),
+        (state["lipschitz"] | {"other": torch.zeros(1)}, r"other \(not used\)"),
+        ({}, rf"{first}.* \(missing\)"),
+    ):
+        own = experiment.tracker.state_dict()[first].clone()
+        changed = copy.deepcopy(state) | {"lipschitz": vectors}
+        with pytest.warns(UserWarning, match=f"lipschitz in the checkpoint has other tensors: {reason}; ") as caught:
+            experiment.check_state(changed)
+        assert len(caught) == 1
+        experiment.load_state_dict(changed)
+        loaded = experiment.tracker.state_dict()
+        assert all(torch.equal(loaded[name], vectors[name]) for name in loaded if name in vectors)
+        assert first in vectors or torch.equal(loaded[first], own)
 
 
 def test_states_of_regularizers_and_of_ada_are_restored(build):
