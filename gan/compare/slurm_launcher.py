@@ -10,7 +10,9 @@ The folder of the comparison, the config file and this repository must be on sto
 import io
 import logging
 import os
+import re
 import shlex
+import signal
 import subprocess
 import time
 import warnings
@@ -21,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from submitit import SlurmJob
-from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from gan.compare.arms import Cell
 from gan.compare.folder import GridFolder
 from gan.compare.local_launcher import ROOT, Resources
-from gan.compare.slurm_job import CellJob
+from gan.compare.slurm_job import CellJob, get_exit_code_file
 from gan.compare.slurm_options import create_executor
 from gan.compare.status import FAILED, INTERRUPTED, PENDING, RUNNING, Status, save_ending, save_final_status
 from gan.run.lock import check_lock
@@ -37,6 +39,8 @@ from gan.runtime.files import write_json
 
 POLL_S = 1.0
 SACCT_S = 60  # longest time between two calls of sacct
+SHARED_S = 15  # longest time until a file of a node is seen on this machine
+JOB_ID = re.compile(r"\d+(_\d+)?", re.ASCII)
 QUEUED = ("PENDING", "PREEMPTED", "REQUEUED")
 INTERRUPTED_STATES = ("CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
 
@@ -143,12 +147,20 @@ def load_jobs(folder: GridFolder) -> dict[str, str]:
 
 
 def get_final_status(job: Any, folder: GridFolder, cell: Cell) -> Status:
-    """Return and save the status of a cell whose job is over."""
-    state = job.state
-    try:
-        if job.paths.result_pickle.exists() or state == "COMPLETED":
-            return save_final_status(folder, cell, job.result())
-    except UncompletedJobError:  # submitit has failed, in which case it has said why
+    """Return and save the status of a cell whose job is over.
+
+    Its exit code comes from a file of CellJob. The result of submitit is a pickle, which could run code of whoever has
+    written it, and is never read.
+    """
+    state, has_result = job.state, job.paths.result_pickle.exists()
+    exit_code_file = get_exit_code_file(folder, job.job_id)
+    deadline = time.monotonic() + SHARED_S
+    while state == "COMPLETED" and not (has_result or exit_code_file.exists()) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    exit_code = read_json(exit_code_file, _is_exit_code, None)
+    if exit_code is not None:
+        return save_final_status(folder, cell, exit_code)
+    if has_result or state == "COMPLETED":  # submitit has failed, in which case it has said why
         state = f"error, see {job.paths.stderr}"
     return save_ending(
         folder,
@@ -159,7 +171,11 @@ def get_final_status(job: Any, folder: GridFolder, cell: Cell) -> Status:
 
 
 def _has_jobs(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(job, str) for job in value.values())
+    return isinstance(value, dict) and all(isinstance(job, str) and JOB_ID.fullmatch(job) for job in value.values())
+
+
+def _is_exit_code(value: Any) -> bool:
+    return type(value) is int and -signal.NSIG < value < 256
 
 
 def _shorten(job_ids: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 # pyright: reportMissingImports=false
 # (submitit is an optional dependency.)
 
+import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,8 @@ CLUSTER = "slurm"
 COMMANDS = ("sbatch", "srun", "sacct", "scontrol")
 MAX_TIMEOUTS = 1000  # the number of time limits that a job may use; a longer one is a mistake
 DEFAULTS = {"timeout_min": 60, "signal_delay_s": 90}
+COUNTS = {"timeout_min": 1, "signal_delay_s": 1, "cpus_per_task": 1, "cpus_per_gpu": 1, "gpus_per_node": 0}  # minima
+MIN_MEM_GB = 0.001  # Slurm's unit is MB, and none would mean the memory of the whole node
 LISTS = ("setup", "teardown", "srun_args")
 # A cell is one process, --jobs is the number of jobs at a time, and only srun passes Slurm's signals on to a cell. The
 # other ones have two names in submitit.
@@ -73,8 +76,10 @@ def _parse_value(key: str, text: str) -> Any:
         raise UserError(f"{error} (in --slurm {key}={text})") from None
     if key in LISTS:
         return value if isinstance(value, list) else [text]
-    if key in DEFAULTS and (type(value) is not int or value < 1):
-        raise UserError(f"--slurm {key}={text}: expected a whole number, at least 1")
+    if key in COUNTS and (type(value) is not int or value < COUNTS[key]):
+        raise UserError(f"--slurm {key}={text}: expected a whole number, at least {COUNTS[key]}")
+    if key == "mem_gb" and not (type(value) in (int, float) and math.isfinite(value) and value >= MIN_MEM_GB):
+        raise UserError(f"--slurm {key}={text}: expected a number, at least {MIN_MEM_GB}")
     if key == "additional_parameters" and not isinstance(value, dict):
         raise UserError(f"--slurm {key}={text}: expected a mapping, such as {{reservation: NAME, nice: 100}}")
     return value if key in TYPED or isinstance(value, bool) else text

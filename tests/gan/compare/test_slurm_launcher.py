@@ -1,4 +1,6 @@
+import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -109,8 +111,16 @@ def test_options_of_jobs(slurm, small_config):
         ("time=4:00:00", "--slurm time: unknown"),
         ("timeout_min=4:00:00", "--slurm timeout_min=4:00:00: expected a whole number, at least 1"),
         ("signal_delay_s=0", "--slurm signal_delay_s=0: expected a whole number, at least 1"),
-        ("mem_gb=16G", "--slurm: Parameter \"mem_gb\" expected type (<class 'int'>, <class 'float'>)"),
-        ("cpus_per_task=four", '--slurm: Parameter "cpus_per_task" expected type'),
+        ("mem_gb=16G", "--slurm mem_gb=16G: expected a number, at least 0.001"),
+        ("mem_gb=0", "--slurm mem_gb=0: expected a number, at least 0.001"),
+        ("mem_gb=-1", "--slurm mem_gb=-1: expected a number"),
+        ("mem_gb=.inf", "--slurm mem_gb=.inf: expected a number"),
+        ("cpus_per_task=four", "--slurm cpus_per_task=four: expected a whole number, at least 1"),
+        ("cpus_per_task=0", "--slurm cpus_per_task=0: expected a whole number, at least 1"),
+        ("cpus_per_task=-1", "--slurm cpus_per_task=-1: expected a whole number, at least 1"),
+        ("cpus_per_task=true", "--slurm cpus_per_task=true: expected a whole number, at least 1"),
+        ("cpus_per_gpu=0", "--slurm cpus_per_gpu=0: expected a whole number, at least 1"),
+        ("gpus_per_node=-1", "--slurm gpus_per_node=-1: expected a whole number, at least 0"),
         ("additional_parameters=nice", "expected a mapping"),
         ("setup=[", "--slurm setup"),
         ("partition=", "--slurm partition=: expected KEY=VALUE"),
@@ -196,6 +206,104 @@ def test_next_comparison_waits_for_the_jobs_of_an_interrupted_one(slurm, small_c
     assert (slurm / "submitted").read_text().count("#SBATCH --requeue") == 2
 
 
+class Forged:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __reduce__(self):
+        return Path.touch, (self._path,)
+
+
+@pytest.fixture
+def submitted(slurm, small_config, tmp_path):
+    """The folder of a comparison, and a function that runs its cell as job 7 and returns the entries of its record."""
+    from gan.compare.slurm_launcher import run_cells
+
+    folder = GridFolder(tmp_path / "out")
+    folder.create()
+    folder.job_folder.mkdir()
+    (cell,) = build_cells(small_config, [], build_arms([], []), [0])
+
+    def run() -> dict:
+        run_cells([cell], folder, Resources(small_config, "cpu", 1, 1), lambda *_: None, {"signal_delay_s": 90})
+        return read_record(folder.record_file(cell.name))
+
+    return folder, run
+
+
+def test_forged_result_of_a_job_is_not_unpickled(submitted, tmp_path):
+    folder, run = submitted
+    (folder.job_folder / "jobs.json").write_text('{"base-seed0": "7"}')
+    (folder.job_folder / "7_0_result.pkl").write_bytes(pickle.dumps(Forged(tmp_path / "executed")))
+    record = run()
+    assert not (tmp_path / "executed").exists()
+    assert record["status"] == "failed"
+    assert "Slurm job 7, error, see " in record["reason"]
+
+
+@pytest.mark.parametrize("text", ["true", '"0"', "1000000", "[0]", "{"])
+def test_exit_code_of_a_job_is_checked(submitted, slurm, text):
+    folder, run = submitted
+    (slurm / "state").write_text("TIMEOUT")
+    path = folder.job_folder / "7.json"
+    path.write_text("3")
+    assert run()["reason"] == "exit code 3: no log"
+    path.write_text(text)
+    with pytest.warns(UserWarning, match=r"7\.json is damaged"):
+        record = run()
+    assert record["status"] == "interrupted"
+    assert record["reason"] == "Slurm job 7, TIMEOUT: no log"
+
+
+@pytest.mark.parametrize("job_id", ["../7", "7_", "7 8", "7\n", "--help", "%A", "\u0667"])
+def test_ids_of_jobs_are_checked(submitted, job_id):
+    from gan.compare.slurm_launcher import load_jobs
+
+    folder, _ = submitted
+    path = folder.job_folder / "jobs.json"
+    path.write_text(json.dumps({"base-seed0": "17_0", "base-seed1": "7"}))
+    assert load_jobs(folder) == {"base-seed0": "17_0", "base-seed1": "7"}
+    path.write_text(json.dumps({"base-seed0": job_id}))
+    with pytest.warns(UserWarning, match=r"jobs\.json is damaged"):
+        assert load_jobs(folder) == {}
+
+
+def test_announcement_during_poll_is_handled_after_it(small_config, tmp_path, monkeypatch):
+    """A process cannot be waited for within its method `poll`."""
+    pytest.importorskip("submitit")
+    from gan.compare import slurm_job
+
+    class Process:
+        is_polled = False
+
+        def poll(self) -> None:
+            self.is_polled = True
+            signal.raise_signal(signal.SIGUSR1)
+            self.is_polled = False
+
+    process, polled = Process(), []
+
+    def handle(*_) -> None:
+        polled.append(process.is_polled)
+        sys.exit(-1)
+
+    monkeypatch.setattr(slurm_job, "start_process", lambda *_: process)
+    monkeypatch.setattr(slurm_job, "stop_processes", lambda *_: None)
+    (cell,) = build_cells(small_config, [], build_arms([], []), [0])
+    job = slurm_job.CellJob(cell, GridFolder(tmp_path), Resources(small_config, "cpu", 1, 1), stop_s=60)
+    previous = {number: signal.getsignal(number) for number in slurm_job.ANNOUNCEMENTS}
+    try:
+        signal.signal(signal.SIGUSR2, handle)
+        with pytest.raises(SystemExit):
+            job()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    assert polled == [False]
+
+
 def test_failing_accounting_is_reported_once(slurm, tmp_path):
     from gan.compare.slurm_launcher import check_accounting
 
@@ -233,12 +341,12 @@ def preempted(python, small_config, tmp_path):
 
 
 def test_preempted_job_goes_back_into_the_queue_and_is_bit_equal(preempted, small_config, tmp_path):
-    from submitit import LocalJob
     from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
     folder, first, second, paths = preempted
     assert (first.returncode, second.returncode) == (LOCAL_REQUEUE_RETURN_CODE, 0), first.stderr + second.stderr
-    assert LocalJob(paths.folder, "7").result() == 0
+    assert paths.result_pickle.exists()
+    assert json.loads((paths.folder / "7.json").read_text()) == 0
     (log,) = folder.root.glob("logs/*.log")
     assert log.read_text().count("$ python train_gan.py") == 2
     assert "step 0 of 60" not in log.read_text().rpartition("$ python")[2]
