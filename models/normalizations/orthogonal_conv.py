@@ -35,7 +35,9 @@ class OrthogonalConv(Normalization):
     channels; for other strides c is that of the inputs, or a multiple of it if there are more than c s² outputs. A
     matrix whose sides differ by less than a factor of 2 is a part of (I - 2 P)(I - 2 Q) with two such projections, as
     in AOC. Others, and the bases of the projections, are polar factors, by Newton-Schulz iteration with optimal scales
-    (Chen & Chow, 2014) instead of the authors' power iteration and Björck iteration with a scale of 1.
+    (Chen & Chow, 2014) instead of the authors' power iteration and Björck iteration with a scale of 1. The gradient is
+    inversely proportional to the length of the vectors that are orthogonalized, which can be short by chance where they
+    have 2 or 3 channels.
 
     The weight of a transposed convolution is that of its adjoint, a grouped convolution has one kernel per group, and
     linear and embedding layers have an orthogonal matrix. A dilation and a stride of the same axis must have no common

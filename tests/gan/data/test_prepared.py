@@ -15,7 +15,6 @@ from gan.data import ImageData, prepared
 from gan.data.prepared import Chunk, Source, prepare, sort_chunks
 from gan.runtime.cache import cache_dir
 from gan.runtime.errors import UserError
-from tests.gan.forged import assert_forged_files_are_made_again
 
 SHAPE = (3, 4, 5)
 
@@ -214,6 +213,8 @@ def test_pixels_are_verified_again_without_a_valid_note(root, damage):
 
 @pytest.mark.parametrize("name", ["info.pt", "verified.pt"])
 def test_forged_file_is_made_again(root, name):
+    from tests.gan.forged import assert_forged_files_are_made_again  # the processes that import this module cannot
+
     def load():
         data = prepare(make_source(root))
         return data.labels.tolist(), data.class_names, data.fingerprint, data.preparation.skipped
@@ -330,7 +331,9 @@ def slow_source(root: Path) -> Source:
 
     def decode() -> Iterator[Chunk]:
         (root / f"ready{os.getpid()}").touch()
+        deadline = time.monotonic() + 300
         while len(list(root.glob("ready*"))) < 2:
+            assert time.monotonic() < deadline, "the other process has not begun"
             time.sleep(0.002)
         for images, labels, skipped in fast.decode():
             for start in range(0, max(1, len(images)), 100):
