@@ -41,6 +41,7 @@ def test_export_of_the_best_checkpoint(tmp_path, tiny_run, capsys):
     assert_same(load_generator(out), restore_generator(folder, CPU, "best"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < ONNX_TORCH, reason="needs a newer PyTorch")
 def test_onnxruntime_generates_the_same_images_at_any_batch_size(tmp_path, tiny_run):
     pytest.importorskip("onnxscript")

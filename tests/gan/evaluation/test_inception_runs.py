@@ -84,6 +84,7 @@ def compare_folders(folders, inception_file, out) -> dict[str, float]:
     return json.loads(out.read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_fid_and_kid_of_folders_equal_those_of_torch_fidelitys_features(tmp_path, inception_file, folders, capsys):
     torch_fidelity = pytest.importorskip("torch_fidelity")
     extract = torch_fidelity.utils.create_feature_extractor(

@@ -466,6 +466,7 @@ def test_half_precision_and_autocast(dtype):
     assert certified_bound(network.to(dtype), (3, 8, 8)) == pytest.approx(bound, rel=0.02)
 
 
+@pytest.mark.slow
 def test_deep_network():
     network = nn.Sequential(*(layer for _ in range(200) for layer in (nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))).eval()
     for layer in network[::2]:

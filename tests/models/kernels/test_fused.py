@@ -296,7 +296,12 @@ def test_bfloat16_rounding(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "normalization"), [("pool", "spectral"), ("nearest", "spectral"), ("bilinear", "none")]
+    ("kind", "normalization"),
+    [
+        ("pool", "spectral"),
+        pytest.param("nearest", "spectral", marks=pytest.mark.slow),
+        pytest.param("bilinear", "none", marks=pytest.mark.slow),
+    ],
 )
 def test_compiles_without_graph_break(kind, normalization):
     torch.compiler.reset()

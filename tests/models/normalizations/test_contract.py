@@ -260,10 +260,10 @@ def test_gradient_rejects_include_and_exclude():
 # network has the convolutions with `spectral`, and test_spectral_conv.py compiles those with `spectral_conv`.
 COMPILED_KINDS = ["conv3s1g1", "conv4s2g2", "transposed", "linear", "embedding"]
 FAST = {
-    *((name, "conv3s1g1") for name in ("conv_norm", "oni", "weight")),
-    *((name, "transposed") for name in ("conv_norm", "spectral_conv")),
+    *((name, "conv3s1g1") for name in ("conv_norm", "weight")),
+    ("spectral_conv", "transposed"),
 }
-FAST_NETWORKS = {"gradient", "none", "spectral"}
+FAST_NETWORKS = {"gradient", "none"}
 
 
 def mark_slow(fast: bool) -> tuple:

@@ -88,7 +88,13 @@ def test_aol_does_not_change_orthogonal_columns(make):
     torch.testing.assert_close(normalize(layer, "aol").weight, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["square", "strided", "strided_odd", "dilated", "dilated_1d", "1d", "linear_wide"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("square", "strided", "dilated_1d", "1d", "linear_wide"),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("strided_odd", "dilated")),
+    ],
+)
 def test_aol_equals_its_formula_for_the_matrix_of_the_layer(kind, dense_matrix):
     make, size = CIRCULAR[kind]
     torch.manual_seed(0)
