@@ -56,7 +56,7 @@ class AlmostOrthogonal(Parametrization):
         for axis, (size, s, d) in enumerate(zip(kernel.shape[3:], self.stride, self.dilation, strict=True), start=2):
             if s == 1:
                 continue
-            phases = torch.tensor([a * d % s for a in range(size)], device=weight.device)
+            phases = torch.arange(size, device=weight.device) * d % s
             sums = sums.index_select(axis, phases)
         return (kernel * divisor(sums).rsqrt()[:, None]).reshape(weight.shape)
 
