@@ -161,6 +161,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_cell_that_does_not_finish_its_step_ends_after_a_killed_comparison():
     cell = subprocess.run([sys.executable, "-c", STUCK], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
     assert (cell.returncode, cell.stdout) == (143, b"asked\n")
