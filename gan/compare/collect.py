@@ -6,22 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gan.compare.arms import EVALUATION, to_file_name
-from gan.compare.description import Description, save_description
+from gan.compare.arms import EVALUATION, Arm, Cell, to_file_name
+from gan.compare.description import Description, extend_description, save_description
 from gan.compare.experiment_types import get_experiment_type
 from gan.compare.folder import GridFolder
+from gan.compare.recover import NAME
 from gan.compare.status import differing_keys, get_status, save_status
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.run.divergence import DIVERGENCES
 from gan.run.logging import METRICS
-from gan.run.step_files import find_step_files
+from gan.run.step_files import SAMPLES, find_step_files
 from gan.runtime.errors import UserError
 from gan.runtime.text import printable
 
-IGNORED = ("data.download", "data.allow_changes")
-IMAGES = re.compile(r"data\.(?!subset|conditional|label_frequencies|horizontal_flip|dequantize|workers|device_budget)")
-SEED = re.compile(r"-seed\d+$")  # at the end of the name of a cell
+TRAINING = (
+    "subset|conditional|label_frequencies|horizontal_flip|dequantize|workers|device_budget|download|allow_changes"
+)
+IMAGES = re.compile(rf"data\.(?!{TRAINING})")  # keys on which the images depend
 
 
 def collect_runs(folder: GridFolder, runs: Sequence[Path], baseline: str | None) -> Description:
@@ -34,18 +36,15 @@ def collect_runs(folder: GridFolder, runs: Sequence[Path], baseline: str | None)
     _check_free(folder.root)
     configs = _load_configs(runs)
     arms = _group(configs)
-    cells = {(name, configs[run].seed): run for name, members in arms.items() for run in members}
-    first = next(iter(configs))
-    names = [_get_name(arm, seed) for arm, seed in cells]
-    entries = [{"arm": arm, "seed": seed, "axes": {}, "overrides": []} for arm, seed in cells]
-    default = "none" if "none" in arms else next(iter(arms))
-    description = Description(str(first), to_plain(configs[first]), default, dict(zip(names, entries, strict=True)))
-    description.set_baseline(baseline)
+    cells = {
+        run: Cell(Arm(name), configs[run].seed, (), configs[run]) for name, members in arms.items() for run in members
+    }
+    description = extend_description(folder, runs[0], configs[runs[0]], list(cells.values()), baseline)
     folder.create()
     save_description(folder, description)
-    for name, run in zip(names, cells.values(), strict=True):
-        _copy(run, folder.run_folder(name))
-        save_status(folder, name, get_status(run, configs[run].train.steps))
+    for run, cell in cells.items():
+        _copy(run, folder.run_folder(cell.name))
+        save_status(folder, cell.name, get_status(run, cell.config.train.steps))
     return description
 
 
@@ -61,7 +60,7 @@ def _load_configs(runs: Sequence[Path]) -> dict[Path, Any]:
             raise UserError(f"{run} has no {METRICS}: nothing has been logged")
         configs[run] = load_config(kind.schema, path)
         differing = run_folder.differing_keys(to_plain(configs[runs[0]]), to_plain(configs[run]))
-        if keys := [key for key in differing if key not in IGNORED and (EVALUATION.match(key) or IMAGES.match(key))]:
+        if keys := [key for key in differing if EVALUATION.match(key) or IMAGES.match(key)]:
             raise UserError(
                 f"{run} and {runs[0]} have other images or are evaluated in another way (different: {', '.join(keys)})"
             )
@@ -94,20 +93,17 @@ def _group(configs: dict[Path, Any]) -> dict[str, list[Path]]:
 
 def _find_free_name(run: Path, used: dict[str, Any]) -> str:
     """Return the name of a run folder without its seed, with a number if it is used."""
-    name = to_file_name(SEED.sub("", run.resolve().name)) or "run"
+    name = to_file_name(run.resolve().name) or "run"
+    name = match["arm"] if (match := NAME.fullmatch(name)) else name
     numbered = (f"{name},{number}" for number in range(2, len(used) + 3))
     return next(free for free in (name, *numbered) if free not in used)
 
 
-def _get_name(arm: str, seed: int) -> str:
-    return f"{arm}-seed{seed}"
-
-
 def _copy(run: Path, target: Path) -> None:
     """Copy the config, the log and the last samples of a run."""
-    samples = [path.relative_to(run) for path in find_step_files(run / "samples", ".png").values()][-1:]
+    samples = [path.relative_to(run) for path in find_step_files(run / SAMPLES, ".png").values()][-1:]
     try:
-        (target / "samples").mkdir(parents=True)
+        (target / SAMPLES).mkdir(parents=True)
         for name in (run_folder.CONFIG, METRICS, DIVERGENCES, *samples):
             if (run / name).is_file():
                 shutil.copyfile(run / name, target / name)

@@ -21,7 +21,7 @@ from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.run.logging import METRICS, Log, read_log
-from gan.run.step_files import find_step_files
+from gan.run.step_files import SAMPLES, find_step_files
 from gan.runtime.damaged import describe_damage, keep_copy
 from gan.runtime.errors import UserError
 from gan.runtime.files import only_regular, write_atomically
@@ -96,7 +96,7 @@ class Results:
         if not has_run or _has_lost(log, saved):
             return saved
         if identity["seed"] == self._first_seeds[identity["arm"]]:
-            save_sample(run / "samples", self.folder.sample_file(name))
+            save_sample(run / SAMPLES, self.folder.sample_file(name))
         row = identity | self._read_results(name, log.lines, saved)
         return {key: value for key, value in row.items() if value not in (None, "")}
 

@@ -13,6 +13,7 @@ from gan.data.grids import sample_grid
 from gan.evaluation.lipschitz import measure_due
 from gan.run.divergence import find_nonfinite, gradient_norm
 from gan.run.recorder import Recorder, Throughput, is_due, open_recorder
+from gan.run.step_files import SAMPLES
 from gan.runtime.distributed import call_on_rank_zero, mean_numbers, world_size
 from gan.runtime.interrupt import Interrupt, Interrupted, stop_interrupted
 from gan.training.experiment import Experiment
@@ -145,7 +146,7 @@ def evaluate(
         if recorder.is_best(first, value, evaluator.protocols[0].spec.higher_is_better):
             recorder.save_best(experiment.state_dict())
     samples = fixed_samples(G_ema, inputs)
-    recorder.logger.image("samples", experiment.step, sample_grid(samples, experiment.config.data.stacked))
+    recorder.logger.image(SAMPLES, experiment.step, sample_grid(samples, experiment.config.data.stacked))
     if metrics:
         recorder.log(experiment.counters, metrics | spreads)
     recorder.warn(warnings.check_samples(experiment.step, samples, experiment.images))
@@ -168,7 +169,7 @@ def lacks_evaluation(experiment: Experiment, recorder: Recorder | None) -> bool:
 
     def is_missing() -> bool:
         assert recorder is not None  # called on rank 0
-        return not (recorder.has_image("samples", step) if tag is None else recorder.has_logged(step, tag))
+        return not (recorder.has_image(SAMPLES, step) if tag is None else recorder.has_logged(step, tag))
 
     return call_on_rank_zero(is_missing)
 
