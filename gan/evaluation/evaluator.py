@@ -78,7 +78,7 @@ class Evaluator:
         return self._compute(lambda extractor, count: extract_features(extractor, count, get_batch), get_labels)
 
     def get_fingerprint(self, protocol: MetricProtocol) -> str:
-        """Return a hash of what a metric depends on besides the images of the splits and those that are judged."""
+        """Return a hash of what a metric depends on besides the images of the splits and the generated ones."""
         statistics = self._references[_reference_key(protocol)].statistics if protocol.reference == "file" else None
         of_file = () if statistics is None else (statistics.mean, statistics.covariance)
         return hash_values(self.extractors[protocol.features].fingerprint, *of_file)

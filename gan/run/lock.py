@@ -68,7 +68,7 @@ def hold_lock(path: Path, timeout_s: float = 0.0) -> Iterator[None]:
             yield
         finally:
             _held.pop(path, None)
-            # An error, such as that of a disk that is read-only now, must not hide the one that ended the process.
+            # An error here, as on a disk that is now read-only, must not replace the one that ended the process.
             with suppress(OSError):
                 if _is_current(path, file):
                     path.unlink()
