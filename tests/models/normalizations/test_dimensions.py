@@ -179,6 +179,7 @@ def matrices(layer, weight):
 @pytest.mark.parametrize("layer", WEIGHTS, ids=str)
 def test_normalizations_of_matrices(layer):
     torch.manual_seed(0)
+    layer.reset_parameters()  # with the seed
     before = matrices(layer, layer.weight)
     weights = {}
     for name in ("weight", "spectral", "bidirectional_spectral", "stable_rank", "oni"):
