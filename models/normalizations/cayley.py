@@ -3,18 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from models.kernels import switch
 from models.kernels.symbol import fold_phases, padding_multiplicity, padding_sides
 from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
-from models.normalizations.conv_norm_layers import OF_THE_CONVOLUTION
-from models.normalizations.layers import Wrapper
+from models.normalizations.conv_wrapper import ConvWrapper
 from models.normalizations.obstacles import find_normalization, find_obstacle_to_wrapping
 from models.protocols import GetBound
 
@@ -68,46 +66,17 @@ class CayleyMatrix(Parametrization):
         return cayley(weight.float() if weight.dtype.itemsize < 4 else weight).to(weight.dtype)
 
 
-class CayleyConv(Wrapper):
-    """Orthogonal convolution on the grid of its padded input: (B, I, *n) -> (B, O, *n'), the shape of the convolution.
+class CayleyConv(ConvWrapper):
+    """Orthogonal convolution on the grid of its padded input, (B, I, *n) -> (B, O, *n'), with the convolution's shape."""
 
-    It has the attributes of the convolution `conv`, such as `weight`, and never calls it.
-    """
-
-    def __init__(self, conv: _ConvNd):
-        super().__init__()
-        if obstacle := find_obstacle_to_wrapping(conv):
-            raise ValueError(f"{type(conv).__name__} cannot be wrapped by Cayley: {obstacle}")
-        self.conv = conv
-
-    @property
-    def wrapped(self) -> nn.Module:
-        """The convolution."""
-        return self.conv
-
-    def __getattr__(self, name: str) -> Any:
-        """Return an attribute of this module, or of the convolution."""
-        return getattr(self.conv, name) if name in OF_THE_CONVOLUTION or name == "bias" else super().__getattr__(name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute of this module, or of the convolution."""
-        if name in OF_THE_CONVOLUTION or name == "bias":
-            setattr(self.conv, name, value)
-        else:
-            super().__setattr__(name, value)
+    normalization = "Cayley"
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, I, *n) or (I, *n) to the shape of the bare convolution."""
-        if isinstance(x, fx.Proxy):
-            return self.trace(x)  # pyright: ignore[reportReturnType]
+        return self._call(x)
+
+    def _compute(self, x: Tensor) -> Tensor:
         conv = self.conv
-        if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks:
-            raise RuntimeError(
-                "CayleyConv does not call its `conv`, so that the hooks of `conv` would not run: register them on the"
-                " layer itself"
-            )
-        if x.dim() == len(conv.kernel_size) + 1:
-            return self(x[None])[0]
         with switch.without_autocast(x.device):
             weight = conv.weight.float() if conv.weight.dtype.itemsize < 4 else conv.weight
             convolve = self._convolve if len(x) else conv._conv_forward  # MKL has no DFT of an empty batch
@@ -162,11 +131,7 @@ class CayleyConv(Wrapper):
 
         symbol = torch.fft.rfftn(kernel, dim=spatial).conj().unflatten(0, (conv.groups, -1))
         matrices = cayley(symbol.flatten(3).permute(3, 0, 1, 2))  # (F, g, O / g, I / g prod(s))
-        phases = x
-        for axis, s in reversed(list(enumerate(stride, start=2))):
-            phases = phases.unflatten(axis, (-1, s))
-        n = len(stride)
-        phases = phases.permute(0, 1, *range(3, 3 + 2 * n, 2), *range(2, 2 + 2 * n, 2)).flatten(1, 1 + n)
+        phases = fold_phases(x, stride).flatten(1, 1 + len(stride))
         spectrum = torch.fft.rfftn(phases, dim=spatial)
         columns = spectrum.unflatten(1, (conv.groups, -1)).flatten(3).permute(3, 1, 2, 0)  # (F, g, I / g prod(s), B)
         result = (matrices @ columns).permute(3, 1, 2, 0).flatten(1, 2)

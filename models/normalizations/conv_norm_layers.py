@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from models.activation_norms.batch import BatchNorm
@@ -22,8 +22,7 @@ from models.kernels.symbol import (
     padding_sides,
 )
 from models.normalizations.conv_norm_parts import DepthwiseAffine, RunningAverage
-from models.normalizations.layers import Wrapper
-from models.normalizations.obstacles import find_obstacle_to_wrapping
+from models.normalizations.conv_wrapper import ConvWrapper
 from models.protocols import GetBound
 
 if TYPE_CHECKING:
@@ -33,13 +32,6 @@ SYMBOL_CHUNK = 2**22  # entries of the symbol whose norms are computed at once
 
 CONVOLVE_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 BATCH_NORMS = {1: nn.BatchNorm1d, 2: BatchNorm, 3: nn.BatchNorm3d}
-OF_THE_CONVOLUTION = frozenset(
-    {
-        *("weight", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
-        *("padding_mode", "transposed", "output_padding"),
-    }
-)
-"""Attributes of the convolution that its wrapper has too"""
 
 
 class GridConvolution(NamedTuple):
@@ -55,20 +47,16 @@ class GridConvolution(NamedTuple):
     """The part of the grid that is the output"""
 
 
-class ConvNormLayer(Wrapper):
-    """Base of the ConvNorm layers: holds the convolution, computes V, applies the affine part and the batch norm.
+class ConvNormLayer(ConvWrapper):
+    """Base of the ConvNorm layers: computes V, applies the affine part and the batch norm.
 
-    The layer computes the convolution itself and never calls `conv`. It therefore accepts only a convolution with
-    PyTorch's own forward and without hooks (ValueError), and hooks that `conv` gets later raise RuntimeError. The layer
-    has the attributes of the convolution, such as `weight` and `stride`. `bias` is the bias of the output, which the
-    affine part holds, or None if the convolution had no bias.
+    `bias` is the bias of the output, which the affine part holds, or None if the convolution had no bias.
     """
 
+    normalization = "ConvNorm"
+
     def __init__(self, conv: _ConvNd, options: "ConvNorm"):
-        super().__init__()
-        if obstacle := find_obstacle_to_wrapping(conv):
-            raise ValueError(f"{type(conv).__name__} cannot be wrapped by ConvNorm: {obstacle}")
-        self.conv = conv
+        super().__init__(conv)
         self.options = options
         self._has_bias = conv.bias is not None
         authors = options.variant == "authors"
@@ -77,54 +65,22 @@ class ConvNormLayer(Wrapper):
         if options.running_average:
             self.average = RunningAverage()
 
-    @property
-    def wrapped(self) -> nn.Module:
-        """The convolution."""
-        return self.conv
-
     def get_convolution(self) -> _ConvNd:
         """Return the convolution that is preconditioned, see `models.protocols.ConvolutionWrapper`."""
         return self.conv
 
-    def __getattr__(self, name: str) -> Any:
-        """Return an attribute of this module, or of the convolution."""
-        if name in OF_THE_CONVOLUTION:
-            return getattr(self.conv, name)
-        if name == "bias":
-            return getattr(self._bias_owner, name) if self._has_bias else None
-        return super().__getattr__(name)
+    def get_bias(self) -> Tensor | None:
+        """Return the bias of the output, or None."""
+        return self._bias_owner.bias if self._has_bias else None
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute of this module, or of the convolution."""
-        if name in OF_THE_CONVOLUTION:
-            setattr(self.conv, name, value)
-        elif name == "bias":
-            self._has_bias = value is not None
-            setattr(self._bias_owner, name, value)
-        else:
-            super().__setattr__(name, value)
+    def set_bias(self, bias: Any) -> None:
+        """Replace the bias of the output."""
+        self._has_bias = bias is not None
+        self._bias_owner.bias = bias
 
     @property
-    def _bias_owner(self) -> nn.Module:
+    def _bias_owner(self) -> "_ConvNd | DepthwiseAffine":
         return self.conv if self.affine is None else self.affine
-
-    def _call(self, x: Tensor, *arguments: Any) -> Tensor:
-        """Return the output for a batch or a single map, or record the call where `torch.fx` traces."""
-        if isinstance(x, fx.Proxy):
-            return self.trace(x, *arguments)  # pyright: ignore[reportReturnType]
-        conv = self.conv
-        if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks:
-            raise RuntimeError(
-                f"{type(self).__name__} does not call its `conv`, so that the hooks of `conv` would not run: register"
-                " them on the layer itself"
-            )
-        if x.dim() == len(conv.kernel_size) + 1:
-            return self._compute(x[None], *arguments)[0]
-        return self._compute(x, *arguments)
-
-    @abstractmethod
-    def _compute(self, x: Tensor, *arguments: Any) -> Tensor:
-        """Return the output for x (B, I, *n)."""
 
     @abstractmethod
     def to_grid(self, x: Tensor) -> GridConvolution:
