@@ -67,7 +67,7 @@ class CayleyMatrix(Parametrization):
 
 
 class CayleyConv(ConvWrapper):
-    """Orthogonal convolution on the grid of its padded input, (B, I, *n) -> (B, O, *n'), with the convolution's shape."""
+    """Orthogonal convolution on the grid of its padded input, (B, I, *n) -> (B, O, *n') as the convolution."""
 
     normalization = "Cayley"
 
