@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from gan.config import Config
-from gan.data.prepared import expand_path
 from gan.evaluation.lipschitz import explain_unmeasured
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code, split_overrides
+from gan.runtime.paths import expand_path
 from gan.runtime.text import printable
 from gan.training.build import build_tracker
 from gan.training.lipschitz import draw_points, lipschitz_audit, lipschitz_numbers

@@ -14,7 +14,6 @@ from torch import nn
 
 from gan import __version__
 from gan.config import Config
-from gan.data.prepared import expand_path
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
@@ -29,6 +28,7 @@ from gan.runtime.device import select_device
 from gan.runtime.distributed import broadcast_object, process_group, rank
 from gan.runtime.errors import UserError
 from gan.runtime.files import check_regular, write_json
+from gan.runtime.paths import expand_path
 from gan.runtime.provenance import versions
 from gan.runtime.text import printable
 from gan.training.build import build_experiment

@@ -9,7 +9,6 @@ from gan.compare.experiment_types import get_experiment_type
 from gan.compare.results import get_seconds_per_step
 from gan.compare.status import get_status
 from gan.compare.tags import METRIC, get_primary_metric, higher_is_better
-from gan.data.prepared import expand_path
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.run.logging import METRICS, Line, read_metrics
@@ -17,6 +16,7 @@ from gan.run.progress import format_duration
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
+from gan.runtime.paths import expand_path
 from gan.runtime.text import printable
 
 HEADER = ("run", "network", "step", "status", "metric", "best", "last", "time")

@@ -28,7 +28,6 @@ from gan.compare.report.hparams import write_hparams
 from gan.compare.results import Results, find_completed
 from gan.compare.start import check_cells
 from gan.compare.status import FAILED, FINISHED, INTERRUPTED, Status, check_config
-from gan.data.prepared import expand_path
 from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.lock import hold_lock
@@ -36,6 +35,7 @@ from gan.run.start import require_all
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import Stopped, UserError
 from gan.runtime.interrupt import SIGNALS
+from gan.runtime.paths import expand_path
 from gan.runtime.text import printable
 
 # Optional dependencies

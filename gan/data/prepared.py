@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -29,7 +29,7 @@ from gan.runtime.cache import ContentHash, cache_dir, hash_values, warn_unwritab
 from gan.runtime.disk import get_free_space
 from gan.runtime.errors import UserError
 from gan.runtime.files import only_regular, write_atomically
-from gan.runtime.text import printable
+from gan.runtime.paths import user_errors
 
 IMAGES, INFO, VERIFIED = "images.npy", "info", "verified"
 FORMAT = 1  # part of every key; increase it if the same options produce other pixels
@@ -77,29 +77,6 @@ class Source:
                 stat = os.stat(os.path.join(self.root, name))
                 files.append((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
         return hash_values(FORMAT, self.shape, self.num_classes, self.options, *files)
-
-
-@contextmanager
-def user_errors(root: Path, key: str = "data.root") -> Iterator[None]:
-    """Raise a UserError instead of an OSError. Its message names the config key of `root`, and the file or `root`."""
-    try:
-        yield
-    except OSError as error:
-        name = printable(error.filename or root)
-        raise UserError(f"{key}: cannot read '{name}': {error.strerror or error}") from None
-
-
-def expand_path(text: str, key: str = "data.root") -> Path:
-    """Return the path in a config key with `~` expanded.
-
-    Raises UserError if there is no such home folder, and for an empty path, which would be the working folder.
-    """
-    if not text:
-        raise UserError(f"{key}: the path is empty; write '.' for the working folder")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise UserError(f"{key}: the home folder in '{text}' is unknown; write the full path") from None
 
 
 def prepare(source: Source) -> ImageData:

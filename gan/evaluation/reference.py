@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gan.data import ImageData
-from gan.data.prepared import expand_path
 from gan.evaluation.real_features import (
     check_features,
     extract_real_features,
@@ -19,6 +18,7 @@ from gan.evaluation.real_features import (
 from gan.runtime import rng
 from gan.runtime.cache import check_tensor, hash_values
 from gan.runtime.errors import UserError
+from gan.runtime.paths import expand_path
 from metrics.checks import check_distances
 from metrics.extractors.base import FeatureExtractor
 from metrics.frechet import FeatureStatistics

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gan.data.prepared import expand_path
 from gan.options.loader import construct
 from gan.options.nodes import parse_yaml
 from gan.runtime.errors import UserError
+from gan.runtime.paths import expand_path
 from gan.runtime.weights import FINGERPRINT, get_fingerprint, read_weights
 from metrics.extractors.classifier import compute_classifier_fingerprint
 from models import ClassifierConfig, ImageShape, build_classifier

@@ -18,9 +18,10 @@ from typing import ClassVar, Protocol
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from gan.data.base import DATASETS, DatasetConfig, Splits
-from gan.data.prepared import Source, expand_path, prepare, user_errors
+from gan.data.prepared import Source, prepare
 from gan.runtime.disk import Space
 from gan.runtime.errors import UserError
+from gan.runtime.paths import expand_path, user_errors
 from gan.runtime.temporary import PATTERN, name_temporary, remove_dead
 
 

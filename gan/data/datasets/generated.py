@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from gan.data.base import DATASETS, DatasetConfig, Splits, to_uint8
-from gan.data.prepared import expand_path
 from gan.options.loader import construct
 from gan.options.nodes import parse_yaml
 from gan.runtime import rng
 from gan.runtime.errors import UserError
+from gan.runtime.memory import require_memory
+from gan.runtime.paths import expand_path
 from gan.runtime.weights import GENERATOR, read_weights
 from models import GeneratorConfig, ImageShape, build_generator
 from models.calls import call_network
@@ -71,6 +72,8 @@ class Generated(DatasetConfig):
             raise UserError(
                 f"data.run: the weights of {self.run} do not fit the network that the file describes; copy it again"
             ) from None
+        size = 2 * len(real.train) * run.image.channels * run.image.resolution**2  # the batches and their concatenation
+        require_memory(size, f"data.run: {len(real.train):,} samples", "name a run with a smaller dataset")
         images = generate(network, run.generator.z_dim, real.train.labels, self.seed)
         return Splits(replace(real.train, images=images, preparation=None), real.held_out)
 

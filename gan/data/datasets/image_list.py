@@ -10,9 +10,9 @@ from gan.data.datasets.labels_file import parse_labels
 from gan.data.datasets.split_folders import find_first_folders
 from gan.data.files import ImageFiles, find_archive, open_files
 from gan.data.files.base import LABELS_FILE
-from gan.data.prepared import expand_path, user_errors
 from gan.runtime.cache import hash_values
 from gan.runtime.errors import UserError
+from gan.runtime.paths import expand_path, user_errors
 from gan.runtime.text import printable
 
 

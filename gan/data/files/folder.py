@@ -8,8 +8,8 @@ from pathlib import Path
 
 from gan.data.decoding import read_file
 from gan.data.files.base import LABELS_FILE, MAX_LABELS_BYTES, ImageFiles, is_image, split_path
-from gan.data.prepared import user_errors
 from gan.runtime.errors import UserError
+from gan.runtime.paths import user_errors
 
 MAX_FOLDERS = 1_000_000  # symbolic links between a few folders can make any number of paths
 

@@ -6,8 +6,8 @@ from gan.data.files.base import ImageFiles
 from gan.data.files.folder import FolderFiles
 from gan.data.files.tar_archive import TarFiles
 from gan.data.files.zip_archive import ZipFiles
-from gan.data.prepared import user_errors
 from gan.runtime.errors import UserError
+from gan.runtime.paths import user_errors
 from gan.runtime.text import printable
 
 # The first bytes of archives. Those of .tar are a file name, and its format begins later.

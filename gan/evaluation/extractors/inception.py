@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from gan.data.prepared import expand_path
 from gan.evaluation.extractors.base import EXTRACTORS, FeatureSpace, MetricsConfig
 from gan.runtime.errors import UserError
+from gan.runtime.paths import expand_path
 from gan.runtime.text import printable
 from metrics.extractors.base import FeatureExtractor
 from metrics.extractors.inception import (

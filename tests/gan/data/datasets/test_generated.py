@@ -61,6 +61,15 @@ def test_invalid_run_is_one_line(tmp_path, finished_run, capsys, name, reason):
     assert re.fullmatch(f"error: .*{reason}.*\n", capsys.readouterr().err)
 
 
+def test_too_little_memory_is_one_line(conditional_run, monkeypatch):
+    monkeypatch.setattr("gan.runtime.memory.get_total_memory", lambda: 1e5)
+    monkeypatch.setattr("gan.data.datasets.digits.require_memory", lambda *_: None)
+    with pytest.raises(
+        UserError, match=r"^data\.run: [\d,]+ samples need .* GB of memory, but there are 0\.0 GB; name a run"
+    ):
+        Generated(run=str(conditional_run)).load()
+
+
 def test_file_of_a_classifier_is_no_run(tmp_path):
     with pytest.raises(UserError, match=r"^data\.run: .* describes no generator; name a run of train_gan\.py"):
         Generated(run=str(save_untrained(tmp_path / "a.safetensors"))).load()
