@@ -123,7 +123,13 @@ def test_metrics_jsonl_and_tensorboard_have_the_same_tags(trained):
     assert [line["images"] for line in lines] == [8, 16, 24, 32]
 
 
-@pytest.mark.parametrize("step", [1, 4], ids=["between replays of a batch", "after a validation"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(1, id="between replays of a batch", marks=pytest.mark.slow),
+        pytest.param(4, id="after a validation"),
+    ],
+)
 def test_resume_is_bit_equal(tmp_path, train, trained_for_five_steps, event_files_in_order, step):
     resumed = shutil.copytree(trained_for_five_steps, tmp_path / "resumed")
     for later in range(step + 1, 6):
@@ -297,6 +303,7 @@ def test_table_without_operator_norm_and_with_large_learning_rate(tmp_path, trai
     assert "classifier: largest input gradient" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_script_runs_in_any_folder(tmp_path, config, python):
     arguments = ["--config", "tiny.yaml", "--out", "run", "--device", "cpu", "train.steps=1"]
     good = python.run(ROOT / "train_classifier.py", *arguments, cwd=tmp_path)

@@ -129,6 +129,7 @@ def test_fid_and_kid_of_folders_equal_torch_fidelity(tmp_path, inception_file, f
     assert scores["kid5"] == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_sizes")
 def test_saved_statistics_of_a_folder_are_used_by_a_run(tmp_path, tiny_run, inception_file, folders, capsys):
     weights = f"metrics.inception_weights={inception_file}"
@@ -166,6 +167,7 @@ def test_saved_statistics_of_a_folder_are_used_by_a_run(tmp_path, tiny_run, ince
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_sizes")
 def test_statistics_of_another_preprocessing_are_refused(tmp_path, inception_file):
     """A file without a record counts as one of pytorch-fid."""

@@ -162,11 +162,11 @@ def assert_close_numbers(folder: Path, expected: Path):
 
 @pytest.mark.parametrize(
     ("launcher", "recipe", "steps"),
-    [("fast_job", "all random options", 10), *(pytest.param("job", recipe, 20, marks=slow) for recipe in RECIPES)],
+    [("fast_job", "all random options", 6), *(pytest.param("job", recipe, 20, marks=slow) for recipe in RECIPES)],
 )
 def test_two_processes_equal_one(tmp_path, tiny_run, request, launcher, recipe, steps):
     job = request.getfixturevalue(launcher)
-    intervals = (f"eval.every={steps // 2}", "lipschitz.every=5", f"lipschitz.audit_every={steps}")
+    intervals = (f"eval.every={steps // 2}", f"lipschitz.every={steps // 2}", f"lipschitz.audit_every={steps}")
     arguments = (f"train.steps={steps}", *intervals, *RECIPES[recipe])
     one = tiny_run(tmp_path / "one", *arguments)
     done = job(tmp_path / "two", *arguments)

@@ -23,7 +23,7 @@ def replace_calls(experiment):
     D.forward = lambda x: type(D).forward(D, x)[:, None]
 
 
-@pytest.mark.parametrize("loss", ["hinge", "relativistic"])
+@pytest.mark.parametrize("loss", ["hinge", pytest.param("relativistic", marks=pytest.mark.slow)])
 def test_networks_without_labels_and_with_a_column_of_logits(build, loss):
     def run(experiment):
         penalties = [training_step(experiment, experiment.G, experiment.D) for _ in range(3)]

@@ -77,7 +77,13 @@ RECIPES = {
 }
 
 
-@pytest.fixture(scope="module", params=RECIPES.values(), ids=RECIPES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(overrides, id=name, marks=pytest.mark.slow if name == "conv_norm running average" else ())
+        for name, overrides in RECIPES.items()
+    ],
+)
 def recipe(request) -> list[str]:
     """Return the overrides of a recipe."""
     return request.param

@@ -89,6 +89,7 @@ def test_deepcopy_of_a_normalized_network(normalization):
     assert torch.equal(copy.deepcopy(pair)(z), pair(z))
 
 
+@pytest.mark.slow
 def test_torch_export():
     generator, z = build_pair()[0].eval(), torch.randn(3, 6)
     batch = torch.export.Dim("batch")

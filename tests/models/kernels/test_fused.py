@@ -298,7 +298,7 @@ def test_bfloat16_rounding(kind):
 @pytest.mark.parametrize(
     ("kind", "normalization"),
     [
-        ("pool", "spectral"),
+        pytest.param("pool", "spectral", marks=pytest.mark.slow),
         pytest.param("nearest", "spectral", marks=pytest.mark.slow),
         pytest.param("bilinear", "none", marks=pytest.mark.slow),
     ],

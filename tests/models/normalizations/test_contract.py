@@ -255,14 +255,10 @@ def test_gradient_rejects_include_and_exclude():
             normalize(Network(), build_normalization("gradient", **options))
 
 
-# Compilation takes long. The fast tests compile a convolution with each normalization, a transposed convolution where
-# the normalization has separate code for it, and a network whose shared layer updates its buffers twice in a pass. The
-# network has the convolutions with `spectral`, and test_spectral_conv.py compiles those with `spectral_conv`.
+# Compilation takes long. The fast tests compile a convolution with `conv_norm`, and networks whose shared layer updates
+# its buffers twice in a pass. test_spectral_conv.py compiles convolutions with `spectral_conv`.
 COMPILED_KINDS = ["conv3s1g1", "conv4s2g2", "transposed", "linear", "embedding"]
-FAST = {
-    *((name, "conv3s1g1") for name in ("conv_norm", "weight")),
-    ("spectral_conv", "transposed"),
-}
+FAST = {("conv_norm", "conv3s1g1")}
 FAST_NETWORKS = {"gradient", "none"}
 
 

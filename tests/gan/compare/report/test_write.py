@@ -73,6 +73,7 @@ def test_report_has_the_command_and_claims_nothing_for_two_seeds(grid, small_con
     assert re.search(r"\| conv_norm \| 2 \| \**[\d.]+ ± [\d.]+", text)
 
 
+@pytest.mark.slow
 def test_files_that_git_tracks_give_the_same_report(grid, tmp_path):
     tracked = tmp_path / "tracked"
     shutil.copytree(grid, tracked, ignore=shutil.ignore_patterns("cells", "logs", "plots", "report.*", "events.*"))
