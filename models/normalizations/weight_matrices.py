@@ -83,14 +83,15 @@ class LeadingSingularVectors(nn.Module):
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return σ (g,), u (g, r) and v (g, c) of `matrix` (g, r, c)."""
         if self.training:
-            self._iterate(matrix.detach())
+            self.iterate(matrix, self.n_power_iterations)
         # Copies, since a second forward pass may update the buffers before the backward pass of the first.
         u, v = self.u.clone(), self.v.clone()
         return torch.einsum("gr,grc,gc->g", u, matrix, v), u, v
 
     @torch.no_grad()
-    def _iterate(self, matrix: Tensor) -> None:
-        for _ in range(self.n_power_iterations):
+    def iterate(self, matrix: Tensor, iterations: int) -> None:
+        """Update u and v by power iterations on `matrix` (g, r, c)."""
+        for _ in range(iterations):
             self.u.copy_(direction((matrix @ self.v[..., None])[..., 0], self.u, dim=(1,)))
             self.v.copy_(direction((matrix.mT @ self.u[..., None])[..., 0], self.v, dim=(1,)))
 

@@ -1,4 +1,4 @@
-"""The normalizations whose layers have a norm of at most 1: aol, cayley, orthogonal_conv."""
+"""The normalizations whose layers have a norm of at most 1: aol, cayley, orthogonal_conv, soc."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from metrics.lipschitz.certificate import certified_bound
 from models import DISCRIMINATORS, ImageShape, build_discriminator
 from models.normalizations import build_normalization, normalize
 
-NAMES = ["aol", "cayley", "orthogonal_conv"]
+NAMES = ["aol", "cayley", "orthogonal_conv", "soc"]
 names = pytest.mark.parametrize("name", NAMES)
 
 
@@ -54,16 +54,16 @@ def singular_values(name, make, size, dense_matrix):
     layer = make().double()
     nn.init.normal_(layer.weight, std=0.02)
     channels = layer.weight.shape[1] if isinstance(layer, nn.Linear) else layer.in_channels
-    if name == "cayley" and (
+    if name in ("cayley", "soc") and (
         isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) or max(getattr(layer, "dilation", (1,))) > 1
     ):
-        with pytest.raises(ValueError, match=r"cayley accepts|it is dilated"):
+        with pytest.raises(ValueError, match=rf"{name} accepts|it is dilated"):
             normalize(layer, name)
         pytest.skip("transposed and dilated convolutions are not accepted")
     return torch.linalg.svdvals(dense_matrix(normalize(layer, name), (channels, *size)))
 
 
-@pytest.mark.parametrize("name", ["cayley", "orthogonal_conv"])
+@pytest.mark.parametrize("name", ["cayley", "orthogonal_conv", "soc"])
 @pytest.mark.parametrize(("make", "size"), CIRCULAR.values(), ids=CIRCULAR)
 def test_orthogonal_convolutions_are_orthogonal(name, make, size, dense_matrix):
     values = singular_values(name, make, size, dense_matrix)
