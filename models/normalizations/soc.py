@@ -47,18 +47,18 @@ class SOC(Normalization):
     the largest ||S|| of a 3x3 kernel, 2.1. In all other cases, the layer is a part of such a layer on a larger map, and
     its norm is at most 1 plus this error, times the norm of a padding that repeats pixels.
 
-    For linear and embedding layers, this is `cayley`, since the exponential has no advantage for matrices. Transposed
-    convolutions and dilations are not accepted.
+    For linear and embedding layers, this is `cayley`: S would have the norm 1, and the row of a layer with one output a
+    fixed entry. Transposed convolutions and dilations are not accepted.
 
-    This is the authors' `SOC` (singlasahil14/SOC, checked), for zero padding and a kernel of size k at stride 1 or s k
-    at stride s, if the entries of their M with no place in the weight are zero: with O != I s² their M has max(O, I s²)²
-    kernels and this one O I s². They train with 5 terms and evaluate with 12, two functions, and do 50 power iterations
-    in every 200th call. Their last layer is a matrix of the same form.
+    This is the authors' `SOC` (singlasahil14/SOC, checked), with zero padding and a kernel of size k at stride 1 or s k
+    at stride s, if the entries of their M that have no place in the weight are zero: for O != I s², they learn
+    max(O, I s²)² kernels, and this layer O I s². They train with 5 terms and evaluate with 12, which are two functions,
+    and do 50 power iterations in every 200th call. Their last layer is a matrix of the same form.
     """
 
     terms: Annotated[int, REPEATS] = 12
-    """Terms of the series after the identity, in training and evaluation; each costs a convolution. The authors evaluate
-    with 12 and train with 5"""
+    """Terms of the series after the identity, in training and in evaluation; each costs a convolution. The authors train
+    with 5 and evaluate with 12"""
 
     has_state: ClassVar[bool] = True
 
