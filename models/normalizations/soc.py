@@ -57,8 +57,8 @@ class SOC(Normalization):
     """
 
     terms: Annotated[int, REPEATS] = 12
-    """Terms of the series after the identity, in training and in evaluation; each costs a convolution. The authors train
-    with 5 and evaluate with 12"""
+    """Terms of the series after the identity, in training and in evaluation, each of which costs a convolution; the
+    authors train with 5 and evaluate with 12"""
 
     has_state: ClassVar[bool] = True
 
