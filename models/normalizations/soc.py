@@ -133,9 +133,8 @@ class SkewConv(ConvWrapper):
             x = F.pad(x, [side for p in reversed(sides) for side in p], mode=conv.padding_mode)
             x, start = _pad(x, [(-p[0] % s, 0) for p, s in zip(sides, conv.stride, strict=True)]), first
         x = fold_phases(x, conv.stride).flatten(1, 1 + len(size))
-        if circular:
+        if circular:  # all centers are 0 then
             y = self._exponential(x, kernel, circular)
-            y = y.roll([-c for c in center], [*range(2, y.dim())]) if any(center) else y
         else:  # on all positions with pixels or outputs
             axes = [*zip(start, x.shape[2:], center, counts, strict=True)]
             x = _pad(x, [(max(0, a - c), max(0, c + m - a - n)) for a, n, c, m in axes])

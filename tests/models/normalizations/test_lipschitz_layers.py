@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from metrics.lipschitz.certificate import certified_bound
@@ -205,7 +206,38 @@ def test_singular_values_of_soc_are_those_of_its_series(terms, mode, dense_matri
     torch.testing.assert_close(values, series.sort(descending=True).values)
     for size in (shape, None):
         assert max(values[0] - 1e-9, 1) <= certified_bound(exponential, size)
-    assert terms < 12 or certified_bound(exponential) < 1 + 1e-6
+    assert terms < 12 or certified_bound(exponential, shape) < 1 + 1e-6
+
+
+# Padding of a convolution, that of the map in its place, and where the output begins in that of zero padding by 1.
+PADDINGS = {
+    "none": ({"padding": 0}, (0, 0), {}, 1),
+    "wide": ({"padding": 3}, (2, 2), {}, 0),
+    "reflect": ({"padding": 1, "padding_mode": "reflect"}, (1, 1), {"mode": "reflect"}, 1),
+    "circular_valid": ({"padding": 0, "padding_mode": "circular"}, (0, 0), {}, 1),
+}
+
+
+@pytest.mark.parametrize(("options", "sides", "mode", "first"), PADDINGS.values(), ids=PADDINGS)
+def test_soc_with_any_padding_is_a_part_of_that_of_a_padded_map(options, sides, mode, first):
+    torch.manual_seed(0)
+    layer, plain = nn.Conv2d(2, 3, 3, **options).double(), nn.Conv2d(2, 3, 3, padding=1).double()
+    plain.load_state_dict(layer.state_dict())
+    layer, plain = normalize(layer, "soc").eval(), normalize(plain, "soc").eval()
+    x = torch.randn(2, 2, 6, 7).double()
+    y = layer(x)
+    padded = plain(F.pad(x, (*sides, *sides), **mode))
+    torch.testing.assert_close(y, padded[:, :, first : first + y.shape[2], first : first + y.shape[3]])
+
+
+def test_soc_with_a_stride_begins_its_phases_at_the_first_pixel():
+    torch.manual_seed(0)
+    layer, plain = (nn.Conv1d(2, 3, 4, 2, 1, padding_mode=mode).double() for mode in ("reflect", "zeros"))
+    plain.load_state_dict(layer.state_dict())
+    layer, plain = normalize(layer, "soc").eval(), normalize(plain, "soc").eval()
+    x = torch.randn(2, 2, 8).double()
+    padded = F.pad(F.pad(x, (1, 1), mode="reflect"), (1, 0))
+    torch.testing.assert_close(layer(x), plain(padded)[:, :, 1:])
 
 
 def test_soc_computes_the_singular_vectors_of_an_assigned_weight():
