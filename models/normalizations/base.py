@@ -61,10 +61,13 @@ class Normalization(ABC):
 
     def find_obstacle(self, layer: nn.Module) -> str | None:
         """Return why `layer`, which has one of the `types`, cannot be normalized, or None if it can."""
-        obstacle = find_obstacle_to_parametrization(layer)
-        if obstacle is None and self.has_state and next(layer.parameters()).is_meta:
+        return find_obstacle_to_parametrization(layer) or self.find_obstacle_to_state(layer)
+
+    def find_obstacle_to_state(self, layer: nn.Module) -> str | None:
+        """Return why the state cannot be computed from the weight of `layer`, or None if it can or there is none."""
+        if self.has_state and next(layer.parameters()).is_meta:
             return "it is on the meta device, and the state is computed from the values of its weight"
-        return obstacle
+        return None
 
     def select(
         self, network: nn.Module, types: tuple[type[nn.Module], ...] | None, exclude: Sequence[str]

@@ -1,6 +1,5 @@
 """Orthogonal convolutions by the Cayley transform in the Fourier domain (Trockman & Kolter, ICLR 2021)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from models.kernels import switch
-from models.kernels.symbol import fold_phases, padding_multiplicity, padding_sides
+from models.kernels.symbol import fold_phases, padding_sides
 from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
-from models.normalizations.conv_wrapper import ConvWrapper
+from models.normalizations.conv_wrapper import ConvWrapper, is_circular, output_size, padding_norm
 from models.normalizations.obstacles import find_normalization, find_obstacle_to_wrapping
 from models.protocols import GetBound
 
@@ -85,27 +84,14 @@ class CayleyConv(ConvWrapper):
 
     def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
         """Return 1, times the norm of a padding that repeats pixels."""
-        size = None if input_shape is None else input_shape[1:]
-        if size is not None and self._is_circular(size):
-            return 1.0
-        return math.sqrt(padding_multiplicity(self.conv, size))
-
-    def _is_circular(self, size: Sequence[int]) -> bool:
-        """Return whether the convolution is circular on the grid of its own input of `size`."""
-        conv, sides = self.conv, padding_sides(self.conv)
-        axes = list(zip(size, sides, conv.kernel_size, conv.stride, strict=True))
-        whole = all(n % s == 0 and (n + sum(p) - k) // s + 1 == n // s for n, p, k, s in axes)
-        return conv.padding_mode == "circular" and whole and all(k + -p[0] % s <= n for n, p, k, s in axes)
+        return padding_norm(self.conv, None if input_shape is None else input_shape[1:])
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: None) -> Tensor:
         conv, sides, stride = self.conv, padding_sides(self.conv), self.conv.stride
-        size = tuple(x.shape[2:])
-        axes = list(zip(size, sides, conv.kernel_size, stride, strict=True))
-        counts = [(n + sum(p) - k) // s + 1 for n, p, k, s in axes]
-        if min(counts) <= 0:
-            raise ValueError(f"a kernel of size {conv.kernel_size} does not fit into an input of size {size}")
-        if self._is_circular(size):
-            grid = [n // s for n, _, _, s in axes]
+        size = x.shape[2:]
+        counts = output_size(conv, size)
+        if is_circular(conv, size):
+            grid = [n // s for n, s in zip(size, stride, strict=True)]
         else:
             if conv.padding_mode != "zeros":
                 x = F.pad(x, [side for p in reversed(sides) for side in p], mode=conv.padding_mode)

@@ -1,11 +1,14 @@
 """What the normalizations that compute a convolution themselves share: a wrapper with the convolution's attributes."""
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from models.kernels.symbol import padding_multiplicity, padding_sides
 from models.normalizations.layers import Wrapper
 from models.normalizations.obstacles import find_obstacle_to_wrapping
 
@@ -79,3 +82,27 @@ class ConvWrapper(Wrapper):
     @abstractmethod
     def _compute(self, x: Tensor, *arguments: Any) -> Tensor:
         """Return the output for x (B, I, *n)."""
+
+
+def output_size(conv: _ConvNd, size: Sequence[int]) -> list[int]:
+    """Return the size of the output of an undilated convolution for an input of `size`. ValueError if it is empty."""
+    axes = zip(size, padding_sides(conv), conv.kernel_size, conv.stride, strict=True)
+    counts = [(n + sum(p) - k) // s + 1 for n, p, k, s in axes]
+    if min(counts) <= 0:
+        raise ValueError(f"a kernel of size {conv.kernel_size} does not fit into an input of size {tuple(size)}")
+    return counts
+
+
+def is_circular(conv: _ConvNd, size: Sequence[int]) -> bool:
+    """Return whether an undilated convolution is circular on the grid of its own input of `size`."""
+    axes = list(zip(size, padding_sides(conv), conv.kernel_size, conv.stride, strict=True))
+    whole = all(n % s == 0 and (n + sum(p) - k) // s + 1 == n // s for n, p, k, s in axes)
+    return conv.padding_mode == "circular" and whole and all(k + -p[0] % s <= n for n, p, k, s in axes)
+
+
+def padding_norm(conv: _ConvNd, size: Sequence[int] | None) -> float:
+    """Return the norm of the padding of a layer that pads before it convolves, except where `is_circular` holds.
+
+    With the size None, the result holds for every size.
+    """
+    return 1.0 if size is not None and is_circular(conv, size) else math.sqrt(padding_multiplicity(conv, size))

@@ -22,20 +22,33 @@ INITIAL_ITERATIONS = 15
 @NORMALIZATIONS.register("spectral")
 @dataclass(frozen=True, kw_only=True)
 class SpectralNorm(Normalization):
-    """W / σ(W_r), with W_r the kernel reshaped to an O x (I prod(k)) matrix (Miyato et al., ICLR 2018).
+    """gain W / σ(W_r), with W_r the kernel reshaped to an O x (I prod(k)) matrix (Miyato et al., ICLR 2018).
 
-    σ(W_r) is not the norm of the convolution. The operator norm of the normalized layer lies between 1 and ceil(k / s)
-    for stride s, so the network is not 1-Lipschitz. In training, each access of the weight does `n_power_iterations`;
-    in evaluation the singular vectors do not change. A D without batch norm sees real and fake images in one pass, so
-    with n_critic = 5 an iteration of training does 6 power iterations, and one more for each gradient penalty. The
-    authors' code and torch-mimicry pass them separately and do 11; `n_power_iterations: 2` does 12.
+    σ(W_r) is not the norm of the convolution. The operator norm of the normalized layer lies between gain and
+    ceil(k / s) gain for stride s, so the network is not 1-Lipschitz. In training, each access of the weight does
+    `n_power_iterations`; in evaluation the singular vectors do not change. A D without batch norm sees real and fake
+    images in one pass, so with n_critic = 5 an iteration of training does 6 power iterations, and one more for each
+    gradient penalty. The authors' code and torch-mimicry pass them separately and do 11; `n_power_iterations: 2` does
+    12.
 
-    The function, its initialization and its state are those of `torch.nn.utils.parametrizations.spectral_norm`, except
-    that a weight of zeros is not divided. Under autocast, σ is computed in the precision of the weight.
+    With the default gain, the function, its initialization and its state are those of
+    `torch.nn.utils.parametrizations.spectral_norm`, except that a weight of zeros is not divided. Under autocast, σ is
+    computed in the precision of the weight.
+
+    A constant gain is `factor` of the authors' code (pfnet-research/sngan_projection), and a learned one is its
+    `use_gamma`, which starts from σ of the initial weight. `only_lower` is W / max(1, σ / λ) with λ the gain, the
+    constraint of Gouk et al. (Machine Learning, 2021). In their code (henrygouk/keras-lipschitz-networks), the stored
+    weight itself is replaced after each update, and σ is that of the convolution on its map.
     """
 
     has_state: ClassVar[bool] = True
 
+    gain: Annotated[float, AT_LEAST_0] = 1.0
+    """Norm of the normalized matrix W_r"""
+    learn_gain: bool = False
+    """Learn the gain of each layer, from `gain` on"""
+    only_lower: bool = False
+    """Lower norms above the gain, and leave smaller ones as they are: W min(1, gain / σ)"""
     n_power_iterations: Annotated[int, REPEATS] = 1
     """Power iterations per access of the weight in training"""
     eps: Annotated[float, AT_LEAST_0] = 1e-12
@@ -57,7 +70,7 @@ class SpectralNorm(Normalization):
 
 
 class DividedBySpectralNorm(Parametrization):
-    """Parametrization W -> W / σ(W_r), with σ = uᵀ W_r v by power iteration on the buffers `_u` and `_v`."""
+    """Parametrization W -> gain W / σ(W_r), with σ = uᵀ W_r v by power iteration on the buffers `_u` and `_v`."""
 
     _u: Tensor
     _v: Tensor
@@ -71,6 +84,7 @@ class DividedBySpectralNorm(Parametrization):
         self.was_zero = False
         """Whether the weight was zero at first. It is then normalized alone, which leaves v at a weight of zeros"""
         matrix = self._matrix(get_weight(layer).detach())
+        self.gain = nn.Parameter(matrix.new_tensor(options.gain)) if options.learn_gain else options.gain
         for name, size in zip(("_u", "_v"), matrix.shape, strict=True):
             vector = matrix.new_empty(size).normal_()
             self.register_buffer(name, F.normalize(vector, dim=0, eps=options.eps))
@@ -86,20 +100,30 @@ class DividedBySpectralNorm(Parametrization):
         # Copies, since a second forward pass may update the buffers before the backward pass of the first.
         u, v = self._u.clone(), self._v.clone()
         sigma = torch.vdot(u, torch.mv(matrix, v))
-        return weight / torch.where(sigma.abs() > self.options.eps, sigma, 1.0)
+        sigma = torch.where(sigma.abs() > self.options.eps, sigma, 1.0)
+        if self.options.only_lower:
+            return weight * (self.gain / sigma).clamp(max=1)
+        return self.scale(weight / sigma)
+
+    def scale(self, normalized: Tensor) -> Tensor:
+        """Return a weight of norm 1 times the gain."""
+        return self.gain * normalized if isinstance(self.gain, Tensor) or self.gain != 1 else normalized
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Return `weight`, which is its own normalized weight if its norm is 1."""
+        """Return `weight`, which is its own normalized weight if its norm is the gain."""
         matrix = self._matrix(weight)
         sigma = torch.vdot(self._u, torch.mv(matrix, self._v))
-        if not torch.isclose(sigma, torch.ones_like(sigma)):  # else the vectors fit, as those of `layer.weight` itself
+        if not torch.isclose(
+            sigma, torch.ones_like(sigma) * self.gain
+        ):  # else the vectors fit: those of `layer.weight`
             self._iterate(matrix, INITIAL_ITERATIONS)
         self.was_zero = not matrix.any().item()
         return weight
 
     def extra_repr(self) -> str:
         """Show the options."""
-        return f"n_power_iterations={self.options.n_power_iterations}, eps={self.options.eps:g}"
+        options = self.options
+        return f"gain={options.gain:g}, n_power_iterations={options.n_power_iterations}, eps={options.eps:g}"
 
     def _matrix(self, weight: Tensor) -> Tensor:
         """Return the weight with one row per output channel."""
@@ -131,9 +155,12 @@ class _Part:
         shape = [weight.shape[dim] for dim in columns]
         self.v = self.parametrization._v.view(shape).permute([columns.index(dim) for dim in stored])
 
-    def keep(self, normalized: Tensor) -> None:
-        """Keep the normalized weight, given in the shape of `self.weight`, for the next access."""
+    def keep(self, divided: Tensor, sigma: Tensor) -> None:
+        """Keep the normalized weight for the next access, given W / σ in the shape of `self.weight`."""
         inverse = [self.order.index(dim) for dim in range(len(self.order))]
+        normalized = self.parametrization.scale(divided)
+        if self.parametrization.options.only_lower:
+            normalized = torch.where(sigma > self.parametrization.gain, normalized, self.weight)
         self.parametrization.normalized = normalized.permute(inverse)
 
 
@@ -170,8 +197,9 @@ def _normalize_together(network: nn.Module, inputs: tuple) -> None:
             old = [*(part.u for part in parts), *(part.v for part in parts)]
             torch._foreach_copy_(old, [n.view(o.shape) for n, o in zip(new, old, strict=True)])  # pyright: ignore[reportPrivateImportUsage]
         for stack, *tensors in zip(stacks.values(), weights, u, v, sigma.split(sizes), strict=True):
-            for part, normalized in zip(stack, _DivideBySigma.apply(*tensors).unbind(), strict=True):
-                part.keep(normalized)
+            divided = _DivideBySigma.apply(*tensors)
+            for part, *results in zip(stack, divided.unbind(), tensors[-1].unbind(), strict=True):
+                part.keep(*results)
 
 
 def _forget_weights(network: nn.Module, inputs: tuple, output: object) -> None:

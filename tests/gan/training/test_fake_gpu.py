@@ -100,6 +100,11 @@ def test_options_of_conv_norm(check_step, options):
     check_step("dcgan", f"{D_NORM}{{name: conv_norm, {options}}}")
 
 
+@pytest.mark.parametrize("options", ["learn_gain: true", "gain: 0.5, only_lower: true"])
+def test_options_of_spectral(check_step, options):
+    check_step("dcgan", f"{D_NORM}{{name: spectral, {options}}}")
+
+
 @pytest.mark.parametrize("penalty", sorted(REGULARIZERS))
 def test_penalties(check_step, penalty):
     check_step("dcgan", D_NORM + "conv_norm", f"regularizers={{{penalty}: {{}}}}")

@@ -22,6 +22,8 @@ OPTIONS = [(name, {}) for name in NORMALIZATIONS] + [
     ("conv_norm", {"through_gradient": True, "affine": False}),
     ("conv_norm", {"stride": "strided", "batch_norm": True}),
     ("oni", {"learn_scale": True}),
+    ("spectral", {"gain": 0.5, "learn_gain": True}),
+    ("spectral", {"gain": 0.5, "only_lower": True}),
 ]
 LAYERS = {
     **{

@@ -1,14 +1,18 @@
-"""The normalizations whose layers have a norm of at most 1: aol, cayley, orthogonal_conv."""
+"""The normalizations whose layers have a norm of at most 1: aol, cayley, orthogonal_conv, soc."""
+
+import copy
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from metrics.lipschitz.certificate import certified_bound
 from models import DISCRIMINATORS, ImageShape, build_discriminator
 from models.normalizations import build_normalization, normalize
 
-NAMES = ["aol", "cayley", "orthogonal_conv"]
+NAMES = ["aol", "cayley", "orthogonal_conv", "soc"]
 names = pytest.mark.parametrize("name", NAMES)
 
 
@@ -54,16 +58,16 @@ def singular_values(name, make, size, dense_matrix):
     layer = make().double()
     nn.init.normal_(layer.weight, std=0.02)
     channels = layer.weight.shape[1] if isinstance(layer, nn.Linear) else layer.in_channels
-    if name == "cayley" and (
+    if name in ("cayley", "soc") and (
         isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d) or max(getattr(layer, "dilation", (1,))) > 1
     ):
-        with pytest.raises(ValueError, match=r"cayley accepts|it is dilated"):
+        with pytest.raises(ValueError, match=rf"{name} accepts|it is dilated"):
             normalize(layer, name)
         pytest.skip("transposed and dilated convolutions are not accepted")
     return torch.linalg.svdvals(dense_matrix(normalize(layer, name), (channels, *size)))
 
 
-@pytest.mark.parametrize("name", ["cayley", "orthogonal_conv"])
+@pytest.mark.parametrize("name", ["cayley", "orthogonal_conv", "soc"])
 @pytest.mark.parametrize(("make", "size"), CIRCULAR.values(), ids=CIRCULAR)
 def test_orthogonal_convolutions_are_orthogonal(name, make, size, dense_matrix):
     values = singular_values(name, make, size, dense_matrix)
@@ -133,6 +137,16 @@ AUTHORS_CAYLEY = {
     (4, 6, 3, 6): [-0.353532592362908, 0.7209135568546106, 0.6874767561645172],
     (3, 2, 5, 8): [-0.46066206886182987, -0.3033697727095221, -0.6155936203510817],
 }
+# The same by outputs, inputs, kernel size, stride, side of the map and terms, for `SOC` with a weight of zeros beyond
+# the phases of these weights: singlasahil14/SOC, commit 561c7ac. Its kernel at a stride of 2 has half the size.
+AUTHORS_SOC = {
+    (4, 4, 3, 1, 6, 12): [0.6564458718473587, -0.8996191091597608, 0.29125475041652477],
+    (4, 4, 3, 1, 6, 5): [0.6559618465369782, -0.8991526599736294, 0.2905675152071271],
+    (3, 5, 3, 1, 6, 12): [0.46481667719961833, -0.7890161997354612, 0.2836779552232007],
+    (8, 2, 6, 2, 8, 12): [1.0650768732922895, -0.0067862571879797814, -0.11446047830109086],
+    (3, 2, 6, 2, 8, 12): [0.751492304859544, 0.3632156700246251, -0.3846719088524041],
+    (4, 3, 1, 1, 4, 12): [1.1403048174254713, -0.7149359043631826, 0.2622537417194643],
+}
 
 
 def weight_of_sines(name, outputs, inputs, kernel, stride=1):
@@ -165,6 +179,79 @@ def test_cayley_equals_the_authors_code(shape, expected):
     conv.weight.data.copy_(0.3 * sines(conv.weight.shape))
     y = normalize(conv, "cayley")(sines((1, inputs, side, side)))
     assert y[0, 0, 0, :3].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("case", "expected"), AUTHORS_SOC.items(), ids=str)
+def test_soc_equals_the_authors_code(case, expected):
+    outputs, inputs, kernel, stride, side, terms = case
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - stride) // 2, bias=False).double()
+    conv.weight.data.copy_(0.3 * sines(conv.weight.shape))
+    y = normalize(conv, build_normalization("soc", terms=terms))(sines((1, inputs, side, side)))
+    assert y[0, 0, 0, :3].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("terms", [1, 3, 5, 12])
+def test_singular_values_of_soc_are_those_of_its_series(terms, mode, dense_matrix):
+    """With one term, the layer is I + S. The eigenvalues of S are i θ."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 3, 3, padding=1, padding_mode=mode).double()
+    shape = (3, 5, 4)
+    exponential = normalize(copy.deepcopy(conv), build_normalization("soc", terms=terms)).eval()
+    skew = dense_matrix(normalize(conv, build_normalization("soc", terms=1)).eval(), shape) - torch.eye(60)
+    torch.testing.assert_close(skew, -skew.T)
+    theta = torch.linalg.eigvalsh(1j * skew)
+    series = sum((1j * theta) ** i / math.factorial(i) for i in range(terms + 1)).abs()
+    values = torch.linalg.svdvals(dense_matrix(exponential, shape))
+    torch.testing.assert_close(values, series.sort(descending=True).values)
+    for size in (shape, None):
+        assert max(values[0] - 1e-9, 1) <= certified_bound(exponential, size)
+    assert terms < 12 or certified_bound(exponential, shape) < 1 + 1e-6
+
+
+# Padding of a convolution, that of the map in its place, and where the output begins in that of zero padding by 1.
+PADDINGS = {
+    "none": ({"padding": 0}, (0, 0), {}, 1),
+    "wide": ({"padding": 3}, (2, 2), {}, 0),
+    "reflect": ({"padding": 1, "padding_mode": "reflect"}, (1, 1), {"mode": "reflect"}, 1),
+    "circular_valid": ({"padding": 0, "padding_mode": "circular"}, (0, 0), {}, 1),
+}
+
+
+@pytest.mark.parametrize(("options", "sides", "mode", "first"), PADDINGS.values(), ids=PADDINGS)
+def test_soc_with_any_padding_is_a_part_of_that_of_a_padded_map(options, sides, mode, first, dense_matrix):
+    torch.manual_seed(0)
+    layer, plain = nn.Conv2d(2, 3, 3, **options).double(), nn.Conv2d(2, 3, 3, padding=1).double()
+    plain.load_state_dict(layer.state_dict())
+    layer, plain = normalize(layer, "soc").eval(), normalize(plain, "soc").eval()
+    x = torch.randn(2, 2, 6, 7).double()
+    y = layer(x)
+    padded = plain(F.pad(x, (*sides, *sides), **mode))
+    torch.testing.assert_close(y, padded[:, :, first : first + y.shape[2], first : first + y.shape[3]])
+    norm = torch.linalg.matrix_norm(dense_matrix(layer, (2, 6, 7)), 2)
+    assert norm < certified_bound(layer, (2, 6, 7)) < 2.001
+    assert (norm > 1.1) == (mode != {})
+
+
+def test_soc_with_a_stride_begins_its_phases_at_the_first_pixel():
+    torch.manual_seed(0)
+    layer, plain = (nn.Conv1d(2, 3, 4, 2, 1, padding_mode=mode).double() for mode in ("reflect", "zeros"))
+    plain.load_state_dict(layer.state_dict())
+    layer, plain = normalize(layer, "soc").eval(), normalize(plain, "soc").eval()
+    x = torch.randn(2, 2, 8).double()
+    padded = F.pad(F.pad(x, (1, 1), mode="reflect"), (1, 0))
+    torch.testing.assert_close(layer(x), plain(padded)[:, :, 1:])
+
+
+def test_soc_computes_the_singular_vectors_of_an_assigned_weight():
+    torch.manual_seed(0)
+    layer, weight = normalize(nn.Conv2d(4, 4, 3, padding=1), "soc").eval(), nn.Conv2d(4, 4, 3).weight
+    layer.weight = nn.Parameter(3 * weight.detach())
+    assert certified_bound(layer, (4, 6, 6)) < 1.001
+    bare = nn.Conv2d(4, 4, 3, padding=1)
+    bare.load_state_dict(layer.conv.state_dict())
+    x = torch.randn(2, 4, 6, 6)
+    torch.testing.assert_close(layer(x), normalize(bare, "soc").eval()(x))
 
 
 @names

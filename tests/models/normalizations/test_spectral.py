@@ -63,14 +63,60 @@ def run(network, steps, second_derivatives):
     return [*results, *(value for name, value in network.state_dict().items() if "unused" not in name)]
 
 
-@pytest.mark.parametrize("second_derivatives", [False, True])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_layers_normalized_together_equal_single_layers(together, channels_last, second_derivatives):
+@pytest.mark.parametrize(
+    ("channels_last", "second_derivatives", "options"),
+    [
+        *((last, second, {}) for last in (False, True) for second in (False, True)),
+        (True, True, {"gain": 2.0}),
+        (False, True, {"gain": 0.5, "learn_gain": True}),
+        (True, True, {"gain": 0.7, "only_lower": True}),
+        (False, False, {"gain": 0.7, "learn_gain": True, "only_lower": True}),
+    ],
+)
+def test_layers_normalized_together_equal_single_layers(together, channels_last, second_derivatives, options):
     runs = []
     for on in (False, True):
         together(on)
-        runs.append(run(build(channels_last, n_power_iterations=2), 3, second_derivatives))
+        runs.append(run(build(channels_last, n_power_iterations=2, **options), 3, second_derivatives))
     torch.testing.assert_close(*runs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize(
+    ("options", "norms"),
+    [({"gain": 1.7}, (1.7, 1.7)), ({"gain": 1.7, "only_lower": True}, (0.3, 1.7)), ({"only_lower": True}, (0.3, 1))],
+    ids=str,
+)
+def test_norms_are_the_gain_or_at_most_the_gain(together, on, options, norms):
+    together(on)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5))
+    for layer, norm in zip(network, (0.3, 3.0), strict=True):
+        layer.weight.data *= norm / torch.linalg.matrix_norm(layer.weight, 2)
+    before = network[0].weight.detach().clone()
+    network = normalize(network, build_normalization("spectral", **options))
+    for _ in range(100):
+        network(torch.randn(2, 5))
+    measured = [torch.linalg.matrix_norm(layer.weight, 2).item() for layer in network.eval()]
+    assert measured == pytest.approx(norms, rel=1e-4)
+    if "only_lower" in options:
+        assert torch.equal(network[0].weight, before)
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_each_layer_learns_its_gain(together, on):
+    together(on)
+    network = build(gain=0.8, learn_gain=True)
+    gains = {name: p for name, p in network.named_parameters() if name.endswith(".gain")}
+    assert len(gains) == 9
+    assert all(gain == 0.8 for gain in gains.values())
+    network(torch.randn(1, 6, 8, 8, dtype=torch.float64), torch.tensor([0])).square().sum().backward()
+    with torch.no_grad():
+        gain = network.linear.parametrizations.weight[0].gain
+        assert gain.grad != 0
+        gain.fill_(-3.0)
+    network(torch.zeros(1, 6, 8, 8, dtype=torch.float64), torch.tensor([0]))
+    assert torch.linalg.matrix_norm(network.eval().linear.weight, 2).item() == pytest.approx(3, rel=1e-6)
 
 
 def test_every_access_outside_of_a_forward_pass_iterates(together):

@@ -19,7 +19,7 @@ OPTIONS = [(name, {}) for name in sorted(NORMALIZATIONS)] + [
 options = pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
 modes = pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 
-WITH_STATE = {"spectral", "bidirectional_spectral", "stable_rank", "spectral_conv"}
+WITH_STATE = {"spectral", "bidirectional_spectral", "stable_rank", "spectral_conv", "soc"}
 CHANGES_STATE = "would mutate a captured Tensor"
 NO_TRANSFORM = "inside of a function being transformed"
 
