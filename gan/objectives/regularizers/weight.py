@@ -58,7 +58,7 @@ class Orthogonal(WeightPenalty):
 
     The norms of the rows are not constrained. The paper penalizes the generator (`networks`). The authors' PyTorch code
     (github.com/ajbrock/BigGAN-PyTorch) adds the gradient of half of this penalty, so that its strength s is the weight
-    s / 2 here. It takes the weights before spectral norm, and those of embeddings, except the one that the blocks share.
+    s / 2 here. It takes the weights before spectral norm, and those of embeddings other than the shared one of G.
     """
 
     weight: Annotated[float, AT_LEAST_0] = 1e-4

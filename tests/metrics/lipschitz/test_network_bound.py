@@ -167,9 +167,8 @@ def test_norms_without_a_bound(activation):
 
 def test_attention_and_gradient_normalization_have_no_bound():
     for family in ("resnet", "biggan"):
-        attentive = build_discriminator(DISCRIMINATORS.get(family)(width=4, attention=8), ImageShape(3, 32)).eval()
-        assert certified_bound(attentive, (3, 32, 32)) == math.inf
-        assert str(certify(attentive, (3, 32, 32))) == "none (SelfAttention at blocks.2)"
+        attentive = build_discriminator(DISCRIMINATORS.get(family)(width=4, attention=4), ImageShape(3, 16)).eval()
+        assert str(certify(attentive, (3, 16, 16))) == "none (SelfAttention at blocks.2)"
     wrapped = DISCRIMINATORS.get("dcgan")(width=4, normalization=build_normalization("gradient"))
     assert certified_bound(build_discriminator(wrapped, ImageShape(3, 16)).eval(), (3, 16, 16)) == math.inf
 
