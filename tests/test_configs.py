@@ -30,7 +30,7 @@ COPIES = (
     *("folder/64", "folder/64_ada", "folder/128", "cifar10/fast", "cifar10/study", "stl10/labeled"),
     *("stl10/sngan_resnet_conv_norm", "stl10/sngan_resnet_mimicry", "stl10/wgan_gp_resnet"),
     *("cifar100/sngan_resnet_conditional", "cifar10/sngan_resnet_conditional", "cifar10/sngan_resnet_conv_norm"),
-    *("cifar10/sngan_resnet_mimicry", "cifar10/wgan_gp_resnet", "cifar10/sndcgan_conv_norm"),
+    *("cifar10/sngan_resnet_mimicry", "cifar10/wgan_gp_resnet", "cifar10/sndcgan_conv_norm", "cifar10/biggan"),
     *("stacked_digits/dcgan_conv_norm", "classification/imagenet_resnet50"),
     "classification/cifar10_resnet18_conv_norm",
     *("classification/cifar10_resnet18_free", "classification/cifar10_resnet18_free_conv_norm"),

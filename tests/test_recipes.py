@@ -1,5 +1,6 @@
 """The shipped recipes against the published code that they follow. Parameter counts are those of that code."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Recipe:
     loss: str = "hinge"
     penalty: float | None = None
     normalization: str = "spectral"
+    generator_normalization: str = "none"
     lr: float = 2e-4
     betas: tuple[float, float] = (0.0, 0.9)
     schedule: str = "linear"
@@ -44,7 +46,9 @@ class Recipe:
     n_critic: int = 5
     flip: bool = False
     noise: bool = False
+    average: float = 0  # half-life in thousands of images
     preprocessing: str = "torch_fidelity"
+    has_figures: bool = True
 
 
 def collections(**changes) -> Recipe:
@@ -52,7 +56,13 @@ def collections(**changes) -> Recipe:
     return Recipe(preprocessing="pytorch_fid", **changes)
 
 
+def half_life(decay: float, batch_size: int) -> float:
+    """Return the half-life in thousands of images of an average that keeps `decay` of itself in each update."""
+    return pytest.approx(math.log(0.5) / math.log(decay) * batch_size / 1000, rel=1e-5)
+
+
 # The networks of w86763777/pytorch-gan-collections (860e90b) and of kwotsin/mimicry (a7fda06) were run for the counts.
+# Those of ajbrock/BigGAN-PyTorch (9845943) and POSTECH-CVLab/PyTorch-StudioGAN (947b35e) were run for biggan.
 # With the same weights, ours had the same outputs and gradients in double precision (errors below 1e-14).
 RECIPES = {
     "cifar10/dcgan": collections(
@@ -88,6 +98,28 @@ RECIPES = {
         penalty=10.0,
         normalization="none",
     ),
+    "cifar10/biggan": Recipe(
+        parameters=(4_304_387, 4_207_361),
+        image=ImageShape(3, 32, 10),
+        generator_normalization="spectral",
+        betas=(0.0, 0.999),
+        schedule="constant",
+        steps=500 * 50_000 // (4 * 50),
+        batches=(50, 50),
+        n_critic=4,
+        average=half_life(0.9999, 50),
+        has_figures=False,
+    ),
+    "cifar10/biggan_studiogan": Recipe(
+        parameters=(9_416_196, 2_415_170),
+        image=ImageShape(3, 32, 10),
+        z_dim=80,
+        generator_normalization="spectral",
+        betas=(0.5, 0.999),
+        schedule="constant",
+        flip=True,
+        average=half_life(0.9999, 64),
+    ),
 }
 
 
@@ -106,14 +138,13 @@ def test_recipe_is_that_of_its_source(name):
     optimizer, train = config.optimizer, config.train
     assert optimizer.generator == optimizer.discriminator
     assert optimizer.generator.eps == 1e-8
-    assert (train.first, train.ema_halflife_kimg, train.augment) == ("discriminator", 0, ())
+    assert (train.first, train.augment) == ("discriminator", ())
     assert train.precision == "fp32"
     assert config.data.subset == 1
     assert config.data.conditional == (image.num_classes is not None)
     penalties = config.regularizers
     assert penalties.keys() <= {"gradient_penalty"}
     assert all(penalty.every == 1 for penalty in penalties.values())
-    assert NORMALIZATIONS.get_name(type(config.generator.normalization)) == "none"
     assert (
         Recipe(
             parameters=(count_parameters(config.generator, image), count_parameters(config.discriminator, image)),
@@ -122,6 +153,7 @@ def test_recipe_is_that_of_its_source(name):
             loss=LOSSES.get_name(type(config.loss)),
             penalty=penalties["gradient_penalty"].weight if penalties else None,
             normalization=NORMALIZATIONS.get_name(type(config.discriminator.normalization)),
+            generator_normalization=NORMALIZATIONS.get_name(type(config.generator.normalization)),
             lr=optimizer.generator.lr,
             betas=optimizer.generator.betas,
             schedule=optimizer.schedule,
@@ -130,7 +162,9 @@ def test_recipe_is_that_of_its_source(name):
             n_critic=train.n_critic,
             flip=config.data.horizontal_flip,
             noise=config.data.dequantize,
+            average=train.ema_halflife_kimg,
             preprocessing=config.metrics.fid_preprocessing,
+            has_figures=RECIPES[name].has_figures,
         )
         == RECIPES[name]
     )
@@ -149,6 +183,21 @@ def test_networks_of_mimicry_have_its_details():
     assert config.discriminator.pytorch_init == ("biases", "shortcuts")
 
 
+def test_biggan_has_the_details_of_its_sources():
+    script, studiogan = read("cifar10/biggan"), read("cifar10/biggan_studiogan")
+    assert script.data.label_frequencies == studiogan.data.label_frequencies == "uniform"
+    for network in (script.generator, script.discriminator):
+        assert (network.width, network.attention, network.init) == (64, None, "normal")
+    assert not script.generator.hierarchical
+    assert not script.discriminator.rectified_shortcuts
+    for network, width in ((studiogan.generator, 96), (studiogan.discriminator, 48)):
+        assert (network.width, network.attention, network.init) == (width, 16, "orthogonal")
+    assert (studiogan.generator.hierarchical, studiogan.generator.embedding_dim) == (True, 128)
+    assert studiogan.generator.activation_norm.eps == 1e-4
+    assert studiogan.generator.normalization.exclude == ("embedding",)
+    assert studiogan.discriminator.rectified_shortcuts
+
+
 def test_recipes_with_figures_are_those_that_the_documentation_lists():
     """A figure is only quoted for a recipe that is compared with its source above, and everywhere in the same way."""
     quoted = {name: PUBLISHED.findall(path.read_text(encoding="utf-8")) for name, path in CONFIGS.items()}
@@ -156,7 +205,7 @@ def test_recipes_with_figures_are_those_that_the_documentation_lists():
     rows = re.findall(r"^\| `(\w+/\w+)` \|.*\| (\d+\.\d+) / (\d+\.\d+) \|$", page, re.MULTILINE)
     listed = {name: [(inception_score, fid)] for name, inception_score, fid in rows}
     assert listed == {name: figures for name, figures in quoted.items() if figures}
-    assert listed.keys() == RECIPES.keys()
+    assert listed.keys() == {name for name, recipe in RECIPES.items() if recipe.has_figures}
 
 
 # shengliu66/ConvNorm at aad1043: config_cifar10_standard.json, config_cifar100_standard.json, config_robust_train.json.

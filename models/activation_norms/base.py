@@ -30,6 +30,18 @@ class ActivationNorm(ABC):
         With `num_classes` the module is class-conditional and requires y. Otherwise it ignores y.
         """
 
+    def build_without_affine(self, channels: int) -> nn.Module:
+        """Return the norm without learned scale and shift, for a network that computes them.
+
+        Raises ValueError if the class-conditional form has no such norm in it.
+        """
+        conditional = self.build(channels, num_classes=1)
+        if not isinstance(conditional, ClassConditional):
+            raise ValueError(
+                f"{type(self).__name__} has no form without scale and shift; choose another activation norm"
+            )
+        return conditional.norm
+
 
 class ClassConditional(nn.Module):
     """gamma_y * norm(x) + beta_y (Dumoulin et al., ICLR 2017; de Vries et al., NeurIPS 2017).

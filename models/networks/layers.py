@@ -1,5 +1,6 @@
 """Functions and modules shared by several network families."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -93,6 +94,10 @@ class SelfAttention(nn.Module):
         weights = (q.transpose(1, 2) @ k).softmax(dim=-1)  # (B, H W, H W / 4)
         attended = (v @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
         return x + self.gamma(self.output(attended))
+
+    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+        """Return infinity, so that this module is named as the reason why a network has no bound."""
+        return math.inf
 
 
 class Gain(nn.Module):

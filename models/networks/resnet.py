@@ -14,7 +14,7 @@ in the authors' code), and the discriminator has a projection head on the sum-po
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -87,12 +87,13 @@ class ResNetGenerator(nn.Module):
         width = config.width or (256 if image.resolution <= 32 else 64)
         widths = _widths(width, doublings + 1, image.resolution)[::-1]  # from the smallest map to the largest
         self.project = nn.Linear(config.z_dim, widths[0] * self.base_size**2)
+        build_norm = partial(config.activation_norm.build, num_classes=image.num_classes)
         blocks = [
-            UpBlock(in_channels, out_channels, config.activation_norm, image.num_classes, config.upsample)
+            UpBlock(in_channels, out_channels, build_norm, config.upsample)
             for in_channels, out_channels in pairwise(widths)
         ]
         resolutions = [self.base_size * 2 ** (i + 1) for i in range(doublings)]
-        self.blocks = _with_attention(blocks, resolutions, widths[1:], config.attention)
+        self.blocks = with_attention(blocks, resolutions, widths[1:], config.attention)
         self.norm = config.activation_norm.build(widths[-1])
         self.to_image = nn.Conv2d(widths[-1], image.channels, 3, padding=1)
         self.apply(partial(init_xavier, default=config.pytorch_init))
@@ -138,7 +139,7 @@ class ResNetDiscriminator(nn.Module):
             for i, (in_channels, out_channels) in enumerate(pairwise([image.channels, *widths]))
         ]
         resolutions = [image.resolution // 2 ** min(i + 1, downs) for i in range(count)]
-        self.blocks = _with_attention(blocks, resolutions, widths, config.attention)
+        self.blocks = with_attention(blocks, resolutions, widths, config.attention)
         self.activation = config.build_activation(nn.ReLU())
         self.pooling = config.pooling
         self.head = ProjectionHead(widths[-1], image.num_classes, bias=config.head_bias)
@@ -154,21 +155,24 @@ class ResNetDiscriminator(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Residual block of the generator: (B, I, H, W) -> (B, O, 2H, 2W)."""
+    """Residual block of the generator: (B, I, H, W) -> (B, O, 2H, 2W).
+
+    `build_norm` returns a norm for a number of channels, which is called with the map and the block's y: labels (B,),
+    None, or any other condition of the norm.
+    """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        activation_norm: ActivationNorm,
-        num_classes: int | None = None,
+        build_norm: Callable[[int], nn.Module],
         upsample: Upsampling = "nearest",
     ):
         super().__init__()
         self.upsample: Upsampling = upsample
-        self.norm1 = activation_norm.build(in_channels, num_classes)
+        self.norm1 = build_norm(in_channels)
         self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = activation_norm.build(out_channels, num_classes)
+        self.norm2 = build_norm(out_channels)
         self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
@@ -185,8 +189,8 @@ class DownBlock(nn.Module):
 
     The residual is norm, ReLU, 3x3 convolution, norm, ReLU, 3x3 convolution and average pooling. The shortcut has a 1x1
     convolution unless the block keeps the shape. The `first` block starts with the convolution (the "optimized block"
-    of the authors' code). With `rectified_shortcut`, the input of the shortcut is rectified. `activation` replaces
-    ReLU.
+    of the authors' code). With `rectified_shortcut`, the input of the shortcut is rectified. The hidden map has the
+    channels of the input, or those of the output if the block is `wide` or the first one. `activation` replaces ReLU.
     """
 
     def __init__(
@@ -198,9 +202,10 @@ class DownBlock(nn.Module):
         first: bool = False,
         rectified_shortcut: bool = False,
         activation: nn.Module | None = None,
+        wide: bool = False,
     ):
         super().__init__()
-        hidden = out_channels if first else in_channels
+        hidden = out_channels if first or wide else in_channels
         keeps_shape = not halve and in_channels == out_channels
         self.halve = halve
         self.rectified_shortcut = rectified_shortcut
@@ -249,7 +254,7 @@ def _widths(width: int, count: int, resolution: int) -> list[int]:
     return [width * min(2**i, largest) for i in range(count)]
 
 
-def _with_attention(
+def with_attention(
     blocks: Sequence[nn.Module], resolutions: list[int], widths: list[int], attention: int | None
 ) -> nn.ModuleList:
     """Insert self-attention after the first block with output resolution `attention`.

@@ -23,11 +23,28 @@ Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPenalty(Regularizer):
-    """Base class of penalties that depend on the weights only, and therefore apply to any network."""
+    """Base class of penalties that depend on the weights only, and therefore apply to any network.
+
+    A penalty on G is part of each of its updates; `every` is about D only.
+    """
+
+    networks: tuple[Literal["generator", "discriminator"], ...] = ("discriminator",)
+    """Networks whose weights are penalized, each in its own loss"""
+
+    def __post_init__(self):
+        """Raise ValueError if no network is penalized."""
+        if not self.networks:
+            raise ValueError("networks: name at least one of generator and discriminator, or set weight: 0")
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
-        """Return the penalty on the weights of D."""
-        return self.weight_penalty(D, random)
+        """Return the penalty on the weights of D, which is 0 if D is not one of the networks."""
+        return self.weight_penalty(D, random) if "discriminator" in self.networks else batch.x_real.new_zeros(())
+
+    def generator_penalty(
+        self, G: nn.Module, z: Tensor, y: Tensor | None, x_fake: Tensor, random: torch.Generator
+    ) -> Tensor | None:
+        """Return the penalty on the weights of G, or None if G is not one of the networks."""
+        return self.weight_penalty(G, random) if "generator" in self.networks else None
 
     @abstractmethod
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
@@ -39,12 +56,13 @@ class WeightPenalty(Regularizer):
 class Orthogonal(WeightPenalty):
     """Σ ||W Wᵀ ⊙ (1 - I)||²_F over the weight matrices (Brock et al., ICLR 2019).
 
-    The norms of the rows are not constrained. The authors' PyTorch code (github.com/ajbrock/BigGAN-PyTorch) adds the
-    gradient of half of this penalty, so that its strength s is the weight s / 2 here.
+    The norms of the rows are not constrained. The paper penalizes the generator (`networks`). The authors' PyTorch code
+    (github.com/ajbrock/BigGAN-PyTorch) adds the gradient of half of this penalty, so that its strength s is the weight
+    s / 2 here. It takes the weights before spectral norm, and those of embeddings other than the shared one of G.
     """
 
     weight: Annotated[float, AT_LEAST_0] = 1e-4
-    """Factor of the penalty in D's loss"""
+    """Factor of the penalty in the loss"""
 
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
         """Return the sum of squared inner products of different rows."""
@@ -72,7 +90,7 @@ class OrthogonalConvolution(WeightPenalty):
     """
 
     weight: Annotated[float, AT_LEAST_0] = 0.01
-    """Factor of the penalty in D's loss"""
+    """Factor of the penalty in the loss"""
     form: Literal["paper", "code"] = "paper"
     """`paper`: the squared norm over all shifts; `code`: as in the authors' code, the norm at padding 1"""
 
@@ -111,7 +129,7 @@ class SRIP(WeightPenalty):
     """
 
     weight: Annotated[float, AT_LEAST_0] = 1e-2
-    """Factor of the penalty in D's loss"""
+    """Factor of the penalty in the loss"""
     iterations: Annotated[int, REPEATS] = 2
     """Number of products with the matrix; each step starts from a new random vector, as in the paper"""
 
@@ -133,7 +151,7 @@ class SpectralRegularization(WeightPenalty):
     """½ Σ σ(W)² over the weight matrices (Yoshida & Miyato 2017), by power iteration."""
 
     weight: Annotated[float, AT_LEAST_0] = 1e-2
-    """Factor of the penalty in D's loss"""
+    """Factor of the penalty in the loss"""
     iterations: Annotated[int, REPEATS] = 10
     """Number of power iterations; each step starts from a new random vector"""
 

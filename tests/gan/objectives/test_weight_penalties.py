@@ -127,6 +127,26 @@ def test_orthogonal_has_twice_the_gradient_of_the_authors_code():
     torch.testing.assert_close(layer.weight.grad.flatten()[:3], expected)
 
 
+@pytest.mark.parametrize("name", ["orthogonal", "ocnn", "srip", "spectral_reg"])
+def test_networks_that_are_penalized(name):
+    D, G = linear(torch.tensor([[1.0, 2.0], [3.0, 4.0]])), linear(torch.tensor([[1.0, 2.0], [3.0, -4.0]]))
+    values = [penalty(name, network) for network in (D, G)]
+    assert values[0] != values[1]
+    for networks in (["discriminator"], ["generator"], ["generator", "discriminator"]):
+        regularizer = REGULARIZERS.get(name)(networks=tuple(networks))
+        of_G = regularizer.generator_penalty(
+            G, NO_BATCH.x_fake, None, NO_BATCH.x_fake, torch.Generator().manual_seed(0)
+        )
+        of_D = regularizer.penalty(D, NO_BATCH, torch.Generator().manual_seed(0))
+        assert of_D == (values[0] if "discriminator" in networks else 0)
+        assert of_G == (values[1] if "generator" in networks else None)
+
+
+def test_no_network_is_an_error():
+    with pytest.raises(ValueError, match="networks: name at least one"):
+        REGULARIZERS.get("orthogonal")(networks=())
+
+
 @pytest.mark.parametrize(("name", "expected"), [("orthogonal", 0), ("srip", 0), ("spectral_reg", 0.5 * 2)])
 def test_each_group_is_a_separate_matrix(name, expected):
     layer = nn.Conv2d(4, 4, 1, groups=2, bias=False)

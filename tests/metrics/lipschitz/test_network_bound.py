@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from metrics.lipschitz import certified_bound, certify, input_gradient_norms, steepest_slope
+from metrics.lipschitz import LipschitzTracker, certified_bound, certify, input_gradient_norms, steepest_slope
 from models import DISCRIMINATORS, ImageShape, build_discriminator
 from models.activation_norms import ACTIVATION_NORMS
 from models.networks.r3gan import BilinearDown, BilinearUp
@@ -166,10 +166,21 @@ def test_norms_without_a_bound(activation):
 
 
 def test_attention_and_gradient_normalization_have_no_bound():
-    attentive = DISCRIMINATORS.get("resnet")(width=8, attention=8)
-    assert certified_bound(build_discriminator(attentive, ImageShape(3, 32)).eval(), (3, 32, 32)) == math.inf
+    for family in ("resnet", "biggan"):
+        attentive = build_discriminator(DISCRIMINATORS.get(family)(width=4, attention=4), ImageShape(3, 16)).eval()
+        assert str(certify(attentive, (3, 16, 16))) == "none (SelfAttention at blocks.2)"
     wrapped = DISCRIMINATORS.get("dcgan")(width=4, normalization=build_normalization("gradient"))
     assert certified_bound(build_discriminator(wrapped, ImageShape(3, 16)).eval(), (3, 16, 16)) == math.inf
+
+
+def test_every_layer_of_self_attention_has_a_norm():
+    D = build_discriminator(DISCRIMINATORS.get("biggan")(width=4, attention=8), ImageShape(3, 16, 3)).eval()
+    x, y = torch.randn(2, 3, 16, 16), torch.tensor([0, 2])
+    tracker = LipschitzTracker(D, (x, y), iterations=2)
+    attention = {"blocks.1.query", "blocks.1.key", "blocks.1.value", "blocks.1.output", "blocks.1.gamma"}
+    assert attention < tracker.measure().keys()
+    assert set(tracker.unmeasured) == {"head.embedding"}
+    assert 0 < steepest_slope(D, x, y) < math.inf
 
 
 def test_r3gan_has_a_bound():

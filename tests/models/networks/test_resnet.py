@@ -86,7 +86,7 @@ def test_unsupported_resolutions():
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_up_block(mode):
     """Compare with the authors' order of operations: upsampling before the convolution of the shortcut."""
-    block, x = UpBlock(4, 6, NoActivationNorm(), upsample=mode), torch.randn(2, 4, 3, 3)
+    block, x = UpBlock(4, 6, NoActivationNorm().build, upsample=mode), torch.randn(2, 4, 3, 3)
 
     def up(x):
         return nn.Upsample(scale_factor=2, mode=mode)(x)
