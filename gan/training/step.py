@@ -1,7 +1,5 @@
 """One training step of a GAN: `n_critic` updates of D, one update of G, and the weight average."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -44,11 +42,9 @@ def training_step(experiment: Experiment, G: nn.Module, D: nn.Module) -> dict[st
 
 
 def prepare_step(experiment: Experiment) -> None:
-    """Set the learning rates and load the random inputs of the next step."""
+    """Load the options that follow a schedule, and the random inputs of the next step."""
     config, inputs, step = experiment.config, experiment.step_inputs, experiment.step
-    factor = learning_rate_factor(config.optimizer.schedule, step / config.train.steps)
-    set_learning_rate(experiment.optimizer_G, config.optimizer.generator.lr * factor)
-    set_learning_rate(experiment.optimizer_D, config.optimizer.discriminator.lr * factor)
+    experiment.scheduled.load(experiment.images)
     if config.train.first == "generator":
         inputs.generator.load(step, experiment.images)
     for k, update in enumerate(inputs.discriminator):
@@ -79,7 +75,7 @@ def run_updates(
         losses |= update_discriminator(experiment, G, D, update, due)
     if train.first == "discriminator":
         losses |= update_generator(experiment, G, D, inputs.generator)
-    experiment.ema.update(experiment.G, train.fakes_per_update)
+    experiment.ema.update(experiment.G, experiment.scheduled.ema_weight)
     return losses
 
 
@@ -100,7 +96,7 @@ def update_discriminator(
             batch = batch._replace(state=experiment.regularizer_states.get(name))
             # A lazy penalty also counts for the steps in which it is skipped. Penalties use the uncompiled D, because
             # compiled graphs have no double backward.
-            factor = regularizer.weight * regularizer.every
+            factor = experiment.scheduled.penalty_weights[name] * regularizer.every
             # The gradients inside a penalty are not scaled, so they would be rounded to zero in fp16.
             with autocast(experiment.device, "fp32" if precision == "fp16" else precision):
                 total = total + factor * regularizer.penalty(experiment.D, batch, inputs.penalty)
@@ -135,10 +131,11 @@ def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs:
                 x_real = augment(x_real, config.train.augment, inputs.augmentation, experiment.ada)
                 logits_real = get_logits(D, x_real, y).float()
         total = loss = config.loss.generator(logits_fake, logits_real)
-        for regularizer in config.regularizers.values():
-            if regularizer.weight > 0:
+        for name, regularizer in config.regularizers.items():
+            if regularizer.weight != 0:
                 penalty = regularizer.generator_penalty(G, z, y, raw_fake, inputs.penalty)
-                total = total if penalty is None else total + regularizer.weight * penalty
+                weight = experiment.scheduled.penalty_weights[name]
+                total = total if penalty is None else total + weight * penalty
     update_weights(experiment.G, total, experiment.optimizer_G, experiment.scaler_G)
     experiment.D.requires_grad_(True)
     return {"loss/G": loss.detach()}
@@ -184,24 +181,3 @@ def discriminate(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         return get_logits(D, x_real, batch.y_real), get_logits(D, x_fake, batch.y_fake)
     logits = get_logits(D, torch.cat([x_real, x_fake]), concatenate_labels(batch.y_real, batch.y_fake))
     return logits[: len(x_real)], logits[len(x_real) :]
-
-
-def learning_rate_factor(schedule: str, progress: float) -> float:
-    """Return the factor of the learning rate when a fraction `progress` of the steps is done."""
-    match schedule:
-        case "constant":
-            return 1.0
-        case "linear":
-            return 1 - progress
-        case "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
-    raise ValueError(f"unknown schedule '{schedule}'")
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameter groups; one that is a tensor is changed in place."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.objectives.regularizers.base import REGULARIZERS, Batch, Regularizer
+from gan.options.schedules import Scheduled
 from gan.runtime.distributed import local_shard, std, world_size
 from models.calls import get_logits
 from models.ranges import AT_LEAST_0
@@ -48,7 +49,7 @@ class GradientPenalty(Regularizer):
     that of D at points between augmented images: it constrains D where D compares the two distributions.
     """
 
-    weight: Annotated[float, AT_LEAST_0] = 10.0
+    weight: Annotated[Scheduled, AT_LEAST_0] = 10.0
     """Factor of the penalty in D's loss"""
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
@@ -66,7 +67,7 @@ class DRAGAN(Regularizer):
     for each image. With augmentation, the images are the augmented ones, as for `gradient_penalty`.
     """
 
-    weight: Annotated[float, AT_LEAST_0] = 10.0
+    weight: Annotated[Scheduled, AT_LEAST_0] = 10.0
     """Factor of the penalty in D's loss"""
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:

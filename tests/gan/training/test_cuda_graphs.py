@@ -25,6 +25,13 @@ RECIPES = {
     "learning rates, labels, streamed images": [
         *("optimizer.schedule=linear", "data.conditional=true", "data.device_budget_gb=0"),
     ],
+    "schedules": [
+        "optimizer.generator.lr={start: 1e-3, end: 0}",
+        "regularizers.r1={weight: {start: 1, end: 0.1}, every: 1}",
+        "train.ema_halflife_kimg={start: 0, end: 1}",
+        "train.augment=[ada]",
+        "train.ada={p: {start: 0, end: 0.5}, target: null, color: 0.5, cutout: 1}",
+    ],
     "all random options": [
         "loss=relativistic",
         "train.first=generator",

@@ -59,6 +59,7 @@ def make(build):
             scaler_D=built.scaler_D,
             regularizer_states=built.regularizer_states,
             ada=built.ada,
+            scheduled=built.scheduled,
         )
         inputs = SimpleNamespace(
             real_images=lambda: (sines(6, 3, 6, 6, scale=0.9).float(), Y_REAL),
