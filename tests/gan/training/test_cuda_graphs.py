@@ -200,7 +200,8 @@ def test_replayed_measurements_equal_eager_ones(normalization):
     ("override", "obstacle"),
     [
         ("discriminator.normalization=spectral_conv", "the layer .*parametrizations.weight.0 runs other kernels"),
-        ("log.every=1", None),
+        ("optimizer.generator.betas=[0, {start: 0.9, end: 0.99}]", "the optimizer's betas follow a schedule"),
+        ("optimizer.generator.lr={start: 1, end: 0}", None),
     ],
 )
 def test_obstacles_to_graphs(build, override, obstacle):
