@@ -69,6 +69,8 @@ class TrainConfig:
     """Real images, and as many generated images, in a discriminator update"""
     generator_batch_size: Annotated[int, Range(min=1, max=1_000_000)] | None = None
     """Generated images in a generator update (null: batch_size)"""
+    accumulate: Annotated[int, REPEATS] = 1
+    """Equal parts into which each process divides a batch to save memory; their gradients are averaged"""
     n_critic: Annotated[int, REPEATS] = 1
     """Discriminator updates for each generator update"""
     first: Literal["discriminator", "generator"] = "discriminator"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.options.schedules import Schedule, Scheduled, get_value
-from gan.runtime.distributed import all_reduce_mean, local_shard, world_size
+from gan.runtime.distributed import all_reduce_mean, local_shard, num_shards
 from gan.runtime.precision import autocast
 from models.ranges import AT_LEAST_1, Range
 
@@ -176,12 +176,12 @@ class Draw:
 
     def uniform(self, *shape: int) -> Tensor:
         """Return numbers (B, ...) from U(0, 1)."""
-        size = (self.count * world_size(), *shape)
+        size = (self.count * num_shards(), *shape)
         return local_shard(torch.rand(size, generator=self.random, device=self.p.device))
 
     def normal(self, *shape: int) -> Tensor:
         """Return numbers (B, ...) from N(0, 1)."""
-        size = (self.count * world_size(), *shape)
+        size = (self.count * num_shards(), *shape)
         return local_shard(torch.randn(size, generator=self.random, device=self.p.device))
 
     def either(self, values: Tensor, neutral: float, p: Tensor | None = None) -> Tensor:

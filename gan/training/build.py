@@ -98,10 +98,11 @@ def build_labels(config: Config, data: ImageData, rows: Tensor | None, device: t
 def build_step_inputs(config: Config, inputs: Inputs) -> StepInputs:
     """Return the buffers and generators of a training step."""
     train = config.train
+    size, num_parts = train.batch_size, train.accumulate
     num_real = train.fakes_per_update if config.loss.generator_sees_real else 0
     return StepInputs(
-        discriminator=[UpdateInputs(inputs, "D", train.batch_size, train.batch_size) for _ in range(train.n_critic)],
-        generator=UpdateInputs(inputs, "G", train.fakes_per_update, num_real),
+        discriminator=[UpdateInputs(inputs, "D", size, size, num_parts) for _ in range(train.n_critic)],
+        generator=UpdateInputs(inputs, "G", train.fakes_per_update, num_real, num_parts),
     )
 
 
@@ -171,10 +172,17 @@ def check_choices(config: Config, splits: Splits) -> None:
             " choose a smaller one"
         )
     for key in ("batch_size", "generator_batch_size"):
-        size = getattr(config.train, key) or 0
-        if size % world_size() != 0:
+        size, parts = getattr(config.train, key) or 0, config.train.accumulate
+        if size % (world_size() * parts) != 0:
+            among = f"{world_size()} processes" if parts == 1 else f"{world_size()} x {parts} parts (train.accumulate)"
             raise UserError(
-                f"train.{key}={size} cannot be divided evenly among {world_size()} processes; use a multiple of that"
+                f"train.{key}={size} cannot be divided evenly among {among}; use a multiple of {world_size() * parts}"
+            )
+    for name, regularizer in config.regularizers.items():
+        if config.train.accumulate > 1 and regularizer.build_state() is not None:
+            raise UserError(
+                f"regularizers.{name}: it remembers numbers of whole batches, which train.accumulate divides; remove"
+                " one of both"
             )
     if config.loss.generator_sees_real and config.data.conditional and config.data.label_frequencies == "uniform":
         raise UserError(

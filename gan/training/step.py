@@ -11,7 +11,7 @@ from gan.runtime.distributed import average_gradients
 from gan.runtime.errors import UserError
 from gan.runtime.precision import autocast, training_precision
 from gan.training.experiment import Experiment
-from gan.training.inputs import UpdateInputs, concatenate_labels
+from gan.training.inputs import PartInputs, UpdateInputs, concatenate_labels
 from models.calls import call_network, get_logits
 
 Penalties = tuple[str, ...]  # the names of regularizers
@@ -83,9 +83,26 @@ def update_discriminator(
     experiment: Experiment, G: nn.Module, D: nn.Module, inputs: UpdateInputs, penalties: Penalties
 ) -> dict[str, Tensor]:
     """Update D once; return its loss without penalties, its mean logits, and the state of ADA."""
+    experiment.optimizer_D.zero_grad()
+    results = []
+    for part in inputs.parts:
+        with part.as_shard():
+            results.append(add_discriminator_gradient(experiment, G, D, part, penalties))
+    update_weights(experiment.D, experiment.optimizer_D, experiment.scaler_D)
+    numbers = average_parts([numbers for numbers, _ in results])
+    if experiment.ada is not None:
+        logits_real = torch.cat([logits for _, logits in results])
+        experiment.ada.observe(logits_real)
+        numbers |= {"ada/p": experiment.ada.p.clone(), "logits/real_sign": logits_real.sign().mean()}
+    return numbers
+
+
+def add_discriminator_gradient(
+    experiment: Experiment, G: nn.Module, D: nn.Module, inputs: PartInputs, penalties: Penalties
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Add the gradient of D's loss of a part of a batch; return loss and mean logits by tag, and the real logits."""
     config, precision = experiment.config, experiment.config.train.precision
     batch = draw_batch(experiment, G, inputs)
-    experiment.optimizer_D.zero_grad()
     with autocast(experiment.device, precision):
         logits_real, logits_fake = (logits.float() for logits in discriminate(D, batch))
         loss = config.loss.discriminator(logits_real, logits_fake)
@@ -100,23 +117,27 @@ def update_discriminator(
             # The gradients inside a penalty are not scaled, so they would be rounded to zero in fp16.
             with autocast(experiment.device, "fp32" if precision == "fp16" else precision):
                 total = total + factor * regularizer.penalty(experiment.D, batch, inputs.penalty)
-    update_weights(experiment.D, total, experiment.optimizer_D, experiment.scaler_D)
-    numbers = {
-        "loss/D": loss.detach(),
-        "logits/real": logits_real.detach().mean(),
-        "logits/fake": logits_fake.detach().mean(),
-    }
-    if experiment.ada is not None:
-        experiment.ada.observe(logits_real)
-        numbers |= {"ada/p": experiment.ada.p.clone(), "logits/real_sign": logits_real.detach().sign().mean()}
-    return numbers
+    add_gradient(total, experiment.scaler_D, config.train.accumulate)
+    logits_real, logits_fake = logits_real.detach(), logits_fake.detach()
+    return {"loss/D": loss.detach(), "logits/real": logits_real.mean(), "logits/fake": logits_fake.mean()}, logits_real
 
 
 def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs: UpdateInputs) -> dict[str, Tensor]:
     """Update G once, while the parameters of D are frozen; return its loss without penalties."""
-    config = experiment.config
     experiment.optimizer_G.zero_grad()
     experiment.D.requires_grad_(False)
+    results = []
+    for part in inputs.parts:
+        with part.as_shard():
+            results.append(add_generator_gradient(experiment, G, D, part))
+    update_weights(experiment.G, experiment.optimizer_G, experiment.scaler_G)
+    experiment.D.requires_grad_(True)
+    return average_parts(results)
+
+
+def add_generator_gradient(experiment: Experiment, G: nn.Module, D: nn.Module, inputs: PartInputs) -> dict[str, Tensor]:
+    """Add the gradient of G's loss of a part of a batch; return the loss by its tag."""
+    config = experiment.config
     with autocast(experiment.device, config.train.precision):
         z, y = inputs.latents()
         x_real = None
@@ -136,24 +157,33 @@ def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs:
                 penalty = regularizer.generator_penalty(G, z, y, raw_fake, inputs.penalty)
                 weight = experiment.scheduled.penalty_weights[name]
                 total = total if penalty is None else total + weight * penalty
-    update_weights(experiment.G, total, experiment.optimizer_G, experiment.scaler_G)
-    experiment.D.requires_grad_(True)
+    add_gradient(total, experiment.scaler_G, config.train.accumulate)
     return {"loss/G": loss.detach()}
 
 
-def update_weights(
-    network: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> None:
-    """Update the weights of a network by the gradient of the loss, averaged over the processes."""
-    scaler.scale(loss).backward()
+def add_gradient(loss: Tensor, scaler: torch.amp.GradScaler, num_parts: int) -> None:
+    """Add the gradient of the mean loss of a part, so that the sum over all parts is that of the mean of the batch."""
+    scaled = scaler.scale(loss)
+    scaled.backward(torch.full_like(scaled, 1 / num_parts))
+
+
+def update_weights(network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Update the weights of a network by its gradient, averaged over the processes."""
     average_gradients(network)
     scaler.unscale_(optimizer)
     scaler.step(optimizer)
     scaler.update()
 
 
-def draw_batch(experiment: Experiment, G: nn.Module, inputs: UpdateInputs) -> Batch:
-    """Return the real and generated images of a D update, augmented in the same way; G gets no gradient."""
+def average_parts(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the means of the numbers of all parts by tag."""
+    if len(parts) == 1:
+        return parts[0]
+    return {tag: torch.stack([numbers[tag] for numbers in parts]).mean() for tag in parts[0]}
+
+
+def draw_batch(experiment: Experiment, G: nn.Module, inputs: PartInputs) -> Batch:
+    """Return the real and generated images of a part of a D update, augmented in the same way; G gets no gradient."""
     config = experiment.config
     x_real, y_real = inputs.real_images()
     with autocast(experiment.device, config.train.precision), torch.no_grad():

@@ -62,9 +62,9 @@ class Regularizer(ABC):
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
         """Return the unweighted penalty, a scalar that is differentiable with respect to the parameters of D.
 
-        `batch` is this process's shard of the global batch, but `random` has the same state on all processes. Random
-        numbers for each image are therefore drawn for the global batch and then reduced to the shard with
-        `gan.runtime.distributed.local_shard`.
+        `batch` is a shard of the global batch, but `random` has the same state for all of them. Random numbers for each
+        image are therefore drawn for the global batch, `num_shards` times as large, and then reduced to the shard with
+        `local_shard`, both of `gan.runtime.distributed`.
         """
 
     def generator_penalty(

@@ -31,6 +31,7 @@ RECIPES = {
         "train.ema_halflife_kimg={start: 0, end: 1}",
         "train.augment=[ada]",
         "train.ada={p: {start: 0, end: 0.5}, target: null, color: 0.5, cutout: 1}",
+        "train.accumulate=2",
     ],
     "all random options": [
         "loss=relativistic",

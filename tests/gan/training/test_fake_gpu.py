@@ -143,7 +143,7 @@ OPTIONS = [
     [
         "optimizer={schedule: constant, generator: {lr: {start: 1, end: 0}}}",
         "regularizers={r1: {weight: {start: 1, end: 0}}, zcr: {weight: {start: 1, end: 0}}}",
-        "train={ema_halflife_kimg: {start: 0, end: 1}, augment: [ada]}",
+        "train={ema_halflife_kimg: {start: 0, end: 1}, augment: [ada], accumulate: 2}",
         "train.ada={p: {start: 0, end: 1}, target: null, cutout: 1}",
     ],
 ]
