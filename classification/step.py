@@ -9,6 +9,7 @@ from torch import Tensor
 from classification.config import SGDConfig
 from classification.experiment import Experiment
 from gan.objectives.augment import augment
+from gan.options.schedules import get_value
 from gan.runtime import rng
 from gan.runtime.precision import autocast, training_precision
 
@@ -58,7 +59,8 @@ def _update(experiment: Experiment, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     for regularizer in experiment.regularizers.values():
         if regularizer.is_due(experiment.step):
             # A lazy penalty also counts for the steps in which it is skipped.
-            factor = regularizer.weight * regularizer.every
+            total_images = config.train.steps * config.train.images_per_step
+            factor = get_value(regularizer.weight, experiment.images, total_images) * regularizer.every
             total = total + factor * regularizer.weight_penalty(experiment.network, random)
     total.backward()
     experiment.optimizer.step()

@@ -11,6 +11,7 @@ from gan.objectives.ada import AdaConfig
 from gan.objectives.augment import AugmentationName
 from gan.objectives.losses import Hinge, Loss
 from gan.objectives.regularizers import Regularizer
+from gan.options.schedules import Schedule, Scheduled
 from gan.run.options import CheckpointConfig, LogConfig
 from gan.runtime.precision import Precision
 from metrics.catalog import parse_protocols
@@ -18,14 +19,14 @@ from models import DiscriminatorConfig, GeneratorConfig
 from models.networks.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from models.ranges import AT_LEAST_0, AT_LEAST_1, REPEATS, Range
 
-Beta = Annotated[float, Range(min=0, max=0.999999)]
+Beta = Annotated[Scheduled, Range(min=0, max=0.999999)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamConfig:
     """Adam (Kingma & Ba, ICLR 2015)."""
 
-    lr: Annotated[float, Range(min=0, max=1000)] = 2e-4
+    lr: Annotated[Scheduled, Range(min=0, max=1000)] = 2e-4
     """Initial learning rate"""
     betas: tuple[Beta, Beta] = (0.5, 0.999)
     """Decay rates of the moving averages of the gradient and its square"""
@@ -42,6 +43,21 @@ class OptimizerConfig:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Schedule of both learning rates: constant, or linear or cosine decay to 0 over train.steps"""
 
+    def __post_init__(self):
+        """Raise ValueError if a learning rate with a schedule of its own should decay, too."""
+        for network in ("generator", "discriminator"):
+            if self.schedule != "constant" and isinstance(getattr(self, network).lr, Schedule):
+                raise ValueError(
+                    f"{network}.lr has a schedule of its own, which schedule: {self.schedule} would change; use"
+                    " schedule: constant"
+                )
+
+    def get_learning_rate(self, options: AdamConfig) -> Scheduled:
+        """Return the learning rate of a network, or its schedule."""
+        if self.schedule == "constant" or isinstance(options.lr, Schedule):
+            return options.lr
+        return Schedule(start=options.lr, end=0.0, schedule=self.schedule)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -53,11 +69,13 @@ class TrainConfig:
     """Real images, and as many generated images, in a discriminator update"""
     generator_batch_size: Annotated[int, Range(min=1, max=1_000_000)] | None = None
     """Generated images in a generator update (null: batch_size)"""
+    accumulate: Annotated[int, REPEATS] = 1
+    """Equal parts into which each process divides a batch to save memory; their gradients are averaged"""
     n_critic: Annotated[int, REPEATS] = 1
     """Discriminator updates for each generator update"""
     first: Literal["discriminator", "generator"] = "discriminator"
     """Network that is updated first in a step (in Miyato's code: the generator)"""
-    ema_halflife_kimg: Annotated[float, AT_LEAST_0] = 5.0
+    ema_halflife_kimg: Annotated[Scheduled, AT_LEAST_0] = 5.0
     """Half-life of the moving average of the generator's weights, in thousands of generated images (0: no average)"""
     augment: tuple[Literal["ada", AugmentationName], ...] = ()
     """Augmentations of all images that D receives: color, translation, cutout (DiffAugment), flip, ada (train.ada)"""

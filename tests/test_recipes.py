@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from classification.config import Config as ClassifierConfig
-from gan.config import Config
+from gan.config import AdamConfig, Config, OptimizerConfig
+from gan.objectives.ada import AdaConfig
 from gan.objectives.losses import LOSSES
 from gan.options.loader import load_config
+from gan.options.schedules import Schedule
 from models import ImageShape, build_classifier
 from models.activation_norms.batch import BatchNormConfig
 from models.activation_norms.none import NoActivationNorm
@@ -252,9 +254,26 @@ def test_recipe_of_the_conv_norm_authors(name):
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 
-def test_r3gan_has_the_first_values_of_the_authors_schedules():
-    # lr_scheduler, gamma_scheduler and beta2_scheduler of the preset CIFAR10, train.py of brownvc/R3GAN at 19a7ddf
+def test_r3gan_is_that_of_the_authors():
+    # The preset CIFAR10 and `augment_kwargs` of train.py, the command of README.md, and training_loop.py of
+    # brownvc/R3GAN at 19a7ddf. tests/gan/options/test_schedules.py compares the schedules.
     config = read("cifar10/r3gan")
-    assert (config.optimizer.generator.lr, config.optimizer.schedule) == (2e-4, "constant")
-    assert config.optimizer.generator.betas == config.optimizer.discriminator.betas == (0, 0.9)
-    assert {name: penalty.weight for name, penalty in config.regularizers.items()} == {"r1": 0.05, "r2": 0.05}
+
+    def schedule(start, end):  # `total_nimg` is 2e7
+        return Schedule(start=start, end=end, schedule="cosine", kimg=20_000.0)
+
+    adam = AdamConfig(lr=schedule(2e-4, 5e-5), betas=(0.0, schedule(0.9, 0.99)), eps=1e-8)
+    assert config.optimizer == OptimizerConfig(generator=adam, discriminator=adam, schedule="constant")
+    assert {name: (r.weight, r.every) for name, r in config.regularizers.items()} == {
+        name: (schedule(0.05, 0.005), 1) for name in ("r1", "r2")
+    }
+    train = config.train
+    assert train.ema_halflife_kimg == schedule(0, 5000)
+    assert train.ada == AdaConfig(p=schedule(0, 0.55), target=None, color=0.5, cutout=1.0)
+    assert (train.augment, train.precision) == (("ada",), "bf16")
+    assert (train.batch_size, train.fakes_per_update, train.n_critic, train.first) == (512, 512, 1, "discriminator")
+    assert train.steps * train.batch_size == pytest.approx(250e6, abs=512)
+    assert (config.data.horizontal_flip, config.data.conditional, config.data.dequantize) == (True, True, False)
+    assert (config.generator.z_dim, LOSSES.get_name(type(config.loss))) == (64, "relativistic")
+    for network in (config.generator, config.discriminator):  # `WidthPerStage`, `BlocksPerStage`, `CardinalityPerStage`
+        assert (network.width, network.blocks, network.group_size) == (3 * 1024 // 4, 2, 2 * 768 // (3 * 32))

@@ -6,7 +6,7 @@ from torch import Tensor
 from gan.data.base import ImageData, SamplerOptions, to_float
 from gan.data.stream import Stream
 from gan.runtime import rng
-from gan.runtime.distributed import local_shard, world_size
+from gan.runtime.distributed import local_shard, num_shards
 
 GIGABYTE = 1e9
 
@@ -92,7 +92,7 @@ class Sampler:
         `random` has the seed of `purpose`, and is on the device of the images.
         """
         x = to_float(images)
-        size = len(x) * world_size()
+        size = len(x) * num_shards()
         if self.options.horizontal_flip:
             mirrored = local_shard(torch.rand(size, generator=random, device=x.device)) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)

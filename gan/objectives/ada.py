@@ -18,7 +18,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from gan.runtime.distributed import all_reduce_mean, local_shard, world_size
+from gan.options.schedules import Schedule, Scheduled, get_value
+from gan.runtime.distributed import all_reduce_mean, local_shard, num_shards
 from gan.runtime.precision import autocast
 from models.ranges import AT_LEAST_1, Range
 
@@ -34,7 +35,7 @@ SYM6 = (
 class AdaConfig:
     """How the augmentation `ada` of `train.augment` chooses its probability p."""
 
-    p: Annotated[float, Range(min=0, max=1)] = 0.0
+    p: Annotated[Scheduled, Range(min=0, max=1)] = 0.0
     """Probability of each transformation at the start"""
     target: Annotated[float, Range(min=-1, max=1)] | None = 0.6
     """p rises while the mean sign of D's logits of real images is above this, and falls below it (null: constant p)"""
@@ -42,6 +43,15 @@ class AdaConfig:
     """Real images, in thousands, in which p can rise from 0 to 1"""
     every: Annotated[int, AT_LEAST_1] = 4
     """D updates between changes of p"""
+    color: Annotated[float, Range(min=0, max=1)] = 1.0
+    """Probability of each transformation of the colors, as a multiple of p"""
+    cutout: Annotated[float, Range(min=0, max=1)] = 0.0
+    """Probability that a square of half the side length is set to zero, as a multiple of p"""
+
+    def __post_init__(self):
+        """Raise ValueError if p follows both a schedule and D's logits."""
+        if isinstance(self.p, Schedule) and self.target is not None:
+            raise ValueError("p has a schedule, so that it cannot follow D's logits; set target: null")
 
 
 class AdaptiveAugmentation(nn.Module):
@@ -70,7 +80,7 @@ class AdaptiveAugmentation(nn.Module):
         if channels not in (1, 3):
             raise ValueError(f"ada changes colors, which images of {channels} channels do not have; leave it out")
         self.options, self.size, self.channels, self.batch_size = options, size, channels, batch_size
-        self.register_buffer("p", torch.tensor(float(options.p)))
+        self.register_buffer("p", torch.tensor(get_value(options.p, 0, 1)))
         self.register_buffer("signs", torch.zeros(()))  # sum of the mean signs since the last change of p
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         up, down = build_resampling(size)
@@ -100,7 +110,7 @@ class AdaptiveAugmentation(nn.Module):
         """Return images (B, C, H, W), this process's shard of a batch, after random transformations."""
         with autocast(x.device, "fp32"):
             draw = Draw(len(x), self.p, random)
-            return self._recolor(self._transform(x, draw), draw)
+            return self._cut_out(self._recolor(self._transform(x, draw), draw), draw)
 
     def _transform(self, x: Tensor, draw: "Draw") -> Tensor:
         """Return images after a random affine map of the plane, resampled at twice the size."""
@@ -135,17 +145,27 @@ class AdaptiveAugmentation(nn.Module):
 
     def _recolor(self, x: Tensor, draw: "Draw") -> Tensor:
         """Return images after a random affine map of their colors."""
-        brightness = draw.either(0.2 * draw.normal(), 0.0)[:, None, None]
-        contrast = draw.either((0.5 * draw.normal()).exp2(), 1.0)[:, None, None]
-        luma_flip = draw.either((2 * draw.uniform()).floor(), 0.0)[:, None, None]
+        p = self.options.color * self.p
+        brightness = draw.either(0.2 * draw.normal(), 0.0, p)[:, None, None]
+        contrast = draw.either((0.5 * draw.normal()).exp2(), 1.0, p)[:, None, None]
+        luma_flip = draw.either((2 * draw.uniform()).floor(), 0.0, p)[:, None, None]
         color = contrast * (self.identity - 2 * luma_flip * self.gray)  # (B, 3, 3)
         if self.channels == 3:
-            hue = draw.either((2 * draw.uniform() - 1) * math.pi, 0.0)[:, None, None]
+            hue = draw.either((2 * draw.uniform() - 1) * math.pi, 0.0, p)[:, None, None]
             color = (self.gray + hue.cos() * (self.identity - self.gray) + hue.sin() * self.cross) @ color
-            saturation = draw.either(draw.normal().exp2(), 1.0)[:, None, None]
+            saturation = draw.either(draw.normal().exp2(), 1.0, p)[:, None, None]
             color = (self.gray + saturation * (self.identity - self.gray)) @ color
             return (color @ (x.flatten(2) + brightness)).view_as(x)
         return color.sum(dim=(1, 2))[:, None, None, None] / 3 * (x + brightness[..., None])
+
+    def _cut_out(self, x: Tensor, draw: "Draw") -> Tensor:
+        """Return images after a square around a random point was set to zero in some of them."""
+        if self.options.cutout == 0:
+            return x
+        is_cut = draw.uniform() < self.options.cutout * self.p
+        centers = (torch.arange(self.size, device=x.device) + 0.5) / self.size  # of the pixels
+        cols, rows = ((centers - position[:, None]).abs() < 0.25 for position in draw.uniform(2).unbind(dim=1))
+        return x.masked_fill((rows[:, :, None] & cols[:, None] & is_cut[:, None, None])[:, None], 0.0)
 
 
 class Draw:
@@ -156,12 +176,12 @@ class Draw:
 
     def uniform(self, *shape: int) -> Tensor:
         """Return numbers (B, ...) from U(0, 1)."""
-        size = (self.count * world_size(), *shape)
+        size = (self.count * num_shards(), *shape)
         return local_shard(torch.rand(size, generator=self.random, device=self.p.device))
 
     def normal(self, *shape: int) -> Tensor:
         """Return numbers (B, ...) from N(0, 1)."""
-        size = (self.count * world_size(), *shape)
+        size = (self.count * num_shards(), *shape)
         return local_shard(torch.randn(size, generator=self.random, device=self.p.device))
 
     def either(self, values: Tensor, neutral: float, p: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan.runtime.distributed import local_shard, world_size
+from gan.runtime.distributed import local_shard, num_shards
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 AugmentationName = Literal["color", "translation", "cutout", "flip"]
@@ -77,12 +77,12 @@ def flip(x: Tensor, random: torch.Generator) -> Tensor:
 
 
 def _uniform(x: Tensor, random: torch.Generator) -> Tensor:
-    numbers = torch.rand(len(x) * world_size(), 1, 1, 1, generator=random, device=x.device, dtype=x.dtype)
+    numbers = torch.rand(len(x) * num_shards(), 1, 1, 1, generator=random, device=x.device, dtype=x.dtype)
     return local_shard(numbers)
 
 
 def _integers(x: Tensor, random: torch.Generator, high: int) -> Tensor:
-    return local_shard(torch.randint(high, (len(x) * world_size(), 1), generator=random, device=x.device))
+    return local_shard(torch.randint(high, (len(x) * num_shards(), 1), generator=random, device=x.device))
 
 
 AUGMENTATIONS: dict[str, tuple[Augmentation, ...]] = {

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from gan.options.loader import dump_value
-from gan.options.schema import is_family
+from gan.options.schema import find_alternative, is_family, list_required
 
 
 def get_field_docs(cls: type) -> dict[str, str]:
@@ -73,7 +73,7 @@ def list_sections(schema: type) -> Iterator[Section]:
     families: list[type] = []
     yield Section("", "", "", list(_list_keys(schema, "", families)))
     for family in families:
-        yield from _list_choices(family, families)
+        yield from _list_choices(family, families) if is_family(family) else [_describe_mapping(family)]
 
 
 def _list_keys(cls: type, prefix: str, families: list[type]) -> Iterator[Entry]:
@@ -99,8 +99,22 @@ def _list_choices(family: type, families: list[type]) -> Iterator[Section]:
         yield Section(family.registry.kind, name, (inspect.getdoc(cls) or "").partition("\n")[0], entries)
 
 
+def _describe_mapping(cls: type) -> Section:
+    """Return the options of a dataclass that may be written instead of a number."""
+    docs, required = get_field_docs(cls), list_required(cls)
+    entries = [
+        Entry(f".{f.name}", "none" if f.name in required else dump_value(f.default), docs[f.name])
+        for f in dataclasses.fields(cls)
+    ]
+    return Section("mapping", cls.__name__.lower(), (inspect.getdoc(cls) or "").partition("\n")[0], entries)
+
+
 def _describe_field(key: str, doc: str, field: dataclasses.Field, tp: Any, families: list[type]) -> Entry:
     default = field.default_factory() if callable(field.default_factory) else field.default
+    if (alternative := find_alternative(tp)) is not None:
+        if alternative not in families:
+            families.append(alternative)
+        doc += f"; may be a {alternative.__name__.lower()}"
     family = get_args(tp)[1] if get_origin(tp) is dict else tp
     if is_family(family):
         if family not in families:

@@ -24,7 +24,15 @@ from gan.options.nodes import (
     parse_yaml,
     read_layers,
 )
-from gan.options.schema import get_field_default, get_field_types, is_family, join_keys, resolve_aliases
+from gan.options.schema import (
+    choose_type,
+    get_field_default,
+    get_field_types,
+    is_family,
+    join_keys,
+    list_required,
+    resolve_aliases,
+)
 from models.ranges import INT64, Range
 from models.registry import UnknownNameError, did_you_mean
 
@@ -69,13 +77,14 @@ def from_plain(schema: type, value: Any, source: str = "config") -> Any:
     return construct(schema, to_node(value), "")
 
 
-def construct(tp: Any, node: Node, path: str, default: Any = None) -> Any:
+def construct(tp: Any, node: Node, path: str, default: Any = None, ranges: Sequence[Range] = ()) -> Any:
     """Return the value of type `tp` that `node` describes.
 
     `path` is the full key of the node, for error messages. Options that a node leaves out are taken from `default`, if
-    it is given. Raises ConfigError if the node does not describe a value of this type.
+    it is given. `ranges` limit numbers whose type has none. Raises ConfigError if the node describes no value of this
+    type.
     """
-    ranges = [extra for extra in getattr(tp, "__metadata__", ()) if isinstance(extra, Range)]
+    ranges = [extra for extra in getattr(tp, "__metadata__", ()) if isinstance(extra, Range)] or ranges
     if get_origin(tp) is Annotated:
         tp = get_args(tp)[0]
     origin, args = get_origin(tp), get_args(tp)
@@ -83,12 +92,12 @@ def construct(tp: Any, node: Node, path: str, default: Any = None) -> Any:
     if origin in (Union, UnionType):
         if node.value is None and NoneType in args:
             return None
-        (inner,) = (arg for arg in args if arg is not NoneType)
-        return construct(inner, node, path, default)
+        inner = choose_type(args, is_mapping=isinstance(node.value, dict))
+        return construct(inner, node, path, default, ranges)
     if is_family(tp):
         return _construct_choice(tp, node, path, default)
     if isinstance(tp, type) and dataclasses.is_dataclass(tp):
-        return _construct_dataclass(tp, node, path, default)
+        return _construct_dataclass(tp, node, path, default, ranges)
     if origin is Literal:
         return _construct_literal(args, node, path)
     if origin is tuple:
@@ -130,7 +139,7 @@ def _construct_dict(tp: Any, node: Node, path: str) -> dict[str, Any]:
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
-def _construct_scalar(tp: Any, ranges: list[Range], node: Node, path: str) -> Any:
+def _construct_scalar(tp: Any, ranges: Sequence[Range], node: Node, path: str) -> Any:
     value = node.value
     if tp is int and type(value) is float and value.is_integer():  # 1e5
         value = int(value)
@@ -177,10 +186,11 @@ def _construct_class(
     return _construct_dataclass(cls, node, path, default if type(default) is cls else None)
 
 
-def _construct_dataclass(cls: type, node: Node, path: str, default: Any) -> Any:
+def _construct_dataclass(cls: type, node: Node, path: str, default: Any, ranges: Sequence[Range] = ()) -> Any:
     if not isinstance(node.value, dict):
         raise _error(node, path, f"must be a mapping, not {describe_value(node)}")
     types = get_field_types(cls)
+    default = default if isinstance(default, cls) else None  # it may be a number instead
     values = {}
     for key, child in resolve_aliases(cls, node, path).items():
         inner = join_keys(path, key)
@@ -188,7 +198,9 @@ def _construct_dataclass(cls: type, node: Node, path: str, default: Any) -> Any:
             known = ", ".join(types) or "none"
             raise _error(child, inner, f"unknown key (known here: {known}){did_you_mean(key, types)}")
         inner_default = get_field_default(cls, key) if default is None else getattr(default, key)
-        values[key] = construct(types[key], child, inner, inner_default)
+        values[key] = construct(types[key], child, inner, inner_default, ranges)
+    if default is None and (missing := [key for key in list_required(cls) if key not in values]):
+        raise _error(node, path, f"needs a value of {' and '.join(missing)}")
     try:
         return cls(**values) if default is None else dataclasses.replace(default, **values)
     except ValueError as error:  # raised by the dataclass's own checks

@@ -1,13 +1,14 @@
 """The types of a config schema, and the old names of fields and classes that are still accepted.
 
-A field may have the type bool, int, float, str, Literal, tuple, `X | None`, a dataclass, a *family* or
-`dict[str, family]`. A family is a base class with a `registry`: the YAML chooses one of its classes by name, as `hinge`
-or as `{name: hinge, option: ...}`. In a `dict[str, family]` the keys are the names. `Annotated[X, Range]` limits a
-number. A renamed field declares its old name: `field(default=4, metadata={"alias": "old_name"})`. If its values were
-renamed too, `"old_values": {"old": "new"}` is added.
+A field may have the type bool, int, float, str, Literal, tuple, `X | None`, a dataclass, a *family*, `dict[str,
+family]`, or `float | D` with a dataclass D: a number or a mapping. A family is a base class with a `registry`: the YAML
+chooses one of its classes by name, as `hinge` or as `{name: hinge, option: ...}`. In a `dict[str, family]` the keys are
+the names. `Annotated[X, Range]` limits a number. A renamed field declares its old name: `field(default=4,
+metadata={"alias": "old_name"})`. If its values were renamed too, `"old_values": {"old": "new"}` is added.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -29,6 +30,20 @@ def unwrap(tp: Any) -> Any:
     return tp
 
 
+def choose_type(types: Sequence[Any], is_mapping: bool) -> Any:
+    """Return the type of a union that a node has: the dataclass if the union has one and the node is a mapping."""
+    candidates = [tp for tp in types if tp is not NoneType]
+    return candidates[-1 if is_mapping else 0]
+
+
+def find_alternative(tp: Any) -> type | None:
+    """Return the dataclass D if a type is `float | D`, or contains this type; otherwise None."""
+    args = get_args(tp)
+    if args and args[0] is float and isinstance(args[-1], type) and dataclasses.is_dataclass(args[-1]):
+        return args[-1]
+    return next((found for arg in args if (found := find_alternative(arg)) is not None), None)
+
+
 def get_field_types(cls: Any) -> dict[str, Any]:
     """Return the types of a dataclass's fields, with their `Annotated` metadata."""
     hints = get_type_hints(cls, include_extras=True)
@@ -41,6 +56,12 @@ def get_field_default(cls: Any, name: str) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return None if field.default is dataclasses.MISSING else field.default
+
+
+def list_required(cls: Any) -> list[str]:
+    """Return the names of the fields of a dataclass that have no default value."""
+    missing = dataclasses.MISSING
+    return [f.name for f in dataclasses.fields(cls) if f.default is missing and f.default_factory is missing]
 
 
 def find_class(family: Any, name: str) -> type | None:

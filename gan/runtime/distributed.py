@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -24,6 +25,8 @@ T = TypeVar("T")
 # How long a collective waits. torchrun stops all processes when one fails, so this only matters for lost messages. The
 # other processes also wait while rank 0 prepares a large data set or computes metrics.
 TIMEOUT = timedelta(hours=4)
+
+_PART: ContextVar[tuple[int, int]] = ContextVar("part", default=(0, 1))  # of each thread; see `shard_part`
 
 
 def rank() -> int:
@@ -142,9 +145,25 @@ def all_gather_objects(value: T) -> list[T]:
     return values
 
 
+@contextmanager
+def shard_part(index: int, count: int) -> Iterator[None]:
+    """Work on a part of this process's shard of a batch in the context: the part `index` of `count` equal ones."""
+    token = _PART.set((index, count))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
+def num_shards() -> int:
+    """Return the number of shards of a batch: one for each process, or for each part of each process's shard."""
+    return world_size() * _PART.get()[1]
+
+
 def local_shard(batch: Tensor) -> Tensor:
-    """Return the shard of a batch (B, ...) that this process works on, (B / world_size, ...)."""
-    return batch if world_size() == 1 else batch.chunk(world_size())[rank()]
+    """Return the shard of a batch (B, ...) that this process works on, (B / num_shards, ...)."""
+    index, count = _PART.get()
+    return batch if num_shards() == 1 else batch.chunk(num_shards())[rank() * count + index]
 
 
 def all_gather(shard: Tensor) -> Tensor:

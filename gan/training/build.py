@@ -12,6 +12,7 @@ from gan.data.labels import LabelDistribution, count_labels
 from gan.data.subset import subset_rows
 from gan.evaluation.build import build_evaluator, check_metrics
 from gan.objectives.ada import AdaptiveAugmentation
+from gan.options.schedules import Schedule, get_value
 from gan.runtime import rng
 from gan.runtime.cuda_graphs import CUDAGraphs
 from gan.runtime.distributed import world_size
@@ -20,6 +21,7 @@ from gan.runtime.precision import build_loss_scaler
 from gan.training.ema import EMA
 from gan.training.experiment import Experiment
 from gan.training.inputs import Inputs, StepInputs, UpdateInputs
+from gan.training.schedules import ScheduledOptions
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape, build_discriminator, build_generator
 from models.activation_norms.batch import BatchNorm
@@ -39,6 +41,9 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
     inputs = build_inputs(config, splits, num_classes, device)
     step_inputs = build_step_inputs(config, inputs)
     evaluator = build_evaluator(config.eval.metrics, config.metrics, splits, device)
+    optimizer_G = _build_adam(G, config.optimizer.generator, device)
+    optimizer_D = _build_adam(D, config.optimizer.discriminator, device)
+    ada = build_ada(config, image_shape, device)
     return Experiment(
         config=config,
         image_shape=image_shape,
@@ -46,15 +51,16 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
         device=device,
         G=G,
         D=D,
-        ema=EMA(G, config.train.ema_halflife_kimg),
-        optimizer_G=_build_adam(G, config.optimizer.generator, device),
-        optimizer_D=_build_adam(D, config.optimizer.discriminator, device),
+        ema=EMA(G),
+        optimizer_G=optimizer_G,
+        optimizer_D=optimizer_D,
         scaler_G=build_loss_scaler(device, config.train.precision),
         scaler_D=build_loss_scaler(device, config.train.precision),
         inputs=inputs,
         step_inputs=step_inputs,
         regularizer_states=build_regularizer_states(config, device),
-        ada=build_ada(config, image_shape, device),
+        ada=ada,
+        scheduled=ScheduledOptions(config, optimizer_G, optimizer_D, ada, device),
         graphs=build_graphs(config, device, G, D, step_inputs),
         tracker=build_tracker(D, images, num_classes, config.lipschitz.iterations),
         tracker_graphs=CUDAGraphs([], []) if device.type == "cuda" and config.train.graph is not False else None,
@@ -92,10 +98,11 @@ def build_labels(config: Config, data: ImageData, rows: Tensor | None, device: t
 def build_step_inputs(config: Config, inputs: Inputs) -> StepInputs:
     """Return the buffers and generators of a training step."""
     train = config.train
+    size, num_parts = train.batch_size, train.accumulate
     num_real = train.fakes_per_update if config.loss.generator_sees_real else 0
     return StepInputs(
-        discriminator=[UpdateInputs(inputs, "D", train.batch_size, train.batch_size) for _ in range(train.n_critic)],
-        generator=UpdateInputs(inputs, "G", train.fakes_per_update, num_real),
+        discriminator=[UpdateInputs(inputs, "D", size, size, num_parts) for _ in range(train.n_critic)],
+        generator=UpdateInputs(inputs, "G", train.fakes_per_update, num_real, num_parts),
     )
 
 
@@ -139,6 +146,10 @@ def find_obstacle_to_graphs(config: Config, device: torch.device, G: nn.Module, 
         return f"a CUDA graph needs a CUDA device, not {device.type}"
     if world_size() > 1:
         return "the messages between processes are not captured"
+    if any(
+        isinstance(b, Schedule) for a in (config.optimizer.generator, config.optimizer.discriminator) for b in a.betas
+    ):
+        return "the optimizer's betas follow a schedule, and PyTorch's Adam reads them on the host"
     modules = [*G.named_modules(), *D.named_modules()]
     varying = next((path for path, module in modules if varies_between_calls(module)), None)
     return None if varying is None else f"the layer {varying} runs other kernels from time to time"
@@ -161,10 +172,17 @@ def check_choices(config: Config, splits: Splits) -> None:
             " choose a smaller one"
         )
     for key in ("batch_size", "generator_batch_size"):
-        size = getattr(config.train, key) or 0
-        if size % world_size() != 0:
+        size, parts = getattr(config.train, key) or 0, config.train.accumulate
+        if size % (world_size() * parts) != 0:
+            among = f"{world_size()} processes" if parts == 1 else f"{world_size()} x {parts} parts (train.accumulate)"
             raise UserError(
-                f"train.{key}={size} cannot be divided evenly among {world_size()} processes; use a multiple of that"
+                f"train.{key}={size} cannot be divided evenly among {among}; use a multiple of {world_size() * parts}"
+            )
+    for name, regularizer in config.regularizers.items():
+        if config.train.accumulate > 1 and regularizer.build_state() is not None:
+            raise UserError(
+                f"regularizers.{name}: it remembers numbers of whole batches, which train.accumulate divides; remove"
+                " one of both"
             )
     if config.loss.generator_sees_real and config.data.conditional and config.data.label_frequencies == "uniform":
         raise UserError(
@@ -189,7 +207,8 @@ def _prepare(config: Config, section: str, build: Callable, image_shape: ImageSh
 def _build_adam(network: nn.Module, options: AdamConfig, device: torch.device) -> torch.optim.Adam:
     """Return the optimizer of a network: on a GPU in one kernel, with everything that changes in tensors."""
     on_gpu = device.type != "cpu"
-    lr = torch.tensor(options.lr, device=device) if on_gpu else options.lr
+    lr, beta1, beta2 = (get_value(option, 0, 1) for option in (options.lr, *options.betas))  # set before each step
     # On a CPU, fused Adam would round differently from PyTorch's default.
     fused = {"fused": True, "capturable": True} if on_gpu else {}
-    return torch.optim.Adam(network.parameters(), lr=lr, betas=options.betas, eps=options.eps, **fused)
+    lr = torch.tensor(lr, device=device) if on_gpu else lr
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=(beta1, beta2), eps=options.eps, **fused)

@@ -19,6 +19,7 @@ from gan.runtime.distributed import average_batch_statistics, world_size
 from gan.training.ema import EMA
 from gan.training.generator_state import check_labels
 from gan.training.inputs import Inputs, StepInputs
+from gan.training.schedules import ScheduledOptions
 from gan.training.standing_statistics import with_standing_statistics
 from metrics.lipschitz import LipschitzTracker
 from models import ImageShape
@@ -46,6 +47,8 @@ class Experiment:
     """What regularizers remember between updates, by name, of those that remember something"""
     ada: AdaptiveAugmentation | None
     """The augmentation `ada`, if it is used"""
+    scheduled: ScheduledOptions
+    """The values of the options that may follow a schedule"""
     graphs: CUDAGraphs | None
     """CUDA graphs of a training step; None runs it eagerly"""
     tracker: LipschitzTracker

@@ -1,5 +1,6 @@
 """The random inputs of training: real images and latents, as functions of the seed and the step."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from gan.data import Sampler
 from gan.data.labels import LabelDistribution
 from gan.runtime import rng
-from gan.runtime.distributed import local_shard, world_size
+from gan.runtime.distributed import local_shard, shard_part, world_size
 
 ROLLBACK_OFFSET = 2**48  # in the stream of real images: after a rollback they come in another order
 
@@ -68,7 +69,7 @@ class Inputs:
 
 
 class UpdateInputs:
-    """The random inputs of one update of G or D: real images and labels, and generators.
+    """The random inputs of one update of G or D: real images and labels, and generators, in one or several parts.
 
     The buffers of the images and the generators are created once. `load` fills the buffers and seeds the generators for
     an update. All other methods depend on nothing else, so that a CUDA graph can repeat an update with other inputs.
@@ -78,45 +79,65 @@ class UpdateInputs:
         network: the network that is updated.
         count: latents of an update, in all processes.
         num_real: real images of an update, in all processes; 0 if the update uses none.
+        num_parts: parts into which the local shards of both are divided.
     """
 
-    def __init__(self, inputs: Inputs, network: Literal["G", "D"], count: int, num_real: int):
-        self._inputs, self._network, self._count, self._num_real = inputs, network, count, num_real
-        device = inputs.device
-        shard = num_real // world_size()
+    def __init__(self, inputs: Inputs, network: Literal["G", "D"], count: int, num_real: int, num_parts: int):
+        self._inputs, self._network, self._num_real = inputs, network, num_real
+        device, shard = inputs.device, num_real // world_size()
         self._images = torch.empty(shard, *inputs.sampler.images.shape[1:], dtype=torch.uint8, device=device)
         self._labels = torch.empty(shard, dtype=torch.int64, device=device)
-        self._pixels, self._latents = torch.Generator(device), torch.Generator(device)
-        self.augmentation, self.penalty = torch.Generator(device), torch.Generator(device)
+        buffers = zip(self._images.chunk(num_parts), self._labels.chunk(num_parts), strict=True)
+        self.parts = [PartInputs(inputs, count, *views, k, num_parts) for k, views in enumerate(buffers)]
 
     @property
-    def generators(self) -> tuple[torch.Generator, ...]:
+    def generators(self) -> list[torch.Generator]:
         """All generators of the update."""
-        return self._pixels, self._latents, self.augmentation, self.penalty
+        return [generator for part in self.parts for generator in part.generators]
 
     def load(self, number: int, position: int) -> None:
         """Load the inputs of an update: its number among those of the network, and where its real images start."""
         inputs, network = self._inputs, self._network
-        self._latents.manual_seed(inputs.derive_seed("latents", network, number))
-        self.augmentation.manual_seed(inputs.derive_seed("augmentation", network, number))
-        self.penalty.manual_seed(inputs.derive_seed("penalty", number))
+        position = inputs.stream_position(position)
+        for part in self.parts:  # each draws the numbers of the whole batch
+            part.latent.manual_seed(inputs.derive_seed("latents", network, number))
+            part.augmentation.manual_seed(inputs.derive_seed("augmentation", network, number))
+            part.penalty.manual_seed(inputs.derive_seed("penalty", number))
+            if self._num_real > 0:
+                part.pixels.manual_seed(rng.derive_seed(*inputs.sampler.purpose(position)))
         if self._num_real > 0:
-            position = inputs.stream_position(position)
-            self._pixels.manual_seed(rng.derive_seed(*inputs.sampler.purpose(position)))
             for buffer, values in zip(
                 (self._images, self._labels), inputs.sampler.fetch(position, self._num_real), strict=True
             ):
                 buffer.copy_(values)
 
+
+class PartInputs:
+    """The inputs of one part of an update; see `UpdateInputs`. Use them in the context of `as_shard`."""
+
+    def __init__(self, inputs: Inputs, count: int, images: Tensor, labels: Tensor, index: int, num_parts: int):
+        self._inputs, self._count, self._images, self._labels = inputs, count, images, labels
+        self._index, self._num_parts = index, num_parts
+        self.pixels, self.latent, self.augmentation, self.penalty = (torch.Generator(inputs.device) for _ in range(4))
+
+    @property
+    def generators(self) -> tuple[torch.Generator, ...]:
+        """All generators of the part."""
+        return self.pixels, self.latent, self.augmentation, self.penalty
+
+    def as_shard(self) -> AbstractContextManager[None]:
+        """Return a context in which this process's shard of the random numbers of a batch is that of this part."""
+        return shard_part(self._index, self._num_parts)
+
     def real_images(self) -> tuple[Tensor, Tensor | None]:
         """Return the local shard of the real images (B, C, H, W), and their labels (B,), or None without classes."""
         inputs = self._inputs
-        x = inputs.to_memory_format(inputs.sampler.transform(self._images, self._pixels))
+        x = inputs.to_memory_format(inputs.sampler.transform(self._images, self.pixels))
         return x, None if inputs.labels is None else self._labels
 
     def latents(self) -> tuple[Tensor, Tensor | None]:
         """Return the local shard of the latents (B, z_dim), and of labels (B,), or None without classes."""
-        return draw_shard(self._count, self._inputs.z_dim, self._inputs.labels, self._latents)
+        return draw_shard(self._count, self._inputs.z_dim, self._inputs.labels, self.latent)
 
 
 @dataclass

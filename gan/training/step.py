@@ -1,7 +1,5 @@
 """One training step of a GAN: `n_critic` updates of D, one update of G, and the weight average."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,7 +11,7 @@ from gan.runtime.distributed import average_gradients
 from gan.runtime.errors import UserError
 from gan.runtime.precision import autocast, training_precision
 from gan.training.experiment import Experiment
-from gan.training.inputs import UpdateInputs, concatenate_labels
+from gan.training.inputs import PartInputs, UpdateInputs, concatenate_labels
 from models.calls import call_network, get_logits
 
 Penalties = tuple[str, ...]  # the names of regularizers
@@ -44,11 +42,9 @@ def training_step(experiment: Experiment, G: nn.Module, D: nn.Module) -> dict[st
 
 
 def prepare_step(experiment: Experiment) -> None:
-    """Set the learning rates and load the random inputs of the next step."""
+    """Load the options that follow a schedule, and the random inputs of the next step."""
     config, inputs, step = experiment.config, experiment.step_inputs, experiment.step
-    factor = learning_rate_factor(config.optimizer.schedule, step / config.train.steps)
-    set_learning_rate(experiment.optimizer_G, config.optimizer.generator.lr * factor)
-    set_learning_rate(experiment.optimizer_D, config.optimizer.discriminator.lr * factor)
+    experiment.scheduled.load(experiment.images)
     if config.train.first == "generator":
         inputs.generator.load(step, experiment.images)
     for k, update in enumerate(inputs.discriminator):
@@ -79,7 +75,7 @@ def run_updates(
         losses |= update_discriminator(experiment, G, D, update, due)
     if train.first == "discriminator":
         losses |= update_generator(experiment, G, D, inputs.generator)
-    experiment.ema.update(experiment.G, train.fakes_per_update)
+    experiment.ema.update(experiment.G, experiment.scheduled.ema_weight)
     return losses
 
 
@@ -87,9 +83,26 @@ def update_discriminator(
     experiment: Experiment, G: nn.Module, D: nn.Module, inputs: UpdateInputs, penalties: Penalties
 ) -> dict[str, Tensor]:
     """Update D once; return its loss without penalties, its mean logits, and the state of ADA."""
+    experiment.optimizer_D.zero_grad()
+    results = []
+    for part in inputs.parts:
+        with part.as_shard():
+            results.append(add_discriminator_gradient(experiment, G, D, part, penalties))
+    update_weights(experiment.D, experiment.optimizer_D, experiment.scaler_D)
+    numbers = average_parts([numbers for numbers, _ in results])
+    if experiment.ada is not None:
+        logits_real = torch.cat([logits for _, logits in results])
+        experiment.ada.observe(logits_real)
+        numbers |= {"ada/p": experiment.ada.p.clone(), "logits/real_sign": logits_real.sign().mean()}
+    return numbers
+
+
+def add_discriminator_gradient(
+    experiment: Experiment, G: nn.Module, D: nn.Module, inputs: PartInputs, penalties: Penalties
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Add the gradient of D's loss of a part of a batch; return loss and mean logits by tag, and the real logits."""
     config, precision = experiment.config, experiment.config.train.precision
     batch = draw_batch(experiment, G, inputs)
-    experiment.optimizer_D.zero_grad()
     with autocast(experiment.device, precision):
         logits_real, logits_fake = (logits.float() for logits in discriminate(D, batch))
         loss = config.loss.discriminator(logits_real, logits_fake)
@@ -100,27 +113,31 @@ def update_discriminator(
             batch = batch._replace(state=experiment.regularizer_states.get(name))
             # A lazy penalty also counts for the steps in which it is skipped. Penalties use the uncompiled D, because
             # compiled graphs have no double backward.
-            factor = regularizer.weight * regularizer.every
+            factor = experiment.scheduled.penalty_weights[name] * regularizer.every
             # The gradients inside a penalty are not scaled, so they would be rounded to zero in fp16.
             with autocast(experiment.device, "fp32" if precision == "fp16" else precision):
                 total = total + factor * regularizer.penalty(experiment.D, batch, inputs.penalty)
-    update_weights(experiment.D, total, experiment.optimizer_D, experiment.scaler_D)
-    numbers = {
-        "loss/D": loss.detach(),
-        "logits/real": logits_real.detach().mean(),
-        "logits/fake": logits_fake.detach().mean(),
-    }
-    if experiment.ada is not None:
-        experiment.ada.observe(logits_real)
-        numbers |= {"ada/p": experiment.ada.p.clone(), "logits/real_sign": logits_real.detach().sign().mean()}
-    return numbers
+    add_gradient(total, experiment.scaler_D, config.train.accumulate)
+    logits_real, logits_fake = logits_real.detach(), logits_fake.detach()
+    return {"loss/D": loss.detach(), "logits/real": logits_real.mean(), "logits/fake": logits_fake.mean()}, logits_real
 
 
 def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs: UpdateInputs) -> dict[str, Tensor]:
     """Update G once, while the parameters of D are frozen; return its loss without penalties."""
-    config = experiment.config
     experiment.optimizer_G.zero_grad()
     experiment.D.requires_grad_(False)
+    results = []
+    for part in inputs.parts:
+        with part.as_shard():
+            results.append(add_generator_gradient(experiment, G, D, part))
+    update_weights(experiment.G, experiment.optimizer_G, experiment.scaler_G)
+    experiment.D.requires_grad_(True)
+    return average_parts(results)
+
+
+def add_generator_gradient(experiment: Experiment, G: nn.Module, D: nn.Module, inputs: PartInputs) -> dict[str, Tensor]:
+    """Add the gradient of G's loss of a part of a batch; return the loss by its tag."""
+    config = experiment.config
     with autocast(experiment.device, config.train.precision):
         z, y = inputs.latents()
         x_real = None
@@ -135,28 +152,38 @@ def update_generator(experiment: Experiment, G: nn.Module, D: nn.Module, inputs:
                 x_real = augment(x_real, config.train.augment, inputs.augmentation, experiment.ada)
                 logits_real = get_logits(D, x_real, y).float()
         total = loss = config.loss.generator(logits_fake, logits_real)
-        for regularizer in config.regularizers.values():
-            if regularizer.weight > 0:
+        for name, regularizer in config.regularizers.items():
+            if regularizer.weight != 0:
                 penalty = regularizer.generator_penalty(G, z, y, raw_fake, inputs.penalty)
-                total = total if penalty is None else total + regularizer.weight * penalty
-    update_weights(experiment.G, total, experiment.optimizer_G, experiment.scaler_G)
-    experiment.D.requires_grad_(True)
+                weight = experiment.scheduled.penalty_weights[name]
+                total = total if penalty is None else total + weight * penalty
+    add_gradient(total, experiment.scaler_G, config.train.accumulate)
     return {"loss/G": loss.detach()}
 
 
-def update_weights(
-    network: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> None:
-    """Update the weights of a network by the gradient of the loss, averaged over the processes."""
-    scaler.scale(loss).backward()
+def add_gradient(loss: Tensor, scaler: torch.amp.GradScaler, num_parts: int) -> None:
+    """Add the gradient of the mean loss of a part, so that the sum over all parts is that of the mean of the batch."""
+    scaled = scaler.scale(loss)
+    scaled.backward(torch.full_like(scaled, 1 / num_parts))
+
+
+def update_weights(network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Update the weights of a network by its gradient, averaged over the processes."""
     average_gradients(network)
     scaler.unscale_(optimizer)
     scaler.step(optimizer)
     scaler.update()
 
 
-def draw_batch(experiment: Experiment, G: nn.Module, inputs: UpdateInputs) -> Batch:
-    """Return the real and generated images of a D update, augmented in the same way; G gets no gradient."""
+def average_parts(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the means of the numbers of all parts by tag."""
+    if len(parts) == 1:
+        return parts[0]
+    return {tag: torch.stack([numbers[tag] for numbers in parts]).mean() for tag in parts[0]}
+
+
+def draw_batch(experiment: Experiment, G: nn.Module, inputs: PartInputs) -> Batch:
+    """Return the real and generated images of a part of a D update, augmented in the same way; G gets no gradient."""
     config = experiment.config
     x_real, y_real = inputs.real_images()
     with autocast(experiment.device, config.train.precision), torch.no_grad():
@@ -184,24 +211,3 @@ def discriminate(D: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         return get_logits(D, x_real, batch.y_real), get_logits(D, x_fake, batch.y_fake)
     logits = get_logits(D, torch.cat([x_real, x_fake]), concatenate_labels(batch.y_real, batch.y_fake))
     return logits[: len(x_real)], logits[len(x_real) :]
-
-
-def learning_rate_factor(schedule: str, progress: float) -> float:
-    """Return the factor of the learning rate when a fraction `progress` of the steps is done."""
-    match schedule:
-        case "constant":
-            return 1.0
-        case "linear":
-            return 1 - progress
-        case "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
-    raise ValueError(f"unknown schedule '{schedule}'")
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameter groups; one that is a tensor is changed in place."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gan.options.schedules import Scheduled
 from models.ranges import AT_LEAST_0, AT_LEAST_1
 from models.registry import Registry
 
@@ -48,22 +49,22 @@ class Regularizer(ABC):
 
     registry: ClassVar[Registry["Regularizer"]] = REGULARIZERS
 
-    weight: Annotated[float, AT_LEAST_0] = 1.0
+    weight: Annotated[Scheduled, AT_LEAST_0] = 1.0
     """Factor of the penalty in the loss"""
     every: Annotated[int, AT_LEAST_1] = 1
     """Apply at every k-th D step, with k times the weight (lazy regularization, Karras et al., CVPR 2020)"""
 
     def is_due(self, d_step: int) -> bool:
-        """Return whether the penalty is applied at this D step."""
-        return self.weight > 0 and d_step % self.every == 0
+        """Return whether the penalty is applied at this D step. A schedule may start at 0."""
+        return self.weight != 0 and d_step % self.every == 0
 
     @abstractmethod
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
         """Return the unweighted penalty, a scalar that is differentiable with respect to the parameters of D.
 
-        `batch` is this process's shard of the global batch, but `random` has the same state on all processes. Random
-        numbers for each image are therefore drawn for the global batch and then reduced to the shard with
-        `gan.runtime.distributed.local_shard`.
+        `batch` is a shard of the global batch, but `random` has the same state for all of them. Random numbers for each
+        image are therefore drawn for the global batch, `num_shards` times as large, and then reduced to the shard with
+        `local_shard`, both of `gan.runtime.distributed`.
         """
 
     def generator_penalty(

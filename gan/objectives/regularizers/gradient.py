@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gan.objectives.regularizers.base import REGULARIZERS, Batch, Regularizer
-from gan.runtime.distributed import local_shard, std, world_size
+from gan.options.schedules import Scheduled
+from gan.runtime.distributed import local_shard, num_shards, std
 from models.calls import get_logits
 from models.ranges import AT_LEAST_0
 
@@ -48,7 +49,7 @@ class GradientPenalty(Regularizer):
     that of D at points between augmented images: it constrains D where D compares the two distributions.
     """
 
-    weight: Annotated[float, AT_LEAST_0] = 10.0
+    weight: Annotated[Scheduled, AT_LEAST_0] = 10.0
     """Factor of the penalty in D's loss"""
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
@@ -66,7 +67,7 @@ class DRAGAN(Regularizer):
     for each image. With augmentation, the images are the augmented ones, as for `gradient_penalty`.
     """
 
-    weight: Annotated[float, AT_LEAST_0] = 10.0
+    weight: Annotated[Scheduled, AT_LEAST_0] = 10.0
     """Factor of the penalty in D's loss"""
 
     def penalty(self, D: nn.Module, batch: Batch, random: torch.Generator) -> Tensor:
@@ -91,5 +92,5 @@ def gradient_norms(D: nn.Module, x: Tensor, y: Tensor | None, raw: Tensor | None
 
 def _uniform(x: Tensor, random: torch.Generator, *shape: int) -> Tensor:
     """Return numbers from U(0, 1) of the given shape, by default (1, 1, 1), for each image of this process's shard."""
-    shape = (len(x) * world_size(), *(shape or (1, 1, 1)))
+    shape = (len(x) * num_shards(), *(shape or (1, 1, 1)))
     return local_shard(torch.rand(shape, generator=random, device=x.device, dtype=x.dtype))

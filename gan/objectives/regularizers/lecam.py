@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.objectives.regularizers.base import REGULARIZERS, Batch, Regularizer
+from gan.options.schedules import Scheduled
 from gan.runtime.distributed import all_reduce_mean
 from models.ranges import AT_LEAST_0, INT64, Range
 
@@ -27,7 +28,7 @@ class LeCam(Regularizer):
     `every` above 1, only the updates with the penalty count, and change the averages.
     """
 
-    weight: Annotated[float, AT_LEAST_0] = 0.3
+    weight: Annotated[Scheduled, AT_LEAST_0] = 0.3
     """Factor of the penalty in D's loss"""
     decay: Annotated[float, Range(min=0, max=0.999999)] = 0.99
     """Decay rate of the moving averages of the mean logits"""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.objectives.regularizers.base import REGULARIZERS, Batch, Regularizer
+from gan.options.schedules import Scheduled
 from models.normalizations.weight_matrices import Layout
 from models.ranges import AT_LEAST_0, REPEATS
 
@@ -61,7 +62,7 @@ class Orthogonal(WeightPenalty):
     s / 2 here. It takes the weights before spectral norm, and those of embeddings other than the shared one of G.
     """
 
-    weight: Annotated[float, AT_LEAST_0] = 1e-4
+    weight: Annotated[Scheduled, AT_LEAST_0] = 1e-4
     """Factor of the penalty in the loss"""
 
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:
@@ -89,7 +90,7 @@ class OrthogonalConvolution(WeightPenalty):
     Their scripts apply the penalty to some layers of a ResNet; here it applies to all layers.
     """
 
-    weight: Annotated[float, AT_LEAST_0] = 0.01
+    weight: Annotated[Scheduled, AT_LEAST_0] = 0.01
     """Factor of the penalty in the loss"""
     form: Literal["paper", "code"] = "paper"
     """`paper`: the squared norm over all shifts; `code`: as in the authors' code, the norm at padding 1"""
@@ -128,7 +129,7 @@ class SRIP(WeightPenalty):
     least 1, even if its rows are orthonormal. As in both, the gradient passes through the power iteration.
     """
 
-    weight: Annotated[float, AT_LEAST_0] = 1e-2
+    weight: Annotated[Scheduled, AT_LEAST_0] = 1e-2
     """Factor of the penalty in the loss"""
     iterations: Annotated[int, REPEATS] = 2
     """Number of products with the matrix; each step starts from a new random vector, as in the paper"""
@@ -150,7 +151,7 @@ class SRIP(WeightPenalty):
 class SpectralRegularization(WeightPenalty):
     """½ Σ σ(W)² over the weight matrices (Yoshida & Miyato 2017), by power iteration."""
 
-    weight: Annotated[float, AT_LEAST_0] = 1e-2
+    weight: Annotated[Scheduled, AT_LEAST_0] = 1e-2
     """Factor of the penalty in the loss"""
     iterations: Annotated[int, REPEATS] = 10
     """Number of power iterations; each step starts from a new random vector"""

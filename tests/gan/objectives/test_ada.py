@@ -36,6 +36,23 @@ def test_transformed_images_equal_the_authors_code(channels, size, p, norm, prod
     assert (augmented * x.flip(3)).sum().item() == pytest.approx(product, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("channels", "size", "p", "norm", "product"),
+    [
+        (3, 9, 0.3, 24.817375, 12.584684),
+        (3, 9, 1.0, 41.398720, 12.978397),
+        (3, 16, 0.55, 87.556725, 2.222714),
+        (1, 9, 0.3, 14.540025, 4.910223),
+    ],
+)
+def test_rare_colors_and_cutout_equal_the_code_of_r3gan(channels, size, p, norm, product):
+    """AugmentPipe with the options of train.py, commit 19a7ddf of brownvc/R3GAN, after manual_seed(0)."""
+    x = draw_images(channels, size)
+    augmented = build(p, channels, size, target=None, color=0.5, cutout=1.0)(x, generator())
+    assert augmented.norm().item() == pytest.approx(norm, rel=1e-5)
+    assert (augmented * x.flip(3)).sum().item() == pytest.approx(product, abs=2e-4)
+
+
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 9), (3, 32)])
 def test_images_are_unchanged_at_probability_0(channels, size):
     x = draw_images(channels, size)

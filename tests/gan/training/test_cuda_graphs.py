@@ -25,6 +25,14 @@ RECIPES = {
     "learning rates, labels, streamed images": [
         *("optimizer.schedule=linear", "data.conditional=true", "data.device_budget_gb=0"),
     ],
+    "schedules": [
+        "optimizer.generator.lr={start: 1e-3, end: 0}",
+        "regularizers.r1={weight: {start: 1, end: 0.1}, every: 1}",
+        "train.ema_halflife_kimg={start: 0, end: 1}",
+        "train.augment=[ada]",
+        "train.ada={p: {start: 0, end: 0.5}, target: null, color: 0.5, cutout: 1}",
+        "train.accumulate=2",
+    ],
     "all random options": [
         "loss=relativistic",
         "train.first=generator",
@@ -193,7 +201,8 @@ def test_replayed_measurements_equal_eager_ones(normalization):
     ("override", "obstacle"),
     [
         ("discriminator.normalization=spectral_conv", "the layer .*parametrizations.weight.0 runs other kernels"),
-        ("log.every=1", None),
+        ("optimizer.generator.betas=[0, {start: 0.9, end: 0.99}]", "the optimizer's betas follow a schedule"),
+        ("optimizer.generator.lr={start: 1, end: 0}", None),
     ],
 )
 def test_obstacles_to_graphs(build, override, obstacle):

@@ -23,6 +23,7 @@ from gan.runtime import distributed, rng
 from gan.runtime.distributed import local_shard
 from gan.runtime.interrupt import Interrupt
 from gan.training import loop
+from gan.training.inputs import Inputs, UpdateInputs
 from tests.gan.runs import Killed, assert_same_runs, load_newest, read_files, read_numbers, same
 from train_gan import main
 
@@ -391,8 +392,10 @@ def messages(process, monkeypatch):
         yield sizes
 
 
-def test_step_that_is_not_logged_sends_one_message_per_update(tmp_path, build, messages, monkeypatch):
-    experiment = build("train.steps=6", "log.every=3", *RARELY, "discriminator.activation_norm=batch")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_step_that_is_not_logged_sends_one_message_per_update(tmp_path, build, messages, monkeypatch, accumulate):
+    options = ("discriminator.activation_norm=batch", f"train.accumulate={accumulate}")
+    experiment = build("train.steps=6", "log.every=3", *RARELY, *options)
     training_step, first_message = loop.training_step, []
 
     def mark_and_step(*arguments):
@@ -459,6 +462,29 @@ def test_shards_of_all_processes_form_the_batch(process, budget):
             sampler.close()
     for k in range(2):
         assert torch.equal(torch.cat([part[k] for part in parts]), whole[k])
+
+
+def test_parts_of_all_processes_form_the_batch(process):
+    options = SamplerOptions(horizontal_flip=True, dequantize=True)
+    sampler = Sampler(pixels(100), options, 0, torch.device("cpu"))
+    inputs = Inputs(sampler, 4, None, 0, torch.device("cpu"), channels_last=False)
+    names = ("color", "translation", "cutout", "flip")
+
+    def draw(num_parts):
+        update = UpdateInputs(inputs, "D", 12, 12, num_parts)
+        update.load(3, 90)
+        for part in update.parts:
+            with part.as_shard():
+                x, (z, _) = part.real_images()[0], part.latents()
+                yield x, z, augment(x, names, part.augmentation)
+
+    (whole,) = draw(1)
+    parts = []
+    for rank in range(3):
+        with process(rank, 3):
+            parts += draw(2)
+    for tensor, shards in zip(whole, zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(shards), tensor)
 
 
 def test_shards_are_gathered_in_advance(process, monkeypatch):

@@ -145,6 +145,12 @@ OPTIONS = [
     ["data.conditional=true", "train.first=generator", "train.generator_batch_size=8", "train.channels_last=false"],
     ["generator.upsample=bilinear", "generator.attention=16", "discriminator.attention=8"],
     ["optimizer.schedule=cosine", "data.subset=0.5", "train.precision=bf16"],
+    [
+        "optimizer={schedule: constant, generator: {lr: {start: 1, end: 0}}}",
+        "regularizers={r1: {weight: {start: 1, end: 0}}, zcr: {weight: {start: 1, end: 0}}}",
+        "train={ema_halflife_kimg: {start: 0, end: 1}, augment: [ada], accumulate: 2}",
+        "train.ada={p: {start: 0, end: 1}, target: null, cutout: 1}",
+    ],
 ]
 
 

@@ -65,6 +65,15 @@ RECIPES = {
     "conv_norm running average": ["discriminator.normalization.running_average=true"],
     "spectral": ["discriminator.normalization=spectral", "generator.normalization=spectral"],
     "none": ["discriminator.normalization=none", "discriminator.activation_norm=batch", "optimizer.schedule=cosine"],
+    "schedules": [
+        "discriminator.normalization=none",
+        "optimizer.generator.lr={start: 1e-3, end: 0}",
+        "optimizer.discriminator.betas=[0.0, {start: 0.9, end: 0.99, kimg: 0.05}]",
+        "regularizers.r1={weight: {start: 1, end: 0.1}, every: 1}",
+        "train.ema_halflife_kimg={start: 0, end: 1, schedule: linear, kimg: 0.05}",
+        "train.augment=[ada]",
+        "train.ada={p: {start: 0, end: 0.5}, target: null, cutout: 1}",
+    ],
     "all random options": [
         "loss=relativistic",
         "train.first=generator",

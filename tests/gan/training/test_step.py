@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -59,14 +60,16 @@ def make(build):
             scaler_D=built.scaler_D,
             regularizer_states=built.regularizer_states,
             ada=built.ada,
+            scheduled=built.scheduled,
         )
-        inputs = SimpleNamespace(
+        part = SimpleNamespace(
+            as_shard=nullcontext,
             real_images=lambda: (sines(6, 3, 6, 6, scale=0.9).float(), Y_REAL),
             latents=lambda: (sines(6, 4), Y_FAKE),
             augmentation=torch.Generator().manual_seed(0),
             penalty=torch.Generator().manual_seed(0),
         )
-        return experiment, inputs
+        return experiment, SimpleNamespace(parts=[part])
 
     return make
 
