@@ -59,6 +59,4 @@ def find_missing_packages(names: Sequence[str]) -> list[str]:
 
 def _is_installed(package: str) -> bool:
     spec = importlib.util.find_spec(package)
-    return (
-        spec is not None and spec.origin is not None
-    )  # a folder with this name in the working directory has no origin
+    return spec is not None and spec.origin is not None  # a folder that only has the same name has no origin

@@ -34,12 +34,16 @@ class CSVTable(Writer):
         self._write(rows)
 
     def scalars(self, counters: Mapping[str, int], numbers: Mapping[str, float]) -> None:
-        """Add a row, or add the numbers to the last row if they are of the same step."""
+        """Add a row, or add the numbers to the last row if they are of the same step.
+
+        Raises OSError if the table cannot be written, or has been removed.
+        """
         finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}
         is_same_step = self._last.get("step") == counters["step"]
         self._last = {**(self._last if is_same_step else {}), **counters, **finite}
+        length = self._path.stat().st_size
         if is_same_step:
-            os.truncate(self._path, self._path.stat().st_size - self._last_length)
+            os.truncate(self._path, length - self._last_length)
         new = [tag for tag in self._last if tag not in self._columns]
         if new:
             self._add_columns(new)

@@ -39,8 +39,9 @@ class Service(Writer):
     other; the first error there ends the thread and is raised by the next call of the writer.
 
     The program knows the run by `id`. The file `PACKAGE.json` in the run folder contains it, so that a resumed run
-    continues the same run of the program. The program cannot drop steps: what a run repeats after it has gone back to an
-    earlier checkpoint is not sent again. A program that is added to an existing run first receives its earlier numbers.
+    continues the same run of the program. The program cannot drop steps: what a run repeats after it has gone back to
+    an earlier checkpoint is not sent again. A program that is added to an existing run first receives the numbers that
+    the run already has.
     """
 
     def __init__(self, folder: Path, start: int, network: str, lines: Sequence[dict[str, Any]]):
@@ -58,6 +59,7 @@ class Service(Writer):
             samples = find_step_files(folder / SAMPLES, ".png")
             self._sent[SAMPLES] = max([*samples, self._sent.get(SAMPLES, -1)])
             self._save_state(self._sent)
+        self._last_step = self._sent.get("step", -1)  # of earlier sessions
 
         self._error: Exception | None = None
         self._calls: queue.Queue[Callable[[], Any] | None] = queue.Queue(MAX_WAITING)
@@ -102,7 +104,7 @@ class Service(Writer):
 
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Send a histogram of the finite values of each tensor."""
-        if values and self._is_new("step", step):
+        if values and step > self._last_step:
             self._put(partial(self.send_histograms, step, {tag: count(tensor) for tag, tensor in values.items()}))
 
     def close(self, is_complete: bool) -> None:
