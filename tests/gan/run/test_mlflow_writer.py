@@ -156,12 +156,12 @@ def test_nested_config_is_flattened():
 @pytest.mark.slow
 def test_database_of_mlflow(tmp_path, python):
     pytest.importorskip("mlflow")
-    program = "import sys; from pathlib import Path; from tests.gan.run.test_mlflow_writer import log; "
     home, run = tmp_path / "home", tmp_path / "run"
     home.mkdir()
     environment = {**os.environ, "HOME": str(home)}
     for arguments in ("0, range(1, 5), False", "2, range(3, 7)"):
-        done = python.run("-c", f"{program}log(Path(sys.argv[1]), {arguments})", str(run), env=environment, cwd=home)
+        program = f"import runpy, pathlib; runpy.run_path({__file__!r})['log'](pathlib.Path({str(run)!r}), {arguments})"
+        done = python.run("-c", program, env=environment, cwd=home)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
     from mlflow import MlflowClient

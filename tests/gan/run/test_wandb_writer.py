@@ -148,13 +148,13 @@ def read_history(path) -> list[dict[str, str]]:
 @pytest.mark.slow
 def test_offline_run_of_wandb(tmp_path, python, monkeypatch):
     pytest.importorskip("wandb")
-    program = "import sys; from pathlib import Path; from tests.gan.run.test_wandb_writer import log; "
     home, run = tmp_path / "home", tmp_path / "run"
     home.mkdir()
     environment = {**os.environ, "HOME": str(home), "WANDB_MODE": "offline"}
     environment = {name: value for name, value in environment.items() if name != "XDG_CACHE_HOME"}
     for arguments in ("0, range(1, 5), False", "2, range(3, 7)"):
-        done = python.run("-c", f"{program}log(Path(sys.argv[1]), {arguments})", str(run), env=environment, cwd=home)
+        program = f"import runpy, pathlib; runpy.run_path({__file__!r})['log'](pathlib.Path({str(run)!r}), {arguments})"
+        done = python.run("-c", program, env=environment, cwd=home)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
     assert done.stdout.startswith(f"W&B:          wandb sync {run}/wandb/offline-run-")
