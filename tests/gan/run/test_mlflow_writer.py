@@ -154,6 +154,7 @@ def test_nested_config_is_flattened():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of MLflow and SQLAlchemy
 def test_database_of_mlflow(tmp_path, python):
     pytest.importorskip("mlflow")
     home, run = tmp_path / "home", tmp_path / "run"
