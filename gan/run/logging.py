@@ -7,7 +7,8 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from gan.data.grids import save_png
 from gan.run.lock import check_lock
 from gan.run.step_files import find_checkpoint_entries, get_step_file
-from gan.run.writers import WRITERS
+from gan.run.writers import WRITERS, Writer
 from gan.runtime.damaged import BAD_CHARACTER, describe_damage, keep_copy, list_copies, read_file
 from gan.runtime.files import append, name_in_errors, write_text
 from gan.runtime.text import printable
@@ -36,6 +37,8 @@ class RunLogger:
     Entries after step `start` are dropped, so that a resumed run logs no step twice. A copy of the file is kept if
     something in it is not an entry, or if the run has a later checkpoint, which was skipped. `network` is the network
     whose Lipschitz constant is logged, as it is named in the tags.
+
+    The first error of a writer is a warning, and the log continues without this writer.
     """
 
     def __init__(self, folder: Path, start: int = 0, network: str = "D", to: Sequence[str] = ("tensorboard",)):
@@ -51,23 +54,24 @@ class RunLogger:
         elif max(find_checkpoint_entries(folder), default=0) > start and not _are_kept(folder, log.lines, start):
             kept = keep_copy(self._path).name
             print(f"{printable(self._path)}: dropping the entries after step {start}; kept as {kept}")
+        self._writers: dict[str, Writer] = {}
+        for name in to:
+            with self._without(name):
+                self._writers[name] = WRITERS.get(name)(folder, start, network, log.lines)
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in log.lines if line["step"] <= start))
-        self._writers = [WRITERS.get(name)(folder, start, network) for name in to]
 
     def scalars(self, counters: Mapping[str, int], numbers: Mapping[str, float]) -> None:
         """Log numbers by tag. `counters` are written with them: `step`, `images` (training images seen), and so on."""
         finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}  # JSON has no NaN
         check_lock(self._folder)
         append(self._path, f"{json.dumps({**counters, **finite})}\n".encode())
-        for writer in self._writers:
-            writer.scalars(counters["step"], dict(numbers))
+        self._send("scalars", counters, numbers)
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
         """Log an image (C, H, W) uint8, and write it to `TAG/step_00000500.png` in the run folder."""
         check_lock(self._folder)
         save_png(self.get_image_path(tag, step), image)
-        for writer in self._writers:
-            writer.image(tag, step, image)
+        self._send("image", tag, step, image)
 
     def get_image_path(self, tag: str, step: int) -> Path:
         """Return the path of an image in the run folder."""
@@ -75,8 +79,7 @@ class RunLogger:
 
     def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Log the distribution of each tensor by tag; `metrics.jsonl` does not contain it."""
-        for writer in self._writers:
-            writer.histograms(step, dict(values))
+        self._send("histograms", step, values)
 
     def sync(self) -> None:
         """Return when the disk has all lines of `metrics.jsonl`, which otherwise a power failure could lose."""
@@ -84,10 +87,28 @@ class RunLogger:
         with name_in_errors(self._path), self._path.open("rb") as file:
             os.fsync(file.fileno())
 
-    def close(self) -> None:
-        """Close the writers. The lines of `metrics.jsonl` are already on disk."""
-        for writer in self._writers:
-            writer.close()
+    def close(self, is_complete: bool = True) -> None:
+        """Close the writers. The lines of `metrics.jsonl` are already on disk.
+
+        `is_complete` is whether the run has reached its last step.
+        """
+        self._send("close", is_complete)
+
+    def _send(self, method: str, *args: Any) -> None:
+        """Call a method of each writer."""
+        for name, writer in list(self._writers.items()):
+            with self._without(name):
+                getattr(writer, method)(*args)
+
+    @contextmanager
+    def _without(self, name: str) -> Iterator[None]:
+        """Continue without a writer after an error."""
+        try:
+            yield
+        except Exception as error:
+            self._writers.pop(name, None)
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            warnings.warn(f"cannot log to {name} ({reason}); continuing without it", stacklevel=4)
 
 
 class Log(NamedTuple):

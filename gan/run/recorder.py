@@ -36,14 +36,14 @@ class Recorder:
         self.logger = RunLogger(self._folder, step, self._network, self._config.log.to)
         self.progress = Progress(step, self._config.train.steps)
 
-    def close(self) -> None:
-        """Close the log and the progress line."""
+    def close(self, is_complete: bool) -> None:
+        """Close the log and the progress line. `is_complete` is whether the run has reached its last step."""
         self.progress.close()
-        self.logger.close()
+        self.logger.close(is_complete)
 
     def rewind(self, step: int) -> None:
         """Drop the log entries after `step` and count progress from there."""
-        self.close()
+        self.close(is_complete=False)
         self._open(step)
 
     def log(self, counters: Mapping[str, int], numbers: Mapping[str, float]) -> None:
@@ -90,10 +90,12 @@ def open_recorder(
         yield None
         return
     recorder = Recorder(folder, config, step, network, shown)
+    is_complete = False
     try:
         yield recorder
+        is_complete = True
     finally:
-        recorder.close()
+        recorder.close(is_complete)
 
 
 def is_due(every: int, step: int, last_step: int) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 from gan.data import DatasetConfig
 from gan.run.checkpoint import Checkpoints
 from gan.run.obstacles import find_obstacles
+from gan.run.writers.base import find_missing_packages
 from gan.runtime.device import check_device
 from gan.runtime.disk import Space, check_space, find_existing
 from gan.runtime.errors import UserError, collect_errors
@@ -40,11 +41,13 @@ def check_start(config: Any, folder: Path | None, device: str, network: str, spa
     that writes nothing has no folder.
     """
     data: DatasetConfig = config.data
-    taken = []
+    taken, packages = [], []
     if folder is not None:
         taken = collect_errors(lambda: check_writable(folder)) or find_obstacles(folder, config.train.steps, network)
+        packages = find_missing_packages(config.log.to)
     missing = [
         *collect_errors(lambda: check_device(device)),
+        *packages,
         *data.missing(),
         *taken,
     ]

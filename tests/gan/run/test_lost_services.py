@@ -70,7 +70,7 @@ def test_metric_that_needs_network_is_left_out(train, tmp_path, filled_cache):
 @pytest.mark.parametrize("mode", ["writer", "folder"])
 def test_run_continues_when_tensorboard_fails(train, tmp_path, filled_cache, mode):
     lines = train(filled_cache, mode)
-    message = "warning: cannot write TensorBoard events (Network is unreachable); continuing without them"
+    message = "warning: cannot log to tensorboard (Network is unreachable); continuing without it"
     assert lines == ([message] if mode == "writer" else [])
     assert (tmp_path / "run" / "samples" / "step_00000004.png").exists()
 

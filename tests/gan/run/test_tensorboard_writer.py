@@ -41,7 +41,7 @@ def test_failing_writer_is_reported_once(method, after, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(RecordWriter, method, fail)
     hook, threads = threading.excepthook, threading.active_count()
-    expected = ["cannot write TensorBoard events (Input/output error); continuing without them"]
+    expected = ["cannot log to tensorboard (Input/output error); continuing without it"]
     assert log(tmp_path) == ([] if (method, after) == ("flush", 5) else expected)  # flush is called at most 5 times
     assert calls
     assert threading.excepthook is hook
@@ -56,7 +56,7 @@ def test_failing_constructor_is_reported_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", fail)
     hook = threading.excepthook
-    assert log(tmp_path) == ["cannot write TensorBoard events (Permission denied); continuing without them"]
+    assert log(tmp_path) == ["cannot log to tensorboard (Permission denied); continuing without it"]
     assert threading.excepthook is hook
 
 
