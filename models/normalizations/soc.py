@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from models.normalizations.base import NORMALIZATIONS, Normalization, reparametr
 from models.normalizations.cayley import CONVOLUTIONS, CayleyMatrix
 from models.normalizations.conv_wrapper import ConvWrapper, is_circular, output_size, padding_norm
 from models.normalizations.obstacles import find_normalization, find_obstacle_to_wrapping
-from models.normalizations.weight_matrices import LeadingSingularVectors, divisor, get_weight, random_directions
+from models.normalizations.weight_matrices import LeadingSingularVectors, divisor, get_weight
 from models.protocols import GetBound
 from models.ranges import REPEATS
 
@@ -98,13 +98,15 @@ class SkewConv(ConvWrapper):
         if name == "weight":
             self.initialize()
 
+    @property
+    def _vectors(self) -> Iterable[LeadingSingularVectors]:
+        return cast("Iterable[LeadingSingularVectors]", self.norms)
+
     @torch.no_grad()
     def initialize(self) -> None:
         """Compute the singular vectors of the current weight."""
-        for vectors, matrix in zip(self.norms, _reshape(self._skew_part()), strict=True):
-            vectors.u.copy_(random_directions(vectors.u))
-            vectors.v.copy_(random_directions(vectors.v))
-            vectors.iterate(matrix, INITIAL_ITERATIONS)
+        for vectors, matrix in zip(self._vectors, _reshape(self._skew_part()), strict=True):
+            vectors.estimate(matrix, INITIAL_ITERATIONS)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, I, *n) or (I, *n) to the shape of the bare convolution."""
@@ -157,7 +159,7 @@ class SkewConv(ConvWrapper):
     def _kernel(self) -> Tensor:
         """Return the kernel of S, (g C, C, *t)."""
         skew = self._skew_part()
-        norms = [vectors(matrix)[0] for vectors, matrix in zip(self.norms, _reshape(skew), strict=True)]
+        norms = [vectors(matrix)[0] for vectors, matrix in zip(self._vectors, _reshape(skew), strict=True)]
         norm = norms[0] if len(norms) == 1 else torch.stack(norms).amin(dim=0)  # (g,)
         correction = 1.0 if max(skew.shape[3:]) == 1 else CORRECTION
         return (skew * (correction / divisor(norm)).view(-1, *[1] * (skew.dim() - 1))).flatten(0, 1)

@@ -48,8 +48,8 @@ def get_weight(layer: nn.Module) -> Tensor:
 class LeadingSingularVectors(nn.Module):
     """Largest singular values σ = uᵀ M v of matrices M, one per group, by power iteration on the buffers u and v.
 
-    `initialize` makes u and v exact. In training, each call does `n_power_iterations`; in evaluation they do not
-    change. They are constants for the gradient.
+    `initialize` makes u and v exact, and `estimate` nearly so. In training, each call does `n_power_iterations`; in
+    evaluation they do not change. They are constants for the gradient.
     """
 
     u: Tensor
@@ -79,6 +79,12 @@ class LeadingSingularVectors(nn.Module):
         u, v = (right, left) if tall else (left, right)
         self.u.copy_(u)
         self.v.copy_(v)
+
+    def estimate(self, matrix: Tensor, iterations: int) -> None:
+        """Set u and v by power iterations on `matrix` (g, r, c) from random vectors, at a fraction of the cost."""
+        self.u.copy_(random_directions(self.u))
+        self.v.copy_(random_directions(self.v))
+        self.iterate(matrix, iterations)
 
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return σ (g,), u (g, r) and v (g, c) of `matrix` (g, r, c)."""

@@ -219,7 +219,7 @@ PADDINGS = {
 
 
 @pytest.mark.parametrize(("options", "sides", "mode", "first"), PADDINGS.values(), ids=PADDINGS)
-def test_soc_with_any_padding_is_a_part_of_that_of_a_padded_map(options, sides, mode, first):
+def test_soc_with_any_padding_is_a_part_of_that_of_a_padded_map(options, sides, mode, first, dense_matrix):
     torch.manual_seed(0)
     layer, plain = nn.Conv2d(2, 3, 3, **options).double(), nn.Conv2d(2, 3, 3, padding=1).double()
     plain.load_state_dict(layer.state_dict())
@@ -228,6 +228,9 @@ def test_soc_with_any_padding_is_a_part_of_that_of_a_padded_map(options, sides, 
     y = layer(x)
     padded = plain(F.pad(x, (*sides, *sides), **mode))
     torch.testing.assert_close(y, padded[:, :, first : first + y.shape[2], first : first + y.shape[3]])
+    norm = torch.linalg.matrix_norm(dense_matrix(layer, (2, 6, 7)), 2)
+    assert norm < certified_bound(layer, (2, 6, 7)) < 2.001
+    assert (norm > 1.1) == (mode != {})
 
 
 def test_soc_with_a_stride_begins_its_phases_at_the_first_pixel():
