@@ -48,8 +48,8 @@ def get_weight(layer: nn.Module) -> Tensor:
 class LeadingSingularVectors(nn.Module):
     """Largest singular values σ = uᵀ M v of matrices M, one per group, by power iteration on the buffers u and v.
 
-    `initialize` makes u and v exact, and `estimate` nearly so. In training, each call does `n_power_iterations`; in evaluation they do not
-    change. They are constants for the gradient.
+    `initialize` makes u and v exact, and `estimate` nearly so. In training, each call does `n_power_iterations`; in
+    evaluation they do not change. They are constants for the gradient.
     """
 
     u: Tensor
