@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from classification.config import FreeConfig, SGDConfig, TrainConfig
 from classification.step import draw_batch, training_step
 from gan.objectives.regularizers.weight import OrthogonalConvolution
+from gan.options.schedules import Schedule
 
 FREE = TrainConfig(steps=6, batch_size=16, free=FreeConfig(replays=3, eps=8, step=5))
 
@@ -103,6 +104,19 @@ def test_standard_training_has_no_perturbation(build):
     experiment.network.train()
     training_step(experiment, *draw_batch(experiment))
     assert not experiment.delta.any()
+
+
+def test_weight_of_a_penalty_follows_its_schedule(build):
+    def compute_gradient(weight):
+        train = TrainConfig(steps=4, batch_size=16)
+        experiment = build(train=train, regularizers={"ocnn": OrthogonalConvolution(weight=weight)})
+        experiment.step = 1
+        training_step(experiment, *draw_batch(experiment))
+        return [parameter.grad for parameter in experiment.network.parameters()]
+
+    gradients = [compute_gradient(w) for w in (Schedule(start=0.5, end=0.0, schedule="linear"), 0.375, 0.5)]
+    assert all(map(torch.equal, gradients[0], gradients[1]))
+    assert not all(map(torch.equal, gradients[0], gradients[2]))
 
 
 def test_lazy_penalty_counts_for_skipped_steps(build):

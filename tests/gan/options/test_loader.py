@@ -194,13 +194,16 @@ def test_override_of_one_option_of_a_regularizer(tmp_path):
 # Random configs of the schema
 
 
-def values(tp: Any) -> st.SearchStrategy:
-    bounds = next((extra for extra in getattr(tp, "__metadata__", ()) if isinstance(extra, Range)), Range())
+ANY_NUMBER = Range()
+
+
+def values(tp: Any, bounds: Range = ANY_NUMBER) -> st.SearchStrategy:
+    bounds = next((extra for extra in getattr(tp, "__metadata__", ()) if isinstance(extra, Range)), bounds)
     if get_origin(tp) is Annotated:
         tp = get_args(tp)[0]
     origin, args = get_origin(tp), get_args(tp)
     if origin in (Union, UnionType):
-        return st.one_of(st.none() if arg is NoneType else values(arg) for arg in args)
+        return st.one_of(st.none() if arg is NoneType else values(arg, bounds) for arg in args)
     if origin is Literal:
         return st.sampled_from(args)
     if origin is tuple and args[-1] is Ellipsis:
@@ -213,7 +216,7 @@ def values(tp: Any) -> st.SearchStrategy:
     if is_family(tp):
         return st.one_of([values(tp.registry.get(name)) for name in tp.registry])
     if dataclasses.is_dataclass(tp):
-        return dataclass_instances(tp)
+        return dataclass_instances(tp, bounds)
     low, high = (None if abs(b) == float("inf") else b for b in (bounds.min, bounds.max))
     if tp is float:
         return st.floats(low, high, allow_nan=False, allow_infinity=False)
@@ -223,9 +226,9 @@ def values(tp: Any) -> st.SearchStrategy:
 
 
 @st.composite
-def dataclass_instances(draw, cls):
+def dataclass_instances(draw, cls, bounds):
     hints = get_type_hints(cls, include_extras=True)
-    fields = {field.name: draw(values(hints[field.name])) for field in dataclasses.fields(cls)}
+    fields = {field.name: draw(values(hints[field.name], bounds)) for field in dataclasses.fields(cls)}
     try:
         return cls(**fields)
     except ValueError:  # raised by the dataclass's own checks

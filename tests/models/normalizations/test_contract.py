@@ -79,7 +79,7 @@ def copy_state(layer):
 def test_shapes_gradients_and_state(name, options, kind):
     layer, bare, x = build(name, options, kind)
     x = x.requires_grad_() if x.is_floating_point() else x
-    ema = EMA(layer, 0)  # before the first batch, since some buffers get their shape from it
+    ema = EMA(layer)  # before the first batch, since some buffers get their shape from it
     y = layer(x)
     assert y.shape == bare(x).shape
     (y * torch.randn_like(y)).sum().backward()
@@ -98,7 +98,7 @@ def test_shapes_gradients_and_state(name, options, kind):
         expected = layer(x)
         assert torch.equal(layer(x), expected)
         check_copies(name, options, kind, layer, x, expected)
-        ema.update(layer, 1)
+        ema.update(layer, 1.0)
         assert torch.equal(ema.network(x), expected)
     assert all(torch.equal(value, layer.state_dict()[key]) for key, value in before.items())
 
