@@ -9,8 +9,11 @@ import warnings
 import pytest
 import torch
 
+from gan.config import Config, TrainConfig
 from gan.run.lock import locked
 from gan.run.logging import RunLogger, read_metrics
+from gan.run.options import LogConfig
+from gan.run.recorder import open_recorder
 from gan.run.writers import WRITERS
 from gan.run.writers.base import find_missing_packages
 from gan.run.writers.service import Service
@@ -172,6 +175,15 @@ def test_program_that_was_out_of_reach_receives_everything_later(tmp_path, progr
     log(logger, [4])
     logger.close()
     assert [step for step, _ in program.series["loss/D"]] == [1, 2, 3, 4]
+
+
+def test_program_is_told_whether_the_run_has_reached_its_last_step(tmp_path, program):
+    config = Config(train=TrainConfig(steps=10), log=LogConfig(to=("stand_in",)))
+    with open_recorder(tmp_path, config, 0, "D", {}) as recorder:
+        recorder.rewind(0)
+    with pytest.raises(KeyboardInterrupt), open_recorder(tmp_path, config, 0, "D", {}):
+        raise KeyboardInterrupt
+    assert program.ends == [False, True, False]
 
 
 def test_training_does_not_wait_for_a_program(tmp_path, program, monkeypatch):
