@@ -71,8 +71,7 @@ class BigGANGeneratorConfig(BigGANOptions, GeneratorConfig):
     """Residual blocks with upsampling whose norms are conditioned on a class embedding and a part of z, tanh."""
 
     hierarchical: bool = True
-    """Compute scales and shifts from a shared class embedding and a chunk of z (false: a table for each norm, as in
-    the authors' script for CIFAR-10)"""
+    """Compute scales and shifts from a shared class embedding and a chunk of z (false: a table for each norm)"""
     embedding_dim: Annotated[int, SIZE] = 128
     """Dimension of the shared class embedding, if hierarchical"""
 

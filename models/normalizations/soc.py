@@ -57,8 +57,7 @@ class SOC(Normalization):
     """
 
     terms: Annotated[int, REPEATS] = 12
-    """Terms of the series after the identity, in training and in evaluation, each of which costs a convolution; the
-    authors train with 5 and evaluate with 12"""
+    """Terms of the series after the identity, each of which costs a convolution (the authors: 5, and 12 in evaluation)"""
 
     has_state: ClassVar[bool] = True
 

@@ -58,7 +58,7 @@ def test_labels_in_training_and_evaluation(build_unbalanced, frequencies):
     step_inputs.generator.load(0, 0)
     for _, y in (
         *(inputs.latents(2000, "evaluation", 0), inputs.training_latents(2000, "lipschitz", 0)),
-        *(step_inputs.discriminator[0].latents(), step_inputs.generator.latents()),
+        *(step_inputs.discriminator[0].parts[0].latents(), step_inputs.generator.parts[0].latents()),
     ):
         assert rare_fraction(y) == pytest.approx(expected, abs=0.06)
 
