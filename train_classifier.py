@@ -80,7 +80,9 @@ def run(options: argparse.Namespace) -> None:
         numbers = read_last_values(folder)
         print("\n" + format_accuracies(numbers, config.eval.attack, len(sets.test)))
         print("\n" + format_table(lipschitz_rows(numbers, "classifier")))
-        print(f"\nrun folder:   {printable(folder)}\nTensorBoard:  tensorboard --logdir {printable(folder)}")
+        print(f"\nrun folder:   {printable(folder)}")
+        if "tensorboard" in config.log.to:
+            print(f"TensorBoard:  tensorboard --logdir {printable(folder)}")
 
 
 if __name__ == "__main__":

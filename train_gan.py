@@ -101,7 +101,9 @@ def print_results(experiment: Experiment, folder: Path, splits: Splits) -> None:
         real = evaluator.score_images(splits.train.images, experiment.device, splits.train.labels)
     print("\n" + format_results(read_last_values(folder), metrics, real))
     name = printable(folder)
-    print(f"\nrun folder:   {name}\nsamples:      {name}/samples\nTensorBoard:  tensorboard --logdir {name}")
+    print(f"\nrun folder:   {name}\nsamples:      {name}/samples")
+    if "tensorboard" in experiment.config.log.to:
+        print(f"TensorBoard:  tensorboard --logdir {name}")
 
 
 if __name__ == "__main__":

@@ -96,5 +96,7 @@ def weight_penalties(config: Config) -> dict[str, WeightPenalty]:
         if not isinstance(regularizer, WeightPenalty):
             known = [name for name in REGULARIZERS if issubclass(REGULARIZERS.get(name), WeightPenalty)]
             raise UserError(f"regularizers: {name} is for discriminators; a classifier supports {', '.join(known)}")
+        if "discriminator" not in regularizer.networks:
+            raise UserError(f"regularizers.{name}.networks: a classifier has no generator; remove this key")
         penalties[name] = regularizer
     return penalties

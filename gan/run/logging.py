@@ -55,7 +55,7 @@ class RunLogger:
             kept = keep_copy(self._path).name
             print(f"{printable(self._path)}: dropping the entries after step {start}; kept as {kept}")
         self._writers: dict[str, Writer] = {}
-        for name in to:
+        for name in dict.fromkeys(to):
             with self._without(name):
                 self._writers[name] = WRITERS.get(name)(folder, start, network, log.lines)
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in log.lines if line["step"] <= start))

@@ -57,7 +57,7 @@ class SOC(Normalization):
     """
 
     terms: Annotated[int, REPEATS] = 12
-    """Terms of the series after the identity, each of which costs a convolution (the authors: 5, and 12 in evaluation)"""
+    """Terms of the series after the identity, each of which costs a convolution (authors: 5, and 12 in evaluation)"""
 
     has_state: ClassVar[bool] = True
 

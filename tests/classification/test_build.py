@@ -56,4 +56,8 @@ def test_options_of_discriminators_are_user_errors(build):
         build(classifier=ResNet10Config(normalization=GradientNorm()))
     with pytest.raises(UserError, match="r1 is for discriminators; a classifier supports ocnn, orthogonal"):
         build(regularizers={"r1": R1()})
+    with pytest.raises(
+        UserError, match=r"regularizers\.ocnn\.networks: a classifier has no generator; remove this key"
+    ):
+        build(regularizers={"ocnn": OrthogonalConvolution(networks=("generator",))})
     assert build(regularizers={"ocnn": OrthogonalConvolution()}).regularizers

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gan.objectives.regularizers.base import REGULARIZERS, Batch, Regularizer
 from gan.options.schedules import Scheduled
+from models.kernels import switch
 from models.normalizations.weight_matrices import Layout
 from models.ranges import AT_LEAST_0, REPEATS
 
@@ -45,7 +46,10 @@ class WeightPenalty(Regularizer):
         self, G: nn.Module, z: Tensor, y: Tensor | None, x_fake: Tensor, random: torch.Generator
     ) -> Tensor | None:
         """Return the penalty on the weights of G, or None if G is not one of the networks."""
-        return self.weight_penalty(G, random) if "generator" in self.networks else None
+        if "generator" not in self.networks:
+            return None
+        with switch.without_autocast(z.device):  # in fp16, products of large weights are infinite
+            return self.weight_penalty(G, random)
 
     @abstractmethod
     def weight_penalty(self, network: nn.Module, random: torch.Generator) -> Tensor:

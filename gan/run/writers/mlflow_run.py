@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class MLflow(Service):
     package: ClassVar[str | None] = "mlflow"
 
     def open(self) -> None:
-        """Begin or continue the run."""
+        """Begin or continue the run. RuntimeError if the run folder was moved, which MLflow cannot follow."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # which it would send to its authors
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         from mlflow import MlflowClient
@@ -89,6 +90,11 @@ class MLflow(Service):
         from mlflow import MlflowException
 
         if found := self._client.get_experiment_by_name(name):
+            if artifacts is not None and _was_moved(found.artifact_location, artifacts):
+                raise RuntimeError(
+                    "the run folder was moved, and MLflow would write to its old place; remove mlflow/ and mlflow.json"
+                    " in it to begin another run"
+                )
             return found.experiment_id
         try:
             return self._client.create_experiment(name, artifacts)
@@ -103,6 +109,12 @@ class MLflow(Service):
         parameters = [Param(key, str(value)[:MAX_LENGTH]) for key, value in flatten(self.read_config()).items()]
         for i in range(0, len(parameters), MAX_PARAMETERS):
             self._client.log_batch(self._run, params=parameters[i : i + MAX_PARAMETERS])
+
+
+def _was_moved(location: str, artifacts: str) -> bool:
+    """Return whether the artifacts of an experiment are in another run folder than `artifacts` (both are URIs)."""
+    old, new = (Path(unquote(urlsplit(uri).path)) for uri in (location, artifacts))
+    return old.parts[-2:] == new.parts[-2:] and old.resolve() != new.resolve()
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

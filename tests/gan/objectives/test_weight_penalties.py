@@ -142,6 +142,20 @@ def test_networks_that_are_penalized(name):
         assert of_G == (values[1] if "generator" in networks else None)
 
 
+@pytest.mark.parametrize("name", ["orthogonal", "ocnn", "srip", "spectral_reg"])
+def test_penalty_on_the_generator_is_finite_in_fp16(name):
+    """The squares of the products of these rows are above the largest number of half precision."""
+    G = linear(torch.randn(4, 512, generator=torch.Generator().manual_seed(0)))
+    regularizer, z = REGULARIZERS.get(name)(networks=("generator",)), torch.zeros(1, 1)
+
+    def compute(half: bool) -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            penalty = regularizer.generator_penalty(G, z, None, z, torch.Generator().manual_seed(0))
+        return [penalty, *torch.autograd.grad(penalty, G.parameters())]
+
+    assert all(map(torch.equal, compute(half=True), compute(half=False)))
+
+
 def test_no_network_is_an_error():
     with pytest.raises(ValueError, match="networks: name at least one"):
         REGULARIZERS.get("orthogonal")(networks=())

@@ -37,7 +37,9 @@ class Client:
         self.experiments, self.runs, self.artifacts = {}, {}, {}
 
     def get_experiment_by_name(self, name):
-        return SimpleNamespace(experiment_id=name) if name in self.experiments else None
+        if name in self.experiments:
+            return SimpleNamespace(experiment_id=name, artifact_location=self.experiments[name])
+        return None
 
     def create_experiment(self, name, artifacts):
         self.experiments[name] = artifacts
@@ -123,6 +125,25 @@ def test_resumed_run_continues_the_same_run(tmp_path, mlflow):
     (run,) = store.runs.values()
     assert run.status == "FINISHED"
     assert [step for tag, _, step in run.metrics if tag == "loss/D"] == [1, 2, 3, 4, 5]
+
+
+def test_moved_folder_is_reported_and_its_old_place_stays_empty(tmp_path, mlflow):
+    """The database has the absolute path of the artifacts."""
+    old, new = tmp_path / "old run", tmp_path / "new run"
+    log(old, 0, range(1, 5))
+    store = mlflow[f"sqlite:///{old}/mlflow/mlflow.db"]
+    mlflow[f"sqlite:///{new}/mlflow/mlflow.db"] = store
+    old.rename(new)
+    before = dict(store.artifacts)
+    with pytest.warns(UserWarning, match=r"^cannot log to mlflow \(the run folder was moved.*remove mlflow/ and"):
+        log(new, 4, range(5, 7))
+    assert store.artifacts == before
+    (tmp_path / "link").symlink_to(new)
+    mlflow[f"sqlite:///{tmp_path}/link/mlflow/mlflow.db"].create_experiment(
+        "convnorm-gan", f"{new.as_uri()}/mlflow/artifacts"
+    )
+    (new / "mlflow.json").unlink()
+    log(tmp_path / "link", 4, range(5, 7))
 
 
 def test_environment_names_the_store_and_the_experiment(tmp_path, mlflow, monkeypatch, capsys):

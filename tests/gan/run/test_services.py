@@ -115,6 +115,14 @@ def test_program_receives_everything_once_and_in_order(tmp_path, program, capsys
     assert capsys.readouterr().out == "stand-in: here\n"
 
 
+def test_writer_that_is_named_twice_begins_one_run(tmp_path, program):
+    logger = RunLogger(tmp_path, to=("stand_in", "stand_in"))
+    log(logger, range(1, 3))
+    logger.close()
+    assert len(program.sessions) == 1
+    assert program.ends == [True]
+
+
 @pytest.mark.parametrize("again", [4, 2, 0])
 def test_resumed_run_continues_the_same_run_and_repeats_no_step(tmp_path, program, again, capsys):
     logger = start(tmp_path)
