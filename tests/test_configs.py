@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parent.parent / "configs"
 EXPERIMENT_TYPES = {path: get_experiment_type(path) for path in sorted(FOLDER.rglob("*.yaml"))}
 # Like another config, with images of another size, fewer steps, or with one other part
 COPIES = (
-    *("folder/64", "folder/64_ada", "folder/128", "cifar10/fast", "cifar10/study", "stl10/labeled"),
+    *("folder/64", "folder/64_ada", "folder/128", "cifar10/fast", "cifar10/study", "stl10/study", "stl10/labeled"),
     *("stl10/sngan_resnet_conv_norm", "stl10/sngan_resnet_mimicry", "stl10/wgan_gp_resnet"),
     *("cifar100/sngan_resnet_conditional", "cifar10/sngan_resnet_conditional", "cifar10/sngan_resnet_conv_norm"),
     *("cifar10/sngan_resnet_mimicry", "cifar10/wgan_gp_resnet", "cifar10/sndcgan_conv_norm", "cifar10/biggan"),
