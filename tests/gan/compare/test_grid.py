@@ -96,6 +96,7 @@ def test_results_are_the_last_values_of_the_runs(grid):
         assert [point["step"] for point in read_table(grid / "curves" / f"{row['cell']}.csv")] == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_repeated_command_trains_nothing_and_new_arms_add_cells(grid, small_config, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(grid, out)

@@ -89,7 +89,7 @@ RECIPES = {
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(overrides, id=name, marks=pytest.mark.slow if name == "conv_norm running average" else ())
+        pytest.param(overrides, id=name, marks=() if name in ("conv_norm", "all random options") else pytest.mark.slow)
         for name, overrides in RECIPES.items()
     ],
 )

@@ -257,10 +257,9 @@ def test_gradient_rejects_include_and_exclude():
             normalize(Network(), build_normalization("gradient", **options))
 
 
-# Compilation takes long. The fast tests compile a convolution with `conv_norm`, and networks whose shared layer updates
-# its buffers twice in a pass. test_spectral_conv.py compiles convolutions with `spectral_conv`.
+# Compilation takes long. The fast tests compile networks whose shared layer updates its buffers twice in a pass;
+# test_spectral_conv.py compiles convolutions with `spectral_conv`.
 COMPILED_KINDS = ["conv3s1g1", "conv4s2g2", "transposed", "linear", "embedding"]
-FAST = {("conv_norm", "conv3s1g1")}
 FAST_NETWORKS = {"gradient", "none"}
 
 
@@ -268,15 +267,10 @@ def mark_slow(fast: bool) -> tuple:
     return () if fast else pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # warnings from dynamo
-@pytest.mark.parametrize(
-    ("name", "options", "kind"),
-    [
-        pytest.param(name, options, kind, marks=mark_slow((name, kind) in FAST and not options))
-        for name, options in OPTIONS
-        for kind in COMPILED_KINDS
-    ],
-)
+@names
+@pytest.mark.parametrize("kind", COMPILED_KINDS)
 def test_compiled_equals_eager(name, options, kind):
     # A compiled torch.nn spectral norm does not support two forward passes before one backward pass.
     check_compiled(*build(name, options, kind)[::2], two_passes=name != "spectral")
