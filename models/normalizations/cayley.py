@@ -18,9 +18,27 @@ from models.protocols import GetBound
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OrthogonalLayers(Normalization):
+    """Base class of `cayley` and `soc`, which wrap a convolution and reparametrize linear and embedding layers."""
+
+    @property
+    def types(self) -> tuple[type[nn.Module], ...]:
+        """Convolutions, linear layers and embeddings."""
+        return (*CONVOLUTIONS, nn.Linear, nn.Embedding)
+
+    def find_obstacle(self, layer: nn.Module) -> str | None:
+        """Return why `layer` cannot be normalized: a convolution with its own forward or hooks would be bypassed."""
+        if not isinstance(layer, _ConvNd):
+            return super().find_obstacle(layer)
+        if max(layer.dilation) > 1:
+            return "it is dilated"
+        return find_normalization(layer) or find_obstacle_to_wrapping(layer) or self.find_obstacle_to_state(layer)
+
+
 @NORMALIZATIONS.register("cayley")
 @dataclass(frozen=True, kw_only=True)
-class Cayley(Normalization):
+class Cayley(OrthogonalLayers):
     r"""Q(w) = [(I + A)⁻¹ (I - A); -2 V (I + A)⁻¹] with A = U - Uᴴ + Vᴴ V at each frequency w, for K(w) = [U; V].
 
     K is the matrix by which the convolution acts on a frequency, with more outputs than inputs. Otherwise, Q is the
@@ -38,19 +56,6 @@ class Cayley(Normalization):
     square maps) without the learned scale of the whole weight, which starts as the factor 1. In their code, padding is
     always circular, and a stride of 2 halves the kernel.
     """
-
-    @property
-    def types(self) -> tuple[type[nn.Module], ...]:
-        """Convolutions, linear layers and embeddings."""
-        return (*CONVOLUTIONS, nn.Linear, nn.Embedding)
-
-    def find_obstacle(self, layer: nn.Module) -> str | None:
-        """Return why `layer` cannot be normalized: a convolution with its own forward or hooks would be bypassed."""
-        if not isinstance(layer, _ConvNd):
-            return super().find_obstacle(layer)
-        if max(layer.dilation) > 1:
-            return "it is dilated"
-        return find_normalization(layer) or find_obstacle_to_wrapping(layer)
 
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Wrap a convolution; reparametrize the weight of a linear or embedding layer."""

@@ -14,10 +14,9 @@ from torch.nn.modules.conv import _ConvNd
 from models.kernels import switch
 from models.kernels.conv import CONVOLVE, conv2d
 from models.kernels.symbol import fold_phases, padding_sides, plane_norm
-from models.normalizations.base import NORMALIZATIONS, Normalization, reparametrize
-from models.normalizations.cayley import CONVOLUTIONS, CayleyMatrix
+from models.normalizations.base import NORMALIZATIONS, reparametrize
+from models.normalizations.cayley import CayleyMatrix, OrthogonalLayers
 from models.normalizations.conv_wrapper import ConvWrapper, is_circular, output_size, padding_norm
-from models.normalizations.obstacles import find_normalization, find_obstacle_to_wrapping
 from models.normalizations.weight_matrices import LeadingSingularVectors, divisor, get_weight
 from models.protocols import GetBound
 from models.ranges import REPEATS
@@ -28,7 +27,7 @@ INITIAL_ITERATIONS = 50  # power iterations at initialization, as in the authors
 
 @NORMALIZATIONS.register("soc")
 @dataclass(frozen=True, kw_only=True)
-class SOC(Normalization):
+class SOC(OrthogonalLayers):
     r"""y = Σ_i Sⁱ x / i!, i = 0, ..., `terms`, with the convolution S = 0.7 (M - Mᵀ) / σ and M the kernel as a square.
 
     Mᵀ is the adjoint: channels are transposed and taps flipped. S is skew-symmetric, with zero padding too, so that its
@@ -60,19 +59,6 @@ class SOC(Normalization):
     """Terms of the series after the identity, each of which costs a convolution (authors: 5, and 12 in evaluation)"""
 
     has_state: ClassVar[bool] = True
-
-    @property
-    def types(self) -> tuple[type[nn.Module], ...]:
-        """Convolutions, linear layers and embeddings."""
-        return (*CONVOLUTIONS, nn.Linear, nn.Embedding)
-
-    def find_obstacle(self, layer: nn.Module) -> str | None:
-        """Return why `layer` cannot be normalized: a convolution with its own forward or hooks would be bypassed."""
-        if not isinstance(layer, _ConvNd):
-            return super().find_obstacle(layer)
-        if max(layer.dilation) > 1:
-            return "it is dilated"
-        return find_normalization(layer) or find_obstacle_to_wrapping(layer) or self.find_obstacle_to_state(layer)
 
     def normalize(self, layer: nn.Module) -> nn.Module:
         """Wrap a convolution; reparametrize the weight of a linear or embedding layer."""
