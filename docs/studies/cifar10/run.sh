@@ -4,20 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 
-arms=()
-add() { # add an arm with a name, a normalization, and learning rates
-    local rate
-    for rate in "${@:3}"; do
-        arms+=(--arm "$1,lr=$rate:discriminator.normalization=$2,optimizer.generator.lr=$rate,optimizer.discriminator.lr=$rate")
-    done
-}
-compare() {
-    python -m gan.compare configs/cifar10/study.yaml --out docs/studies/cifar10 --baseline none,lr=1e-2 \
-        --device cpu --jobs 1 --threads 1 "${arms[@]}" "$@"
-    arms=()
-}
-paper="{name: conv_norm, stride: paper}"
-strided="{name: conv_norm, stride: strided}"
+source docs/studies/arms.sh
 
 # Three rates, then further ones until the best rate of each arm is neither the largest nor the smallest
 add none none 3e-4 1e-3 3e-3 1e-2 3e-2
@@ -27,7 +14,7 @@ add oni oni 3e-4 1e-3 3e-3 1e-2 3e-2 1e-1
 add spectral_conv spectral_conv 1e-4 3e-4 1e-3 3e-3
 add conv_norm,strided "$strided" 3e-4 1e-3 3e-3 1e-2 3e-2
 add conv_norm "$paper" 3e-4 1e-3 3e-3 1e-2 3e-2
-compare --seeds 0 "$@"
+compare cifar10 --seeds 0 "$@"
 
 # The best rate of each arm with more seeds
 for seed in 1 2 3 4; do
@@ -38,5 +25,5 @@ for seed in 1 2 3 4; do
     add spectral_conv spectral_conv 3e-4
     add conv_norm,strided "$strided" 1e-2
     add conv_norm "$paper" 1e-2
-    compare --seeds "$seed" "$@"
+    compare cifar10 --seeds "$seed" "$@"
 done

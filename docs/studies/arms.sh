@@ -1,0 +1,16 @@
+# Functions of the run.sh of studies that compare normalizations of the discriminator at several learning rates.
+
+paper="{name: conv_norm, stride: paper}"
+strided="{name: conv_norm, stride: strided}"
+arms=()
+add() { # add an arm with a name, a normalization, and learning rates
+    local rate
+    for rate in "${@:3}"; do
+        arms+=(--arm "$1,lr=$rate:discriminator.normalization=$2,optimizer.generator.lr=$rate,optimizer.discriminator.lr=$rate")
+    done
+}
+compare() { # train the arms that have been added; the first argument is the name of the data set
+    python -m gan.compare "configs/$1/study.yaml" --out "docs/studies/$1" --baseline none,lr=1e-2 \
+        --device cpu --jobs 1 --threads 1 "${arms[@]}" "${@:2}"
+    arms=()
+}
