@@ -31,13 +31,13 @@ from benchmarks.gpu.results import END, collect, file_name, format_tables, write
 # In the order of their worth, since there may be no time for the last ones.
 STAGES = {
     "environment": ("correctness", 60, False),
-    "tests": ("correctness", 150, False),
-    "runs": ("correctness", 150, False),
+    "tests": ("correctness", 130, False),
+    "runs": ("correctness", 130, False),
     "step": ("speed", 90, True),
-    "compiled": ("speed", 150, True),
-    "normalizations": ("speed", 80, True),
+    "compiled": ("speed", 100, True),
+    "normalizations": ("speed", 50, True),
     "profiles": ("speed", 80, True),
-    "lipschitz": ("speed", 40, True),
+    "lipschitz": ("speed", 35, True),
     "filters": ("kernels", 30, True),
     "rewrites": ("kernels", 40, True),
     "networks": ("speed", 50, True),

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +23,8 @@ from gan.run.logging import read_metrics
 from gan.runtime.provenance import hardware, package_version, revision
 
 OPTIONAL = ("torch-mimicry", "torch-fidelity", "pytorch-fid", "scikit-learn", "tensorboard", "filelock", "triton")
-OUTCOME = re.compile(r"^(\S+?)::(.+?) (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b")
+TEST_PROCESSES = 12
+OUTCOME = re.compile(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS) (\S+?)::(.+?) *$")
 
 
 def environment(task: Task) -> None:
@@ -50,37 +51,30 @@ def environment(task: Task) -> None:
 
 
 def tests(task: Task) -> None:
-    """Run the tests that are marked gpu, one process for each file, and count the outcomes after each test."""
-    marked = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
-    # By file, since other files may import packages that are not installed. `addopts` needs pytest-xdist.
+    """Run the tests that are marked gpu in several processes, and count the outcomes after each test."""
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    # By file, since other files may import packages that are not installed.
+    marked = [path.relative_to(ROOT).as_posix() for path in paths if "pytest.mark.gpu" in path.read_text()]
+    # The options of pyproject.toml without the selection of tests.
     command = [sys.executable, "-u", "-m", "pytest", "-o", "addopts=", "--import-mode=importlib", "-m", "gpu", "-v"]
-    command += ["-rf", "--tb=short", "-W", "default", "-p", "no:cacheprovider"]
-    if not task.on_cuda:
-        command += ["--collect-only", "-q"]
-
-    def run(path: Path) -> None:
-        name = path.relative_to(ROOT).as_posix()
-        outcomes: Counter[str] = Counter()
-        failed: list[str] = []
-        environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-        with subprocess.Popen(
-            [*command, name], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                if (match := OUTCOME.match(line)) is not None:
-                    outcomes[match[3].lower()] += 1
-                    failed += [match[2]] if match[3] in ("FAILED", "ERROR") else []
-                    _note_outcomes(task, name, outcomes, failed, "running")
-        _note_outcomes(task, name, outcomes, failed, str(process.returncode))
-
-    _side_by_side(task, [lambda path=path: run(path) for path in marked])
-
-
-def _note_outcomes(task: Task, name: str, outcomes: Counter[str], failed: list[str], code: str) -> None:
-    numbers = {kind: outcomes[kind] for kind in ("passed", "failed", "error", "skipped")}
-    task.note(name, **numbers, exit_code=code, failures="; ".join(failed))
+    command += ["-rf", "--tb=short", "-W", "default", "-p", "no:cacheprovider", "--dist", "worksteal"]
+    command += ["-n", str(min(os.cpu_count() or 1, TEST_PROCESSES))] if task.on_cuda else ["--collect-only", "-q"]
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+    failed: dict[str, list[str]] = defaultdict(list)
+    environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, *marked], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if (match := OUTCOME.match(line)) is not None:
+                outcome, path, name = match.groups()
+                outcomes[path][outcome.lower()] += 1
+                failed[path] += [name] if outcome in ("FAILED", "ERROR") else []
+                counts = {kind: outcomes[path][kind] for kind in ("passed", "failed", "error", "skipped")}
+                task.note(path, **counts, failures="; ".join(failed[path]))
+    task.note("pytest", exit_code=process.returncode)
 
 
 def runs(task: Task) -> None:

@@ -28,6 +28,7 @@ from gan.training.step import training_step
 
 EAGER, CAPTURED, COMPILED = "train.graph=false", "train.graph=auto", "train.compile=true"
 NORM = "discriminator.normalization="
+STRIDED = "{name: conv_norm, stride: strided}"
 NORMALIZATIONS = ("spectral", "conv_norm", "none", "spectral_conv")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
 
@@ -83,6 +84,11 @@ def networks(task: Task) -> None:
             keys = (graph, f"train.precision={precision}")
             contestants[f"DCGAN 32, {precision}, {form}"] = lambda keys=keys: step_contestant(task.build(DCGAN, *keys))
     task.compare(contestants, "DCGAN 32, bf16, eager")
+    contestants = {}
+    for name in ("none", "spectral", "conv_norm", STRIDED, "oni", "gradient", "spectral_conv"):
+        keys = (CAPTURED, NORM + name, "train.precision=bf16")
+        contestants[f"DCGAN 32, bf16, D with {name}"] = lambda k=keys: step_contestant(task.build(DCGAN, *k))
+    task.compare(contestants, "DCGAN 32, bf16, D with none", repeats=3)
     side = 64 if task.tiny else 128
     large = {
         f"SNGAN {side}, bf16, {form}": lambda g=graph: step_contestant(

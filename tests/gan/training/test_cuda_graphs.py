@@ -219,6 +219,13 @@ def test_graph_on_a_cpu_is_a_user_error(build):
         build("train.graph=true")
 
 
+SCHEDULES = [
+    "optimizer.schedule=constant",
+    *(f"optimizer.{network}.lr={{start: 2e-4, end: 1e-5, kimg: 1}}" for network in ("generator", "discriminator")),
+    "regularizers={r1: {weight: {start: 0.05, end: 0.005, kimg: 1}, every: 2}}",
+    "train.ema_halflife_kimg={start: 0, end: 1, kimg: 1}",
+    *("train.augment=[ada]", "train.ada={p: {start: 0, end: 0.5, kimg: 1}, target: null}"),
+]
 GPU_RECIPES = {  # config, shape of the images, overrides
     "digits, lazy penalty": ("digits/dcgan", (16, 1), []),
     "digits, conv_norm": ("digits/dcgan_conv_norm", (16, 1), []),
@@ -228,6 +235,11 @@ GPU_RECIPES = {  # config, shape of the images, overrides
     "resnet, streamed images": ("cifar10/sngan_resnet", (32, 3), ["data.device_budget_gb=0"]),
     "resnet, fp16": ("cifar10/sngan_resnet", (32, 3), ["train.precision=fp16"]),
     "resnet, batch norm, labels": ("cifar10/wgan_gp_resnet", (32, 3), ["data.conditional=true"]),
+    "dcgan, schedules": ("cifar10/dcgan", (32, 3), SCHEDULES),
+    "dcgan, ADA": ("cifar10/dcgan", (32, 3), ["train.augment=[ada]", "train.ada={p: 0.3, kimg: 5}"]),
+    "dcgan, parts of batches": ("cifar10/dcgan", (32, 3), ["train.accumulate=4"]),
+    "dcgan, soc": ("cifar10/dcgan", (32, 3), ["discriminator.normalization=soc"]),
+    "dcgan, cayley": ("cifar10/dcgan", (32, 3), ["discriminator.normalization=cayley"]),
 }
 
 
