@@ -14,6 +14,8 @@ from models.normalizations.weight_matrices import divisor, get_weight
 
 SMALLEST = 2e-3
 """Singular values from here on, relative to the largest, become 1; those below become smaller ones"""
+STABLE = 0.3
+"""Least singular value for which a scale is optimal (`cushion` in Polar Express, Amsel et al., 2025)"""
 
 
 @NORMALIZATIONS.register("orthogonal_conv")
@@ -34,8 +36,8 @@ class OrthogonalConv(Normalization):
     have the rank c / 2, or the number of output channels if that is smaller. For s = 1, c is the larger number of
     channels; for other strides c is that of the inputs, or a multiple of it if there are more than c s² outputs. A
     matrix whose sides differ by less than a factor of 2 is a part of (I - 2 P)(I - 2 Q) with two such projections, as
-    in AOC. Others, and the bases of the projections, are polar factors, by Newton-Schulz iteration with optimal scales
-    (Chen & Chow, 2014) instead of the authors' power iteration and Björck iteration with a scale of 1. The gradient is
+    in AOC. Others, and the bases of the projections, are polar factors, by Newton-Schulz iteration with the scales of
+    Chen & Chow (2014) instead of the authors' power iteration and Björck iteration with a scale of 1. The gradient is
     inversely proportional to the length of the vectors that are orthogonalized, which can be short by chance where they
     have 2 or 3 channels.
 
@@ -175,13 +177,18 @@ def polar_factor(matrix: Tensor) -> Tensor:
     return x
 
 
-def _optimal_scales() -> list[float]:
-    """Return scales a for x -> (3 a x - (a x)³) / 2, each of which maximizes the least value on [least, 1]."""
+def _stable_scales() -> list[float]:
+    """Return scales a for x -> (3 a x - (a x)³) / 2 that bring [SMALLEST, 1] to 1.
+
+    A scale maximizes the least value on an interval that ends at 1. With a wider interval than `STABLE` allows, values
+    near 1 would become small ones, and single precision would lose digits of the result and more of the gradient.
+    """
     scales, least = [], SMALLEST
     while 1 - least > 1e-8:
-        scales.append(math.sqrt(3 / (1 + least + least**2)))
-        least = scales[-1] * least * (3 - (scales[-1] * least) ** 2) / 2
+        start = max(least, STABLE)
+        scales.append(math.sqrt(3 / (1 + start + start**2)))
+        least = min(scales[-1] * x * (3 - (scales[-1] * x) ** 2) / 2 for x in (least, 1))
     return [*scales, 1.0]
 
 
-SCALES = _optimal_scales()
+SCALES = _stable_scales()

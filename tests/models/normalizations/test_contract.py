@@ -130,16 +130,26 @@ def test_double_precision(name, options, kind):
     assert all(p.grad.dtype == torch.float64 for p in layer.parameters())
 
 
+@names
+@few_layers
+def test_single_precision_equals_double_precision(name, options, kind):
+    check_single_precision(name, options, kind, "cpu")
+
+
 @pytest.mark.gpu
 @names
 @layers
 def test_gpu_equals_double_precision_on_cpu(name, options, kind, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    check_single_precision(name, options, kind, "cuda")
+
+
+def check_single_precision(name, options, kind, device):
     layer, _, x = build(name, options, kind)
     results = []
-    for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
-        copied = copy.deepcopy(layer).to(device, dtype)
-        inputs = (x.to(device, dtype) if x.is_floating_point() else x.to(device)).detach()
+    for place, dtype in (("cpu", torch.float64), (device, torch.float32)):
+        copied = copy.deepcopy(layer).to(place, dtype)
+        inputs = (x.to(place, dtype) if x.is_floating_point() else x.to(place)).detach()
         inputs.requires_grad_(x.is_floating_point())
         for _ in range(2):  # the second pass starts from the state that the first has left
             copied.zero_grad()
