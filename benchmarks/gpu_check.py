@@ -31,7 +31,7 @@ from benchmarks.gpu.results import END, collect, file_name, format_tables, write
 # In the order of their worth, since there may be no time for the last ones.
 STAGES = {
     "environment": ("correctness", 60, False),
-    "tests": ("correctness", 130, False),
+    "tests": ("correctness", 150, False),
     "runs": ("correctness", 130, False),
     "step": ("speed", 90, True),
     "compiled": ("speed", 100, True),

@@ -5,10 +5,12 @@ import math
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from gan.runtime.provenance import hardware, package_version, revision
 
 OPTIONAL = ("torch-mimicry", "torch-fidelity", "pytorch-fid", "scikit-learn", "tensorboard", "filelock", "triton")
 TEST_PROCESSES = 12
+REPORT_SECONDS = 10.0  # that pytest has to print failures when time is up
 OUTCOME = re.compile(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS) (\S+?)::(.+?) *$")
 
 
@@ -66,6 +69,9 @@ def tests(task: Task) -> None:
         [*command, *marked], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout is not None
+        # Before the stage is ended, so that the failures until then are printed.
+        timer = threading.Timer(task.seconds_left - REPORT_SECONDS, process.send_signal, [signal.SIGINT])
+        timer.start()
         for line in process.stdout:
             print(line, end="", flush=True)
             if (match := OUTCOME.match(line)) is not None:
@@ -74,6 +80,7 @@ def tests(task: Task) -> None:
                 failed[path] += [name] if outcome in ("FAILED", "ERROR") else []
                 counts = {kind: outcomes[path][kind] for kind in ("passed", "failed", "error", "skipped")}
                 task.note(path, **counts, failures="; ".join(failed[path]))
+        timer.cancel()
     task.note("pytest", exit_code=process.returncode)
 
 

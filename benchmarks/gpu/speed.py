@@ -22,6 +22,7 @@ from benchmarks.gpu.task import (
 )
 from benchmarks.peer import MISSING, mimicry_step
 from benchmarks.timing import measure_seconds
+from gan.runtime.cuda_graphs import WARMUP_CALLS
 from gan.runtime.precision import Precision, training_precision
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.training.step import training_step
@@ -186,7 +187,8 @@ def lipschitz(task: Task) -> None:
                 ("numbers", lipschitz_numbers, options.every),
                 ("audit", lipschitz_audit, options.audit_every),
             ):
-                measure_seconds(partial(function, experiment), task.device)  # warm-up
+                for _ in range(1 if label == "audit" or task.tiny else WARMUP_CALLS + 1):
+                    measure_seconds(partial(function, experiment), task.device)
                 repeats = 1 if task.tiny else 3
                 seconds = statistics.median(
                     measure_seconds(partial(function, experiment), task.device) for _ in range(repeats)
