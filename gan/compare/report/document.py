@@ -29,6 +29,13 @@ class Heading:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """Links to the headings of level 2, in HTML alone."""
+
+    kind: ClassVar = "contents"
+
+
+@dataclass(frozen=True)
 class Paragraph:
     """A paragraph of plain text."""
 
@@ -38,10 +45,11 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Code:
-    """A command or a file."""
+    """A command, or a file with a title, which HTML folds."""
 
     kind: ClassVar = "code"
     text: str
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Gallery:
     pictures: Sequence[Picture]
 
 
-Block = Heading | Paragraph | Code | Table | Gallery
+Block = Heading | Contents | Paragraph | Code | Table | Gallery
 
 
 def render_markdown(blocks: Sequence[Block], folder: Path) -> str:

@@ -14,7 +14,7 @@ def find_equal_time(rows: Sequence[Row]) -> float | None:
 
     It is None if there are fewer than two arms with finished cells, or if a time per step is not known.
     """
-    seconds = _get_means(rows, SECONDS)
+    seconds = get_seconds_per_step(rows)
     steps = _get_means(rows, "step")
     if len(steps) < 2 or seconds.keys() != steps.keys():
         return None
@@ -27,7 +27,7 @@ def read_at_time(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], tag: 
     `curves` has the curve of each cell. All cells of an arm have the same number of steps in this time: the arm's mean
     time per step counts. A cell without an evaluation in this time has no value.
     """
-    seconds = _get_means(rows, SECONDS)
+    seconds = get_seconds_per_step(rows)
     read = []
     for row in rows:
         last: Row = {}
@@ -37,6 +37,11 @@ def read_at_time(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], tag: 
                 last = {AT_STEP: point["step"], tag: point[tag]}
         read.append({key: row[key] for key in ("cell", "arm", "status", "step") if key in row} | last)
     return read
+
+
+def get_seconds_per_step(rows: Sequence[Row]) -> dict[str, float]:
+    """Return the mean training time per step of each arm that has one."""
+    return _get_means(rows, SECONDS)
 
 
 def _get_means(rows: Sequence[Row], column: str) -> dict[str, float]:

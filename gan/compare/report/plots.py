@@ -8,12 +8,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gan.compare.csv_files import Row
+from gan.compare.report.families import split_arm
 from gan.runtime.files import write_atomically
 
 # The salt makes SVG files reproducible: equal plots are equal files.
@@ -33,6 +35,7 @@ LEGEND_ROW = 0.2  # inches
 DPI = 150
 FORMATS: dict[str, dict[str, Any]] = {"png": {"dpi": DPI}, "svg": {"metadata": {"Date": None}}}
 MAX_ARMS = 8  # in one plot
+BEST = "best"  # the group of the best arm of each family
 MAX_VALUE = 1e30  # matplotlib cannot scale axes to the largest floats
 
 
@@ -46,11 +49,21 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """The x-axis of plots: column of the curves, label, and the value of the column that is 1 on the axis."""
+
+    column: str
+    label: str
+    unit: float = 1.0
+
+
+@dataclass(frozen=True)
 class Plot:
-    """A plot of tags against the number of images: file name, caption, label of the y-axis, and lines."""
+    """A plot of tags: file name, caption, x-axis, label of the y-axis, and lines."""
 
     name: str
     caption: str
+    axis: Axis
     label: str
     lines: Sequence[Line]
     log_scale: bool = False
@@ -64,38 +77,34 @@ class ArmCurves:
     color: str
     seeds: Sequence[Sequence[Row]]
 
-    def compute_band(self, tag: str) -> np.ndarray | None:
-        """Return thousands of images and the lowest, mean and highest value over seeds, (4, N), or None if N = 0.
+    def compute_band(self, tag: str, axis: Axis) -> np.ndarray | None:
+        """Return the position and the lowest, mean and highest value over seeds, (4, N), or None if N = 0.
 
         Values beyond MAX_VALUE are left out.
         """
         points: dict[float, list[float]] = {}
         for rows in self.seeds:
             for row in rows:
-                if isinstance(row.get(tag), float) and all(abs(row[key]) <= MAX_VALUE for key in ("images", tag)):
-                    points.setdefault(row["images"] / 1000, []).append(row[tag])
+                values = [row.get(key) for key in (axis.column, tag)]
+                if all(isinstance(value, float) and abs(value) <= MAX_VALUE for value in values):
+                    points.setdefault(row[axis.column] / axis.unit, []).append(row[tag])
         if not points:
             return None
         return np.array([(x, min(values), np.mean(values), max(values)) for x, values in sorted(points.items())]).T
 
 
-def get_group(arm: str, arms: Sequence[str]) -> str:
-    """Return the last part of an arm's name, such as `lr=1e-3` in `spectral,lr=1e-3`, if other arms share it."""
-    suffix = arm.rpartition(",")[2]
-    return suffix if sum(other.endswith(f",{suffix}") for other in arms) > 1 else ""
+def group_arms(arms: Sequence[str], baseline: str, best: Sequence[str]) -> dict[str, list[str]]:
+    """Return the arms of each plot by group: one plot for up to MAX_ARMS arms, else `best` and one for each group.
 
-
-def group_arms(arms: Sequence[str], baseline: str) -> dict[str, list[str]]:
-    """Return the arms of each plot by group: one plot for up to MAX_ARMS arms, else one for each group.
-
-    Each plot has the baseline.
+    The plots of groups have the baseline.
     """
     if len(arms) <= MAX_ARMS:
         return {"": list(arms)}
     groups: dict[str, list[str]] = {}
     for arm in arms:
-        groups.setdefault(get_group(arm, arms), [baseline]).append(arm)
-    return {group: list(dict.fromkeys(members)) for group, members in groups.items()}
+        groups.setdefault(split_arm(arm, arms)[1], [baseline]).append(arm)
+    all_groups = {group: list(dict.fromkeys(members)) for group, members in groups.items()}
+    return ({BEST: list(best)} if len(groups) > 1 and best else {}) | all_groups
 
 
 def choose_colors(arms: Sequence[str], baseline: str) -> dict[str, str]:
@@ -103,23 +112,23 @@ def choose_colors(arms: Sequence[str], baseline: str) -> dict[str, str]:
 
     The baseline is black. The arms that would share its color are gray.
     """
-    families = {arm: arm.removesuffix(f",{get_group(arm, arms)}") for arm in arms}
+    families = {arm: split_arm(arm, arms)[0] for arm in arms}
     others = list(dict.fromkeys(family for family in families.values() if family != families.get(baseline)))
     palette = COLORS if len(others) <= len(COLORS) else MANY_COLORS
     colors = {family: palette[i % len(palette)] for i, family in enumerate(others)}
     return {arm: colors.get(family, GRAY) for arm, family in families.items()} | {baseline: BLACK}
 
 
-def draw_plot(path: Path, plot: Plot, curves: Sequence[ArmCurves], images: str) -> bool:
-    """Write `path`.png and `path`.svg, with `images` as the label of the x-axis.
+def draw_plot(path: Path, plot: Plot, curves: Sequence[ArmCurves]) -> bool:
+    """Write `path`.png and `path`.svg.
 
     Return False without data to plot, and, with a warning, if matplotlib refuses the data.
     """
-    drawn = [arm for arm in curves if any(arm.compute_band(line.tag) is not None for line in plot.lines)]
+    drawn = [arm for arm in curves if any(arm.compute_band(line.tag, plot.axis) is not None for line in plot.lines)]
     if not drawn:
         return False
     try:
-        _draw_arms(path, plot, drawn, images)
+        _draw_arms(path, plot, drawn)
     except (ValueError, ArithmeticError) as error:
         reason = " ".join(str(error).split())  # in one line
         warnings.warn(f"{path}: cannot draw this plot ({reason}); continuing without it", stacklevel=2)
@@ -127,7 +136,7 @@ def draw_plot(path: Path, plot: Plot, curves: Sequence[ArmCurves], images: str) 
     return True
 
 
-def _draw_arms(path: Path, plot: Plot, drawn: Sequence[ArmCurves], images: str) -> None:
+def _draw_arms(path: Path, plot: Plot, drawn: Sequence[ArmCurves]) -> None:
     entries = len(drawn) + (len(plot.lines) if len(plot.lines) > 1 else 0)
     width, height = SIZE
     legend = LEGEND_ROW * -(-entries // 2) + 0.1
@@ -138,12 +147,12 @@ def _draw_arms(path: Path, plot: Plot, drawn: Sequence[ArmCurves], images: str) 
         axes = figure.add_subplot()
         for arm in drawn:
             for line in plot.lines:
-                _draw_line(axes, arm, line, alpha=0.9 / max(6, len(drawn)))
-        axes.set_xlabel(f"{images} (thousands)")
+                _draw_line(axes, arm.color, line, arm.compute_band(line.tag, plot.axis), alpha=0.9 / max(6, len(drawn)))
+        axes.set_xlabel(plot.axis.label)
         axes.set_ylabel(plot.label)
         axes.grid(alpha=0.3, linewidth=0.6)
         if plot.log_scale:
-            axes.set_yscale("log")
+            _set_log_scale(axes)
         handles = [Line2D([], [], color=arm.color, label=arm.arm) for arm in drawn]
         if len(plot.lines) > 1:
             handles += [Line2D([], [], color="gray", ls=line.style, label=line.name) for line in plot.lines]
@@ -155,10 +164,19 @@ def _draw_arms(path: Path, plot: Plot, drawn: Sequence[ArmCurves], images: str) 
             )
 
 
-def _draw_line(axes: Axes, curves: ArmCurves, line: Line, alpha: float) -> None:
-    band = curves.compute_band(line.tag)
+def _draw_line(axes: Axes, color: str, line: Line, band: np.ndarray | None, alpha: float) -> None:
     if band is None:
         return
     x, low, mean, high = band
-    axes.plot(x, mean, line.style, color=curves.color, linewidth=1.5, marker="." if len(x) == 1 else None)
-    axes.fill_between(x, low, high, color=curves.color, alpha=alpha, linewidth=0)
+    axes.plot(x, mean, line.style, color=color, linewidth=1.5, marker="." if len(x) == 1 else None)
+    axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
+
+
+def _set_log_scale(axes: Axes) -> None:
+    """Use a logarithmic y-axis with plain numbers: powers of ten, and others if the axis has few of these."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    decades = np.log10(high / low)
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())

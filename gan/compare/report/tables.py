@@ -1,7 +1,9 @@
 """The tables of the report. Most have a row for each arm, with mean ± standard deviation over its finished seeds."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import median
 
 from gan.compare.csv_files import Row
 from gan.compare.report import statistics
@@ -18,6 +20,7 @@ COSTS = {
     "peak_memory_mib": "peak memory (MiB)",
     "peak_gpu_memory_mib": "peak GPU memory (MiB)",
 }
+MAX_RATIO = 1e3  # of the values of a column with the same number of decimals
 ARROWS = {None: "", True: " ↑", False: " ↓"}
 
 
@@ -120,12 +123,28 @@ def build_test_table(rows: Sequence[Row], tag: str, baseline: str) -> Table:
     return Table(caption, ["arm", "n", "difference of means", "95 % interval", "Hedges' g", "p", "p (Holm)"], body)
 
 
-def format_spread(spread: Spread | None, n: int) -> str:
+def format_spread(spread: Spread | None, n: int, decimals: int | None) -> str:
     """Return mean ± standard deviation. The number of values is added unless it equals `n`, the number in the row."""
     if spread is None:
         return EMPTY
-    text = f"{spread.mean:.4g}" if spread.std is None else f"{spread.mean:.4g} ± {spread.std:.2g}"
+    mean, std = (("{:.4g}", "{:.2g}") if decimals is None else [f"{{:,.{decimals}f}}"] * 2)
+    text = mean.format(spread.mean) if spread.std is None else f"{mean.format(spread.mean)} ± {std.format(spread.std)}"
     return text if spread.n == n else f"{text} (n={spread.n})"
+
+
+def choose_decimals(spreads: Iterable[Spread | None]) -> int | None:
+    """Return the decimals of a column: as many as give a typical standard deviation, or else the largest value, two
+    or four digits. Return None if the values differ by too many orders of magnitude for common decimals.
+    """
+    found = [spread for spread in spreads if spread is not None]
+    sizes = [abs(spread.mean) for spread in found if spread.mean]
+    if all(spread.mean.is_integer() and not spread.std for spread in found):
+        return 0
+    if max(sizes) > MAX_RATIO * min(sizes) or not 1e-3 < max(sizes) < 1e6:
+        return None
+    stds = [spread.std for spread in found if spread.std]
+    digits = 2 - math.floor(math.log10(median(stds))) - 1 if stds else 4 - math.floor(math.log10(max(sizes))) - 1
+    return max(0, digits)
 
 
 def _build_arm_table(
@@ -145,13 +164,15 @@ def _build_arm_table(
         tag: {arm: statistics.compute_spread(values) for arm, values in get_values(rows, tag).items()}
         for tag in columns
     }
+    decimals = {tag: choose_decimals(column.values()) for tag, column in spreads.items()}
     best = primary and statistics.find_best(get_testable_values(rows, primary), higher_is_better(primary))
     body = []
     for arm, seeds in finished.items():
         ended = sum(row["arm"] == arm and row["status"] in (*COMPLETED, FAILED) for row in rows)
         n = f"{len(seeds)} of {ended}" if count_unfinished and ended > len(seeds) else str(len(seeds))
         entries = [
-            Entry(format_spread(spreads[tag][arm], len(seeds)), tag == primary and arm == best) for tag in columns
+            Entry(format_spread(spreads[tag][arm], len(seeds), decimals[tag]), tag == primary and arm == best)
+            for tag in columns
         ]
         body.append([Entry(arm), Entry(n), *entries])
     return Table(caption, ["arm", "n", *columns.values()], body)

@@ -4,7 +4,7 @@ The report only needs the files that git tracks: grid.json, results.csv, curves/
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from gan.compare.report import equal_time, plots, significance, statistics, tabl
 from gan.compare.report.document import (
     Block,
     Code,
+    Contents,
     Gallery,
     Heading,
     Paragraph,
@@ -26,13 +27,15 @@ from gan.compare.report.document import (
     render_latex,
     render_markdown,
 )
-from gan.compare.report.plots import ArmCurves, Line, Plot
+from gan.compare.report.families import choose_best, sort_arms
+from gan.compare.report.plots import ArmCurves, Axis, Line, Plot
 from gan.compare.report.wording import Wording, get_wording
 from gan.compare.status import FINISHED
 from gan.compare.tags import METRIC, get_layer_tags, get_metric_tags, get_primary_metric, higher_is_better
 from gan.options.nodes import Dumper
 from gan.runtime.files import write_text
 
+MINUTES = Axis("minutes", "training time (minutes)")  # a column that `Comparison.curves` adds
 MAX_LAYER_PLOTS = 16  # networks with more layers only have a table
 
 
@@ -57,17 +60,36 @@ class Comparison:
 
     @cached_property
     def curves(self) -> dict[str, ArmCurves]:
-        """The curves of each arm."""
+        """The curves of each arm, with the training time in minutes if the arm's mean time per step is known."""
+        seconds = equal_time.get_seconds_per_step(self.rows)
         seeds: dict[str, list[list[Row]]] = {}
         for row in self.rows:
-            seeds.setdefault(row["arm"], []).append(read_curve(self.folder.curve_file(row["cell"])))
+            curve = read_curve(self.folder.curve_file(row["cell"]))
+            if row["arm"] in seconds:
+                curve = [point | {MINUTES.column: point["step"] * seconds[row["arm"]] / 60} for point in curve]
+            seeds.setdefault(row["arm"], []).append(curve)
         colors = plots.choose_colors(list(seeds), self.description.baseline)
         return {arm: ArmCurves(arm, colors[arm], curves) for arm, curves in seeds.items()}
+
+    @property
+    def axis(self) -> Axis:
+        """The x-axis of most plots."""
+        return Axis("images", f"{self.wording.images} (thousands)", 1000)
+
+    @cached_property
+    def best(self) -> list[str]:
+        """The best arm of each family in the first metric, if there is one."""
+        tag = get_primary_metric(self.rows)
+        if tag is None or (higher := higher_is_better(tag)) is None:
+            return []
+        return choose_best(tables.get_testable_values(self.rows, tag), higher)
 
 
 def write_report(folder: GridFolder, description: Description, latex: bool) -> list[Path]:
     """Write the report of a folder from the saved results, and return the paths of its files."""
-    comparison = Comparison(folder, description, list(read_results(folder.results_file).values()))
+    rows = list(read_results(folder.results_file).values())
+    arms = sort_arms(list(dict.fromkeys(row["arm"] for row in rows)))
+    comparison = Comparison(folder, description, sorted(rows, key=lambda row: arms.index(row["arm"])))
     blocks = build_blocks(comparison)
     files = {
         folder.root / "report.md": render_markdown(blocks, folder.root),
@@ -85,6 +107,7 @@ def build_blocks(comparison: Comparison) -> list[Block]:
     return [
         Heading(comparison.title, 1),
         Paragraph(_get_summary(comparison)),
+        Contents(),
         *_build_metric_section(comparison),
         *_build_curve_sections(comparison),
         *_build_sample_section(comparison),
@@ -115,13 +138,21 @@ def _build_metric_section(comparison: Comparison) -> list[Block]:
     primary = get_primary_metric(rows)
     if primary is None:
         return []
+    best = [row for row in rows if row["arm"] in comparison.best] if plots.BEST in _group_arms(comparison) else []
     return [
         Heading("Metrics"),
+        *([Paragraph(FAMILIES), tables.build_metric_table(best, comparison.wording)] if best else []),
         tables.build_metric_table(rows, comparison.wording),
         Heading("Differences", 3),
         *significance.build_test_blocks(rows, primary, description.baseline),
         *_build_equal_time_section(comparison, primary),
     ]
+
+
+FAMILIES = (
+    "First, of the arms that differ in the last part of the name alone, the one with the most seeds, and of several such "
+    f"the one with the best mean in the first metric. The plots with the name {plots.BEST} show these arms."
+)
 
 
 def _build_equal_time_section(comparison: Comparison, tag: str) -> list[Block]:
@@ -130,7 +161,17 @@ def _build_equal_time_section(comparison: Comparison, tag: str) -> list[Block]:
         return []
     curves = {row["cell"]: read_curve(comparison.folder.curve_file(row["cell"])) for row in rows}
     at_time = equal_time.read_at_time(rows, curves, tag, seconds)
-    return [Heading("After equal training time", 3), tables.build_equal_time_table(at_time, tag, seconds)]
+    over_time = [
+        replace(plot, name=f"{plot.name}-time", caption=f"{plot.caption} over time", axis=MINUTES)
+        for plot in _get_metric_plots(comparison)
+        if plot.lines[0].tag == tag
+    ]
+    (group, arms), *_ = _group_arms(comparison).items()
+    return [
+        Heading("After equal training time", 3),
+        tables.build_equal_time_table(at_time, tag, seconds),
+        *_draw_gallery(comparison, over_time, {group: arms}),
+    ]
 
 
 def _build_curve_sections(comparison: Comparison) -> list[Block]:
@@ -155,17 +196,22 @@ BOUNDS = (
 )
 
 
-def _draw_gallery(comparison: Comparison, gallery: Sequence[Plot]) -> list[Block]:
-    """Draw the plots, one for each group of arms. Plots without data are skipped."""
-    groups = plots.group_arms(list(comparison.curves), comparison.description.baseline)
+def _draw_gallery(
+    comparison: Comparison, gallery: Sequence[Plot], groups: dict[str, list[str]] | None = None
+) -> list[Block]:
+    """Draw the plots, one for each of the groups, by default all groups of arms. Plots without data are skipped."""
     pictures = []
     for plot in gallery:
-        for group, arms in groups.items():
+        for group, arms in (_group_arms(comparison) if groups is None else groups).items():
             path = comparison.folder.plot_folder / "-".join(filter(None, [plot.name, group]))
-            if plots.draw_plot(path, plot, [comparison.curves[arm] for arm in arms], comparison.wording.images):
+            if plots.draw_plot(path, plot, [comparison.curves[arm] for arm in arms]):
                 caption = ", ".join(filter(None, [plot.caption, group]))
                 pictures.append(Picture(path.with_name(f"{path.name}.png"), caption))
     return [Gallery(pictures)] if pictures else []
+
+
+def _group_arms(comparison: Comparison) -> dict[str, list[str]]:
+    return plots.group_arms(list(comparison.curves), comparison.description.baseline, comparison.best)
 
 
 DIRECTIONS = {None: "", True: " (higher is better)", False: " (lower is better)"}
@@ -176,7 +222,7 @@ def _get_metric_plots(comparison: Comparison) -> list[Plot]:
     curves = [curve for arm in comparison.curves.values() for curve in arm.seeds]
     names = {tag: tag.removeprefix(METRIC) for tag in get_metric_tags(comparison.rows)}
     return [
-        Plot(name, caption=name + DIRECTIONS[higher_is_better(name)], label=name, lines=[Line(tag)])
+        Plot(name, name + DIRECTIONS[higher_is_better(name)], comparison.axis, name, [Line(tag)])
         for tag, name in names.items()
         if any(sum(tag in row for row in curve) > 1 for curve in curves)
     ]
@@ -189,6 +235,7 @@ def _get_lipschitz_plots(comparison: Comparison) -> list[Plot]:
         Plot(
             "lipschitz",
             caption=f"certified upper bound of {network}'s Lipschitz constant, and the steepest slope found",
+            axis=comparison.axis,
             label=f"Lipschitz constant of {network}",
             lines=[
                 Line(f"{tag}/certified", "certified upper bound", "-"),
@@ -199,6 +246,7 @@ def _get_lipschitz_plots(comparison: Comparison) -> list[Plot]:
         Plot(
             "gradient",
             caption=f"largest input gradient of {network} at {comparison.wording.points}",
+            axis=comparison.axis,
             label=f"input gradient of {network}",
             lines=[Line(f"{tag}/gradient_max")],
             log_scale=True,
@@ -214,6 +262,7 @@ def _get_layer_plots(comparison: Comparison) -> list[Plot]:
         Plot(
             f"layer-{name}",
             caption=f"operator norm of {name}",
+            axis=comparison.axis,
             label="operator norm",
             lines=[Line(tag)],
             log_scale=True,
@@ -265,7 +314,6 @@ def _build_reproduction_section(comparison: Comparison) -> list[Block]:
         *blocks,
         Paragraph(
             f"The cells ran on: {hardware or 'hardware not recorded'}; number format: {precisions or 'not recorded'}."
-            " The base config, resolved:"
         ),
-        Code(base.rstrip()),
+        Code(base.rstrip(), title="The base config, resolved"),
     ]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from gan.compare.report.document import (
     Code,
+    Contents,
     Entry,
     Gallery,
     Heading,
@@ -117,7 +118,7 @@ def hostile_document(tmp_path):
         for block in (
             Heading(text),
             Paragraph(text),
-            Code(text),
+            Code(text, title=text),
             Table(text, [text, "n"], [[Entry(text), Entry(text, True)]]),
             Gallery([Picture(tmp_path / "a (b) <c>.png", text)]),
         )
@@ -125,12 +126,12 @@ def hostile_document(tmp_path):
 
 
 def test_html_shows_hostile_text_as_it_is(hostile_document):
-    page = Page(render_html(hostile_document, "<b>"))
+    page = Page(render_html([Contents(), *hostile_document], "<b>"))
     assert "<b>" in page.texts
     assert "script" not in page.tags
     assert page.tags.count("img") == len(HOSTILE)
     for text in HOSTILE:
-        assert page.texts.count(text) == 8  # h2, p, pre, two captions, one header and two fields
+        assert page.texts.count(text) == 10  # link, h2, p, summary, pre, two captions, one header and two fields
         assert page.attributes.count(text) == 2  # the label of the table and the description of the picture
 
 

@@ -25,8 +25,8 @@ def test_slow_arm_is_read_at_an_earlier_step():
     assert [(row[tables.AT_STEP], row[TAG]) for row in read] == [(4, 1), (2, 5), (2, 6)]
     table = tables.build_equal_time_table(read, TAG, seconds)
     assert [[entry.text for entry in row] for row in table.rows] == [
-        ["a", "1", "1", "4"],
-        ["b", "2", "5.5 ± 0.71", "2 ± 0"],
+        ["a", "1", "1.00", "4"],
+        ["b", "2", "5.50 ± 0.71", "2 ± 0"],
     ]
 
 

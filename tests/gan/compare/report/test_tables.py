@@ -29,10 +29,26 @@ def test_means_and_deviations():
     table = tables.build_metric_table(rows, WORDING)
     assert table.header == ["arm", "n", "fd_digits10k_test ↓"]
     assert get_texts(table) == [
-        ["a", "2", "2 ± 1.4"],
-        ["b", "1 of 2", "1"],
+        ["a", "2", "2.0 ± 1.4"],
+        ["b", "1 of 2", "1.0"],
         ["c", "0 of 2", "–"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"a": [6.507, 7.6], "b": [13.81], "c": [110.0, 111.5]}, ["7.05 ± 0.77", "13.81", "110.75 ± 1.06"]),
+        ({"a": [1000.0, 1000.0], "b": [998.0]}, ["1,000 ± 0", "998"]),
+        ({"a": [0.123456], "b": [0.2]}, ["0.1235", "0.2000"]),
+        ({"a": [1.72], "b": [22318.4], "c": [3080.0, 3180.0]}, ["1.72", "2.232e+04", "3130 ± 71"]),
+        ({"a": [0.0], "b": [2.5]}, ["0.000", "2.500"]),
+        ({"a": [3e-9], "b": [2e-9]}, ["3e-09", "2e-09"]),
+    ],
+)
+def test_column_has_one_precision(values, expected):
+    table = tables.build_metric_table(build_rows(values), WORDING)
+    assert [row[2].text for row in table.rows] == expected
 
 
 def test_best_arm_is_marked_in_the_first_metric_alone():

@@ -36,9 +36,12 @@ class Links(HTMLParser):
 def test_html_report_embeds_all_images(grid):
     text = (grid / "report.html").read_text()
     page = Links(text)
-    # 2 metrics, 2 of the network, 3 layers, and a sample of each arm.
-    assert len(page.images) == 2 + 2 + 3 + 2
-    assert all(link.startswith("data:") for link in page.links)
+    # 2 metrics, the first also over time, 2 of the network, 3 layers, and a sample of each arm.
+    assert len(page.images) == 3 + 2 + 3 + 2
+    sections = [link for link in page.links if link.startswith("#")]
+    assert sections
+    assert all(f'id="{section[1:]}"' in text for section in sections)
+    assert all(link.startswith("data:") for link in page.links if link not in sections)
     for source in page.images:
         kind, data = re.fullmatch(r"data:image/([a-z+]+);base64,(.*)", source).groups()
         content = base64.b64decode(data)
@@ -54,7 +57,7 @@ def test_html_report_embeds_all_images(grid):
 def test_markdown_report_links_existing_images(grid):
     text = (grid / "report.md").read_text()
     links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
-    assert len(links) == 9
+    assert len(links) == 10
     for link in links:
         with Image.open(grid / link) as picture:
             picture.verify()
