@@ -22,8 +22,9 @@ def split_arm(arm: str, arms: Sequence[str]) -> tuple[str, str]:
 
 def sort_arms(arms: Sequence[str]) -> list[str]:
     """Return the arms by family, in the order of their first arms, and within a family by the number in the group."""
-    families = [split_arm(arm, arms)[0] for arm in arms]
-    keys = {arm: (families.index(family), _get_number(split_arm(arm, arms)[1])) for arm, family in zip(arms, families, strict=True)}
+    parts = {arm: split_arm(arm, arms) for arm in arms}
+    families = [family for family, _ in parts.values()]
+    keys = {arm: (families.index(family), _get_number(group)) for arm, (family, group) in parts.items()}
     return sorted(arms, key=keys.__getitem__)
 
 

@@ -127,7 +127,7 @@ def format_spread(spread: Spread | None, n: int, decimals: int | None) -> str:
     """Return mean ± standard deviation. The number of values is added unless it equals `n`, the number in the row."""
     if spread is None:
         return EMPTY
-    mean, std = (("{:.4g}", "{:.2g}") if decimals is None else [f"{{:,.{decimals}f}}"] * 2)
+    mean, std = ("{:.4g}", "{:.2g}") if decimals is None else [f"{{:,.{decimals}f}}"] * 2
     text = mean.format(spread.mean) if spread.std is None else f"{mean.format(spread.mean)} ± {std.format(spread.std)}"
     return text if spread.n == n else f"{text} (n={spread.n})"
 

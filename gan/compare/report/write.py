@@ -150,8 +150,8 @@ def _build_metric_section(comparison: Comparison) -> list[Block]:
 
 
 FAMILIES = (
-    "First, of the arms that differ in the last part of the name alone, the one with the most seeds, and of several such "
-    f"the one with the best mean in the first metric. The plots with the name {plots.BEST} show these arms."
+    "First, of the arms that differ in the last part of the name alone, the one with the most seeds, and of several "
+    f"such the one with the best mean in the first metric. The plots with the name {plots.BEST} show these arms."
 )
 
 
