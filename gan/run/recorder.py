@@ -12,6 +12,8 @@ from gan.run.logging import RunLogger, read_metrics
 from gan.run.progress import Progress
 from gan.runtime.distributed import rank
 
+METRIC = "metrics/"  # what the tags of metrics begin with
+
 
 class Recorder:
     """Writes the log and the checkpoints of a run into its folder, and shows progress in the terminal.
@@ -50,7 +52,8 @@ class Recorder:
         """Log numbers by tag and update the progress line; `counters` are logged with them and include `step`."""
         self.logger.scalars(counters, numbers)
         shown = {label: numbers[tag] for tag, label in self._shown.items() if tag in numbers}
-        self.progress.show(counters["step"], shown)
+        metrics = {tag.removeprefix(METRIC): value for tag, value in numbers.items() if tag.startswith(METRIC)}
+        self.progress.show(counters["step"], shown, metrics)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint of a step, after the log: a resumed run does not log earlier steps again."""
