@@ -30,6 +30,7 @@ class ProgressTable:
         self._logs = {cell.name: LogTail(folder.run_folder(cell.name)) for cell in cells}
         self._progress: dict[str, tuple[int, str]] = {}  # step and metric
         self._start_times: dict[str, float] = {}
+        self._start_steps: dict[str, int] = {}
         self._durations: dict[str, float] = {}
         self._live = Live(
             get_renderable=self._build_table, console=self._console, refresh_per_second=1 / REFRESH_S, transient=False
@@ -49,6 +50,7 @@ class ProgressTable:
         self._statuses[cell.name] = status
         if status.state == RUNNING:
             self._start_times[cell.name] = time.monotonic()
+            self._start_steps[cell.name] = self._logs[cell.name].read()[0]
         elif cell.name in self._start_times:
             self._durations[cell.name] = time.monotonic() - self._start_times[cell.name]
         self._progress.pop(cell.name, None)
@@ -61,7 +63,7 @@ class ProgressTable:
 
     def _build_table(self) -> Table:
         counts = Counter(status.state for status in self._statuses.values())
-        caption = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+        caption = ", ".join([*(f"{counts[state]} {state}" for state in ORDER if counts[state]), *self._estimate_time()])
         table = Table(caption=caption, caption_justify="left", box=None, pad_edge=False)
         table.add_column("cell", overflow="fold")
         table.add_column("status", overflow="fold")
@@ -76,6 +78,17 @@ class ProgressTable:
                 cell.name, escape(text), steps, metric, self._format_duration(cell), style=STYLES[status.state]
             )
         return table
+
+    def _estimate_time(self) -> list[str]:
+        """Return the time that all cells still need, if the steps since the first start allow an estimate."""
+        steps = {cell.name: self._get_progress(cell)[0] for cell in self._cells}
+        done = sum(steps[name] - start for name, start in list(self._start_steps.items()))
+        unfinished = [cell for cell in self._cells if self._statuses[cell.name].state in (PENDING, RUNNING)]
+        left = sum(cell.config.train.steps - steps[cell.name] for cell in unfinished)
+        if done <= 0 or left <= 0:
+            return []
+        elapsed = time.monotonic() - min(list(self._start_times.values()))
+        return [f"about {format_duration(elapsed * left / done)} left"]
 
     def _get_progress(self, cell: Cell) -> tuple[int, str]:
         """Return the last step and the last metric that a cell has logged."""

@@ -44,3 +44,22 @@ def test_plain_lines_without_a_terminal(grid, cells, capsys):
     assert lines[0].startswith("[1/4]  none-seed1  finished  fd_digits")
     assert lines[1] == "[1/4]  none-seed0  running"
     assert lines[3].startswith("[2/4]  conv_norm-seed0  failed (exit code 2: error: [/no])")
+
+
+def test_table_estimates_the_time_of_all_cells(cells, tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("gan.compare.progress_table.time.monotonic", lambda: clock[0])
+    folder = GridFolder(tmp_path)
+    log = folder.run_folder(cells[0].name) / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"step": 5}\n')  # it is resumed there
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40)
+    table = ProgressTable(cells, folder, console)
+    table.update(cells[0], Status("running"))
+    assert "left" not in table._build_table().caption
+    log.write_text('{"step": 5}\n{"step": 15}\n')
+    clock[0] += 20
+    # 15 steps of this cell and 30 of each of three others, at 2 s per step
+    assert table._build_table().caption == "1 running, 3 pending, about 3:30 left"
+    table.update(cells[0], Status("finished"))
+    assert table._build_table().caption == "3 pending, 1 finished, about 3:00 left"
