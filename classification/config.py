@@ -1,7 +1,7 @@
 """The schema of the YAML files of classifiers: `train_classifier.py --help` shows the docstring line of each key."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from gan.data import DatasetConfig
 from gan.data.datasets.digits import Digits
@@ -125,6 +125,12 @@ class EvalConfig:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """All options of a classifier's training run."""
+
+    COMMON: ClassVar[tuple[str, ...]] = (
+        *("data.root", "data.download", "labels.noise", "classifier.width", "classifier.normalization"),
+        *("optimizer.lr", "train.steps", "train.batch_size", "train.free.replays", "train.precision"),
+        *("log.to", "eval.every", "eval.corruptions", "checkpoint.every"),
+    )
 
     seed: Annotated[int, Range(min=0, max=2**63 - 1)] = 0
     """Seed of everything random: weights, splits, label noise, order of the data"""

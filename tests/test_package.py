@@ -27,6 +27,17 @@ def test_importing_gan_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
+def test_commands_start_without_what_they_may_not_need():
+    """The libraries whose import takes longest are imported where they are used. A new interpreter shows it."""
+    program = """\
+import sys, train_gan, train_classifier, gan.evaluate, gan.sample, gan.audit
+late = ("matplotlib", "scipy.stats", "sklearn", "sympy", "tensorboard", "torch._dynamo", "torchvision")
+sys.exit(", ".join(name for name in late if name in sys.modules) or None)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_package_declares_its_types():
     assert {path.parent.name for path in ROOT.glob("*/py.typed")} == {"classification", "gan", "metrics", "models"}
 

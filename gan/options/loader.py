@@ -136,7 +136,7 @@ def _construct_dict(tp: Any, node: Node, path: str) -> dict[str, Any]:
     return {name: _construct_class(family, name, child, f"{path}.{name}") for name, child in chosen.items()}
 
 
-_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
 def _construct_scalar(tp: Any, ranges: Sequence[Range], node: Node, path: str) -> Any:
@@ -149,7 +149,7 @@ def _construct_scalar(tp: Any, ranges: Sequence[Range], node: Node, path: str) -
         except OverflowError:
             raise _error(node, path, "must be a finite number") from None
     if type(value) is not tp:
-        raise _error(node, path, f"must be {_EXPECTED[tp]}, not {describe_value(node)}")
+        raise _error(node, path, f"must be {EXPECTED[tp]}, not {describe_value(node)}")
     if tp is float and not math.isfinite(value):
         raise _error(node, path, "must be a finite number")
     for bounds in [*ranges, INT64] if tp is int else ranges:
@@ -196,7 +196,8 @@ def _construct_dataclass(cls: type, node: Node, path: str, default: Any, ranges:
         inner = join_keys(path, key)
         if key not in types:
             known = ", ".join(types) or "none"
-            raise _error(child, inner, f"unknown key (known here: {known}){did_you_mean(key, types)}")
+            hint = did_you_mean(key, types, join_keys(path, "")) or _find_below(cls, key, path)
+            raise _error(child, inner, f"unknown key (known here: {known}){hint}")
         inner_default = get_field_default(cls, key) if default is None else getattr(default, key)
         values[key] = construct(types[key], child, inner, inner_default, ranges)
     if default is None and (missing := [key for key in list_required(cls) if key not in values]):
@@ -205,6 +206,18 @@ def _construct_dataclass(cls: type, node: Node, path: str, default: Any, ranges:
         return cls(**values) if default is None else dataclasses.replace(default, **values)
     except ValueError as error:  # raised by the dataclass's own checks
         raise _error(node, path, one_line(error)) from None
+
+
+def _find_below(cls: type, key: str, path: str) -> str:
+    """Return a hint at a key that is written one or more levels too high, such as `steps` instead of `train.steps`."""
+    for name in get_field_types(cls):
+        if dataclasses.is_dataclass(value := get_field_default(cls, name)):
+            inner = join_keys(path, name)
+            if key in get_field_types(type(value)):
+                return f"; did you mean '{inner}.{key}'?"
+            if hint := _find_below(type(value), key, inner):
+                return hint
+    return ""
 
 
 def _error(node: Node, path: str, message: str) -> ConfigError:

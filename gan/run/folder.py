@@ -11,9 +11,10 @@ from typing import Any
 from gan.options.loader import dump_config, load_config, to_plain
 from gan.options.nodes import read_layers
 from gan.run.lock import LOCK, check_lock, locked
-from gan.runtime.distributed import leave_note, rank, read_note
+from gan.runtime.distributed import rank
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
+from gan.runtime.job import leave_note, read_note
 from gan.runtime.temporary import is_temporary
 from gan.runtime.weights import get_fingerprint
 

@@ -11,17 +11,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gan import __version__
 from gan.runtime.console import open_console
-from gan.runtime.distributed import claim_first_failure, launched_world_size
 from gan.runtime.errors import Stopped, UserError, is_out_of_memory, to_line
 from gan.runtime.files import WriteError
+from gan.runtime.job import claim_first_failure, launched_world_size
 from gan.runtime.startup import EXIT_CODE, raise_when_interrupted
 
 OVERRIDE = re.compile(r"[\w.]+=")
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises UserError for invalid options."""
+    """Argument parser that raises UserError for invalid options, with the options of all commands."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.add_argument("--version", action="version", version=f"convnorm-gan {__version__}")
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
@@ -56,7 +61,7 @@ def png_path(text: str) -> Path:
     return path
 
 
-def exit_code(command: Callable[[], None], distributed: bool = False, prints_results: bool = True) -> int:
+def exit_code(command: Callable[[], object], distributed: bool = False, prints_results: bool = True) -> int:
     """Run a command and return its exit code.
 
     0 after success, 2 after user errors, 130 after Ctrl-C, and the code of a run that stopped itself. User errors and
@@ -72,7 +77,7 @@ def exit_code(command: Callable[[], None], distributed: bool = False, prints_res
         return 2 if code == 0 and prints_results and output.is_lost else code
 
 
-def _run(command: Callable[[], None], distributed: bool) -> int:
+def _run(command: Callable[[], object], distributed: bool) -> int:
     try:
         if not distributed and launched_world_size() > 1:
             count = launched_world_size()
