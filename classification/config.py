@@ -134,6 +134,8 @@ class Config:
 
     seed: Annotated[int, Range(min=0, max=2**63 - 1)] = 0
     """Seed of everything random: weights, splits, label noise, order of the data"""
+    plugins: tuple[str, ...] = ()
+    """Your modules that register components: names that Python can import, or paths of .py files"""
     data: DatasetConfig = field(default_factory=Digits)
     """Dataset; it must have labels and held-out images, which are the test images"""
     validation: Annotated[float, Range(min=0, max=0.9)] = 0.1

@@ -143,6 +143,8 @@ class Config:
 
     seed: Annotated[int, Range(min=0, max=2**63 - 1)] = 0
     """Seed of everything random: weights, latents, augmentations, order of the data"""
+    plugins: tuple[str, ...] = ()
+    """Your modules that register components: names that Python can import, or paths of .py files"""
     data: DatasetConfig = field(default_factory=Digits)
     """Dataset"""
     generator: GeneratorConfig = field(default_factory=DCGANGeneratorConfig)

@@ -33,13 +33,22 @@ from gan.options.schema import (
     list_required,
     resolve_aliases,
 )
+from gan.runtime.plugins import import_plugins, is_imported
 from models.ranges import INT64, Range
 from models.registry import UnknownNameError, did_you_mean
 
+PLUGINS = "plugins"
+"""The key with the modules of the user that are imported before a config is read"""
 
-def load_config(schema: type, path: Path | None, overrides: Sequence[str] = ()) -> Any:
-    """Return the `schema` in the YAML file at `path` and its bases, with `key.sub=value` overrides applied."""
-    return _construct_layers(schema, [] if path is None else read_layers(path), overrides)
+
+def load_config(schema: type, path: Path | None, overrides: Sequence[str] = (), imports_plugins: bool = False) -> Any:
+    """Return the `schema` in the YAML file at `path` and its bases, with `key.sub=value` overrides applied.
+
+    The plugins that an override names are imported. Those that the file names are imported if `imports_plugins` is
+    True, because the user has chosen to run this config. Otherwise, this raises ConfigError if the process has not
+    imported them: the file may be from somebody else.
+    """
+    return _construct_layers(schema, [] if path is None else read_layers(path), overrides, imports_plugins)
 
 
 def parse_config(schema: type, text: str, source: str, overrides: Sequence[str] = ()) -> Any:
@@ -56,10 +65,37 @@ def parse_values(schema: type, texts: Mapping[str, str], source: str) -> Any:
     return construct(schema, Node(nodes, source), "")
 
 
-def _construct_layers(schema: type, layers: Sequence[Node], overrides: Sequence[str]) -> Any:
+def _construct_layers(
+    schema: type, layers: Sequence[Node], overrides: Sequence[str], imports_plugins: bool = False
+) -> Any:
     # Choosing another class drops the options of the old one, so choices must be applied before options.
     choices_first = sorted(overrides, key=lambda text: text.partition("=")[0].removesuffix(".name").count("."))
-    return construct(schema, merge_layers(schema, [*layers, *map(parse_override, choices_first)]), "")
+    given = list(map(parse_override, choices_first))
+    if PLUGINS in get_field_types(schema):
+        _import_plugins(schema, [*layers, *given], len(layers) if not imports_plugins else 0)
+    return construct(schema, merge_layers(schema, [*layers, *given]), "")
+
+
+def _import_plugins(schema: type, layers: Sequence[Node], trusted: int) -> None:
+    """Import the plugins that the last layer with this key names, if its index is at least `trusted`.
+
+    Raises ConfigError if they have not been imported and may not be.
+    """
+    for index, layer in reversed(list(enumerate(layers))):
+        node = layer.value.get(PLUGINS) if isinstance(layer.value, dict) else None
+        if node is None:
+            continue
+        plugins: tuple[str, ...] = construct(get_field_types(schema)[PLUGINS], node, PLUGINS)
+        if index >= trusted:
+            import_plugins(plugins, f"{node.where}: {PLUGINS}")
+        elif missing := [plugin for plugin in plugins if not is_imported(plugin)]:
+            raise _error(
+                node,
+                PLUGINS,
+                f"needs the code of {', '.join(missing)}, which is not run unless you say so; if you trust it, add"
+                f" --plugins {','.join(plugins)}",
+            )
+        return
 
 
 def from_plain(schema: type, value: Any, source: str = "config") -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gan.options.nodes import read_layers
+from gan.options.shipped import config_path
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.startup import exit_when_interrupted
 from gan.runtime.text import printable
@@ -31,7 +32,10 @@ class TrainingParser(Parser):
         add("-h", "--help", nargs="?", const="", metavar="KEY", help="show this page, or a key, a section, or all")
         add("--print-config", action="store_true", help="print the complete config as YAML, and stop")
         add(
-            "--config", type=Path, metavar="FILE", help=f"YAML file (default: {shown};\nwith --resume: that of the run)"
+            "--config",
+            type=config_path,
+            metavar="FILE",
+            help=f"YAML file (default: {shown};\nwith --resume: that of the run)",
         )
         add("--out", type=Path, metavar="DIR", help="run folder (default: a new one in runs/)")
         add("--resume", action="store_true", help="continue the run in --out (default: the newest one)")

@@ -26,7 +26,7 @@ NOTE = "run folder"
 RESUME_MAY_CHANGE = (
     *("train.steps", "train.on_nan"),
     *("data.root", "data.held_out", "data.download", "data.device_budget_gb", "data.workers", "data.allow_changes"),
-    *("log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
+    *("plugins", "log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
 )
 # Except that this key may not name another classifier, NAME@FINGERPRINT: metrics of both would have the same names.
 FINGERPRINTED = ("metrics", "classifier")

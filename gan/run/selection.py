@@ -28,11 +28,12 @@ def select_run(options: argparse.Namespace, schema: type, default: Path) -> Sele
     resumes = options.resume or (earlier is not None and (earlier / run_folder.CONFIG).exists())
     if resumes:
         folder = out or run_folder.find_newest_folder(name)
-        config = load_config(schema, options.config or run_folder.config_path(folder), options.overrides)
+        path = options.config or run_folder.config_path(folder)
+        config = load_config(schema, path, options.overrides, imports_plugins=options.config is not None)
         return SelectedRun(folder, config, run_folder.check_same_experiment(folder, config))
 
     folder = out or run_folder.find_free_folder(name)
-    config = load_config(schema, options.config or default, options.overrides)
+    config = load_config(schema, options.config or default, options.overrides, imports_plugins=True)
     run_folder.check_free(folder)
     return SelectedRun(folder, config, None)
 
@@ -42,4 +43,4 @@ def load_selected_config(options: argparse.Namespace, schema: type, default: Pat
     path = options.config or default
     if options.resume and options.config is None:
         path = run_folder.config_path(options.out or run_folder.find_newest_folder(run_folder.get_run_name(default)))
-    return path, load_config(schema, path, options.overrides)
+    return path, load_config(schema, path, options.overrides, imports_plugins=options.config is not None)

@@ -16,6 +16,7 @@ from gan.runtime.console import open_console
 from gan.runtime.errors import Stopped, UserError, is_out_of_memory, to_line
 from gan.runtime.files import WriteError
 from gan.runtime.job import claim_first_failure, launched_world_size
+from gan.runtime.plugins import import_plugins
 from gan.runtime.startup import EXIT_CODE, raise_when_interrupted
 
 OVERRIDE = re.compile(r"[\w.]+=")
@@ -26,11 +27,20 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
+        self.add_argument(
+            "--plugins", type=_import_plugins, metavar="M,M", help="import your modules, also those that a run names"
+        )
         self.add_argument("--version", action="version", version=f"convnorm-gan {__version__}")
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
         raise UserError(f"{message} (see --help)")
+
+
+def _import_plugins(text: str) -> list[str]:
+    plugins = text.split(",")
+    import_plugins(plugins, "--plugins")
+    return plugins
 
 
 def split_overrides(words: Iterable[str]) -> tuple[list[str], list[str]]:
