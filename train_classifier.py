@@ -1,15 +1,11 @@
 """Train a classifier from a YAML config: argv -> config -> build -> train."""
 
-import os
 import sys
 
 if __name__ == "__main__":
-    from gan.runtime.startup import exit_when_interrupted
+    from gan.run.cli import prepare_script
 
-    exit_when_interrupted()
-    # Threads of PyTorch that wait actively slow each other down as soon as another process needs a core: steps then
-    # take ten times as long. OpenMP reads this when PyTorch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_script()  # before the imports below, which take seconds
 
 import argparse
 from pathlib import Path
@@ -25,8 +21,9 @@ from gan.evaluation.trained_classifiers import CLASSIFIER
 from gan.options.loader import dump_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints
-from gan.run.cli import TrainingParser, select_run
+from gan.run.cli import TrainingParser
 from gan.run.lock import check_lock
+from gan.run.selection import select_run
 from gan.run.start import require_all
 from gan.run.state import load_state
 from gan.run.summary import format_table, lipschitz_rows, read_last_values
@@ -48,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
 
     0 after success, 2 after a user error, 3 when training diverged, 130 after Ctrl-C, 143 after SIGTERM, and so on.
     """
-    parser = TrainingParser("train_classifier.py", "Train a classifier from a YAML config.", Config, DEFAULT_CONFIG)
-    return exit_code(lambda: run(parser.parse_intermixed_args(argv)), prints_results=False)
+    parser = TrainingParser("train_classifier.py", "Train a classifier from a YAML config.", DEFAULT_CONFIG)
+    return exit_code(lambda: parser.dispatch(argv, Config, run), prints_results=False)
 
 
 def run(options: argparse.Namespace) -> None:

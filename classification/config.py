@@ -1,7 +1,7 @@
 """The schema of the YAML files of classifiers: `train_classifier.py --help` shows the docstring line of each key."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from gan.data import DatasetConfig
 from gan.data.datasets.digits import Digits
@@ -126,8 +126,16 @@ class EvalConfig:
 class Config:
     """All options of a classifier's training run."""
 
+    COMMON: ClassVar[tuple[str, ...]] = (
+        *("data.root", "data.download", "labels.noise", "classifier.width", "classifier.normalization"),
+        *("optimizer.lr", "train.steps", "train.batch_size", "train.free.replays", "train.precision"),
+        *("log.to", "eval.every", "eval.corruptions", "checkpoint.every"),
+    )
+
     seed: Annotated[int, Range(min=0, max=2**63 - 1)] = 0
     """Seed of everything random: weights, splits, label noise, order of the data"""
+    plugins: tuple[str, ...] = ()
+    """Your modules that register components: names that Python can import, or paths of .py files"""
     data: DatasetConfig = field(default_factory=Digits)
     """Dataset; it must have labels and held-out images, which are the test images"""
     validation: Annotated[float, Range(min=0, max=0.9)] = 0.1

@@ -1,7 +1,7 @@
 """The schema of the YAML files of GANs: `train_gan.py --help` shows the docstring line of each key."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from gan.data import DatasetConfig
 from gan.data.datasets.digits import Digits
@@ -134,8 +134,17 @@ class EvalConfig:
 class Config:
     """All options of a GAN's training run."""
 
+    COMMON: ClassVar[tuple[str, ...]] = (
+        *("data.root", "data.download", "data.conditional", "generator.width", "discriminator.width"),
+        *("discriminator.normalization", "optimizer.generator.lr", "optimizer.discriminator.lr"),
+        *("train.steps", "train.batch_size", "train.n_critic", "train.augment", "train.precision"),
+        *("log.to", "eval.every", "eval.metrics", "metrics.download", "checkpoint.every"),
+    )
+
     seed: Annotated[int, Range(min=0, max=2**63 - 1)] = 0
     """Seed of everything random: weights, latents, augmentations, order of the data"""
+    plugins: tuple[str, ...] = ()
+    """Your modules that register components: names that Python can import, or paths of .py files"""
     data: DatasetConfig = field(default_factory=Digits)
     """Dataset"""
     generator: GeneratorConfig = field(default_factory=DCGANGeneratorConfig)

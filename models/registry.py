@@ -15,10 +15,15 @@ class UnknownNameError(ValueError):
     """Raised for a name that is not registered. The message lists the registered names and suggests the closest one."""
 
 
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the choice closest to `name`, or `""` if no choice is close."""
-    close = difflib.get_close_matches(name, list(choices), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
+    """Return `"; did you mean 'x'?"` for the choice closest to `name`, or `""` if no choice is close.
+
+    The closest ones are those that begin with the name. The choice is shown with `prefix` before it.
+    """
+    choices = list(choices)
+    close = [choice for choice in choices if name and choice.startswith(name)]
+    close = close or difflib.get_close_matches(name, choices, n=1)
+    return f"; did you mean '{prefix}{close[0]}'?" if close else ""
 
 
 class Registry(Generic[T]):

@@ -19,7 +19,12 @@ import torch.distributed as dist
 
 PRELOADED = [
     *("train_gan", "train_classifier", "gan.compare.report.write"),
-    *("sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard"),  # which the toolkit imports when it needs them
+    *(
+        "sklearn.datasets",
+        "torch._dynamo",
+        "torch.utils.tensorboard",
+        "torchvision",
+    ),  # which the toolkit imports when it needs them
 ]
 MAIN = Path(__file__).with_name("forked.py")
 TIMEOUT_S = 600  # on a busy machine

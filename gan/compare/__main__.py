@@ -29,6 +29,7 @@ from gan.compare.results import Results, find_completed
 from gan.compare.start import check_cells
 from gan.compare.status import FAILED, FINISHED, INTERRUPTED, Status, check_config
 from gan.options.loader import load_config
+from gan.options.shipped import config_path
 from gan.run import folder as run_folder
 from gan.run.lock import hold_lock
 from gan.run.start import require_all
@@ -114,7 +115,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file shared by all cells")
+    parser.add_argument("config", type=config_path, nargs="?", metavar="CONFIG", help="YAML file shared by all cells")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="config keys to override in all cells")
     add = parser.add_argument
     add("--vary", action="append", default=[], metavar="KEY=V1,V2", help="an axis of the grid; can be repeated")
@@ -153,7 +154,7 @@ def compare(options: argparse.Namespace, argv: list[str]) -> None:
     arms = build_arms([parse_axis(text) for text in options.vary], [parse_arm(text) for text in options.arm])
     cells = build_cells(options.config, options.overrides, arms, parse_seeds(options.seeds))
     kind = get_experiment_type(options.config)
-    base = load_config(kind.schema, options.config, options.overrides)
+    base = load_config(kind.schema, options.config, options.overrides, imports_plugins=True)
     folder = GridFolder(options.out or Path("runs") / f"compare-{run_folder.get_run_name(options.config)}")
     launch, resources = get_launcher(options, len(cells))
     device = options.device if options.launcher == "local" else "auto"  # this machine may be without the GPUs of others

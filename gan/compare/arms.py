@@ -127,7 +127,9 @@ def build_cells(path: Path, overrides: Sequence[str], arms: Iterable[Arm], seeds
         if text.partition("=")[0] == "seed":
             raise UserError(f"{text}: set the seeds of a comparison with --seeds")
     schema = get_experiment_type(path).schema
-    base = load_config(schema, path, overrides)  # reports an error in the shared part without naming an arm
+    base = load_config(
+        schema, path, overrides, imports_plugins=True
+    )  # reports an error in the shared part without naming an arm
     cells = [_build_cell(schema, path, overrides, arm, seed) for seed in seeds for arm in arms]
     for cell in cells:
         _check_evaluation(base, cell)
@@ -142,7 +144,7 @@ def to_file_name(name: str) -> str:
 def _build_cell(schema: type, path: Path, overrides: Sequence[str], arm: Arm, seed: int) -> Cell:
     all_overrides = (*overrides, *arm.overrides, f"seed={seed}")
     try:
-        return Cell(arm, seed, all_overrides, load_config(schema, path, all_overrides))
+        return Cell(arm, seed, all_overrides, load_config(schema, path, all_overrides, imports_plugins=True))
     except UserError as error:
         raise UserError(f"arm {arm.name}: {error}") from None
 

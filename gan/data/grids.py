@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from gan.runtime.files import write_atomically
 
@@ -19,6 +18,8 @@ def sample_grid(images: Tensor, stacked: bool, columns: int = COLUMNS) -> Tensor
     If `stacked` is True, the grid also shows the three color channels of each image separately, as gray images to the
     right in the same row, because a color image of three digits is hard to read.
     """
+    from torchvision.utils import make_grid  # late, because this import takes seconds
+
     scale = max(1, -(-MIN_SIDE // images.shape[-1]))
     images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     grid = make_grid(images, nrow=columns, padding=scale, pad_value=96)

@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
@@ -13,6 +14,7 @@ from gan.options.loader import dump_value
 from gan.options.schema import find_alternative, is_family, list_required
 
 
+@cache
 def get_field_docs(cls: type) -> dict[str, str]:
     """Return the docstring line under each field of a dataclass, including inherited fields."""
     docs: dict[str, str] = {}
@@ -25,6 +27,11 @@ def get_field_docs(cls: type) -> dict[str, str]:
                 case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
                     docs[name] = inspect.cleandoc(doc)
     return docs
+
+
+def get_first_line(cls: type) -> str:
+    """Return the first line of the docstring of a class."""
+    return (inspect.getdoc(cls) or "").partition("\n")[0]
 
 
 class Entry(NamedTuple):
@@ -96,7 +103,7 @@ def _list_choices(family: type, families: list[type]) -> Iterator[Section]:
         entries = [
             _describe_field(f".{field.name}", docs[field.name], field, types[field.name], families) for field in fields
         ]
-        yield Section(family.registry.kind, name, (inspect.getdoc(cls) or "").partition("\n")[0], entries)
+        yield Section(family.registry.kind, name, get_first_line(cls), entries)
 
 
 def _describe_mapping(cls: type) -> Section:
@@ -106,7 +113,7 @@ def _describe_mapping(cls: type) -> Section:
         Entry(f".{f.name}", "none" if f.name in required else dump_value(f.default), docs[f.name])
         for f in dataclasses.fields(cls)
     ]
-    return Section("mapping", cls.__name__.lower(), (inspect.getdoc(cls) or "").partition("\n")[0], entries)
+    return Section("mapping", cls.__name__.lower(), get_first_line(cls), entries)
 
 
 def _describe_field(key: str, doc: str, field: dataclasses.Field, tp: Any, families: list[type]) -> Entry:

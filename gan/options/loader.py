@@ -33,13 +33,22 @@ from gan.options.schema import (
     list_required,
     resolve_aliases,
 )
+from gan.runtime.plugins import import_plugins, is_imported
 from models.ranges import INT64, Range
 from models.registry import UnknownNameError, did_you_mean
 
+PLUGINS = "plugins"
+"""The key with the modules of the user that are imported before a config is read"""
 
-def load_config(schema: type, path: Path | None, overrides: Sequence[str] = ()) -> Any:
-    """Return the `schema` in the YAML file at `path` and its bases, with `key.sub=value` overrides applied."""
-    return _construct_layers(schema, [] if path is None else read_layers(path), overrides)
+
+def load_config(schema: type, path: Path | None, overrides: Sequence[str] = (), imports_plugins: bool = False) -> Any:
+    """Return the `schema` in the YAML file at `path` and its bases, with `key.sub=value` overrides applied.
+
+    The plugins that an override names are imported. Those that the file names are imported if `imports_plugins` is
+    True, because the user has chosen to run this config. Otherwise, this raises ConfigError if the process has not
+    imported them: the file may be from somebody else.
+    """
+    return _construct_layers(schema, [] if path is None else read_layers(path), overrides, imports_plugins)
 
 
 def parse_config(schema: type, text: str, source: str, overrides: Sequence[str] = ()) -> Any:
@@ -56,10 +65,37 @@ def parse_values(schema: type, texts: Mapping[str, str], source: str) -> Any:
     return construct(schema, Node(nodes, source), "")
 
 
-def _construct_layers(schema: type, layers: Sequence[Node], overrides: Sequence[str]) -> Any:
+def _construct_layers(
+    schema: type, layers: Sequence[Node], overrides: Sequence[str], imports_plugins: bool = False
+) -> Any:
     # Choosing another class drops the options of the old one, so choices must be applied before options.
     choices_first = sorted(overrides, key=lambda text: text.partition("=")[0].removesuffix(".name").count("."))
-    return construct(schema, merge_layers(schema, [*layers, *map(parse_override, choices_first)]), "")
+    given = list(map(parse_override, choices_first))
+    if PLUGINS in get_field_types(schema):
+        _import_plugins(schema, [*layers, *given], len(layers) if not imports_plugins else 0)
+    return construct(schema, merge_layers(schema, [*layers, *given]), "")
+
+
+def _import_plugins(schema: type, layers: Sequence[Node], trusted: int) -> None:
+    """Import the plugins that the last layer with this key names, if its index is at least `trusted`.
+
+    Raises ConfigError if they have not been imported and may not be.
+    """
+    for index, layer in reversed(list(enumerate(layers))):
+        node = layer.value.get(PLUGINS) if isinstance(layer.value, dict) else None
+        if node is None:
+            continue
+        plugins: tuple[str, ...] = construct(get_field_types(schema)[PLUGINS], node, PLUGINS)
+        if index >= trusted:
+            import_plugins(plugins, f"{node.where}: {PLUGINS}")
+        elif missing := [plugin for plugin in plugins if not is_imported(plugin)]:
+            raise _error(
+                node,
+                PLUGINS,
+                f"needs the code of {', '.join(missing)}, which is not run unless you say so; if you trust it, add"
+                f" --plugins {','.join(plugins)}",
+            )
+        return
 
 
 def from_plain(schema: type, value: Any, source: str = "config") -> Any:
@@ -136,7 +172,7 @@ def _construct_dict(tp: Any, node: Node, path: str) -> dict[str, Any]:
     return {name: _construct_class(family, name, child, f"{path}.{name}") for name, child in chosen.items()}
 
 
-_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
 def _construct_scalar(tp: Any, ranges: Sequence[Range], node: Node, path: str) -> Any:
@@ -149,7 +185,7 @@ def _construct_scalar(tp: Any, ranges: Sequence[Range], node: Node, path: str) -
         except OverflowError:
             raise _error(node, path, "must be a finite number") from None
     if type(value) is not tp:
-        raise _error(node, path, f"must be {_EXPECTED[tp]}, not {describe_value(node)}")
+        raise _error(node, path, f"must be {EXPECTED[tp]}, not {describe_value(node)}")
     if tp is float and not math.isfinite(value):
         raise _error(node, path, "must be a finite number")
     for bounds in [*ranges, INT64] if tp is int else ranges:
@@ -196,7 +232,8 @@ def _construct_dataclass(cls: type, node: Node, path: str, default: Any, ranges:
         inner = join_keys(path, key)
         if key not in types:
             known = ", ".join(types) or "none"
-            raise _error(child, inner, f"unknown key (known here: {known}){did_you_mean(key, types)}")
+            hint = did_you_mean(key, types, join_keys(path, "")) or _find_below(cls, key, path)
+            raise _error(child, inner, f"unknown key (known here: {known}){hint}")
         inner_default = get_field_default(cls, key) if default is None else getattr(default, key)
         values[key] = construct(types[key], child, inner, inner_default, ranges)
     if default is None and (missing := [key for key in list_required(cls) if key not in values]):
@@ -205,6 +242,18 @@ def _construct_dataclass(cls: type, node: Node, path: str, default: Any, ranges:
         return cls(**values) if default is None else dataclasses.replace(default, **values)
     except ValueError as error:  # raised by the dataclass's own checks
         raise _error(node, path, one_line(error)) from None
+
+
+def _find_below(cls: type, key: str, path: str) -> str:
+    """Return a hint at a key that is written one or more levels too high, such as `steps` instead of `train.steps`."""
+    for name in get_field_types(cls):
+        if dataclasses.is_dataclass(value := get_field_default(cls, name)):
+            inner = join_keys(path, name)
+            if key in get_field_types(type(value)):
+                return f"; did you mean '{inner}.{key}'?"
+            if hint := _find_below(type(value), key, inner):
+                return hint
+    return ""
 
 
 def _error(node: Node, path: str, message: str) -> ConfigError:

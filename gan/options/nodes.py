@@ -3,6 +3,7 @@
 Scalars follow the YAML 1.2 core schema: `1e-4` is a number, `no` is a string. Duplicate keys are errors.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from gan.options.shipped import find_shipped
 from gan.runtime.errors import UserError
 
 MAX_SHOWN = 1000  # characters of an override in error messages
@@ -185,7 +187,10 @@ def read_layers(path: Path, children: tuple[Path, ...] = (), where: str = "") ->
         return [layer]
     if not isinstance(base.value, str):
         raise ConfigError(f"{base.where}: 'base' must be the path of a YAML file, not {describe_value(base)}")
-    return [*read_layers(path.parent / base.value, (*children, path), base.where), layer]
+    file = path.parent / base.value
+    if not os.path.lexists(file):
+        file = find_shipped(Path(base.value)) or file
+    return [*read_layers(file, (*children, path), base.where), layer]
 
 
 def _relative_to_cwd(path: Path) -> str:

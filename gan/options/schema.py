@@ -86,7 +86,7 @@ def resolve_aliases(tp: Any, node: Node, path: str) -> dict[str, Node]:
     entries: dict[str, Node] = {}
     written: dict[str, str] = {}
     for key, child in node.value.items():
-        name = _get_current_name(tp, key)
+        name = get_current_name(tp, key)
         if name in entries:
             alias = join_keys(path, key if key != name else written[name])
             message = f"this is the old name of '{name}', which is also set; remove one"
@@ -95,7 +95,8 @@ def resolve_aliases(tp: Any, node: Node, path: str) -> dict[str, Node]:
     return entries
 
 
-def _get_current_name(tp: Any, key: str) -> str:
+def get_current_name(tp: Any, key: str) -> str:
+    """Return the name of an entry whose key may be its old name. `tp` is the type of the mapping."""
     if dataclasses.is_dataclass(tp):
         return next((field.name for field in _find_renamed(tp, key)), key)
     return get_args(tp)[1].registry.resolve(key) if get_origin(tp) is dict else key

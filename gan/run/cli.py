@@ -1,60 +1,101 @@
-"""The command line of the training scripts: options, and the run that they start or resume."""
+"""The command line of the training scripts.
+
+This module does not import PyTorch, so that a script can refuse a command line before that, which takes seconds.
+"""
 
 import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from gan.options.help import describe
-from gan.options.loader import load_config
-from gan.run import folder as run_folder
-from gan.runtime.command import Parser
+from gan.options.nodes import read_layers
+from gan.options.shipped import config_path
+from gan.runtime.command import Parser, exit_code
+from gan.runtime.startup import exit_when_interrupted
+from gan.runtime.text import printable
 
 
 class TrainingParser(Parser):
-    """Parser of a command that trains configs of a schema; `--help` lists the config keys."""
+    """Parser of a script that trains configs.
 
-    def __init__(self, prog: str, description: str, schema: type, default: Path):
-        """Add the options; `default` is the config without --config, in a subfolder of `configs/`."""
-        super().__init__(prog=prog, description=description)
-        self._schema = schema
-        shown = Path(*default.parts[-3:])
-        self.add_argument("--config", type=Path, help=f"YAML file (default: {shown}; with --resume: that of the run)")
-        self.add_argument("--out", type=Path, help="run folder (default: a new one in runs/, named after the config)")
-        self.add_argument("--resume", action="store_true", help="continue the run in --out (default: the newest one)")
-        self.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
-        self.add_argument("overrides", nargs="*", metavar="key.sub=value", help="config keys to change")
-
-    def format_help(self) -> str:
-        """Return the options and the config keys."""
-        keys = f"Config keys, in YAML or on the command line as key.sub=value:\n\n{describe(self._schema)}"
-        return f"{super().format_help()}\n{keys}\n"
-
-
-class SelectedRun(NamedTuple):
-    """A run to start or to resume."""
-
-    folder: Path
-    config: Any
-    saved: Any
-    """The config in the folder if the run is resumed, otherwise None"""
-
-
-def select_run(options: argparse.Namespace, schema: type, default: Path) -> SelectedRun:
-    """Return the run that the options name. Raises UserError for invalid options.
-
-    A job that torchrun has restarted continues the run of its first attempt, if that attempt had started a run.
+    `default` is the config without --config, in a subfolder of `configs/`.
     """
-    path = options.config or default
-    name = run_folder.get_run_name(path)
-    earlier = run_folder.find_folder_of_job()
-    out = earlier or options.out
-    resumes = options.resume or (earlier is not None and (earlier / run_folder.CONFIG).exists())
-    if resumes:
-        folder = out or run_folder.find_newest_folder(name)
-        config = load_config(schema, options.config or run_folder.config_path(folder), options.overrides)
-        return SelectedRun(folder, config, run_folder.check_same_experiment(folder, config))
 
-    folder = out or run_folder.find_free_folder(name)
-    config = load_config(schema, path, options.overrides)
-    run_folder.check_free(folder)
-    return SelectedRun(folder, config, None)
+    def __init__(self, prog: str = "", description: str = "", default: Path = Path()):
+        usage = f"{prog} [options] [key.sub=value ...]"
+        super().__init__(usage=usage, description=description, add_help=False, formatter_class=_Formatter)
+        self.default = default
+        shown = Path(*default.parts[-3:])
+        add = self.add_argument
+        add("-h", "--help", nargs="?", const="", metavar="KEY", help="show this page, or a key, a section, or all")
+        add("--print-config", action="store_true", help="print the complete config as YAML, and stop")
+        add(
+            "--config",
+            type=config_path,
+            metavar="FILE",
+            help=f"YAML file (default: {shown};\nwith --resume: that of the run)",
+        )
+        add("--out", type=Path, metavar="DIR", help="run folder (default: a new one in runs/)")
+        add("--resume", action="store_true", help="continue the run in --out (default: the newest one)")
+        add("--device", choices=("auto", "cpu", "cuda"), default="auto", metavar="NAME", help="auto, cpu or cuda")
+        add("overrides", nargs="*", metavar="key.sub=value", help=argparse.SUPPRESS)
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """Return the options. Raises UserError for invalid ones, and if --config cannot be read as YAML."""
+        options = self.parse_intermixed_args(arguments)
+        if options.help is not None and "=" in options.help:  # an override after --help
+            options.overrides.insert(0, options.help)
+            options.help = ""
+        if options.config is not None:
+            read_layers(options.config)
+        return options
+
+    def dispatch(self, arguments: Sequence[str] | None, schema: Any, run: Callable[[argparse.Namespace], None]) -> None:
+        """Print what --help or --print-config ask for, or else call `run` with the options. Raises UserError.
+
+        `schema` is the dataclass of the configs.
+        """
+        options = self.parse(arguments)
+        if options.help is None and not options.print_config:
+            run(options)
+            return
+        from gan.options.explain import explain, format_page
+        from gan.options.help import describe
+        from gan.options.loader import dump_config
+        from gan.run.selection import load_selected_config
+
+        path, config = load_selected_config(options, schema, self.default)
+        if options.print_config:
+            print(dump_config(config), end="")
+        elif options.help == "all":
+            print(describe(schema))
+        elif options.help:
+            print(explain(config, options.help))
+        else:
+            print(self.format_help())
+            print(f"keys, in YAML or as key.sub=value, with their values in {_relative(path)}:")
+            print(format_page(config, schema.COMMON))
+            print("\n--help KEY shows a key or a section: --help train, --help train.steps; --help all shows all keys")
+
+
+class _Formatter(argparse.RawTextHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=26)
+
+
+def _relative(path: Path) -> str:
+    """Return a path relative to the working folder if it is in it."""
+    return printable(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def prepare_script() -> None:
+    """Prepare the process of a training script, before it imports PyTorch. Ends it if its command line is invalid."""
+    exit_when_interrupted()
+    # Threads of PyTorch that wait actively slow each other down as soon as another process needs a core: steps then
+    # take ten times as long. OpenMP reads this when PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if code := exit_code(lambda: TrainingParser().parse(None), distributed=True, prints_results=False):
+        sys.exit(code)
+    exit_when_interrupted()

@@ -11,9 +11,10 @@ from typing import Any
 from gan.options.loader import dump_config, load_config, to_plain
 from gan.options.nodes import read_layers
 from gan.run.lock import LOCK, check_lock, locked
-from gan.runtime.distributed import leave_note, rank, read_note
+from gan.runtime.distributed import rank
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
+from gan.runtime.job import leave_note, read_note
 from gan.runtime.temporary import is_temporary
 from gan.runtime.weights import get_fingerprint
 
@@ -25,7 +26,7 @@ NOTE = "run folder"
 RESUME_MAY_CHANGE = (
     *("train.steps", "train.on_nan"),
     *("data.root", "data.held_out", "data.download", "data.device_budget_gb", "data.workers", "data.allow_changes"),
-    *("log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
+    *("plugins", "log.", "eval.", "metrics.", "lipschitz.", "checkpoint."),
 )
 # Except that this key may not name another classifier, NAME@FINGERPRINT: metrics of both would have the same names.
 FINGERPRINTED = ("metrics", "classifier")

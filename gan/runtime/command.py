@@ -11,21 +11,36 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gan import __version__
 from gan.runtime.console import open_console
-from gan.runtime.distributed import claim_first_failure, launched_world_size
 from gan.runtime.errors import Stopped, UserError, is_out_of_memory, to_line
 from gan.runtime.files import WriteError
+from gan.runtime.job import claim_first_failure, launched_world_size
+from gan.runtime.plugins import import_plugins
 from gan.runtime.startup import EXIT_CODE, raise_when_interrupted
 
 OVERRIDE = re.compile(r"[\w.]+=")
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises UserError for invalid options."""
+    """Argument parser that raises UserError for invalid options, with the options of all commands."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.add_argument(
+            "--plugins", type=_import_plugins, metavar="M,M", help="import your modules, also those that a run names"
+        )
+        self.add_argument("--version", action="version", version=f"convnorm-gan {__version__}")
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
         raise UserError(f"{message} (see --help)")
+
+
+def _import_plugins(text: str) -> list[str]:
+    plugins = text.split(",")
+    import_plugins(plugins, "--plugins")
+    return plugins
 
 
 def split_overrides(words: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -56,7 +71,7 @@ def png_path(text: str) -> Path:
     return path
 
 
-def exit_code(command: Callable[[], None], distributed: bool = False, prints_results: bool = True) -> int:
+def exit_code(command: Callable[[], object], distributed: bool = False, prints_results: bool = True) -> int:
     """Run a command and return its exit code.
 
     0 after success, 2 after user errors, 130 after Ctrl-C, and the code of a run that stopped itself. User errors and
@@ -72,7 +87,7 @@ def exit_code(command: Callable[[], None], distributed: bool = False, prints_res
         return 2 if code == 0 and prints_results and output.is_lost else code
 
 
-def _run(command: Callable[[], None], distributed: bool) -> int:
+def _run(command: Callable[[], object], distributed: bool) -> int:
     try:
         if not distributed and launched_world_size() > 1:
             count = launched_world_size()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gan.runtime.errors import UserError
+from gan.runtime.job import get_agent_store, is_launched
 
 T = TypeVar("T")
 
@@ -39,18 +40,13 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def launched_world_size() -> int:
-    """Return the number of processes that torchrun launched, whether they form a process group or not."""
-    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
-
-
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the process group if torchrun launched this process. Ranks other than 0 neither print nor warn.
 
     On CUDA each process of a machine uses its own device. Raises UserError when there are too few devices.
     """
-    if not dist.is_torchelastic_launched():
+    if not is_launched():
         yield
         return
     backend = "gloo"
@@ -68,31 +64,6 @@ def process_group(device: torch.device) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     dist.destroy_process_group()  # not after an exception, because the other processes may be in a collective
-
-
-def claim_first_failure() -> bool:
-    """Return True in the first process of the job that fails. Only that process reports its error."""
-    try:
-        store = _agent_store()
-        return store is None or store.add(f"failures of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
-    except RuntimeError:
-        return True
-
-
-def leave_note(name: str, text: str) -> None:
-    """Keep a text for later attempts of this job: torchrun starts all processes again after a failure, if it may.
-
-    Without torchrun, this does nothing.
-    """
-    if (store := _agent_store()) is not None:
-        store.set(f"note: {name}", text)
-
-
-def read_note(name: str) -> str | None:
-    """Return the text that an earlier attempt of this job left with `leave_note`, or None."""
-    # TORCHELASTIC_RESTART_COUNT does not tell whether there was one: it only counts failures on this machine.
-    store, key = _agent_store(), f"note: {name}"
-    return store.get(key).decode() if store is not None and store.check([key]) else None
 
 
 @contextmanager
@@ -262,7 +233,7 @@ def _view_as(part: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _join(backend: str) -> None:
-    store, on_one_machine = _agent_store(), os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+    store, on_one_machine = get_agent_store(), os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
     if store is None or not on_one_machine:  # several machines count their restarts separately
         dist.init_process_group(backend, timeout=TIMEOUT)
         return
@@ -272,15 +243,6 @@ def _join(backend: str) -> None:
     store = dist.PrefixStore(name, store)  # pyright: ignore[reportPrivateImportUsage]
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=world_size)
-
-
-def _agent_store() -> Any:
-    """Return the store of torchrun itself, or None. It exists before the process group, and outlives restarts."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return None
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    wait = timedelta(seconds=10)
-    return dist.TCPStore(address, port, is_master=False, timeout=wait)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _local_rank() -> int:

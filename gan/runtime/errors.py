@@ -3,8 +3,6 @@
 import re
 from collections.abc import Callable
 
-import torch
-
 from gan.runtime.text import printable
 
 MAX_LENGTH = 2000  # in characters; a message may quote input of any length
@@ -54,6 +52,8 @@ def to_line(message: str) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error, or the error that caused it, is a lack of memory."""
+    import torch  # late, so that a command can report an error before it imports PyTorch, which takes seconds
+
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or OUT_OF_MEMORY.search(str(error)):
         return True
     cause = error.__cause__ or error.__context__

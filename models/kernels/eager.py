@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-import torch
+from torch._compile import _disable_dynamo
 
 Function = TypeVar("Function", bound=Callable)
 
 
 def eager(function: Function) -> Function:
-    """Exclude a function from compiled graphs: `torch.compiler.disable`, which would lose the function's type."""
-    return cast(Function, torch.compiler.disable(function))
+    """Exclude a function from compiled graphs, as `torch.compiler.disable` does.
+
+    This form, which PyTorch uses for its own functions, imports the compiler at the first call instead of here: that
+    takes seconds.
+    """
+    return cast(Function, _disable_dynamo(function))

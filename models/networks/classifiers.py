@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, cast
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from models.networks.base import CLASSIFIERS, ClassifierConfig, ImageShape
 from models.ranges import AT_LEAST_1
@@ -19,7 +18,7 @@ class ResNetClassifierConfig(ClassifierConfig):
     The convolutions have no bias, even with `activation_norm: none`.
     """
 
-    block: ClassVar[type[BasicBlock | Bottleneck]]
+    block: ClassVar[Literal["BasicBlock", "Bottleneck"]]
     blocks: ClassVar[tuple[int, int, int, int]]
 
     stem: Literal["cifar", "imagenet"] = "cifar"
@@ -36,12 +35,13 @@ class ResNetClassifierConfig(ClassifierConfig):
         """
         if image.num_classes is None:
             raise ValueError("a classifier needs the number of classes")
+        from torchvision.models import resnet  # late, because this import takes seconds
 
         def scale(channels: int) -> int:
             return channels * self.width // TORCHVISION_WIDTH
 
-        network = ResNet(
-            self.block,
+        network = resnet.ResNet(
+            getattr(resnet, self.block),
             list(self.blocks),
             image.num_classes,
             norm_layer=lambda channels: self.activation_norm.build(scale(channels)),
@@ -68,7 +68,7 @@ class ResNetClassifierConfig(ClassifierConfig):
 class ResNet10Config(ResNetClassifierConfig):
     """ResNet-10: one basic block per stage, for small images and short training."""
 
-    block: ClassVar = BasicBlock
+    block: ClassVar = "BasicBlock"
     blocks: ClassVar = (1, 1, 1, 1)
 
 
@@ -77,7 +77,7 @@ class ResNet10Config(ResNetClassifierConfig):
 class ResNet18Config(ResNetClassifierConfig):
     """ResNet-18: two basic blocks per stage."""
 
-    block: ClassVar = BasicBlock
+    block: ClassVar = "BasicBlock"
     blocks: ClassVar = (2, 2, 2, 2)
 
 
@@ -86,7 +86,7 @@ class ResNet18Config(ResNetClassifierConfig):
 class ResNet50Config(ResNetClassifierConfig):
     """ResNet-50: 3, 4, 6 and 3 bottleneck blocks per stage."""
 
-    block: ClassVar = Bottleneck
+    block: ClassVar = "Bottleneck"
     blocks: ClassVar = (3, 4, 6, 3)
 
 

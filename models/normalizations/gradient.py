@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from models.calls import get_logits
+from models.kernels.eager import eager
 from models.normalizations.base import NORMALIZATIONS, Normalization, Wrapper
 from models.normalizations.obstacles import find_normalization
 from models.protocols import GetBound
@@ -67,7 +68,7 @@ class GradientNormalized(Wrapper):
         """The discriminator."""
         return self.network
 
-    @torch.compiler.disable  # compiled graphs do not support double backward
+    @eager  # compiled graphs do not support double backward
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return normalized logits (B,). Raises ValueError if the network does not return (B,) or (B, 1)."""
         if isinstance(x, fx.Proxy):

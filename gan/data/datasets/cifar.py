@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from torchvision import datasets
 
 from gan.data.base import DATASETS
 from gan.data.datasets.downloaded import DownloadedConfig
@@ -22,7 +21,6 @@ class CIFARConfig(DownloadedConfig):
     Each file is a pickled dict with labels and rows of 1024 red, 1024 green and 1024 blue values.
     """
 
-    archive: ClassVar[type[datasets.CIFAR10]]
     download_gb: ClassVar[float] = 0.36
     labels_key: ClassVar[str]
     num_classes: ClassVar[int]
@@ -67,7 +65,7 @@ class CIFARConfig(DownloadedConfig):
 class CIFAR10Config(CIFARConfig):
     """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels in 10 classes."""
 
-    archive: ClassVar = datasets.CIFAR10
+    archive_class: ClassVar = "CIFAR10"
     labels_key: ClassVar = "labels"
     num_classes: ClassVar = 10
 
@@ -82,7 +80,7 @@ class CIFAR10Config(CIFARConfig):
 class CIFAR100Config(CIFARConfig):
     """CIFAR-100: 50,000 training and 10,000 test images of 32x32 pixels in 100 (fine) classes."""
 
-    archive: ClassVar = datasets.CIFAR100
+    archive_class: ClassVar = "CIFAR100"
     labels_key: ClassVar = "fine_labels"
     num_classes: ClassVar = 100
 

@@ -13,9 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
-
-from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+from typing import Any, ClassVar, Protocol
 
 from gan.data.base import DATASETS, DatasetConfig, Splits
 from gan.data.prepared import Source, prepare
@@ -40,7 +38,7 @@ class Archive(Protocol):
 class DownloadedConfig(DatasetConfig):
     """Base class of datasets that are read from an unpacked archive in `root`."""
 
-    archive: ClassVar[Archive]
+    archive_class: ClassVar[str]  # name of torchvision's class
     download_gb: ClassVar[float]  # size of the archive and of the files in it
 
     download: bool = False
@@ -68,12 +66,21 @@ class DownloadedConfig(DatasetConfig):
         return DATASETS.get_name(type(self))
 
     @property
+    def archive(self) -> Any:
+        """Torchvision's class, with the attributes of `Archive` and its own ones."""
+        from torchvision import datasets  # late, because this import takes seconds
+
+        return getattr(datasets, self.archive_class)
+
+    @property
     def folder(self) -> Path:
         """The folder of the unpacked archive."""
         return expand_path(self.root) / self.archive.base_folder
 
     def verify(self, names: Iterable[str]) -> None:
         """Raise UserError if the checksum of a file differs from that of the published file."""
+        from torchvision.datasets.utils import check_integrity
+
         md5 = get_checksums(self.archive)
         for name in names:
             if not check_integrity(self.folder / name, md5[name]):
@@ -119,6 +126,8 @@ def fetch(archive: Archive, root: Path) -> None:
     The archive is unpacked in a hidden folder, which is moved to its place when it is complete. The folders that killed
     downloads have left are removed.
     """
+    from torchvision.datasets.utils import download_and_extract_archive
+
     staging = name_temporary(root / archive.base_folder)
     try:
         root.mkdir(parents=True, exist_ok=True)

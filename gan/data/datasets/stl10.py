@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
-from torchvision import datasets
 
 from gan.data.base import DATASETS, Splits
 from gan.data.datasets.downloaded import DownloadedConfig
@@ -40,7 +39,7 @@ class STL10Config(DownloadedConfig):
     The default is that of Miyato et al. (ICLR 2018): the unlabeled images, resized to 48x48.
     """
 
-    archive: ClassVar[type[datasets.STL10]] = datasets.STL10
+    archive_class: ClassVar = "STL10"
     download_gb: ClassVar[float] = 5.8
 
     split: Literal["unlabeled", "train", "train+unlabeled"] = "unlabeled"

@@ -19,12 +19,10 @@ from gan.compare.folder import GridFolder, read_record
 from gan.compare.local_launcher import Resources, build_arguments, get_gpu, run_cells, start_process
 from gan.compare.results import find_completed
 from gan.compare.status import Status, save_final_status, save_status
-from gan.config import Config
 from gan.run.cli import TrainingParser
 from gan.run.lock import locked
 from gan.run.logging import read_metrics
 from gan.runtime.temporary import name_temporary
-from train_gan import DEFAULT_CONFIG
 from train_gan import main as train
 
 ROOT = Path(__file__).parents[3]
@@ -275,7 +273,7 @@ def test_there_are_at_most_as_many_jobs_as_cells(small_config):
 def test_paths_of_a_cell_may_begin_with_a_hyphen(small_config, tmp_path):
     folder, cells = GridFolder(Path("-cmp")), build_cells(small_config, [], build_arms([], []), [0])
     arguments = build_arguments(cells[0], folder, Resources(Path("-c.yaml"), device="cpu", jobs=1, threads=1))
-    options = TrainingParser("train", "", Config, DEFAULT_CONFIG).parse_intermixed_args(arguments)
+    options = TrainingParser().parse_intermixed_args(arguments)
     assert (options.config, options.out) == (Path("-c.yaml"), folder.run_folder(cells[0].name))
     assert options.overrides == list(cells[0].overrides)
 

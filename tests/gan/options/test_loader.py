@@ -71,7 +71,7 @@ def test_config_without_file_has_all_defaults():
         ("sed: 1", "test.yaml:1: sed: unknown key (known here: seed, data, "),
         ("sed: 1", "did you mean 'seed'?"),
         ("seed: 1\ntrain:\n  stepz: 5", "test.yaml:3: train.stepz: unknown key"),
-        ("seed: 1\ntrain:\n  stepz: 5", "did you mean 'steps'?"),
+        ("seed: 1\ntrain:\n  stepz: 5", "did you mean 'train.steps'?"),
         ("generator: {widht: 8}", "test.yaml:1: generator.widht: unknown key"),
         ("\nseed: one", "test.yaml:2: seed: must be a whole number, not the string 'one'"),
         ("seed: 1.5", "test.yaml:1: seed: must be a whole number, not 1.5"),

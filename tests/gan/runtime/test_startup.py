@@ -1,6 +1,7 @@
 """Ctrl-C while a command imports the libraries."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gan import __version__
 from gan.runtime.command import exit_code
 from gan.runtime.startup import exit_when_interrupted
 
@@ -40,6 +42,27 @@ def test_interrupted_import_is_one_line(tmp_path, command):
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[0] == b"\ninterrupted\n"
     assert process.returncode == 130
+
+
+INVALID = "train: {steps: 1\n"
+EARLY = [
+    (["--version"], 0, f"convnorm-gan {__version__}\n"),
+    (["--frog"], 2, "error: unrecognized arguments: --frog [(]see --help[)]\n"),
+    (["--config", "gone.yaml"], 2, "error: cannot read the config file .*gone.yaml: No such file or directory\n"),
+    (["--config", "invalid.yaml", "--help"], 2, "error: invalid.yaml:2: not valid YAML: .*\n"),
+]
+
+
+@pytest.mark.parametrize("script", ["train_gan.py", "train_classifier.py"])
+@pytest.mark.parametrize(("options", "code", "output"), EARLY, ids=[" ".join(case[0]) for case in EARLY])
+def test_what_needs_no_torch_is_answered_without_it(tmp_path, script, options, code, output):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')")
+    (tmp_path / "invalid.yaml").write_text(INVALID)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, ROOT / script, *options]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code
+    assert re.fullmatch(output, done.stdout + done.stderr)
 
 
 def test_interrupted_command_ends_as_before(capsys):

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from torchvision import datasets
+from torchvision.datasets import utils
 
+import gan.data.datasets  # noqa: F401 (registers the datasets)
 from gan.data import DATASETS
-from gan.data.datasets import downloaded
 from gan.runtime.errors import UserError
 from gan.runtime.temporary import name_temporary
 
@@ -71,14 +72,14 @@ def test_unavailable_archive_is_a_user_error(tmp_path, cifar10):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_interrupted_download_leaves_no_files(tmp_path, cifar10, monkeypatch, stop):
-    fetch = downloaded.download_and_extract_archive
+    fetch = utils.download_and_extract_archive
 
     def interrupted(*arguments, **options):
         fetch(*arguments, **options)
         assert all(name.startswith(".") for name in visible(tmp_path / "data"))
         raise stop
 
-    monkeypatch.setattr(downloaded, "download_and_extract_archive", interrupted)
+    monkeypatch.setattr(utils, "download_and_extract_archive", interrupted)
     with pytest.raises(stop):
         CIFAR10(root=str(tmp_path / "data"), download=True).load()
     assert visible(tmp_path / "data") == []

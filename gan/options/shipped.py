@@ -1,0 +1,20 @@
+"""The configs that come with the toolkit. They can be named in any working folder: `cifar10/fast`."""
+
+import os
+from pathlib import Path
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def find_shipped(name: Path) -> Path | None:
+    """Return the config of the toolkit with a name such as `cifar10/fast` or `configs/cifar10/fast.yaml`, or None."""
+    parts = name.parts[1:] if name.parts[:1] == ("configs",) else name.parts
+    path = CONFIGS.joinpath(*parts)
+    path = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
+    return path if os.path.isfile(path) else None
+
+
+def config_path(text: str) -> Path:
+    """Return the path of a config: a file of the user, or one of the toolkit; for use as the `type` of an option."""
+    path = Path(text)
+    return path if os.path.lexists(path) else find_shipped(path) or path
