@@ -57,11 +57,12 @@ def changed_run(tmp_path_factory, short_slope_search, tiny_run) -> tuple[Path, s
 
 def test_run_writes_files(changed_run):
     names = read_files(changed_run[0]).keys()
-    (events,) = (name for name in names if name.startswith("events.out.tfevents."))
-    assert names - {events} == {
+    (events,) = (name for name in names if name.startswith("events.out.tfevents.") and name.endswith(".v2"))
+    assert names - {events, "events.out.tfevents.hparams"} == {
         *("config.yaml", "metrics.jsonl", "generator.safetensors", "checkpoints/best.pt"),
         *("checkpoints/step_00000004.pt", "checkpoints/step_00000006.pt"),
-        *(f"samples/step_0000000{step}.png" for step in (2, 4, 6)),
+        *(f"samples/step_0000000{step}.png" for step in (0, 1, 2, 4, 6)),
+        *("samples/latest.png", "samples/real.png"),
     }
 
 
@@ -70,7 +71,7 @@ def test_metrics_jsonl_and_tensorboard_have_the_same_numbers(finished_run):
     assert set().union(*lines) == COUNTERS | TAGS
     logarithms = {tag for tag in read_tags(finished_run) if "/log10/" in tag}
     assert read_tags(finished_run) - logarithms == set(map(get_name, TAGS))
-    assert read_tags(finished_run, "images") == {"3_samples"}
+    assert read_tags(finished_run, "images") == {"3_samples", "3_samples/real"}
     for tag in TAGS:
         logged = [(line["step"], pytest.approx(line[tag], rel=2e-5)) for line in lines if tag in line]
         assert read_scalars(finished_run, get_name(tag)) == logged

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from gan.run.folder import CONFIG, RESUME_MAY_CHANGE
-from gan.run.step_files import SAMPLES, find_step_files
+from gan.run.step_files import REAL, SAMPLES, find_step_files
 from gan.run.writers.base import WRITERS, Writer, flatten
 from gan.run.writers.tensorboard_tags import BOUNDS, LOG10, describe, get_name
 from gan.runtime.text import printable
@@ -51,6 +51,8 @@ class TensorBoard(Writer):
             for step, path in find_step_files(folder / SAMPLES, ".png").items():
                 if step <= start:
                     self.image(SAMPLES, step, read_png(path))
+            if (real := folder / SAMPLES / REAL).is_file():
+                self.image(f"{SAMPLES}/real", 0, read_png(real))
         if has_old_names:
             print(
                 f"{printable(folder)}: TensorBoard shows the log so far under new names of the tags, and also under the"
