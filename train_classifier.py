@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         print("\n" + format_table(lipschitz_rows(numbers, "classifier")))
         print(f"\nrun folder:   {printable(folder)}")
         if "tensorboard" in config.log.to:
-            print(f"TensorBoard:  tensorboard --logdir {printable(folder)}")
+            print(f"TensorBoard:  tensorboard --logdir {printable(folder)} --samples_per_plugin images=100")
 
 
 if __name__ == "__main__":

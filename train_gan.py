@@ -100,7 +100,7 @@ def print_results(experiment: Experiment, folder: Path, splits: Splits) -> None:
     name = printable(folder)
     print(f"\nrun folder:   {name}\nsamples:      {name}/samples")
     if "tensorboard" in experiment.config.log.to:
-        print(f"TensorBoard:  tensorboard --logdir {name}")
+        print(f"TensorBoard:  tensorboard --logdir {name} --samples_per_plugin images=100")
 
 
 if __name__ == "__main__":

@@ -249,8 +249,8 @@ def compare_runs(options: argparse.Namespace, argv: list[str]) -> None:
 
 def save_numbers(results: Results, ended: Iterable[str] | None = None) -> None:
     """Save the results of the cells that have `ended`, or of all, and their hyperparameters for TensorBoard."""
-    read = results.save(ended)
-    write_hparams(results.folder, results.description, results.rows, read)
+    results.save(ended)
+    write_hparams(results.folder, results.description, results.rows)
 
 
 def print_paths(paths: list[Path]) -> None:

@@ -69,10 +69,10 @@ class Results:
         """The rows of results.csv."""
         return [self._rows[name] for name in self._identities]
 
-    def save(self, ended: Iterable[str] | None = None) -> set[str]:
+    def save(self, ended: Iterable[str] | None = None) -> None:
         """Write results.csv, and the curves and samples of the cells that have `ended` since, by default of all others.
 
-        The other cells keep their rows. Return the names of the cells that were read.
+        The other cells keep their rows.
         """
         check_lock(self.folder.root)
         names = self._identities.keys() - self._ended if ended is None else set(ended)
@@ -80,7 +80,6 @@ class Results:
         for name in names:
             self._rows[name] = self._read(name)
         write_table(self.folder.results_file, self.rows)
-        return names
 
     def _read(self, name: str) -> Row:
         """Return the row of a cell, and save its curve and, if it has the first seed of its arm, its sample."""

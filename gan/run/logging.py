@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gan.data.grids import save_png
 from gan.run.lock import check_lock
-from gan.run.step_files import find_checkpoint_entries, get_step_file
+from gan.run.step_files import LATEST, REAL, SAMPLES, find_checkpoint_entries, get_step_file
 from gan.run.writers import WRITERS, Writer
 from gan.runtime.damaged import BAD_CHARACTER, describe_damage, keep_copy, list_copies, read_file
 from gan.runtime.files import append, name_in_errors, write_text
@@ -68,10 +68,17 @@ class RunLogger:
         self._send("scalars", counters, numbers)
 
     def image(self, tag: str, step: int, image: Tensor) -> None:
-        """Log an image (C, H, W) uint8, and write it to `TAG/step_00000500.png` in the run folder."""
+        """Log an image (C, H, W) uint8, and write it to `TAG/step_00000500.png` and `TAG/latest.png`."""
         check_lock(self._folder)
         save_png(self.get_image_path(tag, step), image)
+        save_png(self._folder / tag / LATEST, image)
         self._send("image", tag, step, image)
+
+    def real_images(self, image: Tensor) -> None:
+        """Log a grid of real images (C, H, W) uint8, as one of step 0, and write it to `samples/real.png`."""
+        check_lock(self._folder)
+        save_png(self._folder / SAMPLES / REAL, image)
+        self._send("image", f"{SAMPLES}/real", 0, image)
 
     def get_image_path(self, tag: str, step: int) -> Path:
         """Return the path of an image in the run folder."""

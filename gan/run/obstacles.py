@@ -7,7 +7,7 @@ from pathlib import Path
 from gan.run.divergence import DIVERGENCES
 from gan.run.folder import CONFIG
 from gan.run.logging import METRICS
-from gan.run.step_files import BEST, CHECKPOINTS, SAMPLES, SUFFIX, find_checkpoints, find_step_entries
+from gan.run.step_files import BEST, CHECKPOINTS, LATEST, REAL, SAMPLES, SUFFIX, find_checkpoints, find_step_entries
 from gan.runtime.errors import collect_errors
 from gan.runtime.files import check_regular
 
@@ -20,7 +20,8 @@ def find_obstacles(run: Path, steps: int, network: str) -> list[str]:
     checkpoints, samples = run / CHECKPOINTS, run / SAMPLES
     start = max(find_checkpoints(run), default=0)
     entries = [*find_step_entries(checkpoints, SUFFIX).items(), *find_step_entries(samples, ".png").items()]
-    replaced = [run / network, checkpoints / BEST, *(path for step, path in entries if start <= step <= steps)]
+    images = [samples / LATEST, samples / REAL]
+    replaced = [run / network, checkpoints / BEST, *images, *(path for step, path in entries if start <= step <= steps)]
     read = [run / name for name in (CONFIG, METRICS, DIVERGENCES)]
     return list(describe_obstacles(folders=[checkpoints, samples], read=read, replaced=replaced))
 

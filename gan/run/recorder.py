@@ -10,6 +10,7 @@ from typing import Any
 from gan.run.checkpoint import Checkpoints
 from gan.run.logging import RunLogger, read_metrics
 from gan.run.progress import Progress
+from gan.run.step_files import REAL, SAMPLES
 from gan.runtime.distributed import rank
 
 METRIC = "metrics/"  # what the tags of metrics begin with
@@ -72,6 +73,10 @@ class Recorder:
     def has_logged(self, step: int, tag: str) -> bool:
         """Return whether the log has a number under `tag` for `step`."""
         return any(line["step"] == step and tag in line for line in read_metrics(self._folder))
+
+    def has_real_images(self) -> bool:
+        """Return whether a grid of real images has been logged."""
+        return (self._folder / SAMPLES / REAL).exists()
 
     def has_image(self, tag: str, step: int) -> bool:
         """Return whether an image has been logged under `tag` for `step`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 CHECKPOINTS, SUFFIX = "checkpoints", ".pt"  # the folder of a run with its checkpoints
 BEST = f"best{SUFFIX}"  # the best one
 SAMPLES = "samples"  # the folder with its sample images
+REAL, LATEST = "real.png", "latest.png"  # the real images there, and a copy of the newest sample image
 NAME = re.compile(r"step_([0-9]{8,})\.[a-z]+")
 
 

@@ -52,6 +52,8 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
             save(experiment, recorder)  # the first state to roll back to
         if experiment.step > 0 and due(config.eval.every) and lacks_evaluation(experiment, recorder):
             evaluate(experiment, recorder, interrupt, warnings)  # the run stopped after saving, before this evaluation
+        if recorder is not None:
+            draw_missing_images(experiment, recorder)
         throughput = Throughput(experiment.images)
 
         while experiment.step < config.train.steps:
@@ -90,7 +92,10 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
                     save(experiment, recorder)
                 stop_interrupted(signal_number, experiment.step)
 
-            if acts:
+            draws = is_early(experiment.step, config.eval.every) and not evaluates
+            if draws and recorder is not None:
+                draw_samples(experiment, recorder)
+            if acts or draws:
                 throughput.restart(experiment.images)  # measuring and writing do not count as training
 
 
@@ -150,6 +155,31 @@ def evaluate(
     if metrics:
         recorder.log(experiment.counters, metrics | spreads)
     recorder.warn(warnings.check_samples(experiment.step, samples, experiment.images))
+
+
+def is_early(step: int, every: int) -> bool:
+    """Return whether a sample grid is drawn after `step` without an evaluation, which comes every `every` steps.
+
+    These are step 0 and the powers of two before the first evaluation: at first, images change in few steps.
+    """
+    return step < every and step & (step - 1) == 0
+
+
+def draw_samples(experiment: Experiment, recorder: Recorder) -> None:
+    """Log a sample grid of the averaged generator. It changes no state and no random number of training."""
+    samples = fixed_samples(experiment.evaluated_generator(), experiment.inputs)
+    recorder.logger.image(SAMPLES, experiment.step, sample_grid(samples, experiment.config.data.stacked))
+
+
+def draw_missing_images(experiment: Experiment, recorder: Recorder) -> None:
+    """Log a grid of real images, unless the run has it, and a sample grid if it is due at this step and missing."""
+    if not recorder.has_real_images():
+        images = experiment.inputs.sampler.images
+        index = torch.linspace(0, len(images) - 1, min(NUM_SAMPLES, len(images))).long()  # folders are sorted by class
+        grid = sample_grid(images[index.to(images.device)].cpu(), experiment.config.data.stacked)
+        recorder.logger.real_images(grid)
+    if is_early(experiment.step, experiment.config.eval.every) and not recorder.has_image(SAMPLES, experiment.step):
+        draw_samples(experiment, recorder)
 
 
 def has_diverged(experiment: Experiment, folder: Path, recorder: Recorder | None, losses: dict[str, Tensor]) -> bool:

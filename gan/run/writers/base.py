@@ -57,6 +57,14 @@ def find_missing_packages(names: Sequence[str]) -> list[str]:
     ]
 
 
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested mapping by their dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        values |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
+
+
 def _is_installed(package: str) -> bool:
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None  # a folder that only has the same name has no origin

@@ -8,14 +8,14 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from gan.run.folder import CONFIG
 from gan.run.step_files import get_step_file
-from gan.run.writers.base import WRITERS
+from gan.run.writers.base import WRITERS, flatten
 from gan.run.writers.service import PROJECT, Histogram, Service
 from gan.runtime.text import printable
 
@@ -115,11 +115,3 @@ def _was_moved(location: str, artifacts: str) -> bool:
     """Return whether the artifacts of an experiment are in another run folder than `artifacts` (both are URIs)."""
     old, new = (Path(unquote(urlsplit(uri).path)) for uri in (location, artifacts))
     return old.parts[-2:] == new.parts[-2:] and old.resolve() != new.resolve()
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of a nested mapping by their dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in config.items():
-        values |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return values

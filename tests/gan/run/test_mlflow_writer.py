@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gan.run.logging import RunLogger
-from gan.run.writers.mlflow_run import flatten
+from gan.run.writers.base import flatten
 
 CONFIG = f"train: {{steps: 4, precision: fp32}}\nlog:\n  to: [mlflow]\nlong: {'x' * 1000}\n"
 

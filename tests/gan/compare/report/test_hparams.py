@@ -28,17 +28,19 @@ def test_tensorboard_finds_hparams_of_each_cell_and_no_other_run(grid, tmp_path,
     events = EventMultiplexer().AddRunsFromDirectory(str(grid)).Reload()
     found = events.PluginRunToTagToContent(metadata.PLUGIN_NAME)
     cells = [row["cell"] for row in read_table(grid / "results.csv")]
-    assert set(found) == {".", *(f"cells/{cell}" for cell in cells)}
-    experiment = metadata.parse_experiment_plugin_data(found["."][metadata.EXPERIMENT_TAG])
+    runs = [f"cells/{cell}" for cell in cells]
+    assert set(events.Runs()) == set(found) == set(runs)
+    assert [run for run in runs if metadata.EXPERIMENT_TAG in found[run]] == runs[:1]
+    experiment = metadata.parse_experiment_plugin_data(found[runs[0]][metadata.EXPERIMENT_TAG])
     assert [info.name for info in experiment.hparam_infos] == ["arm", "seed", "discriminator.normalization"]
     tags = {info.name.tag for info in experiment.metric_infos}
-    assert {"metrics/fd_digits70_test", "lipschitz/D/certified"} <= tags
+    assert {"1_metrics/fd_digits70_test", "5_lipschitz/D/certified"} <= tags
     for row in read_table(grid / "results.csv"):
         run = f"cells/{row['cell']}"
         start = metadata.parse_session_start_info_plugin_data(found[run][metadata.SESSION_START_INFO_TAG])
         assert start.hparams["arm"].string_value == row["arm"]
-        assert start.hparams["seed"].number_value == row["seed"]
-        assert tags <= set(events.GetAccumulator(run).Tags()["scalars"])  # the tab shows their last values
+        assert start.hparams["seed"].string_value == str(row["seed"])
+        assert tags <= set(events.GetAccumulator(run).PluginTagToContent("scalars"))  # the tab shows their last values
 
 
 def test_axis_has_numbers_if_all_its_values_are_numbers():
@@ -48,7 +50,7 @@ def test_axis_has_numbers_if_all_its_values_are_numbers():
         "c": {"arm": "c", "seed": 2, "axes": {}},
     }
     assert get_hparams(Description("c.yaml", {}, "a", cells)) == {
-        "a": {"arm": "a", "seed": 0.0, "lr": 1e-3, "stride": "2"},
-        "b": {"arm": "b", "seed": 1.0, "lr": 2e-3, "stride": "paper"},
-        "c": {"arm": "c", "seed": 2.0},
+        "a": {"arm": "a", "seed": "0", "lr": 1e-3, "stride": "2"},
+        "b": {"arm": "b", "seed": "1", "lr": 2e-3, "stride": "paper"},
+        "c": {"arm": "c", "seed": "2"},
     }
