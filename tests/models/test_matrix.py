@@ -27,6 +27,7 @@ BUILD = {"generator": build_generator, "discriminator": build_discriminator}
 WITHOUT_ACTIVATION_NORM = {"r3gan"}  # families that accept no activation norm
 FOR_DISCRIMINATORS = {"gradient"}  # normalizations that need one logit per image
 FAST = {"none", "spectral", "conv_norm", "gradient"}  # normalizations
+FAST_COMPILED = {("generator", "resnet"), ("discriminator", "r3gan")}
 
 
 def build_config(kind: str, family: str, **options):
@@ -177,8 +178,7 @@ def check_compiled(kind, family, normalization, num_classes, backend="aot_eager"
 @pytest.mark.parametrize(
     ("kind", "family"),
     [
-        # The others are simpler.
-        pytest.param(*case, marks=() if case in {("generator", "resnet"), ("discriminator", "r3gan")} else pytest.mark.slow)
+        pytest.param(*case, marks=() if case in FAST_COMPILED else pytest.mark.slow)  # the others are simpler
         for case in FAMILIES
     ],
 )

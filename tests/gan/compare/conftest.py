@@ -10,11 +10,11 @@ SMALL = """\
 data: {name: digits, resolution: 16}
 generator: {width: 4, z_dim: 8}
 discriminator: {width: 4}
-train: {steps: 30, batch_size: 8}
+train: {steps: 15, batch_size: 8}
 log: {every: 5}
-eval: {every: 10, metrics: [fd_digits70_test, modes70], standing_statistics: 20}
-lipschitz: {every: 10, audit_every: 30, iterations: 3}
-checkpoint: {every: 5, keep: 1}
+eval: {every: 5, metrics: [fd_digits70_test, modes70], standing_statistics: 20}
+lipschitz: {every: 5, audit_every: 15, iterations: 3}
+checkpoint: {every: 3, keep: 1}
 """
 GRID = ("--vary", "discriminator.normalization=none,conv_norm", "--seeds", "0,1", "--jobs", "2", "--device", "cpu")
 
