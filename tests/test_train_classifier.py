@@ -146,9 +146,7 @@ def test_resume_is_bit_equal(tmp_path, train, trained_for_five_steps, event_file
     assert_same_runs(trained_for_five_steps, resumed)
 
 
-@pytest.mark.parametrize(
-    "step", [pytest.param(2, id="validation", marks=pytest.mark.slow), pytest.param(4, id="test")]
-)
+@pytest.mark.parametrize("step", [pytest.param(2, id="validation", marks=pytest.mark.slow), pytest.param(4, id="test")])
 def test_resume_repeats_missing_evaluation(tmp_path, train, trained, monkeypatch, step):
     def evaluate_or_fail(experiment, recorder):
         if experiment.step == step:
