@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TINY = """\
 data: {name: digits, resolution: 16}
 generator: {width: 4, z_dim: 8}
-discriminator: {width: 4, normalization: conv_norm}
+discriminator: {width: 4, normalization: spectral}
 regularizers: {r1: {weight: 0.1, every: 3}}
 train: {steps: 4, batch_size: 8, n_critic: 2}
 log: {every: 1}

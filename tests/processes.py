@@ -65,7 +65,7 @@ class Process:
     def kill(self) -> None:
         """Kill the process with SIGKILL and wait until it has ended."""
         self._process.kill()
-        self._process.join()
+        self.wait()
 
     def wait_for(self, condition: Callable[[], object], interval_s: float = 0.005) -> None:
         """Wait until a condition holds. Fails if the process ends before."""
@@ -78,7 +78,7 @@ class Process:
     def wait(self) -> subprocess.CompletedProcess[str]:
         """Wait until the process has ended, and return its exit code and its output."""
         self._process.join(TIMEOUT_S)
-        assert not self.is_alive(), "timeout"
+        assert not self.is_alive(), f"timeout: {self.stderr}"
         return subprocess.CompletedProcess(self._command, self._process.exitcode, self.stdout, self.stderr)
 
 

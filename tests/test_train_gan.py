@@ -232,11 +232,19 @@ def test_help_lists_all_config_keys(capsys):
         assert text in out
 
 
-def test_script_runs_in_any_folder(tmp_path, tiny_config, python):
-    """The script is started once in a new interpreter, as users start it."""
+@pytest.fixture(params=["fork", pytest.param("new interpreter", marks=pytest.mark.slow)])
+def run_python(request, python):
+    """Return a function that runs `python ARGUMENTS...` in a folder, and returns its exit code and its output."""
+    if request.param == "fork":
+        return python.run
+    return lambda *arguments, cwd: subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, timeout=600
+    )
+
+
+def test_script_runs_in_any_folder(tmp_path, tiny_config, python, run_python):
     command = [str(ROOT / "train_gan.py"), "--config", tiny_config.name, "--out", "run"]
-    line = [sys.executable, *command, "--device", "cpu", "train.steps=1"]
-    good = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
+    good = run_python(*command, "--device", "cpu", "train.steps=1", cwd=tmp_path)
     assert (good.returncode, good.stderr) == (0, "")
     assert "step 1/1" in good.stdout
     assert (tmp_path / "run" / "generator.safetensors").exists()

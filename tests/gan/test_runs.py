@@ -35,7 +35,7 @@ def test_every_run_has_its_status(runs, finished_run, capsys):
         assert main([str(runs)]) == 0
     table, _, unreadable = capsys.readouterr().out.split("\n\n")
     rows = {words[0]: words[1:] for words in map(str.split, table.splitlines()[1:])}
-    network = ["dcgan", "conv_norm"]
+    network = ["dcgan", "spectral"]
     assert rows["finished"][:-1] == [*network, "4/4", "finished", *metric]
     assert rows["diverged"][:-1] == [*network, "4/4", "diverged", *metric]
     assert rows["group/training"][:-1] == [*network, "4/4", "running", *metric]

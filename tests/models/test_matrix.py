@@ -1,7 +1,9 @@
 """Networks x normalizations x activation norms x labels: a pairwise cover of all combinations, at tiny width.
 
 A fault in the interaction of two choices shows in any case that has both, so every pair is tested and not the whole
-product. Generators and discriminators have a cover each.
+product. Generators and discriminators have a cover each. The fast tests cover one normalization of each kind: none, one
+that reparametrizes weights, one that replaces layers, and one that wraps the network. `test_contract.py` tests the
+others on each kind of layer.
 """
 
 import copy
@@ -24,6 +26,8 @@ REGISTRIES = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
 BUILD = {"generator": build_generator, "discriminator": build_discriminator}
 WITHOUT_ACTIVATION_NORM = {"r3gan"}  # families that accept no activation norm
 FOR_DISCRIMINATORS = {"gradient"}  # normalizations that need one logit per image
+FAST = {"none", "spectral", "conv_norm", "gradient"}  # normalizations
+FAST_COMPILED = {("generator", "resnet"), ("discriminator", "r3gan")}
 
 
 def build_config(kind: str, family: str, **options):
@@ -57,11 +61,16 @@ PRODUCT = {
     for kind, registry in REGISTRIES.items()
 }
 COVER = {kind: pairwise_cover(cases) for kind, cases in PRODUCT.items()}
+FAST_COVER = {kind: pairwise_cover([case for case in cases if case[2] in FAST]) for kind, cases in PRODUCT.items()}
 
 families = pytest.mark.parametrize(("kind", "family"), FAMILIES)
 cover = pytest.mark.parametrize(
     ("kind", "family", "normalization", "activation", "num_classes"),
-    [pytest.param(*case, id="-".join(map(str, case))) for case in itertools.chain(*COVER.values())],
+    [
+        pytest.param(*case, id="-".join(map(str, case)), marks=() if case in FAST_COVER[kind] else pytest.mark.slow)
+        for kind in REGISTRIES
+        for case in dict.fromkeys([*FAST_COVER[kind], *COVER[kind]])
+    ],
 )
 
 
@@ -169,7 +178,7 @@ def check_compiled(kind, family, normalization, num_classes, backend="aot_eager"
 @pytest.mark.parametrize(
     ("kind", "family"),
     [
-        pytest.param(*case, marks=() if case[1] in {"resnet", "r3gan"} else pytest.mark.slow)  # the others are simpler
+        pytest.param(*case, marks=() if case in FAST_COMPILED else pytest.mark.slow)  # the others are simpler
         for case in FAMILIES
     ],
 )

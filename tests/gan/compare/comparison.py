@@ -5,11 +5,13 @@ import os
 import runpy
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import IO
 
 from gan.compare import local_launcher
 from gan.compare.__main__ import main
+from gan.evaluation import lipschitz
 
 
 class ForkedCell:
@@ -59,7 +61,8 @@ class ForkedCell:
 
 
 def fork_cells() -> None:
-    """Let the launcher start forks of this process."""
+    """Let the launcher start forks of this process, with the fixture `short_slope_search`."""
+    lipschitz.steepest_slope = partial(lipschitz.steepest_slope, steps=1)
     local_launcher.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedCell})
 
 

@@ -10,12 +10,13 @@ SMALL = """\
 data: {name: digits, resolution: 16}
 generator: {width: 4, z_dim: 8}
 discriminator: {width: 4}
-train: {steps: 30, batch_size: 8}
+train: {steps: 15, batch_size: 8}
 log: {every: 5}
-eval: {every: 10, metrics: [fd_digits70_test, modes70], standing_statistics: 20}
-lipschitz: {every: 10, audit_every: 30, iterations: 3}
-checkpoint: {every: 5, keep: 1}
+eval: {every: 5, metrics: [fd_digits70_test, modes70], standing_statistics: 20}
+lipschitz: {every: 5, audit_every: 15, iterations: 3}
+checkpoint: {every: 3, keep: 1}
 """
+TIMEOUT_S = 800  # for another worker; less than `faulthandler_timeout` of pyproject.toml
 GRID = ("--vary", "discriminator.normalization=none,conv_norm", "--seeds", "0,1", "--jobs", "2", "--device", "cpu")
 
 
@@ -23,7 +24,7 @@ GRID = ("--vary", "discriminator.normalization=none,conv_norm", "--seeds", "0,1"
 def small_config(shared_folder) -> Path:
     """A config file whose training takes a second."""
     path = shared_folder / "small.yaml"
-    with FileLock(path.with_suffix(".lock")):
+    with FileLock(path.with_suffix(".lock"), TIMEOUT_S):
         if not path.exists():
             path.write_text(SMALL)
     return path
@@ -39,7 +40,7 @@ def grids(small_config, python, shared_folder) -> Path:
     folder = shared_folder / "grids"
     out, killed = folder / "out", folder / "killed"
     folder.mkdir(exist_ok=True)
-    with FileLock(folder / "lock"):
+    with FileLock(folder / "lock", TIMEOUT_S):
         if not (out / "report.html").exists():
             command = [Path(__file__).with_name("comparison.py"), small_config, *GRID, "--out", out]
             process = python.start(*command)

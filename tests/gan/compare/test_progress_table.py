@@ -33,7 +33,7 @@ def test_terminal_shows_a_table_of_all_cells(grid, cells):
     for cell in cells:
         assert cell.name in text
     assert "failed: exit code 2: error: [/no]" in text
-    assert "30/30" in text
+    assert "15/15" in text
     assert "fd_digits" in text
     assert "1 running, 1 failed, 1 pending, 1 finished" in text
 

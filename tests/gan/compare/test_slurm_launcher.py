@@ -340,6 +340,7 @@ def preempted(python, small_config, tmp_path):
     return folder, first.wait(), start().wait(), paths
 
 
+@pytest.mark.usefixtures("short_slope_search")
 def test_preempted_job_goes_back_into_the_queue_and_is_bit_equal(preempted, small_config, tmp_path):
     from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 

@@ -74,7 +74,8 @@ def test_normalized_networks(build, normalization):
 def test_scaled_losses_of_fp16_have_the_same_gradients(build):
     scales = []
     for accumulate in (1, 2):
-        experiment = build(f"train.accumulate={accumulate}", "generator.activation_norm=none")
+        options = ("generator.activation_norm=none", "discriminator.normalization=conv_norm")
+        experiment = build(f"train.accumulate={accumulate}", *options)
         experiment.scaler_D = torch.amp.GradScaler("cpu", init_scale=8.0)
         prepare_step(experiment)
         update_discriminator(experiment, experiment.G, experiment.D, experiment.step_inputs.discriminator[0], ("r1",))

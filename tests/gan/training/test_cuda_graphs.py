@@ -18,7 +18,7 @@ from tests.gan.experiments import build_on_random_images
 from tests.gan.runs import same
 
 RECIPES = {
-    "conv_norm running average": ["discriminator.normalization.running_average=true"],
+    "conv_norm running average": ["discriminator.normalization={name: conv_norm, running_average: true}"],
     "spectral": ["discriminator.normalization=spectral", "generator.normalization=spectral"],
     "batch norm": ["discriminator.normalization=none", "discriminator.activation_norm=batch"],
     "lazy penalties": ["regularizers={r1: {weight: 1, every: 3}, gradient_penalty: {every: 2}}"],

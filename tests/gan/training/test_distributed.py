@@ -95,7 +95,7 @@ RECIPES = {
         *NO_BATCH_NORM,
         *("discriminator.normalization=spectral", "generator.normalization=spectral", "train.channels_last=true"),
     ),
-    "running average": (*NO_BATCH_NORM, "discriminator.normalization.running_average=true"),
+    "running average": (*NO_BATCH_NORM, "discriminator.normalization={name: conv_norm, running_average: true}"),
     "synced batch norm": (
         *LARGE_EPS,
         *("train.sync_batch_norm=true", "discriminator.activation_norm=batch", "data.conditional=true"),

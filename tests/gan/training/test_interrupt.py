@@ -32,8 +32,11 @@ def default_ctrl_c():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def two_batches():
-    """Divide an evaluation of the tiny config, which has 70 images, into two batches."""
+def two_batches(finished_run):
+    """Divide an evaluation of the tiny config, which has 70 images, into two batches.
+
+    `finished_run` has stored the statistics of the real images in the cache. Batches of another size would change them.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gan.evaluation.features.BATCH_SIZE", 35)
         yield

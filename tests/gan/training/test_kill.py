@@ -14,10 +14,18 @@ INTERVALS = [
     *("eval.every=20", "lipschitz.every=10", "lipschitz.audit_every=40", "checkpoint.every=3", "checkpoint.keep=2"),
 ]
 
+# Audits search for the steepest slope in one step, as with the fixture `short_slope_search`.
+PROGRAM = """\
+import sys
+from functools import partial
+import gan.evaluation.lipschitz, train_gan
+gan.evaluation.lipschitz.steepest_slope = partial(gan.evaluation.lipschitz.steepest_slope, steps=1)
+sys.exit(train_gan.main(sys.argv[1:]))
+"""
+
 
 def start(python: PythonServer, folder: Path, *arguments: str) -> Process:
-    program = "import sys, train_gan; sys.exit(train_gan.main(sys.argv[1:]))"
-    return python.start("-c", program, "--out", folder, "--device", "cpu", *arguments)
+    return python.start("-c", PROGRAM, "--out", folder, "--device", "cpu", *arguments)
 
 
 def find_temporary_files(folder: Path) -> set[Path]:
@@ -28,8 +36,12 @@ def get_size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def train_with_kills(python: PythonServer, folder: Path, arguments: list[str], kills: int) -> int:
+def train_with_kills(
+    python: PythonServer, folder: Path, arguments: list[str], kills: int, longest_s: float = 0.5
+) -> int:
     """Train a run that is killed `kills` times, every second time while it writes a checkpoint.
+
+    Each process is killed at most `longest_s` after its first steps, or at its next checkpoint after that.
 
     After each kill the last line of the log is appended again, completely or in part. Returns how many times the run
     was killed while it wrote a checkpoint.
@@ -42,7 +54,7 @@ def train_with_kills(python: PythonServer, folder: Path, arguments: list[str], k
         before = get_size(log)
         process = start(python, folder, *arguments, *resume)
         process.wait_for(lambda before=before: abs(get_size(log) - before) > 1000)  # training has begun
-        time.sleep(chance.uniform(0, 0.5))
+        time.sleep(chance.uniform(0, longest_s))
         if k % 2:
             leftovers = find_temporary_files(folder)
             process.wait_for(lambda leftovers=leftovers: find_temporary_files(folder) - leftovers, interval_s=0.0005)
@@ -58,7 +70,7 @@ def train_with_kills(python: PythonServer, folder: Path, arguments: list[str], k
 
 def test_killed_run_is_bit_equal_to_uninterrupted_run(python, tmp_path, tiny_config):
     arguments = ["--config", str(tiny_config), *INTERVALS, "train.steps=40"]
-    train_with_kills(python, tmp_path / "killed", arguments, kills=2)
+    train_with_kills(python, tmp_path / "killed", arguments, kills=2, longest_s=0.1)
     assert start(python, tmp_path / "uninterrupted", *arguments).wait().returncode == 0
     assert_same_runs(tmp_path / "uninterrupted", tmp_path / "killed")
     assert load_newest(tmp_path / "killed")["step"] == 40

@@ -61,8 +61,8 @@ def update_G(experiment):
 
 
 RECIPES = {
-    "conv_norm": [],
-    "conv_norm running average": ["discriminator.normalization.running_average=true"],
+    "conv_norm": ["discriminator.normalization=conv_norm"],
+    "conv_norm running average": ["discriminator.normalization={name: conv_norm, running_average: true}"],
     "spectral": ["discriminator.normalization=spectral", "generator.normalization=spectral"],
     "none": ["discriminator.normalization=none", "discriminator.activation_norm=batch", "optimizer.schedule=cosine"],
     "schedules": [
@@ -347,14 +347,14 @@ def test_learning_rate_schedule(build, schedule, factor):
 
 
 def test_batch_norm_does_not_mix_real_and_fake(build):
-    D = build("discriminator.activation_norm=batch").D
+    D = build("discriminator.normalization=none", "discriminator.activation_norm=batch").D
     x_real, x_fake = torch.rand(2, 6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     expected = D(x_real)
     assert torch.equal(discriminate(D, Batch(x_real, None, 5 * x_fake, None))[0], expected)
 
 
 def test_one_forward_pass_equals_two(build):
-    D = build().D
+    D = build("discriminator.normalization=conv_norm").D
     x_real, x_fake = torch.rand(2, 6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(discriminate(D, Batch(x_real, None, x_fake, None)), (D(x_real), D(x_fake)))
 
@@ -434,7 +434,7 @@ def test_nothing_is_compiled_after_first_step(tmp_path, tiny_run, monkeypatch):
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", lambda *args, **options: compile_network(*args, backend=backend, **options))
     monkeypatch.setattr(loop, "training_step", training_step)
-    tiny_run(tmp_path / "run", "train.compile=true")
+    tiny_run(tmp_path / "run", "discriminator.normalization=conv_norm", "train.compile=true")
     assert counts[0] > 0
     assert counts == [counts[0]] * 4
     assert len(graphs) == counts[0]

@@ -33,6 +33,12 @@ def deep_features(inception_state_dict, image_sets):
 
 
 @pytest.fixture(scope="module")
+def shallow_extractor(inception_state_dict):
+    """The extractor of layer 64."""
+    return InceptionExtractor(inception_state_dict, layer="64")
+
+
+@pytest.fixture(scope="module")
 def reference_features(inception_file, image_sets):
     """torch-fidelity's features of every layer and logits, for 8 images."""
     names, weights = [*LAYERS, "logits_unbiased"], {"feature_extractor_weights_path": str(inception_file)}
@@ -41,10 +47,9 @@ def reference_features(inception_file, image_sets):
 
 
 @pytest.fixture(scope="module")
-def shallow_features(inception_state_dict, image_sets):
+def shallow_features(shallow_extractor, image_sets):
     """Features of layer 64 for all images of each set."""
-    extractor = InceptionExtractor(inception_state_dict, layer="64")
-    return [extract_features(extractor, images) for _, images in image_sets]
+    return [extract_features(shallow_extractor, images) for _, images in image_sets]
 
 
 def extract_features(extractor, images):
@@ -141,11 +146,9 @@ def test_frechet_distance_of_folders_matches_pytorch_fid(inception_state_dict, i
     assert frechet_distance(fake, real) == pytest.approx(theirs, rel=1e-4)
 
 
-def test_preprocessings_differ(inception_state_dict, image_sets):
-    features, other = (
-        InceptionExtractor(inception_state_dict, "64", preprocessing)(image_sets[0][1][:3]).features
-        for preprocessing in ("torch_fidelity", "pytorch_fid")
-    )
+def test_preprocessings_differ(inception_state_dict, shallow_extractor, image_sets):
+    extractors = shallow_extractor, InceptionExtractor(inception_state_dict, "64", "pytorch_fid")
+    features, other = (extractor(image_sets[0][1][:1]).features for extractor in extractors)
     assert (other - features).abs().max() > 1e-3 * other.abs().max()
 
 
@@ -156,10 +159,9 @@ def test_resizing_matches_torch_fidelity(size):
     torch.testing.assert_close(resize_like_torch_fidelity(images), (expected - 128) / 128, rtol=0, atol=5e-6)
 
 
-def test_grayscale_images_are_converted_to_rgb(inception_state_dict, image_sets):
-    extractor = InceptionExtractor(inception_state_dict, layer="64")
-    gray = image_sets[0][1][:2, :1]
-    assert torch.equal(extractor(gray).features, extractor(gray.repeat(1, 3, 1, 1)).features)
+def test_grayscale_images_are_converted_to_rgb(shallow_extractor, image_sets):
+    gray = image_sets[0][1][:1, :1]
+    assert torch.equal(shallow_extractor(gray).features, shallow_extractor(gray.repeat(1, 3, 1, 1)).features)
 
 
 def test_precision_settings_are_ignored_and_restored(inception_state_dict, image_sets, monkeypatch):
@@ -192,10 +194,10 @@ def test_constructor_keeps_the_global_random_state(inception_state_dict):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_fingerprint_depends_on_layer_preprocessing_and_weights(inception_state_dict):
+def test_fingerprint_depends_on_layer_preprocessing_and_weights(inception_state_dict, shallow_extractor):
     other = {**inception_state_dict, "fc.bias": inception_state_dict["fc.bias"] + 1e-3}
     variants = [
-        InceptionExtractor(inception_state_dict, "64"),
+        shallow_extractor,
         InceptionExtractor(inception_state_dict, "192"),
         InceptionExtractor(inception_state_dict, "64", "pytorch_fid"),
         InceptionExtractor(other, "64"),

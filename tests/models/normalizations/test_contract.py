@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,17 @@ LAYERS = {
 SIGN_ONLY = defaultdict(set, weight={"parametrizations.weight.original1"})
 
 names = pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda value: str(value) if value else "")
-layers = pytest.mark.parametrize("kind", LAYERS)
-few_layers = pytest.mark.parametrize("kind", ["conv3s1g1", "conv4s2g2", "transposed", "linear", "embedding"])
+FEW_LAYERS = ("conv4s2g2", "transposed", "linear")
+
+
+def on_layers(kinds: Iterable[str]) -> pytest.MarkDecorator:
+    """Return the decorator of a test of the defaults on all `kinds` of layers, and of other options on few of them."""
+    cases = [(name, options, kind) for name, options in OPTIONS for kind in kinds if not options or kind in FEW_LAYERS]
+    return pytest.mark.parametrize(("name", "options", "kind"), cases, ids=lambda value: str(value) if value else "")
+
+
+layers = on_layers(LAYERS)
+few_layers = on_layers((*FEW_LAYERS, "embedding"))
 
 
 def build(name, options, kind):
@@ -74,7 +84,6 @@ def copy_state(layer):
     return {key: value.clone() for key, value in layer.state_dict().items()}
 
 
-@names
 @layers
 def test_shapes_gradients_and_state(name, options, kind):
     layer, bare, x = build(name, options, kind)
@@ -111,7 +120,6 @@ def check_copies(name, options, kind, layer, x, expected):
     assert torch.equal(copy.deepcopy(layer)(x), expected)
 
 
-@names
 @few_layers
 def test_two_passes_before_one_backward(name, options, kind):
     layer, _, x = build(name, options, kind)
@@ -119,7 +127,6 @@ def test_two_passes_before_one_backward(name, options, kind):
     assert all(torch.isfinite(parameter.grad).all() for parameter in layer.parameters())
 
 
-@names
 @few_layers
 def test_double_precision(name, options, kind):
     layer, _, x = build(name, options, kind)
@@ -137,7 +144,6 @@ def test_single_precision_equals_double_precision(name, options, kind):
 
 
 @pytest.mark.gpu
-@names
 @layers
 def test_gpu_equals_double_precision_on_cpu(name, options, kind, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
@@ -166,7 +172,6 @@ def check_single_precision(name, options, kind, device):
         assert error < 1e-3 * max(part.abs().max(), 0.05 * largest), path
 
 
-@names
 @few_layers
 def test_bfloat16_autocast(name, options, kind):
     layer, _, x = build(name, options, kind)

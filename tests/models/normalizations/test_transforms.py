@@ -17,7 +17,15 @@ OPTIONS = [(name, {}) for name in sorted(NORMALIZATIONS)] + [
     ("conv_norm", {"through_gradient": True, "stride": "strided"}),
 ]
 options = pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
-modes = pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+MODES = {False: "evaluation", True: "training"}
+# Both modes, of which the fast tests have one.
+in_evaluation, in_training = (
+    pytest.mark.parametrize(
+        "training",
+        [pytest.param(mode, id=name, marks=() if mode == fast else pytest.mark.slow) for mode, name in MODES.items()],
+    )
+    for fast in MODES
+)
 
 WITH_STATE = {"spectral", "bidirectional_spectral", "stable_rank", "spectral_conv", "soc"}
 CHANGES_STATE = "would mutate a captured Tensor"
@@ -65,7 +73,7 @@ def check(function, *arguments, error=None, message=None):
 
 
 @options
-@modes
+@in_training
 def test_gradient_of_parameters(name, options, training):
     network = build(name, options, training)
     parameters = dict(network.named_parameters())
@@ -113,7 +121,7 @@ def test_vmap_over_inputs_and_over_networks(name, options):
 
 
 @options
-@modes
+@in_evaluation
 def test_vmap_of_gradients(name, options, training):
     network = build(name, options, training).double()
     parameters = dict(network.named_parameters())
@@ -147,7 +155,7 @@ def test_jit_trace(name, options):
 
 
 @options
-@modes
+@in_training
 def test_symbolic_trace(name, options, training):
     network = build(name, options, training)
     if name == "gradient":
@@ -185,7 +193,7 @@ def test_meta_device(name, options):
 
 
 @options
-@modes
+@in_training
 def test_inference_mode(name, options, training):
     torch.manual_seed(0)
     network = normalize(Network(), build_normalization(name, **options)).train(training)
@@ -197,7 +205,7 @@ def test_inference_mode(name, options, training):
 
 
 @options
-@modes
+@in_training
 def test_empty_batch(name, options, training):
     network = build(name, options, training)
     y = network(images()[:0])

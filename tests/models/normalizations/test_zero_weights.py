@@ -70,7 +70,7 @@ def train(network, clip, steps=30):
 @pytest.mark.parametrize(
     ("kind", "clip", "dtype"),
     [
-        ("head", None, torch.float32),
+        pytest.param("head", None, torch.float32, marks=pytest.mark.slow),
         ("head", 1.0, torch.float32),
         ("head", 1.0, torch.bfloat16),
         ("conv2d", 1.0, torch.float32),

@@ -36,11 +36,12 @@ def server(tmp_path, monkeypatch):
     folder = tmp_path / "server"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as http:
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield folder, f"http://127.0.0.1:{http.server_port}"
         http.shutdown()
-        thread.join()
+        thread.join(60)
+        assert not thread.is_alive(), "the server has not ended"
 
 
 class Python2Pickler(pickle._Pickler):
