@@ -123,7 +123,7 @@ def build_test_table(rows: Sequence[Row], tag: str, baseline: str) -> Table:
     return Table(caption, ["arm", "n", "difference of means", "95 % interval", "Hedges' g", "p", "p (Holm)"], body)
 
 
-def format_spread(spread: Spread | None, n: int, decimals: int | None) -> str:
+def format_spread(spread: Spread | None, n: int, decimals: int | None = None) -> str:
     """Return mean ± standard deviation. The number of values is added unless it equals `n`, the number in the row."""
     if spread is None:
         return EMPTY

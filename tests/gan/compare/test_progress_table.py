@@ -46,7 +46,9 @@ def test_plain_lines_without_a_terminal(grid, cells, capsys):
     assert lines[3].startswith("[2/4]  conv_norm-seed0  failed (exit code 2: error: [/no])")
 
 
-def test_table_estimates_the_time_of_all_cells(cells, tmp_path, monkeypatch):
+def test_table_estimates_the_time_of_all_cells(small_config, tmp_path, monkeypatch):
+    arms = build_arms([parse_axis("discriminator.normalization=none,conv_norm")], [])
+    cells = build_cells(small_config, ["train.steps=30"], arms, [0, 1])
     clock = [100.0]
     monkeypatch.setattr("gan.compare.progress_table.time.monotonic", lambda: clock[0])
     folder = GridFolder(tmp_path)

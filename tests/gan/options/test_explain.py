@@ -69,7 +69,7 @@ def test_named_choices_have_the_values_of_the_config(config):
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
-        ("frog", r" \(known here: seed, data, .*checkpoint\)"),
+        ("frog", r" \(known here: seed, plugins, .*checkpoint\)"),
         ("train.stepz", "did you mean 'train.steps'[?]"),
         ("steps", "did you mean 'train.steps'[?]"),
         ("discriminator.norm", "did you mean 'discriminator.normalization'[?]"),

@@ -47,12 +47,12 @@ def test_new_run_is_refused_if_another_started_after_its_check(tmp_path, tiny_co
     def train_another(folder):
         checks.append(folder)
         if len(checks) == 1:
-            monkeypatch.setattr("gan.run.cli.run_folder.check_free", check_free)
+            monkeypatch.setattr("gan.run.selection.run_folder.check_free", check_free)
             tiny_run(tmp_path / "run", "seed=1", "train.steps=1")
 
     from gan.run.folder import check_free
 
-    monkeypatch.setattr("gan.run.cli.run_folder.check_free", train_another)
+    monkeypatch.setattr("gan.run.selection.run_folder.check_free", train_another)
     assert main(["--config", str(tiny_config), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
     assert "already contains a run; add --resume" in capsys.readouterr().err
 

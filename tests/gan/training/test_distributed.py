@@ -180,7 +180,7 @@ def test_two_processes_equal_one(tmp_path, tiny_run, request, launcher, recipe, 
     # Only rank 0 writes and prints.
     names, expected = ({name for name in read_files(run) if "tfevents" not in name} for run in (tmp_path / "two", one))
     assert names == expected
-    assert len(list((tmp_path / "two").glob("*tfevents*"))) == 1
+    assert len(list((tmp_path / "two").glob("*tfevents*.v2"))) == 1
     assert done.stdout.count("run folder:") == 1
     assert done.stdout.count(f"step {steps}/{steps}") == 2  # losses, then metrics
     assert "warning" not in done.stderr

@@ -51,7 +51,7 @@ def test_resource_usage_does_not_grow(tmp_path, cache):
     run = tmp_path / "run"
     count = sum(len(line) for line in read_metrics(run))
     samples = sum(path.stat().st_size for path in (run / "samples").iterdir())
-    (events,) = run.glob("events.out.tfevents.*")
+    (events,) = run.glob("events.out.tfevents.*.v2")
     # An event contains a tag, a value and about 50 other bytes. The file also contains the samples and some histograms.
     assert events.stat().st_size < 10_000 + 100 * count + 1.1 * samples
     assert len(list((run / "checkpoints").iterdir())) == 3  # checkpoint.keep newest and the best

@@ -137,7 +137,6 @@ def test_double_precision(name, options, kind):
     assert all(p.grad.dtype == torch.float64 for p in layer.parameters())
 
 
-@names
 @few_layers
 def test_single_precision_equals_double_precision(name, options, kind):
     check_single_precision(name, options, kind, "cpu")
