@@ -157,6 +157,8 @@ def _draw_arms(path: Path, plot: Plot, drawn: Sequence[ArmCurves]) -> None:
         if len(plot.lines) > 1:
             handles += [Line2D([], [], color="gray", ls=line.style, label=line.name) for line in plot.lines]
         figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=9, frameon=False)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # once, and not again for each format
         for extension, options in FORMATS.items():
             write_atomically(
                 path.with_name(f"{path.name}.{extension}"),

@@ -153,8 +153,15 @@ def kill_before_metrics_are_logged(patch, step):
     patch.setattr(Recorder, "log", log)
 
 
-@pytest.mark.parametrize("step", [2, 4], ids=["first evaluation", "last evaluation"])
-@pytest.mark.parametrize("kill", [kill_before_evaluation, kill_before_metrics_are_logged])
+@pytest.mark.parametrize(
+    ("kill", "step"),
+    [
+        pytest.param(kill_before_evaluation, 2, id="before the first evaluation"),
+        pytest.param(kill_before_evaluation, 4, id="before the last evaluation", marks=pytest.mark.slow),
+        pytest.param(kill_before_metrics_are_logged, 2, id="after the first evaluation", marks=pytest.mark.slow),
+        pytest.param(kill_before_metrics_are_logged, 4, id="after the last evaluation"),
+    ],
+)
 def test_resume_repeats_missing_evaluation(tmp_path, tiny_run, finished_run, monkeypatch, kill, step):
     with monkeypatch.context() as patch:
         kill(patch, step)

@@ -92,7 +92,9 @@ def test_inception_score_matches_torch_fidelity(deep_features, reference_feature
     assert inception_score(deep_features.logits, splits=2) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    "layer", [pytest.param(name, marks=pytest.mark.slow) if name in ("192", "768") else name for name in LAYERS]
+)
 def test_features_of_every_layer_match_torch_fidelity(
     inception_state_dict, image_sets, deep_features, reference_features, layer
 ):
