@@ -104,7 +104,9 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Yield `function(item)` for each item in order. A thread pool computes a few results in advance."""
     threads = os.cpu_count() or 1
     pending: deque = deque()
-    with ThreadPoolExecutor(threads) as pool, warnings.catch_warnings():
+    pool = ThreadPoolExecutor(threads)
+    waits = True
+    with warnings.catch_warnings():
         # Pillow warns about images that it can decode, and about large images, which are errors here.
         warnings.filterwarnings("ignore", module="PIL")
         try:
@@ -114,9 +116,13 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+        except GeneratorExit:
+            # The garbage collector may end an abandoned generator in any thread, even in one that is just starting and
+            # holds the locks that joining another one needs.
+            waits = False
+            raise
         finally:
-            for future in pending:
-                future.cancel()
+            pool.shutdown(waits, cancel_futures=True)
 
 
 @cache
