@@ -24,11 +24,13 @@ OPTIONS = ("--device", "cpu", "lipschitz.audit_every=4")
 
 
 @pytest.fixture(autouse=True)
-def default_ctrl_c():
-    """Do not ignore Ctrl-C, as processes in the background of a shell do."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def default_signals():
+    """Do not ignore signals, as processes in the background of a shell ignore Ctrl-C, and those of nohup SIGHUP."""
+    handlers = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="module")
