@@ -105,7 +105,7 @@ def test_run_writes_files_and_prints_results(trained_with_output):
     folder, out = trained_with_output
     names = read_files(folder).keys()
     (events,) = (name for name in names if name.startswith("events.out.tfevents.") and name.endswith(".v2"))
-    assert names - {events, "events.out.tfevents.hparams"} == {
+    assert names - {events, "events.out.tfevents.0.hparams"} == {
         *("config.yaml", "metrics.jsonl", "classifier.safetensors", "checkpoints/best.pt"),
         *("checkpoints/step_00000002.pt", "checkpoints/step_00000004.pt"),
     }

@@ -58,7 +58,7 @@ def changed_run(tmp_path_factory, short_slope_search, tiny_run) -> tuple[Path, s
 def test_run_writes_files(changed_run):
     names = read_files(changed_run[0]).keys()
     (events,) = (name for name in names if name.startswith("events.out.tfevents.") and name.endswith(".v2"))
-    assert names - {events, "events.out.tfevents.hparams"} == {
+    assert names - {events, "events.out.tfevents.0.hparams"} == {
         *("config.yaml", "metrics.jsonl", "generator.safetensors", "checkpoints/best.pt"),
         *("checkpoints/step_00000004.pt", "checkpoints/step_00000006.pt"),
         *(f"samples/step_0000000{step}.png" for step in (0, 1, 2, 4, 6)),

@@ -96,6 +96,8 @@ def run(argv: list[str]) -> None:
             rewrite_report(options)
         elif options.runs is not None:
             compare_runs(options, argv)
+        elif options.plugins is not None:
+            raise UserError("--plugins: name them in CONFIG, or as plugins=[...], so that every cell imports them")
         else:
             compare(options, argv)
     except ModuleNotFoundError as error:

@@ -130,7 +130,9 @@ def extend_description(
     for cell in cells:
         existing = description.cells.get(cell.name)
         if existing is not None and existing["overrides"]:  # otherwise they are unknown
-            if differing_keys(load_config(type(base), path, existing["overrides"]), cell.config):
+            if differing_keys(
+                load_config(type(base), path, existing["overrides"], trusts_overrides=False), cell.config
+            ):
                 raise UserError(
                     f"--out {folder.root} contains another cell {cell.name} ({' '.join(existing['overrides'])}); "
                     "rename the new arm with --arm NAME:key=value,..."

@@ -47,11 +47,11 @@ class ProgressTable:
 
     def update(self, cell: Cell, status: Status) -> None:
         """Set the status of a cell. Without a terminal, print it."""
-        self._statuses[cell.name] = status
-        if status.state == RUNNING:
-            self._start_times[cell.name] = time.monotonic()
+        if status.state == RUNNING:  # before the thread that draws the table reads the log
             self._start_steps[cell.name] = self._logs[cell.name].read()[0]
-        elif cell.name in self._start_times:
+            self._start_times[cell.name] = time.monotonic()
+        self._statuses[cell.name] = status
+        if status.state != RUNNING and cell.name in self._start_times:
             self._durations[cell.name] = time.monotonic() - self._start_times[cell.name]
         self._progress.pop(cell.name, None)
         if not self._console.is_terminal:

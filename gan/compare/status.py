@@ -22,7 +22,7 @@ from gan.runtime.weights import read_weights
 
 PENDING, RUNNING, FINISHED, DIVERGED, FAILED, INTERRUPTED = STATES
 COMPLETED = (FINISHED, DIVERGED)  # training such a cell again would reproduce its result
-MAY_DIFFER = ("data.root", "data.download", "data.allow_changes")  # these keys do not affect the results
+MAY_DIFFER = ("data.root", "data.download", "data.allow_changes", "plugins")  # these keys do not affect the results
 MAX_REASON_LENGTH = 200
 INTERRUPTED_CODES = {code for number in SIGNALS for code in (128 + number, -number)}
 """Exit codes after a signal that stops a run, during training and before"""

@@ -41,14 +41,22 @@ PLUGINS = "plugins"
 """The key with the modules of the user that are imported before a config is read"""
 
 
-def load_config(schema: type, path: Path | None, overrides: Sequence[str] = (), imports_plugins: bool = False) -> Any:
+def load_config(
+    schema: type,
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    imports_plugins: bool = False,
+    trusts_overrides: bool = True,
+) -> Any:
     """Return the `schema` in the YAML file at `path` and its bases, with `key.sub=value` overrides applied.
 
-    The plugins that an override names are imported. Those that the file names are imported if `imports_plugins` is
-    True, because the user has chosen to run this config. Otherwise, this raises ConfigError if the process has not
-    imported them: the file may be from somebody else.
+    The plugins that an override names are imported, unless `trusts_overrides` is False because they are from a file.
+    Those that the config names are imported if `imports_plugins` is True, because the user has chosen to run it.
+    Otherwise, this raises ConfigError if the process has not imported them: the file may be from somebody else.
     """
-    return _construct_layers(schema, [] if path is None else read_layers(path), overrides, imports_plugins)
+    layers = [] if path is None else read_layers(path)
+    trusted = 0 if imports_plugins else len(layers) if trusts_overrides else len(layers) + len(overrides)
+    return _construct_layers(schema, layers, overrides, trusted)
 
 
 def parse_config(schema: type, text: str, source: str, overrides: Sequence[str] = ()) -> Any:
@@ -66,13 +74,17 @@ def parse_values(schema: type, texts: Mapping[str, str], source: str) -> Any:
 
 
 def _construct_layers(
-    schema: type, layers: Sequence[Node], overrides: Sequence[str], imports_plugins: bool = False
+    schema: type, layers: Sequence[Node], overrides: Sequence[str], trusted: int | None = None
 ) -> Any:
+    """Return the config of layers and overrides, of which those before the index `trusted` may import no plugins.
+
+    By default, these are the layers.
+    """
     # Choosing another class drops the options of the old one, so choices must be applied before options.
     choices_first = sorted(overrides, key=lambda text: text.partition("=")[0].removesuffix(".name").count("."))
     given = list(map(parse_override, choices_first))
     if PLUGINS in get_field_types(schema):
-        _import_plugins(schema, [*layers, *given], len(layers) if not imports_plugins else 0)
+        _import_plugins(schema, [*layers, *given], len(layers) if trusted is None else trusted)
     return construct(schema, merge_layers(schema, [*layers, *given]), "")
 
 

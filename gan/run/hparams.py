@@ -17,7 +17,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from gan.run.folder import CONFIG
 from gan.runtime.files import write_atomically
 
-FILE = "events.out.tfevents.hparams"
+FILE = "events.out.tfevents.0.hparams"
+"""TensorBoard reads the files in the order of their names, and waits for more of the last one: not of this one"""
 
 Value = str | float | bool
 """The value of a hyperparameter. TensorBoard shows numbers with decimals, so that an integer is better a string"""

@@ -1,5 +1,6 @@
 """The progress of a run in the terminal."""
 
+import os
 import shutil
 import sys
 import time
@@ -27,6 +28,7 @@ class Progress:
     def step(self) -> None:
         """Count one training step."""
         if self._bar is not None:
+            self._bar.ncols = get_columns()
             self._bar.update()
 
     def show(self, step: int, numbers: Mapping[str, float], metrics: Mapping[str, float]) -> None:
@@ -62,7 +64,7 @@ class Progress:
     def _draw(self) -> None:
         if self._bar is None:
             return
-        self._bar.ncols = shutil.get_terminal_size().columns
+        self._bar.ncols = get_columns()
         longest = len(f"{self._steps}/{self._steps} [00:00:00<00:00:00]")
         room = self._bar.ncols - 1 - longest
         text = ""
@@ -74,6 +76,14 @@ class Progress:
         bar = f" {{bar:{min(MAX_BAR, room - 1)}}}" if room > MIN_BAR else ""
         self._bar.bar_format = f"{{n_fmt}}/{{total_fmt}} [{{elapsed}}<{{remaining}}]{bar}{{desc}}"
         self._bar.set_description_str(text)
+
+
+def get_columns() -> int:
+    """Return the width of the terminal of stderr, where the bar is."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return shutil.get_terminal_size().columns
 
 
 def join(numbers: Mapping[str, str]) -> list[str]:

@@ -35,7 +35,7 @@ def import_plugins(plugins: Sequence[str], where: str) -> None:
                 importlib.import_module(name)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        except Exception as error:  # any error of the user's code
+        except (Exception, SystemExit) as error:  # any error of the user's code
             raise UserError(
                 f"{where}: cannot import '{printable(plugin)}': {type(error).__name__}: {error}; name a module that"
                 " Python can import, or the path of a .py file"

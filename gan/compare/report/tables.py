@@ -140,11 +140,11 @@ def choose_decimals(spreads: Iterable[Spread | None]) -> int | None:
     sizes = [abs(spread.mean) for spread in found if spread.mean]
     if all(spread.mean.is_integer() and not spread.std for spread in found):
         return 0
-    if max(sizes) > MAX_RATIO * min(sizes) or not 1e-3 < max(sizes) < 1e6:
+    if not sizes or max(sizes) > MAX_RATIO * min(sizes) or not 1e-3 < max(sizes) < 1e6:
         return None
     stds = [spread.std for spread in found if spread.std]
-    digits = 2 - math.floor(math.log10(median(stds))) - 1 if stds else 4 - math.floor(math.log10(max(sizes))) - 1
-    return max(0, digits)
+    most = 4 - math.floor(math.log10(max(sizes)))
+    return max(0, min(most, 1 - math.floor(math.log10(median(stds)))) if stds else most - 1)
 
 
 def _build_arm_table(

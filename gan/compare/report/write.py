@@ -82,7 +82,7 @@ class Comparison:
         tag = get_primary_metric(self.rows)
         if tag is None or (higher := higher_is_better(tag)) is None:
             return []
-        return choose_best(tables.get_testable_values(self.rows, tag), higher)
+        return choose_best(tables.get_values(self.rows, tag), higher)
 
 
 def write_report(folder: GridFolder, description: Description, latex: bool) -> list[Path]:

@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from gan.options.nodes import Loader
 from gan.run.folder import CONFIG
 from gan.run.lock import check_lock
 from gan.run.step_files import SAMPLES, find_step_files
@@ -121,7 +122,7 @@ class Service(Writer):
 
     def read_config(self) -> dict[str, Any]:
         """Return the config of the run."""
-        return yaml.safe_load((self.folder / CONFIG).read_text("utf-8"))
+        return yaml.load((self.folder / CONFIG).read_text("utf-8"), Loader)
 
     @property
     def _state_path(self) -> Path:

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from gan.options.nodes import Loader
 from gan.run.folder import CONFIG, RESUME_MAY_CHANGE
 from gan.run.step_files import REAL, SAMPLES, find_step_files
 from gan.run.writers.base import WRITERS, Writer, flatten
@@ -33,7 +34,7 @@ class TensorBoard(Writer):
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         has_events = any(folder.glob(f"{EVENTS}*{SUFFIX}"))
-        has_old_names = not has_events and any(folder.glob(f"{EVENTS}[0-9]*"))
+        has_old_names = not has_events and any(folder.glob(f"{EVENTS}[1-9]*"))
         self._network = network
         self._drawn: dict[str, float] = {}
         self._writer = SummaryWriter(str(folder), purge_step=start + 1, filename_suffix=SUFFIX)
@@ -86,7 +87,7 @@ class TensorBoard(Writer):
 
         text = (folder / CONFIG).read_text("utf-8")
         self._writer.add_text("config", f"```yaml\n{text}\n```", step)
-        values = flatten(yaml.safe_load(text)).items()
+        values = flatten(yaml.load(text, Loader)).items()
         hparams = {key: to_value(value) for key, value in values if not key.startswith(RESUME_MAY_CHANGE)}
         write_hparams(folder, hparams, folder.name)
 

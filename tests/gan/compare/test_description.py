@@ -44,6 +44,18 @@ def test_permission_for_changed_images_is_no_other_comparison(tmp_path):
         extend("train.steps=3")
 
 
+def test_overrides_of_a_stored_cell_import_no_plugin(tmp_path):
+    path, folder = ROOT / "configs" / "digits" / "dcgan.yaml", GridFolder(tmp_path)
+    (tmp_path / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    base, cells = load_config(Config, path), build_cells(path, [], build_arms([], [parse_arm("a")]), [0])
+    description = extend_description(folder, path, base, cells, None)
+    description.cells["a-seed0"]["overrides"] = [f"plugins=[{tmp_path / 'foreign.py'}]", "seed=0"]
+    save_description(folder, description)
+    with pytest.raises(UserError, match=r"plugins: needs the code of .*foreign\.py, which is not run"):
+        extend_description(folder, path, base, cells, None)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_experiment_type_is_determined_by_the_base_config():
     assert Description("c.yaml", {"discriminator": {}}, "a").experiment_type is GAN
     assert Description("c.yaml", {"classifier": {}}, "a").experiment_type is CLASSIFIER

@@ -239,7 +239,7 @@ def test_each_end_of_a_cell_reads_and_writes_this_cell_alone(grid, small_config,
     def launch(cells, folder, resources, on_change):
         shutil.copytree(grid / "cells", out / "cells", dirs_exist_ok=True)  # all have begun
         for cell in cells:
-            for path in folder.run_folder(cell.name).glob("events.out.tfevents.hparams"):
+            for path in folder.run_folder(cell.name).glob("events.out.tfevents.0.hparams"):
                 path.unlink()
             save_status(folder, cell.name, Status("finished"))
         find_changes(out, times)
@@ -255,7 +255,7 @@ def test_each_end_of_a_cell_reads_and_writes_this_cell_alone(grid, small_config,
         assert read == [name]
         assert {path for path in written if name in path} == {
             f"curves/{name}.csv",
-            f"cells/{name}/events.out.tfevents.hparams",
+            f"cells/{name}/events.out.tfevents.0.hparams",
             *([f"samples/{name}.png"] if name.endswith("seed0") else []),
         }
         assert {path for path in written if name not in path} <= {"results.csv"}

@@ -74,6 +74,7 @@ def test_plugin_is_in_the_help(call):
         ("[gone.py]", "FileNotFoundError"),
         ("[gone]", "cannot import 'gone': ModuleNotFoundError: No module named 'gone'"),
         ("[broken.py]", "cannot import 'broken.py': ZeroDivisionError: division by zero; name a module that"),
+        ("[ends.py]", "cannot import 'ends.py': SystemExit: 0"),
         ("[random.py]", "has the name of another module; rename the file"),
         ("my_loss", "must be a list, not the string 'my_loss'"),
     ],
@@ -81,6 +82,7 @@ def test_plugin_is_in_the_help(call):
 def test_invalid_plugin_is_a_one_line_error(call, tmp_path, plugins, message):
     (tmp_path / "broken.py").write_text("1 / 0")
     (tmp_path / "random.py").write_text("")
+    (tmp_path / "ends.py").write_text("raise SystemExit(0)")
     error = call("train_gan.py", f"plugins={plugins}", code=2)
     assert error.startswith("error: command line: plugins=")
     assert message in error
