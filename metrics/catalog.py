@@ -85,6 +85,8 @@ class Metric:
     """True if `compute` reads the logits, which only a classifier returns"""
     min_images: int = 2
     """Minimum number of generated images and of real images"""
+    description: str = ""
+    """What it is, in a few words, for TensorBoard"""
     joint: Callable[[Collection[str], Features, Any], dict[str, float]] | None = None
     """Function that computes several metrics by name in less time than `compute` one after the other, or None"""
 
@@ -123,8 +125,9 @@ def _manifold(names: Collection[str], fake: Features, real: Reference) -> dict[s
     return manifold_metrics(names, fake.features, real.features, real.neighbor_distances)
 
 
-def _manifold_metric(name: str, min_images: int) -> Metric:
+def _manifold_metric(name: str, description: str, min_images: int) -> Metric:
     return Metric(
+        description=description,
         compute=lambda fake, real: _manifold((name,), fake, real)[name],
         joint=_manifold,
         higher_is_better=True,
@@ -136,13 +139,28 @@ def _manifold_metric(name: str, min_images: int) -> Metric:
 
 METRICS: dict[str, Metric] = {
     "fid": Metric(
-        compute=_frechet, higher_is_better=False, required_reference="statistics", default_features="inception"
+        description="Fréchet inception distance",
+        compute=_frechet,
+        higher_is_better=False,
+        required_reference="statistics",
+        default_features="inception",
     ),
-    "fd": Metric(compute=_frechet, higher_is_better=False, required_reference="statistics", default_features=None),
+    "fd": Metric(
+        description="Fréchet distance",
+        compute=_frechet,
+        higher_is_better=False,
+        required_reference="statistics",
+        default_features=None,
+    ),
     "intrafd": Metric(
-        compute=_classwise, higher_is_better=False, required_reference="labels", default_features="inception"
+        description="mean Fréchet distance of the classes",
+        compute=_classwise,
+        higher_is_better=False,
+        required_reference="labels",
+        default_features="inception",
     ),
     "fdinf": Metric(
+        description="Fréchet distance extrapolated to infinitely many generated images",
         compute=_frechet_infinity,
         higher_is_better=False,
         required_reference="statistics",
@@ -150,12 +168,14 @@ METRICS: dict[str, Metric] = {
         min_images=10,
     ),
     "kid": Metric(
+        description="kernel inception distance",
         compute=lambda fake, real: kid(fake.features, real.features),
         higher_is_better=False,
         required_reference="features",
         default_features="inception",
     ),
     "is": Metric(
+        description="inception score",
         compute=_from_logits(inception_score),
         higher_is_better=True,
         required_reference="none",
@@ -163,17 +183,23 @@ METRICS: dict[str, Metric] = {
         needs_logits=True,
         min_images=10,
     ),
-    "precision": _manifold_metric("precision", min_images=4),
-    "recall": _manifold_metric("recall", min_images=4),
-    "density": _manifold_metric("density", min_images=6),
-    "coverage": _manifold_metric("coverage", min_images=6),
+    "precision": _manifold_metric("precision", "fraction of generated images near real ones", min_images=4),
+    "recall": _manifold_metric("recall", "fraction of real images near generated ones", min_images=4),
+    "density": _manifold_metric(
+        "density", "number of real neighborhoods around generated images, relative to the expected one", min_images=6
+    ),
+    "coverage": _manifold_metric(
+        "coverage", "fraction of real images with a generated one in their neighborhood", min_images=6
+    ),
     "authpct": Metric(
+        description="percentage of generated images that are no near copies of training images",
         compute=lambda fake, real: authentic_percentage(fake.features, real.features, real.neighbor_distances),
         higher_is_better=True,
         required_reference="neighbors",
         default_features="inception",
     ),
     "modes": Metric(
+        description="number of classes among the generated images",
         compute=_from_logits(captured_modes),
         higher_is_better=True,
         required_reference="none",
@@ -181,6 +207,7 @@ METRICS: dict[str, Metric] = {
         needs_logits=True,
     ),
     "kl": Metric(
+        description="KL divergence of the classes of the generated images from equally frequent ones",
         compute=_from_logits(kl_to_uniform),
         higher_is_better=False,
         required_reference="none",
@@ -188,6 +215,7 @@ METRICS: dict[str, Metric] = {
         needs_logits=True,
     ),
     "confident": Metric(
+        description="fraction of the generated images that the classifier recognizes with confidence",
         compute=_from_logits(confident_fraction),
         higher_is_better=True,
         required_reference="none",

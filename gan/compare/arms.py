@@ -127,9 +127,8 @@ def build_cells(path: Path, overrides: Sequence[str], arms: Iterable[Arm], seeds
         if text.partition("=")[0] == "seed":
             raise UserError(f"{text}: set the seeds of a comparison with --seeds")
     schema = get_experiment_type(path).schema
-    base = load_config(
-        schema, path, overrides, imports_plugins=True
-    )  # reports an error in the shared part without naming an arm
+    # First, so that an error in the shared part is reported without the name of an arm
+    base = load_config(schema, path, overrides, imports_plugins=True)
     cells = [_build_cell(schema, path, overrides, arm, seed) for seed in seeds for arm in arms]
     for cell in cells:
         _check_evaluation(base, cell)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 from gan.compare.experiment_types import CLASSIFIER, GAN
+from gan.run.logging import METRIC
 from metrics import catalog
 
-METRIC = "metrics/"
 ACCURACY, VALIDATION = "accuracy_", "_validation"  # prefix and suffix of the metrics of classifiers
 LIPSCHITZ = {
     f"lipschitz/{experiment_type.network}/{name}": label

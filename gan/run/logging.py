@@ -23,6 +23,7 @@ from gan.runtime.files import append, name_in_errors, write_text
 from gan.runtime.text import printable
 
 METRICS = "metrics.jsonl"
+METRIC = "metrics/"  # what the tags of metrics begin with
 MAX_INTEGER = 2**63  # of TensorBoard
 ENTRY = re.compile(rb'(?=\{"step":)')  # where an entry begins
 MAX_BYTES = 1_000_000  # of an entry, which has a few thousand

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gan.run.checkpoint import Checkpoints
-from gan.run.logging import RunLogger, read_metrics
+from gan.run.logging import METRIC, RunLogger, read_metrics
 from gan.run.progress import Progress
 from gan.run.step_files import REAL, SAMPLES
 from gan.runtime.distributed import rank
-
-METRIC = "metrics/"  # what the tags of metrics begin with
 
 
 class Recorder:

@@ -94,7 +94,7 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
 
             draws = is_early(experiment.step, config.eval.every) and not evaluates
             if draws and recorder is not None:
-                draw_samples(experiment, recorder)
+                draw_samples(experiment, experiment.evaluated_generator(), recorder)
             if acts or draws:
                 throughput.restart(experiment.images)  # measuring and writing do not count as training
 
@@ -150,8 +150,7 @@ def evaluate(
         first, value = next(iter(metrics.items()))
         if recorder.is_best(first, value, evaluator.protocols[0].spec.higher_is_better):
             recorder.save_best(experiment.state_dict())
-    samples = fixed_samples(G_ema, inputs)
-    recorder.logger.image(SAMPLES, experiment.step, sample_grid(samples, experiment.config.data.stacked))
+    samples = draw_samples(experiment, G_ema, recorder)
     if metrics:
         recorder.log(experiment.counters, metrics | spreads)
     recorder.warn(warnings.check_samples(experiment.step, samples, experiment.images))
@@ -165,10 +164,11 @@ def is_early(step: int, every: int) -> bool:
     return step < every and step & (step - 1) == 0
 
 
-def draw_samples(experiment: Experiment, recorder: Recorder) -> None:
-    """Log a sample grid of the averaged generator. It changes no state and no random number of training."""
-    samples = fixed_samples(experiment.evaluated_generator(), experiment.inputs)
+def draw_samples(experiment: Experiment, G: nn.Module, recorder: Recorder) -> Tensor:
+    """Log a grid of samples of G, and return them. This changes no state and no random number of training."""
+    samples = fixed_samples(G, experiment.inputs)
     recorder.logger.image(SAMPLES, experiment.step, sample_grid(samples, experiment.config.data.stacked))
+    return samples
 
 
 def draw_missing_images(experiment: Experiment, recorder: Recorder) -> None:
@@ -179,7 +179,7 @@ def draw_missing_images(experiment: Experiment, recorder: Recorder) -> None:
         grid = sample_grid(images[index.to(images.device)].cpu(), experiment.config.data.stacked)
         recorder.logger.real_images(grid)
     if is_early(experiment.step, experiment.config.eval.every) and not recorder.has_image(SAMPLES, experiment.step):
-        draw_samples(experiment, recorder)
+        draw_samples(experiment, experiment.evaluated_generator(), recorder)
 
 
 def has_diverged(experiment: Experiment, folder: Path, recorder: Recorder | None, losses: dict[str, Tensor]) -> bool:

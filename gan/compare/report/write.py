@@ -59,12 +59,17 @@ class Comparison:
         return get_wording(self.description.experiment_type)
 
     @cached_property
+    def points(self) -> dict[str, list[Row]]:
+        """The rows of the curve of each cell."""
+        return {row["cell"]: read_curve(self.folder.curve_file(row["cell"])) for row in self.rows}
+
+    @cached_property
     def curves(self) -> dict[str, ArmCurves]:
         """The curves of each arm, with the training time in minutes if the arm's mean time per step is known."""
         seconds = equal_time.get_seconds_per_step(self.rows)
         seeds: dict[str, list[list[Row]]] = {}
         for row in self.rows:
-            curve = read_curve(self.folder.curve_file(row["cell"]))
+            curve = self.points[row["cell"]]
             if row["arm"] in seconds:
                 curve = [point | {MINUTES.column: point["step"] * seconds[row["arm"]] / 60} for point in curve]
             seeds.setdefault(row["arm"], []).append(curve)
@@ -83,6 +88,11 @@ class Comparison:
         if tag is None or (higher := higher_is_better(tag)) is None:
             return []
         return choose_best(tables.get_values(self.rows, tag), higher)
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """The arms of each plot."""
+        return plots.group_arms(list(self.curves), self.description.baseline, self.best)
 
 
 def write_report(folder: GridFolder, description: Description, latex: bool) -> list[Path]:
@@ -138,7 +148,7 @@ def _build_metric_section(comparison: Comparison) -> list[Block]:
     primary = get_primary_metric(rows)
     if primary is None:
         return []
-    best = [row for row in rows if row["arm"] in comparison.best] if plots.BEST in _group_arms(comparison) else []
+    best = [row for row in rows if row["arm"] in comparison.best] if plots.BEST in comparison.groups else []
     return [
         Heading("Metrics"),
         *([Paragraph(FAMILIES), tables.build_metric_table(best, comparison.wording)] if best else []),
@@ -159,14 +169,13 @@ def _build_equal_time_section(comparison: Comparison, tag: str) -> list[Block]:
     rows = comparison.rows
     if (seconds := equal_time.find_equal_time(rows)) is None:
         return []
-    curves = {row["cell"]: read_curve(comparison.folder.curve_file(row["cell"])) for row in rows}
-    at_time = equal_time.read_at_time(rows, curves, tag, seconds)
+    at_time = equal_time.read_at_time(rows, comparison.points, tag, seconds)
     over_time = [
         replace(plot, name=f"{plot.name}-time", caption=f"{plot.caption} over time", axis=MINUTES)
         for plot in _get_metric_plots(comparison)
         if plot.lines[0].tag == tag
     ]
-    (group, arms), *_ = _group_arms(comparison).items()
+    (group, arms), *_ = comparison.groups.items()
     return [
         Heading("After equal training time", 3),
         tables.build_equal_time_table(at_time, tag, seconds),
@@ -202,16 +211,12 @@ def _draw_gallery(
     """Draw the plots, one for each of the groups, by default all groups of arms. Plots without data are skipped."""
     pictures = []
     for plot in gallery:
-        for group, arms in (_group_arms(comparison) if groups is None else groups).items():
+        for group, arms in (groups or comparison.groups).items():
             path = comparison.folder.plot_folder / "-".join(filter(None, [plot.name, group]))
             if plots.draw_plot(path, plot, [comparison.curves[arm] for arm in arms]):
                 caption = ", ".join(filter(None, [plot.caption, group]))
                 pictures.append(Picture(path.with_name(f"{path.name}.png"), caption))
     return [Gallery(pictures)] if pictures else []
-
-
-def _group_arms(comparison: Comparison) -> dict[str, list[str]]:
-    return plots.group_arms(list(comparison.curves), comparison.description.baseline, comparison.best)
 
 
 DIRECTIONS = {None: "", True: " (higher is better)", False: " (lower is better)"}

@@ -11,22 +11,6 @@ OTHERS = 4
 LOG10 = "log10"  # of a Lipschitz number, which TensorBoard's Custom Scalars show on a linear axis
 BOUNDS = ("certified", "product", "slope", "gradient_max", "gradient_mean")  # of a network, the largest first
 
-METRICS = {
-    "fid": "Fréchet inception distance",
-    "fd": "Fréchet distance",
-    "fdinf": "Fréchet distance extrapolated to infinitely many generated images",
-    "intrafd": "mean Fréchet distance of the classes",
-    "kid": "kernel inception distance",
-    "is": "inception score",
-    "precision": "fraction of generated images near real ones",
-    "recall": "fraction of real images near generated ones",
-    "density": "number of real neighborhoods around generated images, relative to the expected one",
-    "coverage": "fraction of real images with a generated one in their neighborhood",
-    "authpct": "percentage of generated images that are no near copies of training images",
-    "modes": "number of classes among the generated images",
-    "kl": "KL divergence of the classes of the generated images from equally frequent ones",
-    "confident": "fraction of the generated images that the classifier recognizes with confidence",
-}
 DESCRIPTIONS = {
     "metrics/accuracy_validation": "accuracy in percent on validation images, which selects the best checkpoint",
     "metrics/accuracy_test": "accuracy in percent on test images",
@@ -88,7 +72,7 @@ def _find(descriptions: dict[str, str], tag: str) -> str:
 
 
 def _describe_metric(protocol: MetricProtocol) -> str:
-    text = f"{METRICS[protocol.metric]}: {protocol.count:,} generated images"
+    text = f"{protocol.spec.description or protocol.metric}: {protocol.count:,} generated images"
     if protocol.reference is not None:
         count = "all" if protocol.reference_count is None else f"{protocol.reference_count:,}"
         text += ", real images of a file" if protocol.reference == "file" else f", {count} {protocol.reference} images"

@@ -1,5 +1,7 @@
 """The names and descriptions under which TensorBoard shows tags, and what its event files contain."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gan.data.grids import save_png
 from gan.run.logging import RunLogger, get_step_file
-from gan.run.writers.tensorboard_tags import METRICS, describe, get_name
+from gan.run.writers.tensorboard_tags import describe, get_name
 from metrics import catalog
 from tests.event_files import load, read_description, read_scalars, read_steps, read_tags
 
@@ -44,7 +46,12 @@ def test_description(tag, expected):
 
 
 def test_each_metric_has_a_description():
-    assert METRICS.keys() == catalog.METRICS.keys()
+    assert all(metric.description for metric in catalog.METRICS.values())
+
+
+def test_metric_of_a_user_without_a_description(monkeypatch):
+    monkeypatch.setitem(catalog.METRICS, "own", replace(catalog.METRICS["modes"], description=""))
+    assert describe("metrics/own1k") == "own: 1,000 generated images, features `digits`; higher is better"
 
 
 def test_each_tag_of_a_run_has_a_description(finished_run):

@@ -49,10 +49,10 @@ def test_real_images_are_evenly_spaced_in_the_training_images(early_run):
 def test_resumed_run_neither_loses_nor_repeats_grids(early_run, tmp_path, tiny_run, monkeypatch, event_files_in_order):
     folder, draw = tmp_path / "killed", loop.draw_samples
 
-    def kill(experiment, recorder):
+    def kill(experiment, G, recorder):
         if experiment.step == 4:
             raise Killed
-        draw(experiment, recorder)
+        return draw(experiment, G, recorder)
 
     monkeypatch.setattr(loop, "draw_samples", kill)
     with pytest.raises(Killed):
