@@ -40,7 +40,7 @@ STAGES = {
     "lipschitz": ("speed", 35, True),
     "filters": ("kernels", 30, True),
     "rewrites": ("kernels", 40, True),
-    "networks": ("speed", 50, True),
+    "networks": ("speed", 80, True),
     "ceilings": ("kernels", 60, True),
 }
 DEFAULT_OUT = ROOT / "build" / "gpu_check"

@@ -77,7 +77,7 @@ def normalizations(task: Task) -> None:
 
 
 def networks(task: Task) -> None:
-    """Time steps of DCGAN 32 with batch size 128, and of SNGAN-ResNet with 128 x 128 pixels."""
+    """Time steps of DCGAN 32 with batch size 128, and of SNGAN-ResNet with 128 x 128 pixels, also batches in parts."""
     forms = {"captured": CAPTURED, "eager": EAGER}
     contestants = {}
     for precision in ("bf16", "fp32"):
@@ -86,16 +86,18 @@ def networks(task: Task) -> None:
             contestants[f"DCGAN 32, {precision}, {form}"] = lambda keys=keys: step_contestant(task.build(DCGAN, *keys))
     task.compare(contestants, "DCGAN 32, bf16, eager")
     contestants = {}
-    for name in ("none", "spectral", "conv_norm", STRIDED, "oni", "gradient", "spectral_conv"):
+    names = {name: name for name in ("none", "spectral", "conv_norm", "oni", "gradient", "spectral_conv")}
+    for label, name in (names | {"conv_norm, strided": STRIDED}).items():
         keys = (CAPTURED, NORM + name, "train.precision=bf16")
-        contestants[f"DCGAN 32, bf16, D with {name}"] = lambda k=keys: step_contestant(task.build(DCGAN, *k))
+        contestants[f"DCGAN 32, bf16, D with {label}"] = lambda k=keys: step_contestant(task.build(DCGAN, *k))
     task.compare(contestants, "DCGAN 32, bf16, D with none", repeats=3)
     side = 64 if task.tiny else 128
+    large_forms = {"captured": (CAPTURED,), "captured, in 4 parts": (CAPTURED, "train.accumulate=4"), "eager": (EAGER,)}
     large = {
-        f"SNGAN {side}, bf16, {form}": lambda g=graph: step_contestant(
-            task.build(RESNET, g, "train.precision=bf16", side=side)
+        f"SNGAN {side}, bf16, {form}": lambda keys=keys: step_contestant(
+            task.build(RESNET, *keys, "train.precision=bf16", side=side)
         )
-        for form, graph in forms.items()
+        for form, keys in large_forms.items()
     }
     for label, make in large.items():  # one after the other: each needs much memory
         task.compare({label: make}, repeats=3)
