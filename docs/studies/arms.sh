@@ -2,15 +2,19 @@
 
 paper="{name: conv_norm, stride: paper}"
 strided="{name: conv_norm, stride: strided}"
+baseline=none,lr=1e-2
 arms=()
-add() { # add an arm with a name, a normalization, and learning rates
+add_with() { # add an arm with a name, overrides, and learning rates
     local rate
     for rate in "${@:3}"; do
-        arms+=(--arm "$1,lr=$rate:discriminator.normalization=$2,optimizer.generator.lr=$rate,optimizer.discriminator.lr=$rate")
+        arms+=(--arm "$1,lr=$rate:$2,optimizer.generator.lr=$rate,optimizer.discriminator.lr=$rate")
     done
 }
+add() { # add an arm with a name, a normalization, and learning rates
+    add_with "$1" "discriminator.normalization=$2" "${@:3}"
+}
 compare() { # train the arms that have been added; the first argument is the name of the data set
-    python -m gan.compare "configs/$1/study.yaml" --out "docs/studies/$1" --baseline none,lr=1e-2 \
+    python -m gan.compare "configs/$1/study.yaml" --out "docs/studies/$1" --baseline "$baseline" \
         --device cpu --jobs 1 --threads 1 "${arms[@]}" "${@:2}"
     arms=()
 }
