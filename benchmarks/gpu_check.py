@@ -37,7 +37,7 @@ STAGES = {
     "compiled": ("speed", 100, True),
     "normalizations": ("speed", 50, True),
     "profiles": ("speed", 80, True),
-    "lipschitz": ("speed", 35, True),
+    "lipschitz": ("speed", 60, True),
     "filters": ("kernels", 30, True),
     "rewrites": ("kernels", 40, True),
     "networks": ("speed", 80, True),
