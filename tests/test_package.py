@@ -49,8 +49,10 @@ def test_every_package_declares_its_types():
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build a wheel from a copy of the source tree, and return it."""
+    """Build a wheel from what .dockerignore leaves of the source tree, and return it."""
     source = folder / "source"
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    kept = {line[1:] for line in lines if line.startswith("!")}
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -59,7 +61,7 @@ def build_wheel(folder: Path) -> Path:
         check=True,
     ).stdout
     for name in filter(None, names.split("\0")):
-        if name.partition("/")[0] not in ("docs", "tests", "benchmarks") and (ROOT / name).is_file():
+        if name.partition("/")[0] in kept and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, source / name)
     subprocess.run([*PIP, "wheel", source, *OFFLINE, "--wheel-dir", folder], check=True, capture_output=True)
