@@ -16,7 +16,7 @@ from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.run.divergence import DIVERGENCES
 from gan.run.logging import METRICS
-from gan.run.step_files import SAMPLES, find_step_files
+from gan.run.step_files import REAL, SAMPLES, find_step_files
 from gan.runtime.errors import UserError
 from gan.runtime.text import printable
 
@@ -104,7 +104,7 @@ def _copy(run: Path, target: Path) -> None:
     samples = [path.relative_to(run) for path in find_step_files(run / SAMPLES, ".png").values()][-1:]
     try:
         (target / SAMPLES).mkdir(parents=True)
-        for name in (run_folder.CONFIG, METRICS, DIVERGENCES, *samples):
+        for name in (run_folder.CONFIG, METRICS, DIVERGENCES, *samples, Path(SAMPLES, REAL)):
             if (run / name).is_file():
                 shutil.copyfile(run / name, target / name)
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import Any
 from gan.run.lock import LOCK
 from gan.run.logging import is_number
 from gan.run.obstacles import describe_obstacles
+from gan.run.step_files import REAL
 from gan.runtime.damaged import read_json
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
@@ -50,6 +51,11 @@ class GridFolder:
         return self.root / "samples" / f"{cell}.png"
 
     @property
+    def real_file(self) -> Path:
+        """The image file with real images of the baseline's data."""
+        return self.root / "samples" / REAL
+
+    @property
     def job_folder(self) -> Path:
         """The folder of the files of Slurm's jobs."""
         return self.root / "logs" / "slurm"
@@ -79,7 +85,7 @@ class GridFolder:
         folders = [self.root / name for name in ("cells", "logs", "curves", "samples", "plots")]
         read = [self.log_file(cell), self.record_file(cell), self.curve_file(cell), self.results_file]
         reports = [self.root / name for name in (".gitignore", "report.md", "report.html", "tables.tex")]
-        return list(describe_obstacles(folders, read, [self.sample_file(cell), *reports]))
+        return list(describe_obstacles(folders, read, [self.sample_file(cell), self.real_file, *reports]))
 
     def create(self) -> None:
         """Create the folder and its .gitignore. Raises UserError if it cannot be written to."""

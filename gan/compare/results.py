@@ -21,7 +21,7 @@ from gan.options.loader import load_config
 from gan.run import folder as run_folder
 from gan.run.lock import check_lock
 from gan.run.logging import METRICS, Log, read_log
-from gan.run.step_files import SAMPLES, find_step_files
+from gan.run.step_files import REAL, SAMPLES, find_step_files
 from gan.runtime.damaged import describe_damage, keep_copy
 from gan.runtime.errors import UserError
 from gan.runtime.files import only_regular, write_atomically
@@ -96,6 +96,8 @@ class Results:
             return saved
         if identity["seed"] == self._first_seeds[identity["arm"]]:
             save_sample(run / SAMPLES, self.folder.sample_file(name))
+            if identity["arm"] == self.description.baseline:
+                save_small_grid(run / SAMPLES / REAL, self.folder.real_file)
         row = identity | self._read_results(name, log.lines, saved)
         return {key: value for key, value in row.items() if value not in (None, "")}
 
@@ -180,15 +182,22 @@ def get_curve(lines: list[Row]) -> list[Row]:
 
 
 def save_sample(source_folder: Path, target: Path) -> None:
-    """Write the first rows of the newest sample grid of a run, with a palette of 64 colors to reduce the file size."""
-    for source in reversed(find_step_files(source_folder, ".png").values()):
+    """Write the first rows of the newest sample grid of a run that is complete."""
+    any(save_small_grid(source, target) for source in reversed(find_step_files(source_folder, ".png").values()))
+
+
+def save_small_grid(source: Path, target: Path) -> bool:
+    """Write the first rows of a grid of images, with a palette of 64 colors to reduce the file size.
+
+    Return whether `target` has them: not if the grid is missing or incomplete.
+    """
+    try:
         if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
-            return
-        try:
-            with open(source, "rb", opener=only_regular) as file, Image.open(file, formats=["PNG"]) as image:
-                height = image.height // COLUMNS * SAMPLE_ROWS
-                small = image.crop((0, 0, image.width, height)).quantize(64, dither=Image.Dither.NONE)
-        except OSError:  # the file is incomplete: the run is still writing it, or was killed
-            continue
-        write_atomically(target, lambda file, small=small: small.save(file, "png", optimize=True))
-        return
+            return True
+        with open(source, "rb", opener=only_regular) as file, Image.open(file, formats=["PNG"]) as image:
+            height = image.height // COLUMNS * SAMPLE_ROWS
+            small = image.crop((0, 0, image.width, height)).quantize(64, dither=Image.Dither.NONE)
+    except OSError:  # the run is still writing it, or was killed
+        return False
+    write_atomically(target, lambda file: small.save(file, "png", optimize=True))
+    return True

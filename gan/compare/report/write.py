@@ -284,7 +284,7 @@ def _build_sample_section(comparison: Comparison) -> list[Block]:
         return []
     seeds = [row["seed"] for row in rows]
     seed = max(dict.fromkeys(seeds), key=seeds.count)
-    pictures = []
+    pictures = [Picture(folder.real_file, "real images")] if folder.real_file.exists() else []
     for row in rows:
         if row["seed"] == seed:
             caption = row["arm"] if row["status"] == FINISHED else f"{row['arm']} ({row['status']})"

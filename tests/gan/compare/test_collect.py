@@ -46,6 +46,7 @@ def test_report_has_the_numbers_of_the_runs(runs, grid, tmp_path, monkeypatch, c
         assert rows[name].items() >= {key: cells[cell][key] for key in cells[cell] if key not in EARLIER}.items()
         assert (out / "curves" / f"{name}.csv").read_bytes() == (grid / "curves" / f"{cell}.csv").read_bytes()
     assert (out / "samples" / "a-seed0.png").read_bytes() == (grid / "samples" / "conv_norm-seed0.png").read_bytes()
+    assert (out / "samples" / "real.png").read_bytes() == (grid / "samples" / "real.png").read_bytes()
     description = json.loads((out / "grid.json").read_text())
     assert description["baseline"] == "none"
     assert "--runs" in description["runs"][0]["command"]

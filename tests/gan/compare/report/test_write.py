@@ -36,8 +36,8 @@ class Links(HTMLParser):
 def test_html_report_embeds_all_images(grid):
     text = (grid / "report.html").read_text()
     page = Links(text)
-    # 2 metrics, the first also over time, 2 of the network, 3 layers, and a sample of each arm.
-    assert len(page.images) == 3 + 2 + 3 + 2
+    # 2 metrics, the first also over time, 2 of the network, 3 layers, real images, and a sample of each arm.
+    assert len(page.images) == 3 + 2 + 3 + 1 + 2
     sections = [link for link in page.links if link.startswith("#")]
     assert sections
     assert all(f'id="{section[1:]}"' in text for section in sections)
@@ -57,7 +57,7 @@ def test_html_report_embeds_all_images(grid):
 def test_markdown_report_links_existing_images(grid):
     text = (grid / "report.md").read_text()
     links = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
-    assert len(links) == 10
+    assert len(links) == 11
     for link in links:
         with Image.open(grid / link) as picture:
             picture.verify()
