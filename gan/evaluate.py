@@ -20,8 +20,7 @@ from gan.config import Config
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
-from gan.options.loader import dump_config, load_config
-from gan.run import folder as run_folder
+from gan.options.loader import dump_config
 from gan.run.evaluations import CLASSIFIER, RESULTS, STD, Evaluations
 from gan.run.start import check_writable
 from gan.run.summary import format_table
@@ -36,9 +35,9 @@ from gan.runtime.provenance import versions
 from gan.runtime.text import printable
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
-from gan.training.generator_file import is_generator_file, load_generator, read_generator_config
+from gan.training.generator_file import check_image_shape, is_generator_file, load_generator
 from gan.training.inputs import Inputs
-from gan.training.restore import replace_metrics, restore_experiment
+from gan.training.restore import load_run_config, replace_metrics, restore_experiment
 from metrics.catalog import describe_metric, parse_protocol, parse_protocols
 from metrics.estimate import Estimate, format_estimate
 from models.calls import call_network
@@ -172,7 +171,7 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> dict[str,
 
     Returns them as in the file: the values of each metric by seed.
     """
-    config = _load_config(options.run, options.overrides)
+    config = load_run_config(options.run, options.overrides)
     try:
         protocols = parse_protocols(options.metrics or config.eval.metrics)
         if options.num_samples is not None:
@@ -241,17 +240,6 @@ def _summarize(name: str, scores: Sequence[Mapping[str, float]]) -> tuple[str, s
     return name, format_estimate(mean, 6), spread, str(len(values))
 
 
-def _load_config(run: Path, overrides: Sequence[str]) -> Config:
-    """Return the config of a run with overrides. Raises UserError if they make it another experiment."""
-    if is_generator_file(run):
-        config = read_generator_config(run, overrides)
-        run_folder.refuse_changes(run, read_generator_config(run), config)
-    else:
-        config = load_config(Config, run_folder.config_path(run), overrides)
-        run_folder.check_same_experiment(run, config)
-    return config
-
-
 def _restore(
     options: argparse.Namespace, config: Config, metrics: Sequence[str], device: torch.device
 ) -> tuple[Experiment, nn.Module, int]:
@@ -259,12 +247,7 @@ def _restore(
     if is_generator_file(options.run):
         generator = load_generator(options.run, device)
         experiment = build_experiment(replace_metrics(config, metrics), config.data.load(), device)
-        if experiment.image_shape != generator.image:
-            size, classes = generator.image.resolution, generator.image.num_classes
-            raise UserError(
-                f"{options.run} generates images of {size} x {size} pixels, {generator.image.channels} channels and"
-                f" {classes or 'no'} classes, unlike the data set; set data.root and the other keys of its data"
-            )
+        check_image_shape(options.run, generator, experiment.image_shape)
         experiment.inputs.labels = generator.labels
         G, step = generator.network, generator.step
     else:
