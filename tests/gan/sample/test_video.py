@@ -100,14 +100,15 @@ def test_mp4_without_its_package_is_a_one_line_error(run_folder, monkeypatch, ca
 
 def test_mp4_has_the_frames_of_the_gif(run_folder):
     av = pytest.importorskip("av")
-    sample(run_folder, "-n", 1, "--video", "walk", "--out", "a.gif")
-    sample(run_folder, "-n", 1, "--video", "walk", "--out", "a.mp4")
+    sample(run_folder, "-n", 9, "--video", "walk", "--out", "a.gif")
+    sample(run_folder, "-n", 9, "--video", "walk", "--out", "a.mp4")
     frames, _ = read("a.gif")
     with av.open("a.mp4") as container:
         assert container.streams.video[0].average_rate == 20
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(decoded) == len(frames)
-    height, width, _ = frames[0].shape
+    height, width, _ = frames[0].shape  # both are odd, which the format does not allow
+    assert height % 2 == width % 2 == 1
     for a, b in zip(decoded, frames, strict=True):
         assert a.shape == (height + height % 2, width + width % 2, 3)
         assert np.abs(a[:height, :width].astype(int) - b).mean() < 8
