@@ -2,9 +2,10 @@
 
 import runpy
 import sys
+from pathlib import Path
 
 from gan import __version__
-from gan.runtime.startup import exit_when_interrupted
+from gan.runtime import startup
 
 COMMANDS = {
     "train": ("train_gan", "train a GAN"),
@@ -18,22 +19,30 @@ COMMANDS = {
     "runs": ("gan.runs", "list runs with their status and metrics"),
 }
 """The module of each command, which can be started by itself, and what it does"""
-USAGE = "usage: convnorm-gan COMMAND ...\n\n" + "\n".join(f"  {n:10}{text}" for n, (_, text) in COMMANDS.items())
 
 
 def main() -> int:
     """Run the command that the command line names and return its exit code; 2 if there is no such command."""
-    exit_when_interrupted()
+    startup.exit_when_interrupted()
+    script = Path(sys.argv[0]).name
+    program = "python -m gan" if script == "__main__.py" else script
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "--version"):
-        print(f"convnorm-gan {__version__}" if name == "--version" else f"{USAGE}\n\nCOMMAND --help shows its options")
+        print(f"convnorm-gan {__version__}" if name == "--version" else describe_commands(program))
         return 0
     if name not in COMMANDS:
         print(f"error: unknown command {name!a} (commands: {', '.join(COMMANDS)})", file=sys.stderr)
         return 2
     del sys.argv[1]
+    startup.typed_command = f"{program} {name}"
     runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)  # it ends the process
     return 0
+
+
+def describe_commands(program: str) -> str:
+    """Return the help text, in which `program` is how the user calls this command."""
+    commands = "\n".join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items())
+    return f"usage: {program} COMMAND ...\n\n{commands}\n\nCOMMAND --help shows its options"
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 import argparse
 import dataclasses
+import json
 import statistics
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +20,8 @@ from gan.config import Config
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
-from gan.options.loader import dump_config, load_config
-from gan.run import folder as run_folder
-from gan.run.evaluations import CLASSIFIER, RESULTS, Evaluations
+from gan.options.loader import dump_config
+from gan.run.evaluations import CLASSIFIER, RESULTS, STD, Evaluations
 from gan.run.start import check_writable
 from gan.run.summary import format_table
 from gan.runtime.cache import hash_values
@@ -33,10 +35,10 @@ from gan.runtime.provenance import versions
 from gan.runtime.text import printable
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
-from gan.training.generator_file import is_generator_file, load_generator, read_generator_config
+from gan.training.generator_file import check_image_shape, is_generator_file, load_generator
 from gan.training.inputs import Inputs
-from gan.training.restore import replace_metrics, restore_experiment
-from metrics.catalog import parse_protocol, parse_protocols
+from gan.training.restore import load_run_config, replace_metrics, restore_experiment
+from metrics.catalog import describe_metric, parse_protocol, parse_protocols
 from metrics.estimate import Estimate, format_estimate
 from models.calls import call_network
 
@@ -61,12 +63,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     path = partial(expand_path, key="--out and --save-statistics")
     parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder or .safetensors file")
     parser.add_argument("--images", nargs="+", metavar="DIR", help="folders or archives of generated and real images")
-    parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run, or fid and kid for folders")
+    parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run, or fid for folders")
     parser.add_argument("--num-samples", type=whole_number, help="number of generated images, for all metrics")
     parser.add_argument("--seeds", type=whole_number, help="number of sets of latents to evaluate (default: 1)")
     parser.add_argument("--checkpoint", choices=("newest", "best"), help="(default: newest)")
     parser.add_argument("--save-statistics", type=path, metavar="FILE.npz", help="write FID statistics of --images DIR")
     parser.add_argument("--out", type=path, help=f"JSON file to write (default: {RESULTS} in a run folder)")
+    parser.add_argument("--json", action="store_true", help="print the metrics as one JSON object, and nothing else")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     parser.add_argument("--resize", type=whole_number, metavar="N", help="crop images to squares, resized to N x N")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be read")
@@ -86,9 +89,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     elif options.resize is not None or options.skip_corrupt or options.save_statistics:
         parser.error("--resize, --skip-corrupt and --save-statistics are options of --images")
     if options.images is not None:
-        for name in ("num_samples", "seeds", "checkpoint", *(("metrics", "out") if options.save_statistics else ())):
-            if getattr(options, name) is not None:
-                other = "--save-statistics" if name in ("metrics", "out") else "--images"
+        of_scores = ("metrics", "out", "json") if options.save_statistics else ()
+        for name in ("num_samples", "seeds", "checkpoint", *of_scores):
+            if getattr(options, name):
+                other = "--save-statistics" if name in of_scores else "--images"
                 parser.error(f"--{name.replace('_', '-')} cannot be combined with {other}; remove it")
         if options.save_statistics and options.save_statistics.suffix != ".npz":
             parser.error(f"--save-statistics {options.save_statistics}: the name must end in .npz")
@@ -106,40 +110,54 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compute the metrics, print them as a table and write the JSON file."""
+    """Compute the metrics, print them and write the JSON file."""
     device = select_device(options.device)
     with process_group(device):
-        if options.run is not None:
-            evaluate_run(options, device)
-        else:
-            evaluate_folders(options, device)
+        if options.save_statistics is not None:
+            save_folder_statistics(options, device)
+            return
+        # With --json, everything but the result is for the terminal.
+        with redirect_stdout(sys.stderr) if options.json and rank() == 0 else nullcontext():
+            results = (evaluate_folders if options.run is None else evaluate_run)(options, device)
+        if options.json:
+            print(json.dumps(results, ensure_ascii=False))
 
 
-def evaluate_folders(options: argparse.Namespace, device: torch.device) -> None:
-    """Compare two folders of images, or save the statistics of one."""
-    decoding = Decoding(resize=options.resize, skip_corrupt=options.skip_corrupt)
-    print(f"images are compared {decoding}")
-    if options.save_statistics:
-        path, overrides = options.save_statistics, options.overrides
-        _check_target(path, "--save-statistics")
-        if path.exists():
-            raise UserError(f"--save-statistics {path} already exists; choose another name")
-        _print_skipped(save_statistics(options.images[0], path, decoding, overrides, device))
-        return
+def save_folder_statistics(options: argparse.Namespace, device: torch.device) -> None:
+    """Save the statistics of a folder of images."""
+    path = options.save_statistics
+    _check_target(path, "--save-statistics")
+    if path.exists():
+        raise UserError(f"--save-statistics {path} already exists; choose another name")
+    decoding = _get_decoding(options)
+    _print_skipped(save_statistics(options.images[0], path, decoding, options.overrides, device))
+
+
+def evaluate_folders(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Compare two folders of images, and return the metrics with what they depend on."""
     if options.out is not None:
         _check_target(options.out, "--out")
     fake, real = options.images
-    names = options.metrics or ["fid", "kid"]
-    overrides = options.overrides
-    scores, skipped, classifier = compare_folders(fake, real, names, decoding, overrides, device, _print_scores)
+    decoding, overrides = _get_decoding(options), options.overrides
+    scores, skipped, classifier = compare_folders(
+        fake, real, options.metrics or ["fid"], decoding, overrides, device, _print_in_words
+    )
     _print_skipped(skipped)
-    print("\n" + format_table([("", "value"), *((name, format_estimate(value, 6)) for name, value in scores.items())]))
-    if options.out is not None:
-        results = {"images": list(map(str, options.images)), "decoding": str(decoding), "skipped": skipped}
-        results |= {} if classifier is None else {CLASSIFIER: classifier}
-        spreads = {name: value.std for name, value in scores.items() if isinstance(value, Estimate)}
-        if rank() == 0:
-            write_json(options.out, {**results, "metrics": scores, **({"std": spreads} if spreads else {})})
+    results = {"images": [str(fake), str(real)], "decoding": str(decoding), "skipped": skipped}
+    results |= {} if classifier is None else {CLASSIFIER: classifier}
+    spreads = _get_spreads(scores)
+    results |= {"metrics": scores, **({STD: spreads} if spreads else {})}
+    if options.out is not None and rank() == 0:
+        write_json(options.out, results)
+    return results
+
+
+def _get_decoding(options: argparse.Namespace) -> Decoding:
+    """Return how images are read, and print it if they are changed."""
+    decoding = Decoding(resize=options.resize, skip_corrupt=options.skip_corrupt)
+    if decoding.resize is not None:
+        print(f"images are compared as {decoding}")
+    return decoding
 
 
 def _check_target(path: Path, option: str) -> None:
@@ -148,9 +166,12 @@ def _check_target(path: Path, option: str) -> None:
     check_regular(path)
 
 
-def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
-    """Evaluate a checkpoint with one or more sets of latents. Print and save the metrics of each of them at once."""
-    config = _load_config(options.run, options.overrides)
+def evaluate_run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Evaluate a checkpoint with one or more sets of latents. Print and save the metrics of each of them at once.
+
+    Returns them as in the file: the values of each metric by seed.
+    """
+    config = load_run_config(options.run, options.overrides)
     try:
         protocols = parse_protocols(options.metrics or config.eval.metrics)
         if options.num_samples is not None:
@@ -191,6 +212,19 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> None:
         print("±: standard deviation over the splits (IS) or the subsets (KID) of one set of latents")
     if path is not None:
         print(f"\n{printable(path)}")
+    values = {name: {str(seed): of_seed[name] for seed, of_seed in zip(seeds, scores, strict=True)} for name in names}
+    spreads = {name: _get_spreads(of_name) for name, of_name in values.items() if _get_spreads(of_name)}
+    results = {"run": str(options.run), "step": trained_steps, "metrics": values}
+    return results | ({STD: spreads} if spreads else {})
+
+
+def _get_spreads(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value.std for name, value in values.items() if isinstance(value, Estimate)}
+
+
+def _print_in_words(scores: Mapping[str, float]) -> None:
+    for name, value in scores.items():
+        print(f"{describe_metric(name)} ({name}): {format_estimate(value, 6)}")
 
 
 def _print_scores(scores: Mapping[str, float]) -> None:
@@ -206,17 +240,6 @@ def _summarize(name: str, scores: Sequence[Mapping[str, float]]) -> tuple[str, s
     return name, format_estimate(mean, 6), spread, str(len(values))
 
 
-def _load_config(run: Path, overrides: Sequence[str]) -> Config:
-    """Return the config of a run with overrides. Raises UserError if they make it another experiment."""
-    if is_generator_file(run):
-        config = read_generator_config(run, overrides)
-        run_folder.refuse_changes(run, read_generator_config(run), config)
-    else:
-        config = load_config(Config, run_folder.config_path(run), overrides)
-        run_folder.check_same_experiment(run, config)
-    return config
-
-
 def _restore(
     options: argparse.Namespace, config: Config, metrics: Sequence[str], device: torch.device
 ) -> tuple[Experiment, nn.Module, int]:
@@ -224,12 +247,7 @@ def _restore(
     if is_generator_file(options.run):
         generator = load_generator(options.run, device)
         experiment = build_experiment(replace_metrics(config, metrics), config.data.load(), device)
-        if experiment.image_shape != generator.image:
-            size, classes = generator.image.resolution, generator.image.num_classes
-            raise UserError(
-                f"{options.run} generates images of {size} x {size} pixels, {generator.image.channels} channels and"
-                f" {classes or 'no'} classes, unlike the data set; set data.root and the other keys of its data"
-            )
+        check_image_shape(options.run, generator, experiment.image_shape)
         experiment.inputs.labels = generator.labels
         G, step = generator.network, generator.step
     else:

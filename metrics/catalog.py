@@ -320,6 +320,13 @@ def compute_metrics(names: Collection[str], fake: Features, real: Reference | No
     return {name: scores[name] for name in names}
 
 
+def describe_metric(name: str) -> str:
+    """Return what the metric of a protocol is, in words. The name may lack the real images, as in `fid150`."""
+    metric = re.split("[^a-z]", name)[0]
+    description = METRICS[metric].description or metric
+    return description[0].upper() + description[1:]
+
+
 def higher_is_better(name: str) -> bool:
     """Return True if larger values of the protocol `name` are better. Raises ValueError if the name is invalid."""
     return parse_protocol(name).spec.higher_is_better

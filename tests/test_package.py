@@ -36,7 +36,7 @@ def test_importing_gan_does_not_import_torch():
 def test_commands_start_without_what_they_may_not_need():
     """The libraries whose import takes longest are imported where they are used. A new interpreter shows it."""
     program = """\
-import sys, train_gan, train_classifier, gan.evaluate, gan.sample, gan.audit
+import sys, train_gan, train_classifier, gan.evaluate, gan.sample.__main__, gan.audit
 late = ("matplotlib", "scipy.stats", "sklearn", "sympy", "tensorboard", "torch._dynamo", "torchvision")
 sys.exit(", ".join(name for name in late if name in sys.modules) or None)
 """

@@ -24,8 +24,8 @@ class TrainingParser(Parser):
     """
 
     def __init__(self, prog: str = "", description: str = "", default: Path = Path()):
-        usage = f"{prog} [options] [key.sub=value ...]"
-        super().__init__(usage=usage, description=description, add_help=False, formatter_class=_Formatter)
+        usage = "%(prog)s [options] [key.sub=value ...]"
+        super().__init__(prog, usage=usage, description=description, add_help=False, formatter_class=_Formatter)
         self.default = default
         shown = Path(*default.parts[-3:])
         add = self.add_argument

@@ -12,21 +12,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gan import __version__
+from gan.runtime import startup
 from gan.runtime.console import open_console
 from gan.runtime.errors import Stopped, UserError, is_out_of_memory, to_line
 from gan.runtime.files import WriteError
 from gan.runtime.job import claim_first_failure, launched_world_size
 from gan.runtime.plugins import import_plugins
-from gan.runtime.startup import EXIT_CODE, raise_when_interrupted
 
 OVERRIDE = re.compile(r"[\w.]+=")
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises UserError for invalid options, with the options of all commands."""
+    """Argument parser that raises UserError for invalid options, with the options of all commands.
 
-    def __init__(self, **options: Any):
-        super().__init__(**options)
+    Its texts name the command as the user typed it. `prog` is the name of a command that was started by itself.
+    """
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog=startup.typed_command or prog, **options)
         self.add_argument(
             "--plugins", type=_import_plugins, metavar="M,M", help="import your modules, also those that a run names"
         )
@@ -80,7 +83,7 @@ def exit_code(command: Callable[[], object], distributed: bool = False, prints_r
 
     Without a console, the command goes on. Its exit code is 2 then if it `prints_results`, which are lost.
     """
-    raise_when_interrupted()
+    startup.raise_when_interrupted()
     with open_console() as output, short_messages():
         code = _run(command, distributed)
         output.flush()
@@ -99,7 +102,7 @@ def _run(command: Callable[[], object], distributed: bool) -> int:
         return stop.code
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return EXIT_CODE
+        return startup.EXIT_CODE
     except Exception as error:
         message = get_user_message(error)
         is_first = claim_first_failure()

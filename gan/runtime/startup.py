@@ -6,6 +6,8 @@ from types import FrameType
 from typing import NoReturn
 
 EXIT_CODE = 130
+typed_command: str | None = None
+"""What the user typed to start a command, such as `convnorm-gan sample`; None if the command was started by itself"""
 
 
 def exit_when_interrupted() -> None:

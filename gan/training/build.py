@@ -32,9 +32,8 @@ from models.protocols import varies_between_calls
 def build_experiment(config: Config, splits: Splits, device: torch.device) -> Experiment:
     """Return the experiment at step 0. Raises UserError for options that do not fit together."""
     check_choices(config, splits)
-    images = splits.train.images
-    num_classes = splits.train.num_classes if config.data.conditional else None
-    image_shape = ImageShape(images.shape[1], images.shape[2], num_classes)
+    images, image_shape = splits.train.images, get_image_shape(config, splits)
+    num_classes = image_shape.num_classes
     torch.manual_seed(rng.derive_seed(config.seed, "weights"))  # initializers use the global random generator
     G = _prepare(config, "generator", build_generator, image_shape, device)
     D = _prepare(config, "discriminator", build_discriminator, image_shape, device)
@@ -66,6 +65,12 @@ def build_experiment(config: Config, splits: Splits, device: torch.device) -> Ex
         tracker_graphs=CUDAGraphs([], []) if device.type == "cuda" and config.train.graph is not False else None,
         evaluator=evaluator,
     )
+
+
+def get_image_shape(config: Config, splits: Splits) -> ImageShape:
+    """Return the shape of the images that the networks of a config are built for."""
+    images, num_classes = splits.train.images, splits.train.num_classes
+    return ImageShape(images.shape[1], images.shape[2], num_classes if config.data.conditional else None)
 
 
 def describe_normalizations(experiment: Experiment) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.config import Config
+from gan.data.contents import Contents
 from gan.data.labels import LabelDistribution, restore_labels
 from gan.options.loader import dump_config, parse_config, parse_values
 from gan.run.start import count_parameters
@@ -40,11 +41,23 @@ class TrainedGenerator:
     step: int
     labels: LabelDistribution | None = None
     """Distribution of the labels of a conditional generator"""
+    contents: Contents | None = None
+    """What identifies the images of its run, if it is known"""
 
 
 def is_generator_file(run: Path) -> bool:
     """Return whether the RUN of a command is a safetensors file instead of a run folder."""
     return run.suffix == ".safetensors" and not run.is_dir()
+
+
+def check_image_shape(run: Path, generator: TrainedGenerator, image: ImageShape) -> None:
+    """Raise UserError unless the images of a data set have the shape of those that a generator generates."""
+    if image != generator.image:
+        size, classes = generator.image.resolution, generator.image.num_classes
+        raise UserError(
+            f"{run} generates images of {size} x {size} pixels, {generator.image.channels} channels and"
+            f" {classes or 'no'} classes, unlike the data set; set data.root and the other keys of its data"
+        )
 
 
 def export_generator(path: Path, generator: TrainedGenerator, bf16: bool = False) -> None:

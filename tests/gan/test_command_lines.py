@@ -7,7 +7,7 @@ import pytest
 
 import train_gan
 
-MODULES = {"gan.compare": "gan.compare.__main__", "gan.data": "gan.data.__main__"}
+MODULES = {name: f"{name}.__main__" for name in ("gan.compare", "gan.data", "gan.sample")}
 LONG = "x" * 5000
 BYTES = "\udcff"  # how Python represents an argument that is not valid UTF-8
 
@@ -90,6 +90,19 @@ LINES = {
         ["{run}", "--out", "a.png", "--nearest", "--interpolate"],
         ["{run}", "--out", "a.png", "--checkpoint", "best"],
         ["{run}", "--out-dir", "d", "--nearest"],
+        ["{run}", "a", "--out", "a.png"],
+        ["{run}", "sed=1", "--out", "a.png"],
+        ["{run}", "seed=1", "--out", "a.png"],
+        ["{run}", "--nearest", "--out", "a.png", "data=folder", "data.root=gone"],
+        ["{run}", "--out", "{empty}", "--force"],
+        ["{run}", "--out-dir", "{file}", "--force"],
+        ["{run}", "--out-dir", "{corrupt}", "--force"],
+        ["{run}", "--out", "a.png", "--video", "frog"],
+        ["{run}", "--out", "a.png", "--video", "walk"],
+        ["{run}", "--out", "a.gif"],
+        ["{damaged}", "--out", "a.gif", "--video", "training"],
+        ["gone", "--out", "a.gif", "--video", "training"],
+        ["{run}", "--out", "a.gif", "--video", "training", "--seed", "1"],
     ],
     "gan.data": [
         [],

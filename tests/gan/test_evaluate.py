@@ -251,9 +251,26 @@ def test_compare_two_folders(folders, capsys, tmp_path):
     assert 0 < scores["fd_digits150"] < 10
     std = json.loads((tmp_path / "scores.json").read_text())["std"]
     assert list(std) == ["kid_digits150", "is_digits150"]
-    output = capsys.readouterr().out
-    assert re.search(rf"^fd_digits150 +{scores['fd_digits150']:.6g}$", output, re.MULTILINE)
-    assert re.search(rf"^is_digits150 +{scores['is_digits150']:.6g} ± {std['is_digits150']:.2g}$", output, re.MULTILINE)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"Fréchet distance (fd_digits150): {scores['fd_digits150']:.6g}" in lines
+    assert f"Inception score (is_digits150): {scores['is_digits150']:.6g} ± {std['is_digits150']:.2g}" in lines
+    assert len(lines) == len(names)
+
+
+def test_json_is_all_that_is_printed(folders, run_folder, tmp_path, capsys):
+    images = ["--images", *folders, "--metrics", "fd_digits", "is_digits", "--resize", 8]
+    evaluate(*images, "--json", "--out", tmp_path / "scores.json")
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads((tmp_path / "scores.json").read_text())
+    assert "Fréchet distance" in err
+    evaluate(run_folder, "--metrics", NAME, "is_digits70", "--seeds", 2, "--json")
+    printed, saved = json.loads(capsys.readouterr().out), read_results(run_folder)
+    assert printed == {
+        "run": str(run_folder),
+        "step": 4,
+        "metrics": saved["step_00000004"],
+        "std": saved["std"]["step_00000004"],
+    }
 
 
 def test_distance_of_equal_folders_is_zero(folders, tmp_path):
@@ -303,6 +320,7 @@ def test_invalid_options_are_one_line_errors(run_folder, folders, tmp_path, monk
             "--metrics",
             "fid",
         ],
+        "--json cannot be .* --save-statistics": ["--images", real, "--save-statistics", "a.npz", "--json"],
         "the name must end in .npz": ["--images", real, "--save-statistics", tmp_path / "statistics"],
         "the path is empty": ["--images", "", real],
         "'fd_digits50_train0': fd needs at least 2 images": [run_folder, "--metrics", "fd_digits50_train0"],

@@ -11,6 +11,7 @@ import tarfile
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -121,7 +122,7 @@ def get_checksums(archive: Archive) -> dict[str, str]:
 
 
 def fetch(archive: Archive, root: Path) -> None:
-    """Download an archive and unpack it in `root`. Raises UserError if this fails, and then leaves no files.
+    """Download an archive and unpack it in `root`. Raises UserError if this fails, and leaves nothing behind then.
 
     The archive is unpacked in a hidden folder, which is moved to its place when it is complete. The folders that killed
     downloads have left are removed.
@@ -129,6 +130,7 @@ def fetch(archive: Archive, root: Path) -> None:
     from torchvision.datasets.utils import download_and_extract_archive
 
     staging = name_temporary(root / archive.base_folder)
+    created = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
         remove_dead(root.glob(PATTERN))
@@ -141,6 +143,9 @@ def fetch(archive: Archive, root: Path) -> None:
         ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):  # it is not empty
+            for folder in created:
+                folder.rmdir()
 
 
 def _move(staged: Path, folder: Path) -> None:

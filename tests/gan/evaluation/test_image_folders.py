@@ -161,6 +161,13 @@ def test_corrupt_images_are_named_or_skipped_and_counted(folders, evaluate, caps
     assert re.search(r"^skipped 3 images that cannot be read \(.*a/0\.png: .*, \.\.\.\)$", printed, re.MULTILINE)
 
 
+def test_two_folders_without_options_have_their_fid_in_one_line(folders, evaluate, capsys):
+    code, results = evaluate("--images", *folders)
+    assert code == 0
+    assert list(results["metrics"]) == ["fid6"]
+    assert capsys.readouterr().out == f"Fréchet inception distance (fid6): {get_distance(*folders):.6g}\n"
+
+
 def test_home_folder_is_expanded(folders, evaluate, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     code, results = evaluate("--images", "~/a", "~/b", "--metrics", "fid")

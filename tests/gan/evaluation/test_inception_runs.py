@@ -1,7 +1,6 @@
 """Runs and commands that use Inception, with random weights in the published format."""
 
 import json
-import re
 import shutil
 
 import numpy as np
@@ -80,7 +79,8 @@ def test_run_without_weights_warns_and_trains(tmp_path, tiny_run, monkeypatch):
 def compare_folders(folders, inception_file, out) -> dict[str, float]:
     """Return the metrics that the command writes to `out` for the two folders."""
     weights = f"metrics.inception_weights={inception_file}"
-    assert main(["--images", *map(str, folders), weights, "--out", str(out), "--device", "cpu"]) == 0
+    names = ["--metrics", "fid", "kid"]
+    assert main(["--images", *map(str, folders), weights, *names, "--out", str(out), "--device", "cpu"]) == 0
     return json.loads(out.read_text())["metrics"]
 
 
@@ -105,7 +105,7 @@ def test_fid_and_kid_of_folders_equal_those_of_torch_fidelitys_features(tmp_path
     assert scores["fid5"] == pytest.approx(fid.item(), rel=1e-4)
     # KID is a difference of kernel values near 1, which torch-fidelity computes in single precision.
     assert scores["kid5"] == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-6)
-    assert re.search(rf"^fid5 +{scores['fid5']:.6g}$", capsys.readouterr().out, re.MULTILINE)
+    assert f"Fréchet inception distance (fid5): {scores['fid5']:.6g}\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow  # the matrix square root of torch-fidelity takes many seconds

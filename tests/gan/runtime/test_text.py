@@ -9,7 +9,7 @@ from gan.runtime.command import short_messages
 from gan.runtime.errors import Stopped, UserError
 from gan.runtime.files import WriteError, write_atomically
 from gan.runtime.text import printable
-from gan.sample import main as sample
+from gan.sample.__main__ import main as sample
 from tests.gan.data.packing import encode, write_files
 from train_gan import main as train
 

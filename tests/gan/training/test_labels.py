@@ -11,7 +11,7 @@ from gan.export import load_generator
 from gan.options.loader import load_config
 from gan.run.checkpoint import Checkpoints
 from gan.runtime.errors import UserError
-from gan.sample import draw, parse
+from gan.sample.latents import draw
 from gan.training.build import build_experiment
 from gan.training.restore import restore_experiment, restore_generator, resume
 from tests.conftest import search_in_one_step
@@ -124,7 +124,7 @@ def run_and_counts(request, tmp_path, conditional_run):
 
 def test_samples_have_the_labels_of_the_run(run_and_counts):
     folder, counts = run_and_counts
-    _, y = draw(parse([str(folder), "-n", "500", "--out", "samples.png"]), restore_generator(folder, CPU), CPU)
+    _, y = draw(500, restore_generator(folder, CPU), torch.Generator(), None, None)
     assert y.unique().tolist() == ([2] if counts else list(range(10)))
 
 

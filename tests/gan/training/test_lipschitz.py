@@ -7,7 +7,7 @@ import torch
 
 from gan.evaluate import evaluate_seed
 from gan.run.logging import read_metrics
-from gan.sample import generate
+from gan.sample.__main__ import generate
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.training.restore import TrainedGenerator
 from gan.training.step import training_step

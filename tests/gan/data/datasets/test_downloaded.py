@@ -50,7 +50,7 @@ def test_truncated_archive_leaves_no_files_and_can_be_downloaded_again(tmp_path,
     cifar10.archive.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"data\.download: cannot download http:.*; try again"):
         config.load()
-    assert visible(tmp_path / "data") == []
+    assert not (tmp_path / "data").exists()
     cifar10.archive.write_bytes(content)
     assert len(config.load().train) == 15
 
@@ -61,13 +61,18 @@ def test_truncated_archive_with_correct_checksum_leaves_no_files(tmp_path, cifar
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", None)
     with pytest.raises(UserError, match=r"data\.download: cannot download"):
         CIFAR10(root=str(tmp_path / "data"), download=True).load()
-    assert visible(tmp_path / "data") == []
+    assert not (tmp_path / "data").exists()
 
 
-def test_unavailable_archive_is_a_user_error(tmp_path, cifar10):
+def test_unavailable_archive_is_a_user_error_and_leaves_no_folder(tmp_path, cifar10):
     cifar10.archive.unlink()
-    with pytest.raises(UserError, match="404"):
-        CIFAR10(root=str(tmp_path / "data"), download=True).load()
+    (tmp_path / "mine").mkdir()
+    for root in ("data", "new/data", "mine", "mine/new/data"):
+        with pytest.raises(UserError, match="404"):
+            CIFAR10(root=str(tmp_path / root), download=True).load()
+    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "mine").iterdir()) == []  # an empty folder that was there stays
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
@@ -82,7 +87,7 @@ def test_interrupted_download_leaves_no_files(tmp_path, cifar10, monkeypatch, st
     monkeypatch.setattr(utils, "download_and_extract_archive", interrupted)
     with pytest.raises(stop):
         CIFAR10(root=str(tmp_path / "data"), download=True).load()
-    assert visible(tmp_path / "data") == []
+    assert not (tmp_path / "data").exists()
 
 
 def test_hidden_folder_of_a_killed_download_is_ignored(tmp_path, cifar10):

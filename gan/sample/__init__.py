@@ -1,0 +1,1 @@
+"""Pictures of the generator of a run: samples, interpolations, nearest training images, and videos."""
