@@ -113,7 +113,7 @@ def test_options_of_every_choice_are_listed_once():
     assert not any("| `.conditional` |" in section for section in sections)
     assert "| `.root` | `data` |" in every
     assert [part.split("`")[1] for part in sections if "| `.root` |" in part] == ["folder"]  # with another meaning
-    assert "`.download`" not in every  # some datasets do not have it
+    assert "Every activation norm" not in text  # `none` does not have the option `eps` of the others
 
 
 def test_markdown_is_escaped_except_in_code():
