@@ -1,7 +1,8 @@
-"""MkDocs hook: adds the config reference, files from outside docs/, and the studies' reports to the site."""
+"""MkDocs hook: adds the config reference, files from outside docs/, and the studies' reports to the site; formulas."""
 
 import contextlib
 import hashlib
+import html
 import os
 import posixpath
 import re
@@ -11,7 +12,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -32,6 +35,8 @@ GPU_MARK = "<!-- the GPU tables -->"
 GPU_RESULTS = ROOT / "docs" / "benchmarks"  # one JSON file for each GPU, written by `make gpu`
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # path in the repository -> on the site
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
+
+FORMULA = re.compile(r'<(?:span|div) class="arithmatex">\\(?P<kind>[(\[])(?P<tex>.*?)\\[)\]]</(?:span|div)>', re.DOTALL)
 
 STUDIES = ROOT / "docs" / "studies"
 REPORTS = ROOT / "build" / "studies"  # outside docs/, so that a build does not change the source tree
@@ -109,6 +114,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = f"{title}\n\nFull report: {' · '.join(links)}\n{body}"
     sources = {page: source for source, page in PAGES.items()}
     return LINK.sub(lambda link: _adapt_link(link, sources.get(uri, f"docs/{uri}"), uri, files), markdown)
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Convert the formulas, which Markdown has marked, to MathML, which browsers show without a script or a font."""
+
+    def convert_formula(formula: re.Match) -> str:
+        mathml = convert(html.unescape(formula["tex"]).strip(), display="inline" if formula["kind"] == "(" else "block")
+        if "\\" in mathml:
+            raise PluginError(f"{page.file.src_uri}: latex2mathml does not know a command in {formula['tex'].strip()}")
+        return mathml
+
+    return FORMULA.sub(convert_formula, content)
 
 
 def _adapt_link(link: re.Match, source: str, uri: str, files: Files) -> str:

@@ -5,9 +5,10 @@ import dataclasses
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from gan.options.loader import dump_value
@@ -40,6 +41,8 @@ class Entry(NamedTuple):
     key: str
     default: str
     doc: str
+    family: Any = None
+    """The family of choices that the key names, if it does"""
 
 
 class Section(NamedTuple):
@@ -57,22 +60,57 @@ def describe(schema: type) -> str:
     for kind, name, doc, entries in list_sections(schema):
         indent = "    " if kind else "  "
         lines += [f"\n  {kind} '{name}': {doc}"] if kind else []
-        lines += [f"{indent}{key}  (default: {default})\n      {text}" for key, default, text in entries]
+        for key, default, text, family in entries:
+            text += f". One of: {', '.join(family.registry)}" if family else ""
+            lines.append(f"{indent}{key}  (default: {default})\n      {text}")
     return "\n".join(lines)
 
 
 def reference(schema: type) -> str:
-    """Return the same reference as Markdown: one table of the keys, then one section for each kind of choice."""
+    """Return the same reference as Markdown: the keys by their sections, and then a part for each kind of choice, which
+    begins with the options that all choices of this kind share.
+    """
     lines: list[str] = []
-    last = ""
-    for kind, name, doc, entries in list_sections(schema):
-        lines += [f"## {kind.capitalize()}", ""] if kind and kind != last else []
-        lines += [f"### {kind} `{name}`", "", _escape_markdown(doc), ""] if kind else []
-        last = kind
-        if entries:
-            lines += ["| key | default | meaning |", "|---|---|---|"]
-            lines += [f"| `{key}` | `{default}` | {_escape_markdown(text)} |" for key, default, text in entries] + [""]
+    for kind, group in groupby(list_sections(schema), key=lambda section: section.kind):
+        sections = list(group)
+        if not kind:
+            parts: dict[str, list[Entry]] = {"": []}  # the keys without a dot come first
+            for entry in sections[0].entries:
+                parts.setdefault(entry.key.rpartition(".")[0].partition(".")[0], []).append(entry)
+            lines += ["## Keys", ""]
+            for name, entries in parts.items():
+                lines += [f"### `{name}`", ""] if name else []
+                lines += _format_table(entries)
+            continue
+        shared = _find_shared(sections)
+        lines += [f"## {kind.capitalize()}", ""]
+        if shared:
+            rest = "Its section lists the others, and those that it has with another default or meaning."
+            lines += [f"Every {kind} has these options. {rest}", "", *_format_table(shared)]
+        for section in sections:
+            lines += [f"### {kind} `{section.name}`", "", _escape_markdown(section.doc), ""]
+            lines += _format_table(entry for entry in section.entries if entry not in shared)
     return "\n".join(lines)
+
+
+def _find_shared(sections: list[Section]) -> list[Entry]:
+    """Return the options that most choices of a kind have with the same default and meaning, if all have the key."""
+    keys = Counter(entry.key for section in sections for entry in section.entries)
+    entries = Counter(entry for section in sections for entry in section.entries)
+    return [e for e, count in entries.items() if keys[e.key] == len(sections) > 1 and count > len(sections) / 2]
+
+
+def _format_table(entries: Iterable[Entry]) -> list[str]:
+    """Return a table of keys with links to their choices, followed by an empty line; nothing without keys."""
+    rows = []
+    for key, default, text, family in entries:
+        text = _escape_markdown(text)
+        if family:
+            kind = family.registry.kind
+            links = [f"[{_escape_markdown(name)}](#{kind.replace(' ', '-')}-{name})" for name in family.registry]
+            text += f". One of: {', '.join(links)}"
+        rows.append(f"| `{key}` | `{default}` | {text} |")
+    return ["| key | default | meaning |", "|---|---|---|", *rows, ""] if rows else []
 
 
 def list_sections(schema: type) -> Iterator[Section]:
@@ -123,11 +161,10 @@ def _describe_field(key: str, doc: str, field: dataclasses.Field, tp: Any, famil
             families.append(alternative)
         doc += f"; may be a {alternative.__name__.lower()}"
     family = get_args(tp)[1] if get_origin(tp) is dict else tp
-    if is_family(family):
-        if family not in families:
-            families.append(family)
-        doc += f". One of: {', '.join(family.registry)}"
-    return Entry(key, family.registry.get_name(type(default)) if is_family(tp) else dump_value(default), doc)
+    if is_family(family) and family not in families:
+        families.append(family)
+    name = family.registry.get_name(type(default)) if is_family(tp) else dump_value(default)
+    return Entry(key, name, doc, family if is_family(family) else None)
 
 
 def _escape_markdown(text: str) -> str:

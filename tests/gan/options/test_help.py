@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args, get_origin, get_type_hints
 
@@ -73,12 +74,19 @@ def test_description_lists_keys_then_choices():
 
 
 REFERENCE = """\
+## Keys
+
+| key | default | meaning |
+|---|---|---|
+| `fruit` | `apple` | A fruit of the day. One of: [apple](#fruit-apple) |
+
+### `inner`
+
 | key | default | meaning |
 |---|---|---|
 | `inner.zero` | `0` | A zero |
 | `inner.nothing` | `null` | A nothing |
 | `inner.several` | `['1e-4', b]` | Several words |
-| `fruit` | `apple` | A fruit of the day. One of: apple |
 
 ## Fruit
 
@@ -97,6 +105,17 @@ def test_reference_in_markdown():
     assert reference(Outer) == REFERENCE
 
 
+def test_options_of_every_choice_are_listed_once():
+    text = reference(Config)
+    every, *sections = re.split(r"^### dataset ", text.partition("\n## Dataset\n")[2].partition("\n## ")[0], flags=re.M)
+    assert len(sections) > 1
+    assert "| `.conditional` |" in every
+    assert not any("| `.conditional` |" in section for section in sections)
+    assert "| `.root` | `data` |" in every
+    assert [part.split("`")[1] for part in sections if "| `.root` |" in part] == ["folder"]  # with another meaning
+    assert "Every activation norm" not in text  # `none` does not have the option `eps` of the others
+
+
 def test_markdown_is_escaped_except_in_code():
     @dataclass(frozen=True)
     class Marked:
@@ -107,11 +126,15 @@ def test_markdown_is_escaped_except_in_code():
 
 
 def test_reference_has_every_key_and_option():
-    rows = reference(Config).splitlines()
+    parts = re.split(r"^##(?= )", reference(Config), flags=re.M)
     for section in list_sections(Config):
-        assert not section.kind or f"### {section.kind} `{section.name}`" in rows
+        (part,) = (part for part in parts if part.startswith(f" {section.kind.capitalize() or 'Keys'}\n"))
+        every, *choices = part.split("\n### ")
+        if section.kind:
+            (own,) = (text for text in choices if text.startswith(f"{section.kind} `{section.name}`\n"))
+            part = every + own
         for entry in section.entries:
-            assert any(row.startswith(f"| `{entry.key}` | `{entry.default}` |") for row in rows)
+            assert f"\n| `{entry.key}` | `{entry.default}` |" in part
 
 
 def list_keys(cls: type, prefix: str = ""):
