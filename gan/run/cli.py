@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gan.options.nodes import read_layers
+from gan.options.nodes import parse_override, read_layers
 from gan.options.shipped import config_path
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.startup import exit_when_interrupted
@@ -43,13 +43,15 @@ class TrainingParser(Parser):
         add("overrides", nargs="*", metavar="key.sub=value", help=argparse.SUPPRESS)
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        """Return the options. Raises UserError for invalid ones, and if --config cannot be read as YAML."""
+        """Return the options. Raises UserError for invalid ones, and if --config or an override is not valid YAML."""
         options = self.parse_intermixed_args(arguments)
         if options.help is not None and "=" in options.help:  # an override after --help
             options.overrides.insert(0, options.help)
             options.help = ""
         if options.config is not None:
             read_layers(options.config)
+        for text in options.overrides:
+            parse_override(text)
         return options
 
     def dispatch(self, arguments: Sequence[str] | None, schema: Any, run: Callable[[argparse.Namespace], None]) -> None:

@@ -50,6 +50,8 @@ EARLY = [
     (["--frog"], 2, "error: unrecognized arguments: --frog [(]see --help[)]\n"),
     (["--config", "gone.yaml"], 2, "error: cannot read the config file .*gone.yaml: No such file or directory\n"),
     (["--config", "invalid.yaml", "--help"], 2, "error: invalid.yaml:2: not valid YAML: .*\n"),
+    (["mine.yaml"], 2, "error: command line: mine.yaml: an override must have the form key.sub=value\n"),
+    (["eval.metrics=[fid"], 2, "error: command line: .*: not valid YAML: .*\n"),
 ]
 
 
