@@ -74,7 +74,7 @@ class _StandIn:
         """Return the type `self | other`, as a type that a field may have."""
         return self()
 
-    __ror__ = __getitem__ = __truediv__ = __or__
+    __ror__ = __or__
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
