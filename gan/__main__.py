@@ -4,6 +4,7 @@ import runpy
 import sys
 
 from gan import __version__
+from gan.runtime.command import exit_code
 from gan.runtime.startup import exit_when_interrupted
 
 COMMANDS = {
@@ -26,8 +27,8 @@ def main() -> int:
     exit_when_interrupted()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "--version"):
-        print(f"convnorm-gan {__version__}" if name == "--version" else f"{USAGE}\n\nCOMMAND --help shows its options")
-        return 0
+        text = f"convnorm-gan {__version__}" if name == "--version" else f"{USAGE}\n\nCOMMAND --help shows its options"
+        return exit_code(lambda: print(text))
     if name not in COMMANDS:
         print(f"error: unknown command {name!a} (commands: {', '.join(COMMANDS)})", file=sys.stderr)
         return 2

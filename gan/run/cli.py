@@ -76,7 +76,10 @@ class TrainingParser(Parser):
         return options
 
     def dispatch(self, arguments: Sequence[str] | None, run: Callable[[argparse.Namespace], None]) -> None:
-        """Print what --help or --print-config ask for, or else call `run` with the options. Raises UserError."""
+        """Print what --help or --print-config ask for and end the command, or else call `run` with the options.
+
+        Raises UserError.
+        """
         options = self.parse(arguments)
         if options.help is None and not options.print_config:
             run(options)
@@ -97,6 +100,7 @@ class TrainingParser(Parser):
             print(self.format_help())
             print(f"keys, in YAML or as key.sub=value, with their values in {_relative(path)}:\n{page}")
             print("\n--help KEY shows a key or a section: --help train, --help train.steps; --help all shows all keys")
+        self.exit()
 
     def check(self, options: argparse.Namespace) -> NoReturn:
         """Raise UserError if the config is invalid, and LibraryNeededError if it can be trained."""
@@ -132,7 +136,8 @@ def prepare_script(name: str) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = TrainingParser(name)
     parsed: list[argparse.Namespace] = []
-    if code := exit_code(lambda: parsed.append(parser.parse(None)), distributed=True, prints_results=False):
+    code = exit_code(lambda: parsed.append(parser.parse(None)), distributed=True)
+    if not parsed:
         sys.exit(code)
     if not (is_launched() or "torch" in sys.modules or any("plugins" in layer.value for layer in parsed[0].layers)):
         code = run_without_libraries(
