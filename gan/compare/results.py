@@ -36,13 +36,15 @@ class Results:
     """Writes the results of all cells. The run folder of each is read once, after the cell has ended.
 
     A save after each cell therefore takes as long with many other cells as with few. Rows of cells that are not in the
-    description are not written again; a copy of the file with them is kept.
+    description are not written again; a copy of the file with them is kept. Raises UserError if the base config cannot
+    be read, for example because its plugins have not been imported.
     """
 
     def __init__(self, folder: GridFolder, description: Description):
         check_lock(folder.root)
         self.folder = folder
         self.description = description
+        self._schema = type(description.base_config)
         cells = description.cells
         axes = list(dict.fromkeys(key for cell in cells.values() for key in cell["axes"]))
         self._identities: dict[str, Row] = {
@@ -121,7 +123,7 @@ class Results:
             last |= line
         try:
             path = run_folder.config_path(self.folder.run_folder(name))
-            train = load_config(self.description.experiment_type.schema, path).train
+            train = load_config(self._schema, path).train
         except UserError as error:  # this cell alone is damaged
             warnings.warn(str(error), stacklevel=2)
             row |= {key: saved.get(key) for key in ("precision", "seconds_per_step")}
