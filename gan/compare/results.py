@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from gan.compare.arms import Cell
-from gan.compare.csv_files import Row, read_results, write_table
+from gan.compare.csv_files import CURVES, RESULTS, Row, read_results, write_table
 from gan.compare.description import Description
 from gan.compare.folder import PEAKS, GridFolder, read_record
 from gan.compare.status import COMPLETED, DIVERGED, INTERRUPTED, PENDING, Status, read_status, save_status
@@ -27,7 +27,6 @@ from gan.runtime.errors import UserError
 from gan.runtime.files import only_regular, write_atomically
 
 COUNTERS = ("step", "images")
-RESULTS = ("metrics/", "lipschitz/")  # prefixes of the tags in results.csv
 MAX_CURVE_ROWS = 200
 SAMPLE_ROWS = 4
 
@@ -173,7 +172,7 @@ def get_seconds_per_step(lines: list[Row], images_per_step: int) -> float | None
 def get_curve(lines: list[Row]) -> list[Row]:
     """Return the lines with metrics or Lipschitz estimates, at most MAX_CURVE_ROWS of them, including the last."""
     rows = [
-        {tag: value for tag, value in line.items() if tag in COUNTERS or tag.startswith(("loss/", *RESULTS))}
+        {tag: value for tag, value in line.items() if tag in COUNTERS or tag.startswith(CURVES)}
         for line in lines
         if "images" in line and any(tag.startswith(RESULTS) for tag in line)
     ]
