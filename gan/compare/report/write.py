@@ -161,7 +161,7 @@ def _build_metric_section(comparison: Comparison) -> list[Block]:
 
 FAMILIES = (
     "First, of the arms whose names differ in the learning rate (lr) alone, the one with the most seeds, and of "
-    f"several such the one with the best mean in the first metric. The plots with the name {plots.BEST} show these arms."
+    f"several such the one with the best mean in the first metric. The plots with the name {plots.BEST} show them."
 )
 
 
