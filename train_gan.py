@@ -1,4 +1,5 @@
 """Train a GAN from a YAML config: argv -> config -> build -> train."""
+# PYTHON_ARGCOMPLETE_OK (a shell may start this file for completions)
 
 import sys
 

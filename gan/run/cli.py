@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from gan.options.nodes import parse_override, read_layers
 from gan.options.shipped import CONFIGS, config_path
+from gan.run.completion import complete
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.job import is_launched
 from gan.runtime.startup import exit_when_interrupted
@@ -135,6 +136,8 @@ def prepare_script(name: str) -> None:
     # take ten times as long. OpenMP reads this when PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = TrainingParser(name)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
+        sys.exit(complete(parser, parser.script.module))
     parsed: list[argparse.Namespace] = []
     code = exit_code(lambda: parsed.append(parser.parse(None)), distributed=True)
     if not parsed:
