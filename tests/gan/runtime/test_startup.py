@@ -55,7 +55,12 @@ EARLY = [
     (["mine.yaml"], 2, "error: command line: mine.yaml: an override must have the form key.sub=value\n"),
     (["eval.metrics=[fid"], 2, "error: command line: .*: not valid YAML: .*\n"),
 ]
-SAME = [["--help", "all"], ["--print-config", "seed=3"], ["eval.every=frog"]]
+SAME = [
+    (train_gan, ["--help", "all"]),
+    (train_gan, ["--print-config", "seed=3"]),
+    (train_gan, ["eval.every=frog"]),
+    (train_classifier, ["--help", "all"]),
+]
 
 
 @pytest.fixture
@@ -80,8 +85,7 @@ def test_what_needs_no_torch_is_answered_without_it(tmp_path, start, script, opt
     assert re.fullmatch(output, done.stdout + done.stderr)
 
 
-@pytest.mark.parametrize("script", [train_gan, train_classifier], ids=lambda script: script.__name__)
-@pytest.mark.parametrize("options", SAME, ids=" ".join)
+@pytest.mark.parametrize(("script", "options"), SAME, ids=[f"{case[0].__name__} {' '.join(case[1])}" for case in SAME])
 def test_answers_without_torch_are_those_with_it(tmp_path, start, script, options, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     done = start(f"{script.__name__}.py", *options)
