@@ -1,14 +1,14 @@
 """Train a classifier from a YAML config: argv -> config -> build -> train."""
+# PYTHON_ARGCOMPLETE_OK (a shell may start this file for completions)
 
 import sys
 
 if __name__ == "__main__":
     from gan.run.cli import prepare_script
 
-    prepare_script()  # before the imports below, which take seconds
+    prepare_script("train_classifier.py")  # before the imports below, which take seconds
 
 import argparse
-from pathlib import Path
 
 from classification.build import build_experiment
 from classification.config import Config
@@ -21,7 +21,7 @@ from gan.evaluation.trained_classifiers import CLASSIFIER
 from gan.options.loader import dump_config
 from gan.run import folder as run_folder
 from gan.run.checkpoint import Checkpoints
-from gan.run.cli import TrainingParser
+from gan.run.cli import SCRIPTS, TrainingParser
 from gan.run.lock import check_lock
 from gan.run.selection import select_run
 from gan.run.start import require_all
@@ -37,21 +37,19 @@ from gan.runtime.weights import export_network
 from models import ImageShape
 from models.normalizations import describe_untouched
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "classification" / "digits.yaml"
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
     0 after success, 2 after a user error, 3 when training diverged, 130 after Ctrl-C, 143 after SIGTERM, and so on.
     """
-    parser = TrainingParser("train_classifier.py", "Train a classifier from a YAML config.", DEFAULT_CONFIG)
-    return exit_code(lambda: parser.dispatch(argv, Config, run), prints_results=False)
+    parser = TrainingParser("train_classifier.py")
+    return exit_code(lambda: parser.dispatch(argv, run), prints_results=False)
 
 
 def run(options: argparse.Namespace) -> None:
     """Start or resume a run, train it to its last step, and print the results."""
-    folder, config, saved = select_run(options, Config, DEFAULT_CONFIG)
+    folder, config, saved = select_run(options, Config, SCRIPTS["train_classifier.py"].default)
     require_all([check_start(config, folder, options.device, saved)])
     device = select_device(options.device)
     keep_freed_memory()

@@ -1,11 +1,12 @@
 """Train a GAN from a YAML config: argv -> config -> build -> train."""
+# PYTHON_ARGCOMPLETE_OK (a shell may start this file for completions)
 
 import sys
 
 if __name__ == "__main__":
     from gan.run.cli import prepare_script
 
-    prepare_script()  # before the imports below, which take seconds
+    prepare_script("train_gan.py")  # before the imports below, which take seconds
 
 import argparse
 from pathlib import Path
@@ -15,7 +16,7 @@ from gan.data import Splits
 from gan.data.contents import withdraw_permission
 from gan.evaluation.lipschitz import explain_unmeasured
 from gan.run import folder as run_folder
-from gan.run.cli import TrainingParser
+from gan.run.cli import SCRIPTS, TrainingParser
 from gan.run.lock import check_lock
 from gan.run.selection import select_run
 from gan.run.start import require_all
@@ -35,16 +36,14 @@ from gan.training.loop import train
 from gan.training.restore import get_trained_generator, resume
 from gan.training.start import check_start
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits" / "dcgan_conv_norm.yaml"
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
     0 after success, 2 after a user error, 3 when training diverged, 130 after Ctrl-C, 143 after SIGTERM, and so on.
     """
-    parser = TrainingParser("train_gan.py", "Train a GAN from a YAML config.", DEFAULT_CONFIG)
-    return exit_code(lambda: parser.dispatch(argv, Config, run), distributed=True, prints_results=False)
+    parser = TrainingParser("train_gan.py")
+    return exit_code(lambda: parser.dispatch(argv, run), distributed=True, prints_results=False)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -54,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     """
     device = select_device(options.device, required=False)  # `check_start` reports it with all that is missing
     with process_group(device):
-        folder, config, saved = call_on_rank_zero(lambda: select_run(options, Config, DEFAULT_CONFIG))
+        folder, config, saved = call_on_rank_zero(lambda: select_run(options, Config, SCRIPTS["train_gan.py"].default))
         start = check_start(config, folder, options.device, saved)
         require_all([start])
         config = start.config

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gan import __version__
 from gan.runtime import startup
+from gan.runtime.command import exit_code
 
 COMMANDS = {
     "train": ("train_gan", "train a GAN"),
@@ -28,8 +29,8 @@ def main() -> int:
     program = "python -m gan" if script == "__main__.py" else script
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "--version"):
-        print(f"convnorm-gan {__version__}" if name == "--version" else describe_commands(program))
-        return 0
+        text = f"convnorm-gan {__version__}" if name == "--version" else describe_commands(program)
+        return exit_code(lambda: print(text))
     if name not in COMMANDS:
         print(f"error: unknown command {name!a} (commands: {', '.join(COMMANDS)})", file=sys.stderr)
         return 2

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gan.compare.status import DIVERGED, FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING
-from gan.run.logging import is_number
+from gan.run.logging import METRIC, is_number
 from gan.runtime.damaged import BAD_CHARACTER, describe_damage, keep_copy, read_file
 from gan.runtime.files import write_text
 
 TEXT_COLUMNS = ("cell", "arm", "status", "reason", "hardware", "precision")
 NUMBER_COLUMNS = ("seed", "step", "images", "seconds_per_step", "peak_memory_mib", "peak_gpu_memory_mib")
-NUMBER_PREFIXES = ("metrics/", "lipschitz/", "loss/")
+RESULTS = (METRIC, "lipschitz/")  # prefixes of the tags in results.csv
+CURVES = (*RESULTS, "loss/")  # and in the curves
 STATES = (PENDING, RUNNING, FINISHED, DIVERGED, FAILED, INTERRUPTED)
 
 Row = dict[str, Any]
@@ -104,7 +105,7 @@ def _is_result(row: Row) -> bool:
         row.keys() >= {"cell", "arm", "seed", "status"}
         and row["cell"] == f"{row['arm']}-seed{row['seed']}"
         and row["status"] in STATES
-        and all(_is_finite(row[name]) for name in row if name in NUMBER_COLUMNS or name.startswith(NUMBER_PREFIXES))
+        and all(_is_finite(row[name]) for name in row if name in NUMBER_COLUMNS or name.startswith(CURVES))
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from gan.compare.arms import Cell
-from gan.compare.csv_files import Row, read_results, write_table
+from gan.compare.csv_files import CURVES, RESULTS, Row, read_results, write_table
 from gan.compare.description import Description
 from gan.compare.folder import PEAKS, GridFolder, read_record
 from gan.compare.status import COMPLETED, DIVERGED, INTERRUPTED, PENDING, Status, read_status, save_status
@@ -27,7 +27,6 @@ from gan.runtime.errors import UserError
 from gan.runtime.files import only_regular, write_atomically
 
 COUNTERS = ("step", "images")
-RESULTS = ("metrics/", "lipschitz/")  # prefixes of the tags in results.csv
 MAX_CURVE_ROWS = 200
 SAMPLE_ROWS = 4
 
@@ -36,13 +35,15 @@ class Results:
     """Writes the results of all cells. The run folder of each is read once, after the cell has ended.
 
     A save after each cell therefore takes as long with many other cells as with few. Rows of cells that are not in the
-    description are not written again; a copy of the file with them is kept.
+    description are not written again; a copy of the file with them is kept. Raises UserError if the base config cannot
+    be read, for example because its plugins have not been imported.
     """
 
     def __init__(self, folder: GridFolder, description: Description):
         check_lock(folder.root)
         self.folder = folder
         self.description = description
+        self._schema = type(description.base_config)
         cells = description.cells
         axes = list(dict.fromkeys(key for cell in cells.values() for key in cell["axes"]))
         self._identities: dict[str, Row] = {
@@ -123,7 +124,7 @@ class Results:
             last |= line
         try:
             path = run_folder.config_path(self.folder.run_folder(name))
-            train = load_config(self.description.experiment_type.schema, path).train
+            train = load_config(self._schema, path).train
         except UserError as error:  # this cell alone is damaged
             warnings.warn(str(error), stacklevel=2)
             row |= {key: saved.get(key) for key in ("precision", "seconds_per_step")}
@@ -173,7 +174,7 @@ def get_seconds_per_step(lines: list[Row], images_per_step: int) -> float | None
 def get_curve(lines: list[Row]) -> list[Row]:
     """Return the lines with metrics or Lipschitz estimates, at most MAX_CURVE_ROWS of them, including the last."""
     rows = [
-        {tag: value for tag, value in line.items() if tag in COUNTERS or tag.startswith(("loss/", *RESULTS))}
+        {tag: value for tag, value in line.items() if tag in COUNTERS or tag.startswith(CURVES)}
         for line in lines
         if "images" in line and any(tag.startswith(RESULTS) for tag in line)
     ]

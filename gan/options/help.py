@@ -4,12 +4,13 @@ import ast
 import dataclasses
 import inspect
 import re
-import textwrap
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import groupby, pairwise
-from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
+from types import ModuleType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from gan.options.loader import dump_value
 from gan.options.schema import find_alternative, is_family, list_required
@@ -22,12 +23,28 @@ def get_field_docs(cls: type) -> dict[str, str]:
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):
             continue
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        for pair in pairwise(cast(ast.ClassDef, tree).body):
+        for pair in pairwise(_parse_classes(sys.modules[base.__module__])[base.__qualname__].body):
             match pair:
                 case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(doc))):
                     docs[name] = inspect.cleandoc(doc)
     return docs
+
+
+@cache
+def _parse_classes(module: ModuleType) -> dict[str, ast.ClassDef]:
+    """Return the classes in the source of a module by their qualified names."""
+    classes = {}
+
+    def visit(parent: ast.AST, prefix: str) -> None:
+        for node in ast.iter_child_nodes(parent):
+            if isinstance(node, ast.ClassDef):
+                classes[prefix + node.name] = node
+                visit(node, f"{prefix}{node.name}.")
+            else:
+                visit(node, f"{prefix}{node.name}.<locals>." if isinstance(node, ast.FunctionDef) else prefix)
+
+    visit(ast.parse(inspect.getsource(module)), "")
+    return classes
 
 
 def get_first_line(cls: type) -> str:

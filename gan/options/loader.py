@@ -114,7 +114,7 @@ def from_plain(schema: type, value: Any, source: str = "config") -> Any:
     """Return the `schema` that nested dicts, lists and scalars describe, as returned by `to_plain`.
 
     Missing keys have their default values. `source` is the name of the data in error messages. Raises ConfigError for
-    unknown keys and for values of the wrong type.
+    unknown keys, for values of the wrong type, and if plugins have not been imported.
     """
 
     def to_node(plain: Any) -> Node:
@@ -122,7 +122,7 @@ def from_plain(schema: type, value: Any, source: str = "config") -> Any:
             return Node({key: to_node(child) for key, child in plain.items()}, source)
         return Node([to_node(child) for child in plain] if isinstance(plain, list) else plain, source)
 
-    return construct(schema, to_node(value), "")
+    return _construct_layers(schema, [to_node(value)], [])
 
 
 def construct(tp: Any, node: Node, path: str, default: Any = None, ranges: Sequence[Range] = ()) -> Any:

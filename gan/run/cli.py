@@ -4,30 +4,52 @@ This module does not import PyTorch, so that a script can refuse a command line 
 """
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
-from gan.options.nodes import read_layers
-from gan.options.shipped import config_path
+from gan.options.nodes import parse_override, read_layers
+from gan.options.shipped import CONFIGS, config_path
+from gan.run.completion import complete
 from gan.runtime.command import Parser, exit_code
+from gan.runtime.job import is_launched
 from gan.runtime.startup import exit_when_interrupted
 from gan.runtime.text import printable
+from gan.runtime.without_libraries import LibraryNeededError, run_without_libraries
+
+
+class Script(NamedTuple):
+    """A script that trains configs."""
+
+    description: str
+    module: str
+    """The module with the config's dataclass `Config`"""
+    default: Path
+    """The config without --config"""
+
+
+SCRIPTS = {
+    "train_gan.py": Script(
+        "Train a GAN from a YAML config.", "gan.config", CONFIGS / "digits" / "dcgan_conv_norm.yaml"
+    ),
+    "train_classifier.py": Script(
+        "Train a classifier from a YAML config.", "classification.config", CONFIGS / "classification" / "digits.yaml"
+    ),
+}
 
 
 class TrainingParser(Parser):
-    """Parser of a script that trains configs.
+    """Parser of one of the `SCRIPTS`."""
 
-    `default` is the config without --config, in a subfolder of `configs/`.
-    """
-
-    def __init__(self, prog: str = "", description: str = "", default: Path = Path()):
+    def __init__(self, name: str):
+        self.script = SCRIPTS[name]
         usage = "%(prog)s [options] [key.sub=value ...]"
-        super().__init__(prog, usage=usage, description=description, add_help=False, formatter_class=_Formatter)
-        self.default = default
-        shown = Path(*default.parts[-3:])
+        description = self.script.description
+        super().__init__(name, usage=usage, description=description, add_help=False, formatter_class=_Formatter)
+        shown = Path(*self.script.default.parts[-3:])
         add = self.add_argument
         add("-h", "--help", nargs="?", const="", metavar="KEY", help="show this page, or a key, a section, or all")
         add("--print-config", action="store_true", help="print the complete config as YAML, and stop")
@@ -43,19 +65,22 @@ class TrainingParser(Parser):
         add("overrides", nargs="*", metavar="key.sub=value", help=argparse.SUPPRESS)
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        """Return the options. Raises UserError for invalid ones, and if --config cannot be read as YAML."""
+        """Return the options, with the contents of --config and of the overrides as `layers`.
+
+        Raises UserError for invalid ones, and if something is not valid YAML.
+        """
         options = self.parse_intermixed_args(arguments)
         if options.help is not None and "=" in options.help:  # an override after --help
             options.overrides.insert(0, options.help)
             options.help = ""
-        if options.config is not None:
-            read_layers(options.config)
+        options.layers = [] if options.config is None else read_layers(options.config)
+        options.layers += map(parse_override, options.overrides)
         return options
 
-    def dispatch(self, arguments: Sequence[str] | None, schema: Any, run: Callable[[argparse.Namespace], None]) -> None:
-        """Print what --help or --print-config ask for, or else call `run` with the options. Raises UserError.
+    def dispatch(self, arguments: Sequence[str] | None, run: Callable[[argparse.Namespace], None]) -> None:
+        """Print what --help or --print-config ask for and end the command, or else call `run` with the options.
 
-        `schema` is the dataclass of the configs.
+        Raises UserError.
         """
         options = self.parse(arguments)
         if options.help is None and not options.print_config:
@@ -64,20 +89,32 @@ class TrainingParser(Parser):
         from gan.options.explain import explain, format_page
         from gan.options.help import describe
         from gan.options.loader import dump_config
-        from gan.run.selection import load_selected_config
 
-        path, config = load_selected_config(options, schema, self.default)
+        path, config = self.load(options)
         if options.print_config:
             print(dump_config(config), end="")
         elif options.help == "all":
-            print(describe(schema))
+            print(describe(type(config)))
         elif options.help:
             print(explain(config, options.help))
         else:
+            page = format_page(config, config.COMMON)
             print(self.format_help())
-            print(f"keys, in YAML or as key.sub=value, with their values in {_relative(path)}:")
-            print(format_page(config, schema.COMMON))
+            print(f"keys, in YAML or as key.sub=value, with their values in {_relative(path)}:\n{page}")
             print("\n--help KEY shows a key or a section: --help train, --help train.steps; --help all shows all keys")
+        self.exit()
+
+    def check(self, options: argparse.Namespace) -> NoReturn:
+        """Raise UserError if the config is invalid, and LibraryNeededError if it can be trained."""
+        self.load(options)
+        raise LibraryNeededError
+
+    def load(self, options: argparse.Namespace) -> tuple[Path, Any]:
+        """Return the path of the config that the options select, and the config. Raises UserError."""
+        from gan.run.selection import load_selected_config
+
+        schema = importlib.import_module(self.script.module).Config
+        return load_selected_config(options, schema, self.script.default)
 
 
 class _Formatter(argparse.RawTextHelpFormatter):
@@ -90,12 +127,27 @@ def _relative(path: Path) -> str:
     return printable(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def prepare_script() -> None:
-    """Prepare the process of a training script, before it imports PyTorch. Ends it if its command line is invalid."""
+def prepare_script(name: str) -> None:
+    """Prepare the process of a training script, before it imports PyTorch.
+
+    Ends it if the answer to its command line needs no PyTorch: an error in the config, or what --help asks for.
+    """
     exit_when_interrupted()
     # Threads of PyTorch that wait actively slow each other down as soon as another process needs a core: steps then
     # take ten times as long. OpenMP reads this when PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if code := exit_code(lambda: TrainingParser().parse(None), distributed=True, prints_results=False):
+    parser = TrainingParser(name)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
+        sys.exit(complete(parser, parser.script.module))
+    parsed: list[argparse.Namespace] = []
+    code = exit_code(lambda: parsed.append(parser.parse(None)), distributed=True)
+    if not parsed:
         sys.exit(code)
+    if not (is_launched() or "torch" in sys.modules or any("plugins" in layer.value for layer in parsed[0].layers)):
+        code = run_without_libraries(
+            lambda: importlib.import_module(parser.script.module),
+            lambda: exit_code(lambda: parser.dispatch(None, parser.check)),
+        )
+        if code is not None:
+            sys.exit(code)
     exit_when_interrupted()

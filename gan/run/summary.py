@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gan.run.logging import read_metrics
+from gan.run.logging import METRIC, read_metrics
 from metrics.estimate import Estimate, format_estimate
 
 
@@ -22,7 +22,7 @@ def format_results(values: Mapping[str, float], metrics: Sequence[str], real: Ma
     rows = [
         (name, _metric(values, name), format_estimate(real[name], 4) if name in real else "")
         for name in metrics
-        if f"metrics/{name}" in values
+        if f"{METRIC}{name}" in values
     ]
     if rows:
         rows.insert(0, ("", "generated", "real" if real else ""))
@@ -52,7 +52,7 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _metric(values: Mapping[str, float], name: str) -> str:
-    value, std = values[f"metrics/{name}"], values.get(f"metrics_std/{name}")
+    value, std = values[f"{METRIC}{name}"], values.get(f"metrics_std/{name}")
     return format_estimate(value if std is None else Estimate(value, std), 4)
 
 

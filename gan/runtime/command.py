@@ -81,11 +81,15 @@ def exit_code(command: Callable[[], object], distributed: bool = False, prints_r
     warnings are printed in one line each. Other exceptions propagate. When several processes fail, only the first
     prints its error. A command that is not `distributed` refuses to run in several processes.
 
-    Without a console, the command goes on. Its exit code is 2 then if it `prints_results`, which are lost.
+    Without a console, the command goes on. Its exit code is 2 then if it `prints_results`, which are lost. A command
+    that ends itself, as argparse does after --help, has printed results.
     """
     startup.raise_when_interrupted()
     with open_console() as output, short_messages():
-        code = _run(command, distributed)
+        try:
+            code = _run(command, distributed)
+        except SystemExit as ended:
+            code, prints_results = int(ended.code or 0), True
         output.flush()
         return 2 if code == 0 and prints_results and output.is_lost else code
 

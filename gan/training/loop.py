@@ -12,6 +12,7 @@ from gan.data import to_uint8
 from gan.data.grids import sample_grid
 from gan.evaluation.lipschitz import measure_due
 from gan.run.divergence import find_nonfinite, gradient_norm
+from gan.run.logging import METRIC
 from gan.run.recorder import Recorder, Throughput, is_due, open_recorder
 from gan.run.step_files import SAMPLES
 from gan.runtime.distributed import call_on_rank_zero, mean_numbers, world_size
@@ -46,7 +47,7 @@ def train(experiment: Experiment, folder: Path, interrupt: Interrupt) -> None:
         return is_due(every, experiment.step, config.train.steps)
 
     first_metric = get_first_metric(experiment)
-    shown = SHOWN if first_metric is None else SHOWN | {first_metric: first_metric.removeprefix("metrics/")}
+    shown = SHOWN if first_metric is None else SHOWN | {first_metric: first_metric.removeprefix(METRIC)}
     with open_recorder(folder, config, experiment.step, "D", shown) as recorder:
         if experiment.step == 0 and config.train.on_nan == "rollback":
             save(experiment, recorder)  # the first state to roll back to
@@ -144,7 +145,7 @@ def evaluate(
         scores = evaluator(generate, lambda count, k: inputs.latents(count, "evaluation", k))
     if recorder is None:
         return
-    metrics = {f"metrics/{name}": value for name, value in scores.items()}
+    metrics = {f"{METRIC}{name}": value for name, value in scores.items()}
     spreads = {f"metrics_std/{name}": value.std for name, value in scores.items() if isinstance(value, Estimate)}
     if evaluator is not None:
         first, value = next(iter(metrics.items()))
@@ -206,7 +207,7 @@ def lacks_evaluation(experiment: Experiment, recorder: Recorder | None) -> bool:
 
 def get_first_metric(experiment: Experiment) -> str | None:
     """Return the tag of the metric that chooses the best checkpoint; None without metrics."""
-    return None if experiment.evaluator is None else f"metrics/{experiment.evaluator.protocols[0]}"
+    return None if experiment.evaluator is None else f"{METRIC}{experiment.evaluator.protocols[0]}"
 
 
 @torch.no_grad()

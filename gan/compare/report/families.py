@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+RATE = "lr="  # how the group of a learning rate begins
+
 
 def split_arm(arm: str, arms: Sequence[str]) -> tuple[str, str]:
     """Return the family and the group of an arm. An arm without a group is a family of its own."""
@@ -29,16 +31,19 @@ def sort_arms(arms: Sequence[str]) -> list[str]:
 
 
 def choose_best(values: Mapping[str, Sequence[float]], higher: bool) -> list[str]:
-    """Return an arm of each family: of those with the most values, the one with the best mean.
+    """Return the arm with the best learning rate of each family: of those with the most values, the best mean.
 
-    Families without values are left out.
+    Arms with other groups, such as amounts of data or noise, are no alternatives: each is returned. Arms without values
+    are left out. Without learning rates, the list is empty.
     """
-    arms = list(values)
+    parts = {arm: split_arm(arm, list(values)) for arm in values if values[arm]}
+    if not any(group.startswith(RATE) for _, group in parts.values()):
+        return []
     best: dict[str, tuple[int, float, str]] = {}
-    for arm in (arm for arm in arms if values[arm]):
-        family, mean = split_arm(arm, arms)[0], fmean(values[arm])
+    for arm, (family, group) in parts.items():
+        key, mean = family if group.startswith(RATE) else arm, fmean(values[arm])
         candidate = (len(values[arm]), mean if higher else -mean, arm)
-        best[family] = max(best.get(family, candidate), candidate, key=lambda entry: entry[:2])
+        best[key] = max(best.get(key, candidate), candidate, key=lambda entry: entry[:2])
     return [arm for _, _, arm in best.values()]
 
 

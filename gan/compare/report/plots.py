@@ -35,7 +35,7 @@ LEGEND_ROW = 0.2  # inches
 DPI = 150
 FORMATS: dict[str, dict[str, Any]] = {"png": {"dpi": DPI}, "svg": {"metadata": {"Date": None}}}
 MAX_ARMS = 8  # in one plot
-BEST = "best"  # the group of the best arm of each family
+BEST = "best"  # the group of the best learning rate of each family
 MAX_VALUE = 1e30  # matplotlib cannot scale axes to the largest floats
 
 

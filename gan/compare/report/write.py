@@ -83,7 +83,7 @@ class Comparison:
 
     @cached_property
     def best(self) -> list[str]:
-        """The best arm of each family in the first metric, if there is one."""
+        """The arm with the best learning rate of each family in the first metric, if there is one."""
         tag = get_primary_metric(self.rows)
         if tag is None or (higher := higher_is_better(tag)) is None:
             return []
@@ -160,8 +160,8 @@ def _build_metric_section(comparison: Comparison) -> list[Block]:
 
 
 FAMILIES = (
-    "First, of the arms that differ in the last part of the name alone, the one with the most seeds, and of several "
-    f"such the one with the best mean in the first metric. The plots with the name {plots.BEST} show these arms."
+    "First, of the arms whose names differ in the learning rate (lr) alone, the one with the most seeds, and of "
+    f"several such the one with the best mean in the first metric. The plots with the name {plots.BEST} show them."
 )
 
 

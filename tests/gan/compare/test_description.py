@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gan.compare.__main__ import parse
+from gan.compare.__main__ import main, parse
 from gan.compare.arms import build_arms, build_cells, parse_arm, parse_axis, parse_seeds
 from gan.compare.csv_files import write_table
 from gan.compare.description import Description, extend_description, load_description, save_description
@@ -54,6 +54,17 @@ def test_overrides_of_a_stored_cell_import_no_plugin(tmp_path):
     with pytest.raises(UserError, match=r"plugins: needs the code of .*foreign\.py, which is not run"):
         extend_description(folder, path, base, cells, None)
     assert not (tmp_path / "ran").exists()
+
+
+def test_report_of_a_comparison_with_plugins_asks_for_them(tmp_path, capsys):
+    base = {"plugins": ["gone.py"], "loss": {"name": "of_the_plugin"}}
+    cells = {"a-seed0": {"arm": "a", "seed": 0, "axes": {}, "overrides": ["seed=0"]}}
+    save_description(GridFolder(tmp_path), Description("c.yaml", base, "a", cells))
+    assert main(["--report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: grid.json: base: plugins: needs the code of gone.py, which is not run unless")
+    assert error.endswith("add --plugins gone.py\n")
+    assert error.count("\n") == 1
 
 
 def test_experiment_type_is_determined_by_the_base_config():

@@ -274,7 +274,7 @@ def test_there_are_at_most_as_many_jobs_as_cells(small_config):
 def test_paths_of_a_cell_may_begin_with_a_hyphen(small_config, tmp_path):
     folder, cells = GridFolder(Path("-cmp")), build_cells(small_config, [], build_arms([], []), [0])
     arguments = build_arguments(cells[0], folder, Resources(Path("-c.yaml"), device="cpu", jobs=1, threads=1))
-    options = TrainingParser().parse_intermixed_args(arguments)
+    options = TrainingParser("train_gan.py").parse_intermixed_args(arguments)
     assert (options.config, options.out) == (Path("-c.yaml"), folder.run_folder(cells[0].name))
     assert options.overrides == list(cells[0].overrides)
 

@@ -7,6 +7,7 @@ import pytest
 import train_classifier
 import train_gan
 from gan.options.loader import load_config, parse_config
+from gan.run.cli import SCRIPTS
 
 
 @pytest.fixture(params=[train_gan, train_classifier], ids=lambda script: script.__name__)
@@ -52,7 +53,7 @@ def test_help_shows_the_values_of_the_config_in_use(output, tmp_path, monkeypatc
 
 def test_print_config_is_a_complete_config(output, script, tmp_path):
     text = output("--print-config", "train.steps=5", "seed=3")
-    config = load_config(script.Config, script.DEFAULT_CONFIG, ["train.steps=5", "seed=3"])
+    config = load_config(script.Config, SCRIPTS[f"{script.__name__}.py"].default, ["train.steps=5", "seed=3"])
     assert parse_config(script.Config, text, "printed") == config
     (tmp_path / "printed.yaml").write_text(text)
     assert output("--config", "printed.yaml", "--print-config") == text

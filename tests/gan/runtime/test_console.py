@@ -4,6 +4,9 @@ import sys
 
 import pytest
 
+import train_gan
+from gan import __main__ as all_commands
+from gan import sample
 from gan.runtime.command import exit_code
 
 # A command that prints to both streams, of which some are lost in some way.
@@ -52,6 +55,18 @@ def test_command_goes_on_without_console(python, tmp_path, way, streams):
 def test_command_whose_results_are_lost_fails(python, tmp_path, way):
     assert python.run("-c", PROGRAM, way, "1", "results", tmp_path / "file").returncode == 2
     assert python.run("-c", PROGRAM, way, "2", "results", tmp_path / "file").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(train_gan, "--print-config"), (train_gan, "--help"), (sample, "--version"), (all_commands, "--help")],
+)
+def test_answer_to_an_option_is_a_result(command, option, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["command", option])
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert command.main() == 2
+    assert capsys.readouterr().err.startswith("error: cannot write to standard output (No space left on device)")
 
 
 def test_characters_that_the_console_does_not_have_are_escaped(tmp_path, monkeypatch):

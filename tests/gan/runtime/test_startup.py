@@ -1,4 +1,4 @@
-"""Ctrl-C while a command imports the libraries."""
+"""What a command does before it imports the libraries, and Ctrl-C while it imports them."""
 
 import os
 import re
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import train_classifier
+import train_gan
 from gan import __version__
 from gan.runtime.command import exit_code
 from gan.runtime.startup import exit_when_interrupted
@@ -50,19 +52,52 @@ EARLY = [
     (["--frog"], 2, "error: unrecognized arguments: --frog [(]see --help[)]\n"),
     (["--config", "gone.yaml"], 2, "error: cannot read the config file .*gone.yaml: No such file or directory\n"),
     (["--config", "invalid.yaml", "--help"], 2, "error: invalid.yaml:2: not valid YAML: .*\n"),
+    (["mine.yaml"], 2, "error: command line: mine.yaml: an override must have the form key.sub=value\n"),
+    (["eval.metrics=[fid"], 2, "error: command line: .*: not valid YAML: .*\n"),
 ]
+SAME = [
+    (train_gan, ["--help", "all"]),
+    (train_gan, ["--print-config", "seed=3"]),
+    (train_gan, ["eval.every=frog"]),
+    (train_classifier, ["--help", "all"]),
+]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Return a function that starts a script in a folder where PyTorch says that it is imported."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+
+    def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, ROOT / script, *options]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return run
 
 
 @pytest.mark.parametrize("script", ["train_gan.py", "train_classifier.py"])
 @pytest.mark.parametrize(("options", "code", "output"), EARLY, ids=[" ".join(case[0]) for case in EARLY])
-def test_what_needs_no_torch_is_answered_without_it(tmp_path, script, options, code, output):
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')")
+def test_what_needs_no_torch_is_answered_without_it(tmp_path, start, script, options, code, output):
     (tmp_path / "invalid.yaml").write_text(INVALID)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    command = [sys.executable, ROOT / script, *options]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = start(script, *options)
     assert done.returncode == code
     assert re.fullmatch(output, done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize(("script", "options"), SAME, ids=[f"{case[0].__name__} {' '.join(case[1])}" for case in SAME])
+def test_answers_without_torch_are_those_with_it(tmp_path, start, script, options, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    done = start(f"{script.__name__}.py", *options)
+    assert (done.returncode, done.stdout, done.stderr) == (script.main(options), *capsys.readouterr())
+
+
+def test_what_needs_torch_imports_it(tmp_path, start):
+    (tmp_path / "mine.py").write_text("open('ran', 'w')")
+    for options in (["--config", "digits/dcgan"], ["sed=1", "plugins=[mine.py]"]):
+        done = start("train_gan.py", *options)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", "torch is imported\n")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_interrupted_command_ends_as_before(capsys):

@@ -39,6 +39,12 @@ def shallow_extractor(inception_state_dict):
 
 
 @pytest.fixture(scope="module")
+def pytorch_fid_extractor(inception_state_dict):
+    """The extractor of layer 64 with the preprocessing of pytorch-fid."""
+    return InceptionExtractor(inception_state_dict, layer="64", preprocessing="pytorch_fid")
+
+
+@pytest.fixture(scope="module")
 def reference_features(inception_file, image_sets):
     """torch-fidelity's features of every layer and logits, for 8 images."""
     names, weights = [*LAYERS, "logits_unbiased"], {"feature_extractor_weights_path": str(inception_file)}
@@ -111,13 +117,15 @@ def test_features_of_every_layer_match_torch_fidelity(
         assert actual.logits is None
 
 
-def test_pytorch_fid_preprocessing_matches_pytorch_fid(inception_state_dict, image_sets, monkeypatch):
+def test_pytorch_fid_preprocessing_matches_pytorch_fid(
+    inception_state_dict, pytorch_fid_extractor, image_sets, monkeypatch
+):
     monkeypatch.setattr(pytorch_fid.inception, "load_state_dict_from_url", lambda url, progress: inception_state_dict)
     folder, images = image_sets[0]
     network = pytorch_fid.inception.InceptionV3([pytorch_fid.inception.InceptionV3.BLOCK_INDEX_BY_DIM[64]]).eval()
     files = sorted(folder.iterdir())[:3]
     expected = torch.from_numpy(pytorch_fid.fid_score.get_activations(files, network, 3, 64, num_workers=0))
-    actual = InceptionExtractor(inception_state_dict, layer="64", preprocessing="pytorch_fid")(images[:3]).features
+    actual = pytorch_fid_extractor(images[:3]).features
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
@@ -148,9 +156,9 @@ def test_frechet_distance_of_folders_matches_pytorch_fid(inception_state_dict, i
     assert frechet_distance(fake, real) == pytest.approx(theirs, rel=1e-4)
 
 
-def test_preprocessings_differ(inception_state_dict, shallow_extractor, image_sets):
-    extractors = shallow_extractor, InceptionExtractor(inception_state_dict, "64", "pytorch_fid")
-    features, other = (extractor(image_sets[0][1][:1]).features for extractor in extractors)
+def test_preprocessings_differ(shallow_extractor, pytorch_fid_extractor, image_sets):
+    images = image_sets[0][1][:1]
+    features, other = shallow_extractor(images).features, pytorch_fid_extractor(images).features
     assert (other - features).abs().max() > 1e-3 * other.abs().max()
 
 
@@ -166,22 +174,21 @@ def test_grayscale_images_are_converted_to_rgb(shallow_extractor, image_sets):
     assert torch.equal(shallow_extractor(gray).features, shallow_extractor(gray.repeat(1, 3, 1, 1)).features)
 
 
-def test_precision_settings_are_ignored_and_restored(inception_state_dict, image_sets, monkeypatch):
-    extractor = InceptionExtractor(inception_state_dict, layer="64")
+def test_precision_settings_are_ignored_and_restored(shallow_extractor, image_sets, monkeypatch):
     images = image_sets[0][1][:2]
-    plain = extractor(images).features
+    plain = shallow_extractor(images).features
     settings = []
 
     def preprocess(images):
         settings.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
         return resize_like_torch_fidelity(images)
 
-    extractor.preprocess = preprocess
+    monkeypatch.setattr(shallow_extractor, "preprocess", preprocess)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            again = extractor(images).features
+            again = shallow_extractor(images).features
         assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -190,22 +197,24 @@ def test_precision_settings_are_ignored_and_restored(inception_state_dict, image
     assert not plain.requires_grad
 
 
-def test_constructor_keeps_the_global_random_state(inception_state_dict):
+def test_constructor_keeps_the_global_random_state(inception_state_dict, shallow_extractor):
     state = torch.get_rng_state()
-    InceptionExtractor(inception_state_dict, layer="64")
+    again = InceptionExtractor(inception_state_dict, layer="64")
     assert torch.equal(torch.get_rng_state(), state)
+    assert again.fingerprint == shallow_extractor.fingerprint
 
 
-def test_fingerprint_depends_on_layer_preprocessing_and_weights(inception_state_dict, shallow_extractor):
+def test_fingerprint_depends_on_layer_preprocessing_and_weights(
+    inception_state_dict, shallow_extractor, pytorch_fid_extractor
+):
     other = {**inception_state_dict, "fc.bias": inception_state_dict["fc.bias"] + 1e-3}
     variants = [
         shallow_extractor,
         InceptionExtractor(inception_state_dict, "192"),
-        InceptionExtractor(inception_state_dict, "64", "pytorch_fid"),
+        pytorch_fid_extractor,
         InceptionExtractor(other, "64"),
     ]
     assert len({extractor.fingerprint for extractor in variants}) == 4
-    assert InceptionExtractor(inception_state_dict, "64").fingerprint == variants[0].fingerprint
 
 
 def test_unknown_layer_and_preprocessing_are_rejected(inception_state_dict):
@@ -222,18 +231,20 @@ def test_load_weights_with_their_hash(inception_state_dict, inception_file):
     assert all(torch.equal(state_dict[name], inception_state_dict[name]) for name in state_dict)
 
 
-def test_load_weights_without_batch_counts(inception_state_dict, tmp_path, image_sets):
+def test_load_weights_without_batch_counts(inception_state_dict, shallow_extractor, tmp_path, image_sets):
     old = {name: tensor for name, tensor in inception_state_dict.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth")
-    features, expected = (
-        InceptionExtractor(state_dict, "64")(image_sets[0][1][:1]).features
-        for state_dict in (load_inception_weights(tmp_path / "old.pth")[0], inception_state_dict)
-    )
+    extractor = InceptionExtractor(load_inception_weights(tmp_path / "old.pth")[0], "64")
+    features, expected = (each(image_sets[0][1][:1]).features for each in (extractor, shallow_extractor))
     torch.testing.assert_close(features, expected)
 
 
-def test_invalid_weights_are_rejected(inception_state_dict, inception_file, tmp_path):
+def test_invalid_weights_are_rejected(inception_state_dict, tmp_path):
     path = tmp_path / "weights.pth"
+    weights = {name: tensor.new_zeros(()).expand(tensor.shape) for name, tensor in inception_state_dict.items()}
+    torch.save(weights, path)  # a small file, since its tensors have one number each in memory
+    assert load_inception_weights(path)[0].keys() == weights.keys()
+    content = path.read_bytes()
 
     def get_error(state) -> str:
         torch.save(state, path)
@@ -242,16 +253,16 @@ def test_invalid_weights_are_rejected(inception_state_dict, inception_file, tmp_
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    incomplete = dict(inception_state_dict)
+    incomplete = dict(weights)
     del incomplete["Mixed_7c.branch_pool.conv.weight"]
-    extended = {**inception_state_dict, "AuxLogits.fc.weight": torch.ones(2)}
+    extended = {**weights, "AuxLogits.fc.weight": torch.ones(2)}
     assert "1 missing (Mixed_7c.branch_pool.conv.weight" in get_error(incomplete)
     assert "1 unexpected (AuxLogits.fc.weight" in get_error(extended)
-    assert "1 with a wrong shape (fc.weight" in get_error({**inception_state_dict, "fc.weight": torch.ones(1000, 2048)})
+    assert "1 with a wrong shape (fc.weight" in get_error({**weights, "fc.weight": torch.ones(1000, 2048)})
     assert "not a list" in get_error([1, 2])
     with pytest.raises(ValueError, match=r"cannot read the Inception weights .*absent\.pth: No such file"):
         load_inception_weights(tmp_path / "absent.pth")
-    path.write_bytes(inception_file.read_bytes()[:1000])
+    path.write_bytes(content[:1000])
     with pytest.raises(ValueError, match="truncated"):
         load_inception_weights(path)
 

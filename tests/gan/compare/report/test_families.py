@@ -33,3 +33,10 @@ def test_best_of_a_family_has_the_most_seeds_and_then_the_best_mean():
     values = {"a,lr=1": [5.0], "a,lr=2": [3.0, 9.0], "a,lr=3": [4.0, 5.0], "b,lr=1": [2.0], "b,lr=2": [3.0], "c": []}
     assert choose_best(values, higher=False) == ["a,lr=3", "b,lr=1"]
     assert choose_best(values, higher=True) == ["a,lr=2", "b,lr=2"]
+
+
+def test_best_is_chosen_among_learning_rates_and_not_among_conditions():
+    values = {"a,noise=0": [9.0], "a,noise=1": [5.0], "b,noise=0": [8.0], "b,noise=1": [4.0]}
+    assert choose_best(values, higher=True) == []
+    rates = {"c,lr=1": [1.0], "c,lr=2": [2.0], "d,lr=1": [1.0], "d,lr=2": []}
+    assert choose_best(values | rates, higher=True) == [*values, "c,lr=2", "d,lr=1"]
