@@ -10,13 +10,13 @@ from PIL import Image
 
 import train_classifier
 import train_gan
-from gan import sample
 from gan.compare.experiment_types import CLASSIFIER, GAN
 from gan.data import ImageData, Splits
 from gan.data.datasets.folder import FolderConfig
 from gan.evaluation.extractors import EXTRACTORS
 from gan.options.loader import load_config
 from gan.run.logging import read_metrics
+from gan.sample import __main__ as sample
 from metrics.catalog import parse_protocol
 from metrics.extractors.base import Features
 from metrics.extractors.digits import DigitsClassifier, DigitsExtractor

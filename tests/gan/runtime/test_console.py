@@ -6,8 +6,8 @@ import pytest
 
 import train_gan
 from gan import __main__ as all_commands
-from gan import sample
 from gan.runtime.command import exit_code
+from gan.sample import __main__ as sample
 
 # A command that prints to both streams, of which some are lost in some way.
 PROGRAM = """\
