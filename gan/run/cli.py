@@ -141,6 +141,7 @@ def prepare_script(name: str) -> None:
         sys.exit(complete(parser, parser.script.module))
     parsed: list[argparse.Namespace] = []
     code = exit_code(lambda: parsed.append(parser.parse(None)), distributed=True)
+    exit_when_interrupted()
     if not parsed:
         sys.exit(code)
     if not (is_launched() or "torch" in sys.modules or any("plugins" in layer.value for layer in parsed[0].layers)):
@@ -150,4 +151,3 @@ def prepare_script(name: str) -> None:
         )
         if code is not None:
             sys.exit(code)
-    exit_when_interrupted()

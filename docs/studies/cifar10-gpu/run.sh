@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Normalizations of the discriminator on CIFAR-10 (JPEG) with wide networks, on a GPU: 30 to 90 s for each cell. An
-# interrupted study continues where it stopped. All options are passed to python -m gan.compare.
+# Normalizations of the discriminator on CIFAR-10 (JPEG) with wide networks, on a GPU. An interrupted
+# study continues where it stopped. All options are passed to python -m gan.compare.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import train_classifier
 import train_gan
 from gan import __version__
+from gan.run.cli import prepare_script
 from gan.runtime.command import exit_code
 from gan.runtime.startup import exit_when_interrupted
 
@@ -44,6 +46,27 @@ def test_interrupted_import_is_one_line(tmp_path, command):
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[0] == b"\ninterrupted\n"
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize("answer", [0, None])
+def test_interrupted_check_is_one_line(monkeypatch, answer):
+    """The config is checked in another process before the libraries are imported; this one waits for it."""
+    handlers = []
+    monkeypatch.setattr("sys.argv", ["train_gan.py"])
+    monkeypatch.setattr("gan.run.cli.run_without_libraries", lambda *_: handlers.append(get_handler()) or answer)
+    monkeypatch.delitem(sys.modules, "torch")  # as at the start of a script
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with nullcontext() if answer is None else pytest.raises(SystemExit):
+            prepare_script("train_gan.py")
+        handlers.append(get_handler())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert handlers == ["_exit", "_exit"]
+
+
+def get_handler():
+    return signal.getsignal(signal.SIGINT).__name__
 
 
 INVALID = "train: {steps: 1\n"
