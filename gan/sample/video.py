@@ -30,7 +30,9 @@ def read_training(run: Path) -> list[Tensor]:
     """
     frames = [_read_grid(path, f"step {step}") for step, path in find_step_files(run / SAMPLES, ".png").items()]
     if not frames:
-        raise UserError(f"{run} has no sample grids (step_*.png in its folder {SAMPLES}); name a run folder with sample grids")
+        raise UserError(
+            f"{run} has no sample grids (step_*.png in its folder {SAMPLES}); name a run folder with sample grids"
+        )
     if len({frame.shape for frame in frames}) > 1:
         raise UserError(f"{run / SAMPLES} has sample grids of several sizes; move away those that are not of this run")
     return frames + [frames[-1]] * (LAST_S * TRAINING_FPS - 1)
