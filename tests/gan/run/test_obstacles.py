@@ -101,6 +101,19 @@ def test_empty_config_is_that_of_no_run(copied_run, text, capsys):
     assert (copied_run / "config.yaml").read_text() == text
 
 
+def test_config_that_is_cut_is_that_of_no_run(copied_run, capsys):
+    path = copied_run / "config.yaml"
+    text = path.read_text()
+    for end in (text.index("\ntrain:") + 1, text.index("\ncheckpoint:") + 1, len(text) - 5):
+        path.write_text(text[:end])
+        assert main(["--out", str(copied_run), "--device", "cpu", "--resume"]) == 2
+        assert f"error: {path} is cut, because its last line '...' is missing; restore it" in capsys.readouterr().err
+    assert path.read_text() == text[:end]
+    for whole in (text, f"{text}\n\n", text.replace("---\n", "").replace("...\n", "")):  # the last is of earlier versions
+        path.write_text(whole)
+        assert main(["--out", str(copied_run), "--device", "cpu", "--resume"]) == 0
+
+
 def test_images_that_do_not_fit_into_the_memory_are_missing_at_the_start(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("gan.runtime.memory.get_total_memory", lambda: 16e9)
     (line,) = StackedDigits(size=10**8).missing()
