@@ -17,6 +17,7 @@ from torch import nn
 
 from gan import __version__
 from gan.config import Config
+from gan.data.contents import refuse_changed_images
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
@@ -251,6 +252,7 @@ def _restore(
         generator = load_generator(options.run, device)
         experiment = build_experiment(replace_metrics(config, metrics), config.data.load(), device)
         check_image_shape(options.run, generator, experiment.image_shape)
+        refuse_changed_images(options.run, generator.contents, experiment.contents, config.data.allow_changes)
         experiment.inputs.labels = generator.labels
         G, step = generator.network, generator.step
     else:

@@ -14,6 +14,9 @@ from gan.evaluate import evaluate_seed, main
 from gan.run.evaluations import Evaluations
 from gan.run.logging import read_metrics
 from gan.runtime.files import WriteError
+from gan.training.generator_file import load_generator
+from tests.gan.runs import load_newest
+from tests.gan.weights import change_metadata
 
 CPU = ["--device", "cpu"]
 NAME = "fd_digits70_test"
@@ -76,6 +79,16 @@ def test_generator_file_is_evaluated_only_on_its_own_experiment(run_folder, caps
     assert "contains a run with another config (different: data.name" in capsys.readouterr().err
     assert main([file, "--checkpoint", "best", *CPU]) == 2
     assert "--checkpoint is an option for run folders" in capsys.readouterr().err
+
+
+def test_generator_file_is_not_evaluated_on_changed_images(run_folder, capsys):
+    file = run_folder / "generator.safetensors"
+    contents = load_generator(file).contents
+    assert contents == load_newest(run_folder)["data"]
+    change_metadata(file, data=json.dumps(contents | {"training": [1437, "0"]}))
+    assert main([str(file), *CPU]) == 2
+    assert f"error: {file}: the training images have changed since the run began" in capsys.readouterr().err
+    evaluate(file, "data.allow_changes=true", "--metrics", "kl30", "--out", "file.json")
 
 
 def test_standard_deviation_over_parts_is_logged_and_printed(run_folder, capsys):
