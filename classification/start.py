@@ -5,8 +5,9 @@ from pathlib import Path
 from classification.config import Config
 from gan.evaluation.trained_classifiers import CLASSIFIER
 from gan.run import start as run_start
-from gan.run.start import Start, count_parameters, get_checkpoint_space
+from gan.run.start import Start, get_checkpoint_space
 from gan.runtime.disk import Space
+from gan.runtime.weights import count_parameters
 from models import ImageShape
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from gan import __version__
 from gan.config import Config
+from gan.data.contents import refuse_changed_images
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
@@ -194,17 +195,20 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> dict[str,
     print(f"{printable(options.run)}, step {trained_steps}, averaged generator")
     fingerprints = compute_fingerprints(experiment, evaluator, G) if results is not None else {}
     known = {seed: results.find(step, seed, fingerprints) for seed in seeds} if results is not None else {}
-    known = broadcast_object({seed: values for seed, values in known.items() if values is not None})
-    if known:
-        print(f"{len(known)} of {len(seeds)} sets of latents are not evaluated again: {path} has all these metrics")
+    known = broadcast_object(known)
+    if count := sum(map(len, known.values())):
+        print(f"{count} of {len(seeds) * len(names)} values are not computed again: {printable(path)} has them")
     scores: list[dict[str, float]] = []
     for seed in seeds:
-        is_new = seed not in known
-        scores.append(evaluate_seed(G, experiment.inputs, evaluator, seed) if is_new else known[seed])
+        found = known.get(seed, {})
+        missing = [name for name in names if name not in found]
+        new = evaluate_seed(G, experiment.inputs, evaluator.select(missing), seed) if missing else {}
+        of_seed = {**found, **new}
+        scores.append({name: of_seed[name] for name in names})
         print(f"seed {seed}: ", end="")
         _print_scores(scores[-1])
-        if results is not None and is_new:
-            results.add(step, seed, scores[-1], fingerprints)
+        if results is not None and new:
+            results.add(step, seed, new, fingerprints)
 
     print("\n" + format_table([("", "mean", "std", "n"), *(_summarize(name, scores) for name in scores[0])]))
     print("\nn: number of sets of latents, one for each seed")
@@ -248,6 +252,7 @@ def _restore(
         generator = load_generator(options.run, device)
         experiment = build_experiment(replace_metrics(config, metrics), config.data.load(), device)
         check_image_shape(options.run, generator, experiment.image_shape)
+        refuse_changed_images(options.run, generator.contents, experiment.contents, config.data.allow_changes)
         experiment.inputs.labels = generator.labels
         G, step = generator.network, generator.step
     else:

@@ -1,6 +1,7 @@
 """Notices that the images of a data set are not those with which a run began."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,19 @@ def get_contents(splits: Splits) -> Contents:
     """Return what identifies the images of the splits and their labels."""
     named = {"training": splits.train, "held-out": splits.held_out}
     return {name: None if data is None else (len(data), data.fingerprint) for name, data in named.items()}
+
+
+def parse_contents(text: str) -> Contents | None:
+    """Return contents from JSON, or None if they are unknown. Raises ValueError for other values."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError("not the images by name")
+    return {name: tuple(split) if isinstance(split, list) else None for name, split in value.items()}
 
 
 def refuse_changed_images(run: Path, saved: Mapping[str, object] | None, current: Contents, allowed: bool) -> None:

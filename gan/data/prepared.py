@@ -71,12 +71,18 @@ class Source:
 
         Raises UserError if a file is missing.
         """
-        files = []
-        with user_errors(self.root):
-            for name in self.files:
-                stat = os.stat(os.path.join(self.root, name))
-                files.append((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+        files = identify_files(self.root, self.files)
         return hash_values(FORMAT, self.shape, self.num_classes, self.options, *files)
+
+
+def identify_files(root: Path, names: Sequence[str]) -> list[tuple[str, int, int, int]]:
+    """Return the names, sizes and times of files in a folder. Raises UserError if a file is missing."""
+    files = []
+    with user_errors(root):
+        for name in names:
+            stat = os.stat(os.path.join(root, name))
+            files.append((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return files
 
 
 def prepare(source: Source) -> ImageData:

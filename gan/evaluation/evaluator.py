@@ -1,6 +1,7 @@
 """Computation of the metrics of a run."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -76,6 +77,14 @@ class Evaluator:
             return torch.cat([part for part in labels if part is not None]) if labels[0] is not None else None
 
         return self._compute(lambda extractor, count: extract_features(extractor, count, get_batch), get_labels)
+
+    def select(self, names: Collection[str]) -> "Evaluator":
+        """Return an evaluator of some of the metrics, which shares the extractors and the references."""
+        selected = copy.copy(self)
+        selected.protocols = [protocol for protocol in self.protocols if str(protocol) in names]
+        spaces = {protocol.features for protocol in selected.protocols}
+        selected.extractors = {space: self.extractors[space] for space in self.extractors if space in spaces}
+        return selected
 
     def get_fingerprint(self, protocol: MetricProtocol) -> str:
         """Return a hash of what a metric depends on besides the images of the splits and the generated ones."""

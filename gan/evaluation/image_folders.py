@@ -3,17 +3,20 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from gan.data.decoding import CorruptImageError, parallel_map, read_image
 from gan.data.files import open_files
+from gan.data.prepared import identify_files
 from gan.evaluation.extractors import EXTRACTORS, MetricsConfig, build_extractor, get_feature_space
 from gan.evaluation.features import BATCH_SIZE, extract_features, get_origin
 from gan.evaluation.progress import ExtractionProgress
+from gan.evaluation.real_features import PART, check_features, get_parts_folder, load_or_compute, remove_parts
 from gan.evaluation.reference import Reference
 from gan.options.loader import load_config
 from gan.runtime.cache import hash_values
@@ -25,6 +28,8 @@ from metrics.catalog import METRICS, MetricProtocol, check_number, compute_metri
 from metrics.extractors.base import FeatureExtractor, Features
 from metrics.frechet import FeatureStatistics
 from models import ImageShape
+
+_TEXTS = "hashes", "corrupt"  # in a part: the hash of each image that can be read, and the reason of each other one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,7 @@ class ImageFolder:
         order = self._files.get_reading_order(names)
         self._order = range(len(names)) if order is None else order
         self._names = [names[i] for i in self._order]  # images are read in this order
+        self._keys: set[str] = set()  # of parts in the cache
         self._first = 0  # the first image that can be read
         while self._first < len(self):
             (image,) = self._read(self._first, self._first + 1, None)
@@ -96,38 +102,92 @@ class ImageFolder:
         """Return the features of all images. Raises UserError if an image has another size or other channels.
 
         Gray images become RGB, or keep their single channel with `keep_gray`. In a job of several processes, each of
-        them reads and extracts some of the batches.
+        them reads and extracts some of the batches. Those of many images are kept in the cache part by part until
+        `remove_parts` is called, because they may take hours.
         """
         channels = None if keep_gray else 3
         (first,) = self._read(self._first, self._first + 1, channels)
-        blank = torch.zeros_like(cast(Tensor, first))
-        hashes: dict[int, str] = {}
-        corrupt: dict[int, str] = {}
-
-        def get_batch(k: int, size: int) -> Tensor:
-            start = k * BATCH_SIZE
-            progress.show(start)
-            images = [blank] * size  # a skipped image stays blank, and its features are dropped below
-            for i, image in enumerate(self._read(start, start + size, channels)):
-                if isinstance(image, CorruptImageError):
-                    corrupt[start + i] = f"{printable(self._get_path(start + i))}: {image}"
-                elif image.shape != blank.shape:
-                    raise _mismatch(self._get_path(start + i), image.shape, self.first, blank.shape)
-                else:
-                    hashes[start + i] = hash_values(image)
-                    images[i] = image
-            return torch.stack(images).to(device)
+        first = cast(Tensor, first)
+        key = hash_values(str(self._files.path.absolute()), repr(self.decoding), keep_gray, extractor.fingerprint)
+        self._keys.add(key)
 
         with closing(ExtractionProgress(len(self), f"images in {printable(self.folder)}")) as progress:
-            features = extract_features(extractor, len(self), get_batch)
-        for hashes_of_rank, corrupt_of_rank in all_gather_objects((hashes, corrupt)):
-            hashes |= hashes_of_rank
-            corrupt |= corrupt_of_rank
+
+            def extract(start: int) -> dict[str, Any]:
+                return self._extract(extractor, start, first, channels, device, progress)
+
+            def load_or_extract(start: int) -> dict[str, Any]:
+                name = f"{get_parts_folder(key)}/{self._hash_files(start)}"
+                return load_or_compute(name, lambda: extract(start), partial(self._check_part, start, example))[0]
+
+            if len(self) <= PART:
+                parts = [extract(0)]
+            else:
+                example = extract_features(extractor, 1, lambda k, size: first[None].to(device))
+                parts = [load_or_extract(start) for start in range(0, len(self), PART)]
+
+        features = Features.concatenate([Features(part["features"], part.get("logits")) for part in parts])
+        hashes, corrupt = ({i: text for part in parts for i, text in part[name].items()} for name in _TEXTS)
         by_name = self._order.__getitem__
         readable = sorted(hashes, key=by_name)
         data = hash_values(*(hashes[i] for i in readable))
         skipped = [corrupt[i] for i in sorted(corrupt, key=by_name)]
-        return FolderFeatures(features.map(lambda part: part[readable]), data, skipped)
+        return FolderFeatures(features.map(lambda part: part[readable].to(device)), data, skipped)
+
+    def remove_parts(self) -> None:
+        """Remove the features from the cache, when what was computed from them is known."""
+        for key in self._keys:
+            remove_parts(key)
+
+    def _extract(
+        self,
+        extractor: FeatureExtractor,
+        start: int,
+        first: Tensor,
+        channels: int | None,
+        device: torch.device,
+        progress: ExtractionProgress,
+    ) -> dict[str, Any]:
+        """Return the features on the CPU of at most PART images, and the hashes or the reasons of each."""
+        hashes: dict[int, str] = {}
+        corrupt: dict[int, str] = {}
+
+        def get_batch(k: int, size: int) -> Tensor:
+            begin = start + k * BATCH_SIZE
+            progress.show(begin)
+            images = [torch.zeros_like(first)] * size  # a skipped image stays blank, and its features are dropped
+            for i, image in enumerate(self._read(begin, begin + size, channels), begin):
+                if isinstance(image, CorruptImageError):
+                    corrupt[i] = f"{printable(self._get_path(i))}: {image}"
+                elif image.shape != first.shape:
+                    raise _mismatch(self._get_path(i), image.shape, self.first, first.shape)
+                else:
+                    hashes[i] = hash_values(image)
+                    images[i - begin] = image
+            return torch.stack(images).to(device)
+
+        features = extract_features(extractor, min(PART, len(self) - start), get_batch).map(Tensor.cpu)
+        for hashes_of_rank, corrupt_of_rank in all_gather_objects((hashes, corrupt)):
+            hashes |= hashes_of_rank
+            corrupt |= corrupt_of_rank
+        logits = {} if features.logits is None else {"logits": features.logits}
+        return {"features": features.features, **logits, **dict(zip(_TEXTS, (hashes, corrupt), strict=True))}
+
+    def _hash_files(self, start: int) -> str:
+        """Return a hash of what the pixels of a part depend on, besides how they are decoded."""
+        names = self._names[start : start + PART]
+        files, values = self._files.get_cache_key("", names)
+        return hash_values(*names, *values, *identify_files(self._files.path, files))
+
+    def _check_part(self, start: int, example: Features, contents: Any) -> None:
+        """Raise an error unless these are contents of a part from a cache, like the features of another image."""
+        count = min(PART, len(self) - start)
+        check_features(contents, count, example.features)
+        if example.logits is not None:
+            check_features({"features": contents["logits"]}, count, example.logits)
+        texts = [item for name in _TEXTS for item in contents[name].items()]
+        if sorted(i for i, _ in texts) != [*range(start, start + count)] or not all(type(t) is str for _, t in texts):
+            raise ValueError("not a text for each image")
 
     def _get_path(self, index: int) -> Path:
         return self._files.path / self._names[index]
@@ -198,6 +258,8 @@ def compare_folders(
                 raise UserError(f"{', '.join(failed)}: {error}") from None
             scores |= {of_space[metric]: value for metric, value in values.items()}
             report({_get_name(of_space[metric], count): value for metric, value in values.items()})
+    for folder in (fakes, reals):
+        folder.remove_parts()
     named = {_get_name(protocol, count): scores[protocol] for protocol in protocols if protocol in scores}
     classifier = options.classifier if any(protocol.features == "classifier" for protocol in protocols) else None
     return Comparison(broadcast_object(named), skipped, classifier)
@@ -227,6 +289,7 @@ def save_statistics(
             write_atomically(path, replace(statistics, origin=get_origin(extractor, images.size), data=data).save)
         except (OSError, ValueError) as error:
             raise UserError(f"--save-statistics: {error}") from None
+    images.remove_parts()
     return skipped
 
 

@@ -40,7 +40,7 @@ def extract_real_features(
 
         def load_or_extract(start: int) -> Tensor:
             check = partial(check_features, count=min(PART, count - start), example=example)
-            name = f"{_get_folder(key)}/{start:08d}"
+            name = f"{get_parts_folder(key)}/{start:08d}"
             part, _ = load_or_compute(name, lambda: {"features": extract(start).cpu()}, check)
             return part["features"].to(device)
 
@@ -50,7 +50,7 @@ def extract_real_features(
 def remove_parts(key: str) -> None:
     """Remove the parts from the cache, when what was computed from them is there."""
     if rank() == 0:
-        cache.remove_folder(_get_folder(key))
+        cache.remove_folder(get_parts_folder(key))
 
 
 def load_or_compute(
@@ -84,5 +84,6 @@ def check_features(contents: Any, count: int, example: Tensor) -> None:
         raise ValueError("features that are not finite")
 
 
-def _get_folder(key: str) -> str:
+def get_parts_folder(key: str) -> str:
+    """Return the folder of the parts in the cache."""
     return f"parts/{key}"

@@ -1,7 +1,8 @@
 """The real images that metrics compare with: features and statistics of a dataset split, a file or a folder."""
 
 from collections.abc import Collection, Mapping
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -154,7 +155,14 @@ def load_statistics(path: str | None, preprocessing: str | None = None) -> Featu
     """
     if path is None:
         raise UserError("eval.metrics: a metric that ends in _file needs metrics.statistics=FILE.npz")
+    file = expand_path(path, "metrics.statistics")
     try:
-        return FeatureStatistics.load(expand_path(path, "metrics.statistics"), preprocessing)
+        status = file.stat()
+        return _load_statistics(file, preprocessing, (status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     except (OSError, ValueError) as error:
         raise UserError(f"metrics.statistics: cannot read {path}: {error}") from None
+
+
+@lru_cache(maxsize=1)  # it takes seconds, for the checks before a run and for the run
+def _load_statistics(file: Path, preprocessing: str | None, identity: tuple[int, ...]) -> FeatureStatistics:
+    return FeatureStatistics.load(file, preprocessing)

@@ -16,7 +16,7 @@ from gan.options.loader import construct
 from gan.options.nodes import parse_yaml
 from gan.runtime.errors import UserError
 from gan.runtime.paths import expand_path
-from gan.runtime.weights import FINGERPRINT, get_fingerprint, read_weights
+from gan.runtime.weights import FINGERPRINT, build_network, get_fingerprint, read_weights
 from metrics.extractors.classifier import compute_classifier_fingerprint
 from models import ClassifierConfig, ImageShape, build_classifier
 from models.networks.layers import standardize_images
@@ -83,11 +83,11 @@ def load_classifier(name: str) -> TrainedClassifier:
         ) from None
     config: ClassifierConfig = construct(ClassifierConfig, options, "classifier")
     try:
-        network = build_classifier(config, image)
         # The statistics are replaced by those in the file.
-        network = standardize_images(network, *torch.zeros(2, image.channels))
-        network.load_state_dict(tensors)
-    except (RuntimeError, TypeError, ValueError):
+        network = build_network(
+            lambda: standardize_images(build_classifier(config, image), *torch.zeros(2, image.channels)), tensors
+        )
+    except ValueError:
         raise UserError(
             f"{KEY}: the weights in {path} do not fit the network that the file describes; copy the file again, or"
             " train the classifier again"

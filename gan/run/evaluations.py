@@ -42,17 +42,16 @@ class Evaluations:
         with self._open():
             self._folder = path.parent.stat()
 
-    def find(self, step: str, seed: int, fingerprints: Mapping[str, str]) -> dict[str, float] | None:
-        """Return the metrics of a checkpoint for the latents of a seed, if all of them have these fingerprints."""
+    def find(self, step: str, seed: int, fingerprints: Mapping[str, str]) -> dict[str, float]:
+        """Return the metrics of a checkpoint for the latents of a seed that have these fingerprints."""
         with self._open() as results:
             found = {}
             for name, fingerprint in fingerprints.items():
                 keys = (step, name, str(seed))
                 value, std = _get(results, *keys), _get(results, STD, *keys)
                 known = _get(results, FINGERPRINTS, *keys) == fingerprint
-                if not known or not _is_finite(value) or not (std is None or _is_finite(std)):
-                    return None
-                found[name] = value if std is None else Estimate(value, std)
+                if known and _is_finite(value) and (std is None or _is_finite(std)):
+                    found[name] = value if std is None else Estimate(value, std)
             return found
 
     def add(self, step: str, seed: int, scores: Mapping[str, float], fingerprints: Mapping[str, str]) -> None:

@@ -19,6 +19,8 @@ from gan.runtime.temporary import is_temporary
 from gan.runtime.weights import get_fingerprint
 
 CONFIG = "config.yaml"
+START, END = "---", "..."
+"""Lines of YAML around the keys of a config in a run folder: without the last one, the file is cut"""
 NOTE = "run folder"
 
 # Keys that may differ when a run is resumed: the length of the run, the location of the data, and what is reported.
@@ -30,6 +32,7 @@ RESUME_MAY_CHANGE = (
 )
 # Except that this key may not name another classifier, NAME@FINGERPRINT: metrics of both would have the same names.
 FINGERPRINTED = ("metrics", "classifier")
+_RESTORE = "restore it, such as from the config of a run with the same keys"
 
 
 def get_run_name(config: Path) -> str:
@@ -100,7 +103,8 @@ def find_folder_of_job() -> Path | None:
 def config_path(folder: Path) -> Path:
     """Return the path of the config of the run in `folder`. Raises UserError when `folder` contains no run.
 
-    An empty file, which would be the default config, is the config of no run.
+    An empty file, which would be the default config, is the config of no run, and neither is one that is cut: the keys
+    that are missing would have their default values.
     """
     path = folder / CONFIG
     with _readable(folder):
@@ -108,7 +112,10 @@ def config_path(folder: Path) -> Path:
     if not holds_run:
         raise UserError(f"{folder} contains no run ({CONFIG} is missing); give the folder of a run")
     if not any(layer.value for layer in read_layers(path)):
-        raise UserError(f"{path} is empty; restore it, such as from the config of a run with the same keys")
+        raise UserError(f"{path} is empty; {_RESTORE}")
+    lines = path.read_text("utf-8").rstrip().splitlines()
+    if START in lines and lines[-1] != END:  # earlier versions wrote neither
+        raise UserError(f"{path} is cut, because its last line '{END}' is missing; {_RESTORE}")
     return path
 
 
@@ -123,7 +130,7 @@ def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:
         earlier = path.read_text("utf-8").splitlines() if path.exists() else []
         kept = itertools.takewhile(lambda line: line.startswith("#"), earlier)
         comments = dict.fromkeys([*kept, *(f"# {note}" for note in notes)])
-        write_text(path, "".join(f"{comment}\n" for comment in comments) + dump_config(config))
+        write_text(path, "\n".join([*comments, START, dump_config(config) + END, ""]))
     except OSError as error:
         raise UserError(f"cannot write to --out {folder}: {error.strerror}") from None
 

@@ -3,12 +3,9 @@
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
-from torch import nn
 
 from gan.data import DatasetConfig
 from gan.run.checkpoint import Checkpoints
@@ -75,15 +72,6 @@ def check_writable(folder: Path, option: str = "--out") -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write to {option} {existing}: {error.strerror}; choose another {option}") from None
-
-
-def count_parameters(build: Callable[[], nn.Module]) -> int | None:
-    """Return the number of parameters of a network without computing its initial weights; None if it is unknown."""
-    try:
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in build().parameters())
-    except Exception:  # this is only for an estimate: errors of a network are reported when it is built
-        return None
 
 
 def get_checkpoint_space(config: Any, folder: Path, numbers: int) -> Space:

@@ -2,14 +2,16 @@
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from gan.runtime.errors import UserError
+from gan.runtime.errors import UserError, is_out_of_memory
 from gan.runtime.files import only_regular, write_atomically
 
 GENERATOR = "generator.safetensors"
@@ -49,6 +51,37 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"cannot read the weights in {path}: {reason}") from None
+
+
+def count_parameters(build: Callable[[], nn.Module]) -> int | None:
+    """Return the number of parameters of a network without computing its initial weights; None if it is unknown."""
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in build().parameters())
+    except Exception:  # this is only for an estimate: errors of a network are reported when it is built
+        return None
+
+
+def build_network(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return the network of a file with its weights. Raises ValueError if they do not fit.
+
+    The file may describe any network. One with more weights than the file, which may not fit into the memory, is not
+    built.
+    """
+    try:
+        count = count_parameters(build)
+        if count is not None and count > sum(tensor.numel() for tensor in tensors.values()):
+            raise ValueError("weights are missing")
+        network = build()
+        for name, tensor in network.state_dict().items():
+            if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
+                raise ValueError(f"{name} has another type")
+        network.load_state_dict(tensors)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(str(error)) from None
+    return network
 
 
 def _sort_metadata(data: bytes) -> bytes:

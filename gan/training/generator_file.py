@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gan.config import Config
-from gan.data.contents import Contents
+from gan.data.contents import Contents, parse_contents
 from gan.data.labels import LabelDistribution, restore_labels
 from gan.options.loader import dump_config, parse_config, parse_values
-from gan.run.start import count_parameters
 from gan.runtime.errors import UserError
-from gan.runtime.weights import GENERATOR, export_network, read_weights
+from gan.runtime.weights import GENERATOR, build_network, export_network, read_weights
 from gan.training.generator_state import check_labels, read_image_shape
 from models import ImageShape, build_generator
 from models.ranges import AT_LEAST_0
@@ -70,7 +69,8 @@ def export_generator(path: Path, generator: TrainedGenerator, bf16: bool = False
     network = generator.network
     if bf16:
         network = copy.deepcopy(network).to(torch.bfloat16)
-    export_network(path, network, config, image=generator.image, step=generator.step, label_counts=counts)
+    state = {"step": generator.step, "label_counts": counts, "data": generator.contents}
+    export_network(path, network, config, image=generator.image, **state)
 
 
 def read_generator_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -108,7 +108,11 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Trai
     network = _build_network(config, image, tensors, path)
     network.to(device).eval().requires_grad_(False)
     labels = restore_labels(description.label_counts, image.num_classes, device)
-    return TrainedGenerator(network, config, image, description.step, labels)
+    try:
+        contents = parse_contents(metadata.get("data", "null"))
+    except ValueError as error:
+        raise UserError(f"{path}: its entry data does not fit: {error}; copy the file again") from None
+    return TrainedGenerator(network, config, image, description.step, labels, contents)
 
 
 def _parse_description(metadata: Mapping[str, str], path: Path) -> tuple[_Description, ImageShape]:
@@ -123,22 +127,12 @@ def _parse_description(metadata: Mapping[str, str], path: Path) -> tuple[_Descri
 
 
 def _build_network(config: Config, image: ImageShape, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """Return the generator of a config with these weights."""
-    count = count_parameters(lambda: build_generator(config.generator, image))
     try:
-        # The file describes any network, but it only has the weights of one that fits into the memory.
-        if count is not None and count > sum(tensor.numel() for tensor in tensors.values()):
-            raise ValueError("weights are missing")
-        network = build_generator(config.generator, image)
-        for name, tensor in network.state_dict().items():
-            if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
-                raise ValueError(f"{name} has another type")
-        network.load_state_dict(tensors)
-    except (RuntimeError, ValueError):
+        return build_network(lambda: build_generator(config.generator, image), tensors)
+    except ValueError:
         raise UserError(
             f"the weights in {path} do not fit the network that the file describes; copy it again"
         ) from None
-    return network
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

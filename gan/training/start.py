@@ -8,11 +8,11 @@ from gan.config import Config
 from gan.evaluation.extractors.classifier import load_classifier_of
 from gan.evaluation.stand_ins import describe_replacement, find_missing_weights, get_spaces, replace_metrics
 from gan.run import start as run_start
-from gan.run.start import Start, count_parameters, get_checkpoint_space
+from gan.run.start import Start, get_checkpoint_space
 from gan.runtime.disk import Space
 from gan.runtime.distributed import all_gather_objects, rank
 from gan.runtime.errors import UserError
-from gan.runtime.weights import GENERATOR
+from gan.runtime.weights import GENERATOR, count_parameters
 from models import ImageShape
 
 

@@ -14,6 +14,9 @@ from gan.evaluate import evaluate_seed, main
 from gan.run.evaluations import Evaluations
 from gan.run.logging import read_metrics
 from gan.runtime.files import WriteError
+from gan.training.generator_file import load_generator
+from tests.gan.runs import load_newest
+from tests.gan.weights import change_metadata
 
 CPU = ["--device", "cpu"]
 NAME = "fd_digits70_test"
@@ -76,6 +79,16 @@ def test_generator_file_is_evaluated_only_on_its_own_experiment(run_folder, caps
     assert "contains a run with another config (different: data.name" in capsys.readouterr().err
     assert main([file, "--checkpoint", "best", *CPU]) == 2
     assert "--checkpoint is an option for run folders" in capsys.readouterr().err
+
+
+def test_generator_file_is_not_evaluated_on_changed_images(run_folder, capsys):
+    file = run_folder / "generator.safetensors"
+    contents = load_generator(file).contents
+    assert contents == load_newest(run_folder)["data"]
+    change_metadata(file, data=json.dumps(contents | {"training": [1437, "0"]}))
+    assert main([str(file), *CPU]) == 2
+    assert f"error: {file}: the training images have changed since the run began" in capsys.readouterr().err
+    evaluate(file, "data.allow_changes=true", "--metrics", "kl30", "--out", "file.json")
 
 
 def test_standard_deviation_over_parts_is_logged_and_printed(run_folder, capsys):
@@ -185,11 +198,12 @@ def test_best_checkpoint(run_folder):
 
 
 def test_metrics_in_the_file_are_not_computed_again(run_folder, monkeypatch, capsys):
-    seeds = []
+    seeds, computed = [], []
 
-    def evaluate_and_note(*arguments):
-        seeds.append(arguments[-1])
-        return evaluate_seed(*arguments)
+    def evaluate_and_note(G, inputs, evaluator, seed):
+        seeds.append(seed)
+        computed.append([*map(str, evaluator.protocols)])
+        return evaluate_seed(G, inputs, evaluator, seed)
 
     monkeypatch.setattr("gan.evaluate.evaluate_seed", evaluate_and_note)
     evaluate(run_folder, "--metrics", "is_digits70", "--seeds", 2)
@@ -197,21 +211,26 @@ def test_metrics_in_the_file_are_not_computed_again(run_folder, monkeypatch, cap
     evaluate(run_folder, "--metrics", "is_digits70", "--seeds", 2)
     assert (seeds, read_results(run_folder)) == ([0, 1], before)
     out = capsys.readouterr().out
-    assert (
-        f"\n2 of 2 sets of latents are not evaluated again: {run_folder}/evaluation.json has all these metrics\n" in out
-    )
+    assert f"\n2 of 2 values are not computed again: {run_folder}/evaluation.json has them\n" in out
     assert out.endswith(table)
     evaluate(run_folder, "--metrics", "is_digits70", "--seeds", 3)
     evaluate(run_folder, "--metrics", "is_digits70", "kl30")
     evaluate(run_folder, "--metrics", "is_digits70", "eval.standing_statistics=30")
     assert seeds == [0, 1, 2, 0, 0]
+    assert computed == [["is_digits70"]] * 3 + [["kl30"], ["is_digits70"]]
+    assert list(read_results(run_folder)["step_00000004"]) == ["is_digits70", "kl30"]
+    evaluate(run_folder, "--metrics", NAME, "is_digits70", "eval.standing_statistics=30")
+    out = capsys.readouterr().out
+    assert computed[5:] == [[NAME]]
+    assert "\n1 of 2 values are not computed again: " in out
+    assert re.search(rf"^seed 0: {NAME} \S+, is_digits70 \S+ ± \S+$", out, re.MULTILINE)
 
 
 def test_metrics_of_another_version_are_computed_again(run_folder, monkeypatch, capsys):
     def count_known() -> int:
         capsys.readouterr()
         evaluate(run_folder, "--metrics", "kl30")
-        return int("1 of 1 sets of latents are not evaluated again" in capsys.readouterr().out)
+        return int("1 of 1 values are not computed again" in capsys.readouterr().out)
 
     assert (count_known(), count_known()) == (0, 1)
     monkeypatch.setattr("gan.evaluate.__version__", "9.0", raising=False)

@@ -12,6 +12,7 @@ from gan.export import ONNX_TORCH, load_generator, main
 from gan.options.loader import load_config
 from gan.runtime.errors import UserError
 from gan.training.restore import restore_generator
+from tests.gan.weights import change_metadata
 
 pytestmark = pytest.mark.usefixtures("short_slope_search")
 CPU = torch.device("cpu")
@@ -92,14 +93,6 @@ def test_weights_of_another_network_are_a_user_error(tmp_path, finished_run):
         load_generator(tmp_path / "other.safetensors")
 
 
-def change_metadata(path, **values):
-    """Replace entries of the metadata of a safetensors file."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        metadata = file.metadata()
-    save_file(tensors, path, metadata | values)
-
-
 HOSTILE = {
     "image": [
         *("5", "[1]", '["a", 16, null]', "[1,", "[1, 1000000000, null]", "[1, -16, null]", "[0, 16, null]"),
@@ -108,6 +101,7 @@ HOSTILE = {
     ],
     "step": ['"x"', "null", "9" * 5000, "-3", ".nan", "[]", "1e300"],
     "label_counts": ["5", "[1]", "[-1, 1]", '["a"]', "[0]"],
+    "data": ["5", "[1,", "[" * 100_000],
     "config": ["\0", "a: [", "[1]", "x", "generator: {name: resnet}", "#" * 2_000_000],
 }
 

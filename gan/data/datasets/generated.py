@@ -2,19 +2,21 @@
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gan.data.base import DATASETS, DatasetConfig, Splits, to_uint8
+from gan.data.contents import Contents, get_contents, parse_contents, refuse_changed_images
 from gan.options.loader import construct
 from gan.options.nodes import parse_yaml
 from gan.runtime import rng
 from gan.runtime.errors import UserError
 from gan.runtime.memory import require_memory
 from gan.runtime.paths import expand_path
-from gan.runtime.weights import GENERATOR, read_weights
+from gan.runtime.weights import GENERATOR, build_network, read_weights
 from models import GeneratorConfig, ImageShape, build_generator
 from models.calls import call_network
 from models.ranges import Range
@@ -29,6 +31,8 @@ class Run(NamedTuple):
     image: ImageShape
     generator: GeneratorConfig
     dataset: DatasetConfig
+    contents: Contents | None
+    """What identifies the images of its dataset, if it is known"""
 
 
 @DATASETS.register("generated")
@@ -58,6 +62,7 @@ class Generated(DatasetConfig):
         """Return the samples and the held-out images. Raises UserError for a generator without classes."""
         run = self._read_run()
         real = run.dataset.load()
+        refuse_changed_images(Path(self.run), run.contents, get_contents(real), self.allow_changes)
         if real.held_out is None:
             raise UserError(f"data.run: the dataset of {self.run} has no held-out images to test a classifier on")
         if real.train.num_classes != run.image.num_classes:
@@ -65,15 +70,17 @@ class Generated(DatasetConfig):
                 f"data.run: the dataset of {self.run} has {real.train.num_classes} classes now, but had"
                 f" {run.image.num_classes} when its generator was trained; restore the dataset"
             )
-        network = build_generator(run.generator, run.image)
         try:
-            network.load_state_dict(run.weights)
-        except RuntimeError:
+            network = build_network(lambda: build_generator(run.generator, run.image), run.weights)
+        except ValueError:
             raise UserError(
                 f"data.run: the weights of {self.run} do not fit the network that the file describes; copy it again"
             ) from None
-        size = 2 * len(real.train) * run.image.channels * run.image.resolution**2  # the batches and their concatenation
-        require_memory(size, f"data.run: {len(real.train):,} samples", "name a run with a smaller dataset")
+        # The batches and their concatenation, and the latents in single precision.
+        size = 2 * run.image.channels * run.image.resolution**2 + 4 * run.generator.z_dim
+        require_memory(
+            len(real.train) * size, f"data.run: {len(real.train):,} samples", "name a run with a smaller dataset"
+        )
         images = generate(network, run.generator.z_dim, real.train.labels, self.seed)
         return Splits(replace(real.train, images=images, preparation=None), real.held_out)
 
@@ -89,7 +96,8 @@ class Generated(DatasetConfig):
             config = parse_yaml(metadata["config"], str(path)).value
             generator, dataset = config["generator"], config["data"]
             image = ImageShape(*json.loads(metadata["image"]))
-        except (KeyError, TypeError, ValueError):
+            contents = parse_contents(metadata.get("data", "null"))
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise UserError(f"data.run: {path} describes no generator; name a run of train_gan.py") from None
         if image.num_classes is None:
             raise UserError(
@@ -101,6 +109,7 @@ class Generated(DatasetConfig):
             image,
             construct(GeneratorConfig, generator, "generator"),
             construct(DatasetConfig, dataset, "data"),
+            contents,
         )
 
 

@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import lzma
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
@@ -14,12 +13,13 @@ from gan.data.decoding import MAX_BYTES, check_size
 from gan.data.files.archive import ArchiveFiles, archive_errors
 from gan.data.files.base import LABELS_FILE
 from gan.data.files.tar_members import Place, check_members, find_members
+from gan.data.files.xz import open_xz
 from gan.runtime.cache import cached, hash_values
 
 FORMAT = 1  # of the cached list of members
 LARGE_BYTES = 2**24  # of an image
 LARGE_IN_MEMORY = 2  # large images of a compressed archive that have been read, but not yet used
-OPENERS: dict[str, Callable[[Path, str], Any]] = {"": open, "gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}
+OPENERS: dict[str, Callable[[Path, str], Any]] = {"": open, "gz": gzip.open, "xz": open_xz, "bz2": bz2.open}
 
 
 class TarFiles(ArchiveFiles):

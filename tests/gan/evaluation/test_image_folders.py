@@ -13,10 +13,13 @@ from gan.data.datasets.digits import Digits
 from gan.evaluate import main
 from gan.evaluation.extractors import EXTRACTORS
 from gan.evaluation.image_folders import Decoding, ImageFolder
+from gan.runtime.cache import cache_dir
 from gan.runtime.errors import UserError
 from metrics.frechet import FeatureStatistics, frechet_distance
 from tests.gan.data.packing import pack
 from tests.gan.evaluation.pixels import PixelExtractor
+from tests.gan.forged import assert_forged_files_are_made_again
+from tests.gan.runs import Killed
 
 CPU = torch.device("cpu")
 
@@ -119,6 +122,81 @@ def evaluate(tmp_path, monkeypatch):
         return code, json.loads(out.read_text()) if out.exists() else None
 
     return run
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """Two folders of 5 and 4 images, extracted in parts of 2 images; an image of the first one is corrupt."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("image_folders", "features"):
+        monkeypatch.setattr(f"gan.evaluation.{name}.BATCH_SIZE", 2)
+    monkeypatch.setattr("gan.evaluation.image_folders.PART", 2)
+    folders = [save(tmp_path / name, {f"{i}.png": photo(i + count) for i in range(count)}) for name, count in SIZES]
+    (folders[0] / "2.png").write_text("no image")
+    return folders
+
+
+SIZES = ("fake", 5), ("real", 4)
+
+
+def kill_after(monkeypatch, count):
+    """Let the process be killed when it has extracted this number of batches of more than one image."""
+    extract, left = PixelExtractor.__call__, iter(range(count))
+
+    def extract_or_die(extractor, images):
+        if len(images) > 1 and next(left, None) is None:
+            raise Killed
+        return extract(extractor, images)
+
+    monkeypatch.setattr(PixelExtractor, "__call__", extract_or_die)
+
+
+def find_parts():
+    return sorted((cache_dir() / "parts").glob("*/*.pt"))
+
+
+def test_comparison_goes_on_from_the_parts_of_a_killed_process(many, evaluate, monkeypatch):
+    arguments = ("--images", *many, "--metrics", "fid", "--skip-corrupt")
+    expected = evaluate(*arguments)
+    assert (expected[0], len(expected[1]["skipped"]), find_parts()) == (0, 1, [])
+    with monkeypatch.context() as patch:
+        kill_after(patch, 3)  # the 2 parts of 2 images in the first folder, and one in the second
+        with pytest.raises(Killed):
+            evaluate(*arguments)
+    parts = find_parts()
+    assert len(parts) == 4
+    with monkeypatch.context() as patch:
+        kill_after(patch, 1)
+        assert evaluate(*arguments) == expected
+    assert not any(path.exists() for path in (*parts, *(path.parent for path in parts)))
+
+
+def test_part_with_a_changed_image_is_extracted_again(many, monkeypatch):
+    folder, extractor = many[1], PixelExtractor()
+    ImageFolder(folder, Decoding()).extract_features(extractor, False, CPU)
+    save(folder, {"3.png": photo(77)})
+    images = ImageFolder(folder, Decoding())
+    features = images.extract_features(extractor, False, CPU)
+    assert extractor.num_images == 4 + 2
+    assert torch.equal(features.features.features.unflatten(1, (3, 12, 12)), pixels_of(folder))
+    for other in (Decoding(resize=12), Decoding(skip_corrupt=True)):
+        ImageFolder(folder, other).extract_features(extractor, False, CPU)
+    ImageFolder(folder, Decoding()).extract_features(PixelExtractor("other"), False, CPU)
+    assert extractor.num_images == 6 + 2 * 4
+    images.remove_parts()
+    assert len(find_parts()) == 3 * 2
+
+
+def test_forged_part_of_a_folder_is_extracted_again(many):
+    folder = ImageFolder(many[0], Decoding(skip_corrupt=True))
+
+    def extract():
+        features, data, skipped = folder.extract_features(PixelExtractor(), False, CPU)
+        return features.features.tolist(), features.logits.tolist(), data, skipped
+
+    extract()
+    for path in find_parts():
+        assert_forged_files_are_made_again(path, extract)
 
 
 def get_distance(a, b, **decoding):

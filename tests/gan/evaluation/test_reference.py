@@ -228,3 +228,16 @@ def test_statistics_file_errors(tmp_path):
     for name in ("text.npz", "missing.npz"):
         with pytest.raises(UserError, match=rf"^metrics\.statistics: cannot read .*{name}"):
             load_statistics(str(tmp_path / name))
+
+
+def test_file_of_statistics_is_read_again_only_after_a_change(tmp_path, monkeypatch):
+    load, calls = FeatureStatistics.load, []
+    monkeypatch.setattr(FeatureStatistics, "load", lambda *arguments: calls.append(arguments) or load(*arguments))
+    path = tmp_path / "a.npz"
+    for count, number in ((9, 1), (10, 2)):
+        path.unlink(missing_ok=True)
+        FeatureStatistics.from_features(torch.rand(count, 3)).save(path)
+        assert [load_statistics(str(path)).count for _ in range(2)] == [count] * 2
+        assert len(calls) == number
+    load_statistics(str(path), "clean")
+    assert len(calls) == 3

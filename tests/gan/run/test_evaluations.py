@@ -46,9 +46,9 @@ def test_only_numbers_with_the_same_fingerprints_are_found(tmp_path):
         ("step_2", 0, {"fid": "a"}),
         ("step_1", 1, {"fid": "a"}),
         ("step_1", 0, {"fid": "b"}),
-        ("step_1", 0, {"fid": "a", "is": "a"}),
     ]:
-        assert evaluations.find(step, seed, fingerprints) is None
+        assert evaluations.find(step, seed, fingerprints) == {}
+    assert evaluations.find("step_1", 0, {"fid": "a", "kid": "a", "is": "a"}) == {"fid": 1.5}
 
 
 @pytest.mark.parametrize("wrong", ["0.5", True, None, [0.5], float("nan"), float("inf"), 10**400])
@@ -61,7 +61,7 @@ def test_values_that_are_no_finite_numbers_are_not_found(tmp_path, of, wrong):
     (results if of == "value" else results["std"])["step_1"]["kid"]["0"] = wrong
     path.write_text(json.dumps(results))
     found = evaluations.find("step_1", 0, {"kid": "a"})
-    assert found == ({"kid": 0.1} if (of, wrong) == ("std", None) else None)
+    assert found == ({"kid": 0.1} if (of, wrong) == ("std", None) else {})
 
 
 def test_standard_deviation_of_a_replaced_value_is_removed(tmp_path):

@@ -8,6 +8,7 @@ from classification.config import Config as ClassifierConfig
 from classification.start import check_start as check_classifier_start
 from gan.config import Config
 from gan.data.datasets.digits import StackedDigits
+from gan.run.folder import config_path
 from gan.run.obstacles import find_obstacles
 from gan.training.start import check_start
 from train_gan import main
@@ -99,6 +100,19 @@ def test_empty_config_is_that_of_no_run(copied_run, text, capsys):
     assert main(["--out", str(copied_run), "--device", "cpu", "--resume"]) == 2
     assert f"error: {copied_run}/config.yaml is empty; restore it" in capsys.readouterr().err
     assert (copied_run / "config.yaml").read_text() == text
+
+
+def test_config_that_is_cut_is_that_of_no_run(copied_run, capsys):
+    path = copied_run / "config.yaml"
+    text = path.read_text()
+    for end in (text.index("\ntrain:") + 1, text.index("\ncheckpoint:") + 1, len(text) - 5):
+        path.write_text(text[:end])
+        assert main(["--out", str(copied_run), "--device", "cpu", "--resume"]) == 2
+        assert f"error: {path} is cut, because its last line '...' is missing; restore it" in capsys.readouterr().err
+    assert path.read_text() == text[:end]
+    for whole in (text, f"{text}\n", text.replace("---\n", "").replace("...\n", "")):  # the last is of earlier versions
+        path.write_text(whole)
+        assert config_path(copied_run) == path
 
 
 def test_images_that_do_not_fit_into_the_memory_are_missing_at_the_start(tmp_path, monkeypatch, capsys):

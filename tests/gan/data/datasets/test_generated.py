@@ -1,15 +1,19 @@
+import json
 import re
+import shutil
 
 import pytest
 import torch
 
 from gan.data import to_uint8
+from gan.data.contents import get_contents
 from gan.data.datasets.digits import Digits
 from gan.data.datasets.generated import Generated
 from gan.export import load_generator
 from gan.runtime import rng
 from gan.runtime.errors import UserError
 from tests.gan.evaluation.classifiers import save_untrained
+from tests.gan.weights import change_metadata
 from train_classifier import main as train_classifier
 
 
@@ -68,6 +72,38 @@ def test_too_little_memory_is_one_line(conditional_run, monkeypatch):
         UserError, match=r"^data\.run: [\d,]+ samples need .* GB of memory, but there are 0\.0 GB; name a run"
     ):
         Generated(run=str(conditional_run)).load()
+
+
+@pytest.fixture
+def file(conditional_run, tmp_path):
+    """Return a copy of the file of the conditional run, which a test may change."""
+    return shutil.copy(conditional_run / "generator.safetensors", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "reason"),
+    [
+        ("image", "[" * 100_000, "describes no generator"),
+        ("data", "[" * 100_000, "describes no generator"),
+        ("data", "5", "describes no generator"),
+        ("image", "[-1, 16, 10]", "do not fit the network"),
+        ("config", "generator: {name: dcgan, width: 65536}\ndata: digits", "do not fit the network"),  # 128 TB
+    ],
+)
+def test_hostile_file_is_one_line(file, entry, text, reason):
+    change_metadata(file, **{entry: text})
+    with pytest.raises(UserError, match=rf"^data\.run: .*{reason}") as caught:
+        Generated(run=file).load()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_changed_held_out_images_of_the_run_are_refused(file):
+    change_metadata(file, data=json.dumps(get_contents(Digits(resolution=16).load()) | {"held-out": [360, "0"]}))
+    with pytest.raises(UserError, match="the held-out images have changed since the run began"):
+        Generated(run=file).load()
+    Generated(run=file, allow_changes=True).load()
+    change_metadata(file, data="null")  # an earlier version wrote none
+    Generated(run=file).load()
 
 
 def test_file_of_a_classifier_is_no_run(tmp_path):

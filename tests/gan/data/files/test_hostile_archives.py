@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import lzma
 import re
 import struct
 import tarfile
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from gan.data.datasets.folder import FolderConfig
 from gan.data.decoding import MAX_BYTES, CorruptImageError, parallel_map
 from gan.data.files import ImageFiles, open_files, tar_archive
+from gan.data.files.xz import open_xz
 from gan.runtime.errors import UserError
 from tests.gan.data.packing import SUFFIXES, encode, pack
 
@@ -188,6 +190,50 @@ def test_images_that_claim_to_be_huge_are_not_read(tmp_path):
         files = open_archive(path)
         with pytest.raises(CorruptImageError, match="715,827,881 bytes, more than 715,827,880"):
             next(files.read_images(files.names))()
+
+
+def test_xz_that_needs_much_memory_is_refused(tmp_path):
+    archive = pack(tmp_path / "x.tar", {"1.png": IMAGE, "2.png": encode(1)})
+    data, path = archive.read_bytes(), tmp_path / "x.tar.xz"
+    blocks = [(data[:700], 2**16), (data[700:], 2**30)]  # only a later one needs it
+    path.write_bytes(b"".join(compress(part, size) for part, size in blocks))
+    with pytest.raises(
+        UserError, match=r"decompressing it needs more than 512 MiB of memory; compress it with xz -9\)"
+    ):
+        open_archive(path)
+    path.write_bytes(b"".join(compress(part, size // 4) for part, size in blocks))
+    assert read_all(path) == [IMAGE, encode(1)]
+
+
+def compress(data: bytes, dictionary: int) -> bytes:
+    """Return data in the format of .xz, which needs a dictionary of this size."""
+    return lzma.compress(data, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": dictionary}])
+
+
+def attempt(read):
+    try:
+        return read()
+    except (EOFError, lzma.LZMAError) as error:
+        return type(error)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 350), st.integers(0, 100))), st.sampled_from(["", "0000", "\0" * 20, "\xff" * 20])
+)
+@settings(max_examples=10, deadline=None)
+def test_xz_is_read_as_by_the_standard_library(places, rest):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.xz"
+        path.write_bytes(lzma.compress(bytes(range(200))) + lzma.compress(b"x" * 150) + rest.encode())
+        with lzma.open(path, format=lzma.FORMAT_XZ) as expected, open_xz(path, "rb") as file:
+            for position, size in places:
+                assert file.seek(position) == expected.seek(position)
+                assert attempt(lambda size=size: file.read(size)) == attempt(lambda size=size: expected.read(size))
+            assert file.seek(0) == expected.seek(0)
+            assert attempt(file.read) == attempt(expected.read)
+        path.write_bytes(path.read_bytes()[:100])
+        with open_xz(path, "rb") as file, pytest.raises(EOFError):
+            file.read()
 
 
 def test_huge_images_in_a_compressed_archive_are_passed_over(tmp_path, monkeypatch):
