@@ -1,6 +1,7 @@
 """Draw samples from a trained generator: python -m gan.sample RUN -n 64 --out grid.png | --out-dir DIR."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,7 +153,8 @@ def run(options: argparse.Namespace) -> None:
 def check_target(options: argparse.Namespace) -> None:
     """Raise UserError if the output cannot be written, and if it exists and is not to be replaced."""
     target, option = (options.out, "--out") if options.out is not None else (options.out_dir, "--out-dir")
-    if target.exists() and not options.force:
+    is_empty = options.out is None and target.is_dir() and not any(target.iterdir())
+    if os.path.lexists(target) and not is_empty and not options.force:
         raise UserError(f"{target} already exists; add --force to replace it, or choose another {option}")
     if options.out is not None:
         check_regular(target)

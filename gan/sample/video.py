@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gan.data.decoding import CorruptImageError, read_image
+from gan.data.decoding import CorruptImageError, read_file, read_image
 from gan.data.grids import add_caption
 from gan.run.step_files import SAMPLES, find_step_files
 from gan.runtime.errors import UserError
@@ -40,7 +40,7 @@ def read_training(run: Path) -> list[Tensor]:
 
 def _read_grid(path: Path, caption: str) -> Tensor:
     try:
-        return add_caption(torch.from_numpy(read_image(path.read_bytes(), 3, None)), caption)
+        return add_caption(torch.from_numpy(read_image(read_file(path), 3, None)), caption)
     except CorruptImageError as error:
         raise UserError(f"cannot read {path}: {error}; remove it") from None
 

@@ -74,6 +74,17 @@ def test_target_is_checked_before_images_are_drawn(run_folder, option, monkeypat
     assert re.fullmatch(rf"error: cannot write to {option} /proc: .*; choose another.*\n", capsys.readouterr().err)
 
 
+def test_link_to_nothing_is_not_replaced_and_an_empty_folder_is_used(run_folder, tmp_path, capsys):
+    (tmp_path / "link.png").symlink_to("gone.png")
+    assert main([str(run_folder), "--out", "link.png", *CPU]) == 2
+    assert "link.png already exists; add --force to replace it" in capsys.readouterr().err
+    assert (tmp_path / "link.png").is_symlink()
+    (tmp_path / "images").mkdir()  # as after a full disk
+    sample(run_folder, "-n", 2, "--out-dir", "images")
+    assert len([*(tmp_path / "images").iterdir()]) == 2
+    assert main([str(run_folder), "-n", "2", "--out-dir", "images", *CPU]) == 2
+
+
 def test_force_replaces_what_is_there(run_folder, tmp_path, capsys):
     sample(run_folder, "-n", 2, "--out", "a.png", "--seed", 1)
     sample(run_folder, "-n", 2, "--out", "b.png")
