@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gan.compare.arms import Cell
@@ -95,7 +95,7 @@ def check_storage(folder: GridFolder) -> None:
             name: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(path)
             for node, name in nodes.items()
         }
-        failed = [name for name, answer in answers.items() if _get_token(answer) != token]
+        failed = [name for name, answer in answers.items() if _get_token(answer, name) != token]
     finally:
         path.unlink()
     if failed:
@@ -128,9 +128,11 @@ def _get_status(reference: Any, folder: GridFolder, cell: Cell) -> Status:
         return status
 
 
-def _get_token(answer: Any) -> str:
+def _get_token(answer: Any, node: str) -> str:
     try:
         return ray.get(answer, timeout=CHECK_TIMEOUT_S)
+    except GetTimeoutError:
+        raise UserError(f"--launcher ray: no answer from {node} in {CHECK_TIMEOUT_S} s; is it overloaded?") from None
     except RayError:
         return ""
 

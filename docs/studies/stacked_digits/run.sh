@@ -34,6 +34,14 @@ for name in none spectral weight oni stable_rank bidirectional_spectral aol spec
 done
 add_with batch "$batch" 3e-4
 add_with layer "$layer" 3e-2
+add_with r1 "$r1" 3e-2
+add_with gp "$gp" 3e-2
+add_with ocnn "$ocnn" 3e-2
+add_with orthogonal "$orthogonal" 3e-2
+add conv_norm,strided "$strided" 3e-2
+for name in spectral weight bidirectional_spectral aol spectral_conv; do
+    add $name $name 1e-1
+done
 compare stacked_digits --seeds 100 "$@"
 
 # The same for the arms whose steps take longest, of which some follow
