@@ -217,9 +217,9 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> dict[str,
     if path is not None:
         print(f"\n{printable(path)}")
     values = {name: {str(seed): of_seed[name] for seed, of_seed in zip(seeds, scores, strict=True)} for name in names}
-    spreads = {name: _get_spreads(of_name) for name, of_name in values.items() if _get_spreads(of_name)}
-    results = {"run": str(options.run), "step": trained_steps, "metrics": values}
-    return results | ({STD: spreads} if spreads else {})
+    spreads = {name: spread for name, of_name in values.items() if (spread := _get_spreads(of_name))}
+    printed = {"run": str(options.run), "step": trained_steps, "metrics": values}
+    return printed | ({STD: spreads} if spreads else {})
 
 
 def _get_spreads(values: Mapping[str, float]) -> dict[str, float]:

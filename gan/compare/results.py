@@ -184,7 +184,9 @@ def get_curve(lines: list[Row]) -> list[Row]:
 
 def save_sample(source_folder: Path, target: Path) -> None:
     """Write the first rows of the newest sample grid of a run that is complete."""
-    any(save_small_grid(source, target) for source in reversed(find_step_files(source_folder, ".png").values()))
+    for source in reversed(find_step_files(source_folder, ".png").values()):
+        if save_small_grid(source, target):
+            return
 
 
 def save_small_grid(source: Path, target: Path) -> bool:

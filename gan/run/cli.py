@@ -78,11 +78,14 @@ class TrainingParser(Parser):
         return options
 
     def dispatch(self, arguments: Sequence[str] | None, run: Callable[[argparse.Namespace], None]) -> None:
+        """Parse the arguments, and do what `answer` does. Raises UserError."""
+        self.answer(self.parse(arguments), run)
+
+    def answer(self, options: argparse.Namespace, run: Callable[[argparse.Namespace], None]) -> None:
         """Print what --help or --print-config ask for and end the command, or else call `run` with the options.
 
         Raises UserError.
         """
-        options = self.parse(arguments)
         if options.help is None and not options.print_config:
             run(options)
             return
@@ -147,7 +150,7 @@ def prepare_script(name: str) -> None:
     if not (is_launched() or "torch" in sys.modules or any("plugins" in layer.value for layer in parsed[0].layers)):
         code = run_without_libraries(
             lambda: importlib.import_module(parser.script.module),
-            lambda: exit_code(lambda: parser.dispatch(None, parser.check)),
+            lambda: exit_code(lambda: parser.answer(parsed[0], parser.check)),
         )
         if code is not None:
             sys.exit(code)

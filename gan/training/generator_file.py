@@ -14,7 +14,7 @@ from gan.data.contents import Contents, parse_contents
 from gan.data.labels import LabelDistribution, restore_labels
 from gan.options.loader import dump_config, parse_config, parse_values
 from gan.runtime.errors import UserError
-from gan.runtime.weights import GENERATOR, build_network, export_network, read_weights
+from gan.runtime.weights import GENERATOR, build_network, export_network, read_metadata, read_weights
 from gan.training.generator_state import check_labels, read_image_shape
 from models import ImageShape, build_generator
 from models.ranges import AT_LEAST_0
@@ -78,7 +78,7 @@ def read_generator_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises UserError if the file cannot be read or contains no generator.
     """
-    return parse_config(Config, _read(path)[1]["config"], str(path), overrides)
+    return parse_config(Config, _check_metadata(path, read_metadata(path))["config"], str(path), overrides)
 
 
 def load_generator(path: Path | str, device: torch.device | str = "cpu") -> TrainedGenerator:
@@ -102,7 +102,8 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Trai
     """
     path = Path(path)
     path = path / GENERATOR if path.is_dir() else path
-    tensors, metadata = _read(path)
+    tensors, metadata = read_weights(path)
+    _check_metadata(path, metadata)
     config: Config = parse_config(Config, metadata["config"], str(path))
     description, image = _parse_description(metadata, path)
     network = _build_network(config, image, tensors, path)
@@ -135,8 +136,8 @@ def _build_network(config: Config, image: ImageShape, tensors: Mapping[str, Tens
         ) from None
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors, metadata = read_weights(path)
+def _check_metadata(path: Path, metadata: dict[str, str]) -> dict[str, str]:
+    """Return the metadata of a file. Raises UserError unless they describe a generator."""
     if not metadata.keys() >= {"config", "image", "step"}:
         raise UserError(f"{path} contains no description of its network; run: python -m gan.export RUN --out FILE")
-    return tensors, metadata
+    return metadata

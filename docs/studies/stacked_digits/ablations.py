@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -12,27 +13,12 @@ from models.normalizations.conv_norm import ConvNorm
 from models.normalizations.conv_norm_layers import ConvNorm2d
 
 
-@NORMALIZATIONS.register("conv_norm_frozen")
-@dataclass(frozen=True, kw_only=True)
-class FrozenConvNorm(ConvNorm):
-    """ConvNorm whose V stays that of the initial weights in each `nn.Conv2d`."""
-
-    def normalize(self, layer: nn.Module) -> nn.Module:
-        """Wrap a convolution; reparametrize the weight of a linear or embedding layer as ConvNorm does."""
-        return FrozenConvNorm2d(layer, self) if isinstance(layer, nn.Conv2d) else super().normalize(layer)
+class _Ablation(ConvNorm2d):
+    def _bound_from_unit_rows(self) -> float:
+        return math.inf  # the rows of a frequency are not unit
 
 
-@NORMALIZATIONS.register("conv_norm_rows")
-@dataclass(frozen=True, kw_only=True)
-class RowConvNorm(ConvNorm):
-    """ConvNorm whose V is 1 / ||W_o|| at every frequency in each `nn.Conv2d`: unit rows without a filter."""
-
-    def normalize(self, layer: nn.Module) -> nn.Module:
-        """Wrap a convolution; reparametrize the weight of a linear or embedding layer as ConvNorm does."""
-        return RowConvNorm2d(layer, self) if isinstance(layer, nn.Conv2d) else super().normalize(layer)
-
-
-class FrozenConvNorm2d(ConvNorm2d):
+class FrozenConvNorm2d(_Ablation):
     """ConvNorm of an `nn.Conv2d` with the V of its initial weight: (B, I, H, W) -> (B, O, H', W')."""
 
     initial_weight: Tensor
@@ -48,11 +34,8 @@ class FrozenConvNorm2d(ConvNorm2d):
         folded, positions = fold_taps(self.initial_weight.to(kernel.dtype), stride, self.conv.dilation)
         return super().preconditioner(folded.flatten(1, 1 + len(stride)), grid, positions)
 
-    def _bound_from_unit_rows(self) -> float:
-        return math.inf  # the rows are no longer unit
 
-
-class RowConvNorm2d(ConvNorm2d):
+class RowConvNorm2d(_Ablation):
     """Convolution by W_o / ||W_o|| with ConvNorm's affine part: (B, I, H, W) -> (B, O, H', W')."""
 
     lipschitz_bound = ConvNorm2d.lipschitz_bound  # it describes this forward pass
@@ -62,5 +45,27 @@ class RowConvNorm2d(ConvNorm2d):
         kernel = kernel if self.options.through_gradient else kernel.detach()
         return kernel.flatten(1).norm(dim=1).reciprocal().view(-1, 1, 1)
 
-    def _bound_from_unit_rows(self) -> float:
-        return math.inf  # the rows are unit on average over the frequencies only
+
+@dataclass(frozen=True, kw_only=True)
+class _WithoutPart(ConvNorm):
+    wrapper: ClassVar[type[ConvNorm2d]]
+
+    def normalize(self, layer: nn.Module) -> nn.Module:
+        """Wrap a convolution; reparametrize the weight of a linear or embedding layer as ConvNorm does."""
+        return self.wrapper(layer, self) if isinstance(layer, nn.Conv2d) else super().normalize(layer)
+
+
+@NORMALIZATIONS.register("conv_norm_frozen")
+@dataclass(frozen=True, kw_only=True)
+class FrozenConvNorm(_WithoutPart):
+    """ConvNorm whose V stays that of the initial weights in each `nn.Conv2d`."""
+
+    wrapper = FrozenConvNorm2d
+
+
+@NORMALIZATIONS.register("conv_norm_rows")
+@dataclass(frozen=True, kw_only=True)
+class RowConvNorm(_WithoutPart):
+    """ConvNorm whose V is 1 / ||W_o|| at every frequency in each `nn.Conv2d`: unit rows without a filter."""
+
+    wrapper = RowConvNorm2d

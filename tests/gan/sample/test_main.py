@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gan.runtime.weights import read_weights
 from gan.sample.__main__ import main
 from gan.sample.latents import STEPS
 from tests.gan.sample.pictures import pixels, sample
@@ -32,15 +33,25 @@ def test_samples_depend_on_the_seed(run_folder):
     assert not np.array_equal(pixels("a.png"), pixels("c.png"))
 
 
-def test_truncated_latents_are_within_the_threshold(run_folder, monkeypatch):
+@pytest.fixture
+def drawn(monkeypatch):
+    """Return a list of the latents and labels of which the command generates images."""
     drawn = []
-    monkeypatch.setattr(
-        "gan.sample.__main__.generate", lambda g, z, y: drawn.append(z) or torch.zeros(len(z), 1, 16, 16).byte()
-    )
+
+    def generate(generator, z, y):
+        drawn.append((z, y))
+        return torch.zeros(len(z), 1, 16, 16).byte()
+
+    monkeypatch.setattr("gan.sample.__main__.generate", generate)
+    return drawn
+
+
+def test_truncated_latents_are_within_the_threshold(run_folder, drawn):
     sample(run_folder, "-n", 200, "--truncation", 0.7, "--out", "a.png")
     sample(run_folder, "-n", 200, "--out", "b.png")
-    assert drawn[0].abs().max() <= 0.7 < drawn[1].abs().max()
-    assert drawn[0].std() > 0.3
+    (truncated, _), (z, _) = drawn
+    assert truncated.abs().max() <= 0.7 < z.abs().max()
+    assert truncated.std() > 0.3
 
 
 def test_interpolations_are_rows_of_the_grid(run_folder):
@@ -48,15 +59,12 @@ def test_interpolations_are_rows_of_the_grid(run_folder):
     assert pixels("rows.png").shape == (3 * 51 + 3, STEPS * 51 + 3, 3)
 
 
-def test_label_sets_the_class_of_all_samples(conditional_folder, monkeypatch):
-    labels = []
-    monkeypatch.setattr(
-        "gan.sample.__main__.generate", lambda g, z, y: labels.append(y) or torch.zeros(len(z), 1, 16, 16).byte()
-    )
+def test_label_sets_the_class_of_all_samples(conditional_folder, drawn):
     sample(conditional_folder, "-n", 20, "--label", 3, "--out", "a.png")
     sample(conditional_folder, "-n", 20, "--out", "b.png")
-    assert labels[0].tolist() == [3] * 20
-    assert len(set(labels[1].tolist())) > 4
+    (_, given), (_, labels) = drawn
+    assert given.tolist() == [3] * 20
+    assert len(set(labels.tolist())) > 4
 
 
 def test_sampling_does_not_load_the_dataset(run_folder, monkeypatch):
@@ -65,6 +73,15 @@ def test_sampling_does_not_load_the_dataset(run_folder, monkeypatch):
 
     monkeypatch.setattr("gan.data.datasets.digits.Digits.load", fail)
     sample(run_folder, "-n", 2, "--out", "grid.png")
+
+
+def test_weights_of_a_file_are_read_once(run_folder, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "gan.training.generator_file.read_weights", lambda path: read.append(path) or read_weights(path)
+    )
+    sample(run_folder / "generator.safetensors", "-n", 2, "--out", "grid.png")
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize("option", ["--out", "--out-dir"])
