@@ -14,7 +14,7 @@ from gan.objectives.regularizers import Regularizer
 from gan.options.schedules import Schedule, Scheduled
 from gan.run.options import CheckpointConfig, LogConfig
 from gan.runtime.precision import Precision
-from metrics.catalog import parse_protocols
+from metrics.protocols import parse_protocols
 from models import DiscriminatorConfig, GeneratorConfig
 from models.networks.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from models.ranges import AT_LEAST_0, AT_LEAST_1, REPEATS, Range

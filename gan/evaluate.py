@@ -39,8 +39,8 @@ from gan.training.experiment import Experiment
 from gan.training.generator_file import check_image_shape, is_generator_file, load_generator
 from gan.training.inputs import Inputs
 from gan.training.restore import load_run_config, replace_metrics, restore_experiment
-from metrics.catalog import describe_metric, parse_protocol, parse_protocols
 from metrics.estimate import Estimate, format_estimate
+from metrics.protocols import describe_metric, parse_protocol, parse_protocols
 from models.calls import call_network
 
 CLASSIFIER_SPACE = "classifier"

@@ -17,10 +17,10 @@ from gan.evaluation.extractors import EXTRACTORS
 from gan.options.loader import load_config
 from gan.run.logging import read_metrics
 from gan.sample import __main__ as sample
-from metrics.catalog import parse_protocol
 from metrics.extractors.base import Features
 from metrics.extractors.digits import DigitsClassifier, DigitsExtractor
 from metrics.lipschitz import singular_values, steepest_slope
+from metrics.protocols import parse_protocol
 from tests.gan.runs import Killed, same
 
 FOLDER = Path(__file__).parent.parent / "configs"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from gan.compare.experiment_types import CLASSIFIER, GAN
 from gan.run.logging import METRIC
-from metrics import catalog
+from metrics import protocols
 
 ACCURACY, VALIDATION = "accuracy_", "_validation"  # prefix and suffix of the metrics of classifiers
 LIPSCHITZ = {
@@ -45,6 +45,6 @@ def higher_is_better(tag: str) -> bool | None:
     if tag.removeprefix(METRIC).startswith(ACCURACY):
         return True
     try:
-        return catalog.higher_is_better(tag.removeprefix(METRIC))
+        return protocols.higher_is_better(tag.removeprefix(METRIC))
     except ValueError:  # a run of another version can have other metrics
         return None

@@ -11,10 +11,10 @@ from gan.evaluation.features import extract_image_features, get_origin
 from gan.evaluation.reference import load_statistics
 from gan.runtime.distributed import local_rank_zero_first
 from gan.runtime.errors import UserError
-from metrics.catalog import MetricProtocol, parse_protocol
 from metrics.checks import check_same_origin
 from metrics.extractors.base import FeatureExtractor
 from metrics.frechet import FeatureStatistics
+from metrics.protocols import MetricProtocol, parse_protocol
 from models import ImageShape
 
 MIN_EXPECTED = 20  # with 20 expected images of a class, fewer than 2 are drawn once in 2e7 times

@@ -12,9 +12,10 @@ from gan.evaluation.reference import Reference, load_reference
 from gan.runtime.cache import hash_values
 from gan.runtime.distributed import broadcast_object, rank
 from gan.runtime.errors import UserError
-from metrics.catalog import MetricProtocol, compute_metrics
+from metrics.catalog import compute_metrics
 from metrics.extractors.base import FeatureExtractor, Features, LabeledFeatures
 from metrics.frechet import FeatureStatistics
+from metrics.protocols import MetricProtocol
 
 
 class Evaluator:

@@ -24,9 +24,10 @@ from gan.runtime.distributed import all_gather_objects, broadcast_object, rank
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_atomically
 from gan.runtime.text import printable
-from metrics.catalog import METRICS, MetricProtocol, check_number, compute_metrics, parse_protocol
+from metrics.catalog import METRICS, compute_metrics
 from metrics.extractors.base import FeatureExtractor, Features
 from metrics.frechet import FeatureStatistics
+from metrics.protocols import MetricProtocol, check_number, parse_protocol
 from models import ImageShape
 
 _TEXTS = "hashes", "corrupt"  # in a part: the hash of each image that can be read, and the reason of each other one

@@ -12,7 +12,7 @@ from gan.evaluation.extractors import MetricsConfig, get_feature_space, obtain
 from gan.evaluation.reference import load_statistics
 from gan.runtime.distributed import all_gather_objects, local_rank_zero_first
 from gan.runtime.errors import UserError, collect_errors
-from metrics.catalog import MetricProtocol, parse_protocol
+from metrics.protocols import MetricProtocol, parse_protocol
 
 REPLACED, STAND_IN = "inception", "classifier"  # feature spaces
 

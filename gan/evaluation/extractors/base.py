@@ -8,8 +8,8 @@ import torch
 
 from gan.evaluation.trained_classifiers import add_fingerprint
 from gan.runtime.errors import UserError
-from metrics.catalog import MetricProtocol
 from metrics.extractors.base import FeatureExtractor
+from metrics.protocols import MetricProtocol
 from models import ImageShape
 from models.registry import Registry, UnknownNameError
 

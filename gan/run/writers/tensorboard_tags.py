@@ -4,7 +4,7 @@ TensorBoard sorts groups of tags by name. So each name begins with a number: met
 Lipschitz numbers, and gradient norms.
 """
 
-from metrics.catalog import MetricProtocol, parse_protocol
+from metrics.protocols import MetricProtocol, parse_protocol
 
 GROUPS = {"metrics": 1, "loss": 2, "samples": 3, "lipschitz": 5, "gradient_norm": 6}
 OTHERS = 4

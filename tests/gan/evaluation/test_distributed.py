@@ -14,7 +14,7 @@ import sys, torch
 from pixels import PixelExtractor, random_data
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.features import extract_image_features
-from metrics.catalog import parse_protocol
+from metrics.protocols import parse_protocol
 
 folder, rank, world_size, *counts = sys.argv[1], *map(int, sys.argv[2:])
 torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world_size)

@@ -5,12 +5,12 @@ from gan.data import ImageData
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.features import BATCH_SIZE
 from gan.runtime.errors import UserError
-from metrics.catalog import parse_protocol
 from metrics.estimate import Estimate
 from metrics.extractors.base import Features
 from metrics.extractors.digits import DigitsExtractor
 from metrics.frechet import FeatureStatistics, frechet_distance
 from metrics.neighbors import Pairs
+from metrics.protocols import parse_protocol
 from tests.gan.evaluation.pixels import PixelExtractor, random_data
 
 CPU = torch.device("cpu")
