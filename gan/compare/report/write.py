@@ -4,16 +4,16 @@ The report only needs the files that git tracks: grid.json, results.csv, curves/
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from gan.compare.csv_files import Row, read_curve, read_results
+from gan.compare.csv_files import read_results
 from gan.compare.description import Description
 from gan.compare.folder import GridFolder
-from gan.compare.report import equal_time, plots, significance, statistics, tables
+from gan.compare.report import equal_time, plot_list, plots, significance, statistics, tables
+from gan.compare.report.comparison import MINUTES, Comparison
 from gan.compare.report.document import (
     Block,
     Code,
@@ -27,72 +27,12 @@ from gan.compare.report.document import (
     render_latex,
     render_markdown,
 )
-from gan.compare.report.families import choose_best, sort_arms
-from gan.compare.report.plots import ArmCurves, Axis, Line, Plot
-from gan.compare.report.wording import Wording, get_wording
+from gan.compare.report.families import sort_arms
+from gan.compare.report.plots import Plot
 from gan.compare.status import FINISHED
-from gan.compare.tags import METRIC, get_layer_tags, get_metric_tags, get_primary_metric, higher_is_better
+from gan.compare.tags import get_primary_metric
 from gan.options.nodes import Dumper
 from gan.runtime.files import write_text
-
-MINUTES = Axis("minutes", "training time (minutes)")  # a column that `Comparison.curves` adds
-MAX_LAYER_PLOTS = 16  # networks with more layers only have a table
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A comparison whose report is written: its folder, description and results."""
-
-    folder: GridFolder
-    description: Description
-    rows: Sequence[Row]
-
-    @property
-    def title(self) -> str:
-        """The title of the report."""
-        path = Path(self.description.config)
-        return f"Comparison on {path.parent.name}/{path.stem}".replace("on /", "on ")
-
-    @property
-    def wording(self) -> Wording:
-        """The phrases for the type of the experiments."""
-        return get_wording(self.description.experiment_type)
-
-    @cached_property
-    def points(self) -> dict[str, list[Row]]:
-        """The rows of the curve of each cell."""
-        return {row["cell"]: read_curve(self.folder.curve_file(row["cell"])) for row in self.rows}
-
-    @cached_property
-    def curves(self) -> dict[str, ArmCurves]:
-        """The curves of each arm, with the training time in minutes if the arm's mean time per step is known."""
-        seconds = equal_time.get_seconds_per_step(self.rows)
-        seeds: dict[str, list[list[Row]]] = {}
-        for row in self.rows:
-            curve = self.points[row["cell"]]
-            if row["arm"] in seconds:
-                curve = [point | {MINUTES.column: point["step"] * seconds[row["arm"]] / 60} for point in curve]
-            seeds.setdefault(row["arm"], []).append(curve)
-        colors = plots.choose_colors(list(seeds), self.description.baseline)
-        return {arm: ArmCurves(arm, colors[arm], curves) for arm, curves in seeds.items()}
-
-    @property
-    def axis(self) -> Axis:
-        """The x-axis of most plots."""
-        return Axis("images", f"{self.wording.images} (thousands)", 1000)
-
-    @cached_property
-    def best(self) -> list[str]:
-        """The arm with the best learning rate of each family in the first metric, if there is one."""
-        tag = get_primary_metric(self.rows)
-        if tag is None or (higher := higher_is_better(tag)) is None:
-            return []
-        return choose_best(tables.get_values(self.rows, tag), higher)
-
-    @cached_property
-    def groups(self) -> dict[str, list[str]]:
-        """The arms of each plot."""
-        return plots.group_arms(list(self.curves), self.description.baseline, self.best)
 
 
 def write_report(folder: GridFolder, description: Description, latex: bool) -> list[Path]:
@@ -172,7 +112,7 @@ def _build_equal_time_section(comparison: Comparison, tag: str) -> list[Block]:
     at_time = equal_time.read_at_time(rows, comparison.points, tag, seconds)
     over_time = [
         replace(plot, name=f"{plot.name}-time", caption=f"{plot.caption} over time", axis=MINUTES)
-        for plot in _get_metric_plots(comparison)
+        for plot in plot_list.get_metric_plots(comparison)
         if plot.lines[0].tag == tag
     ]
     (group, arms), *_ = comparison.groups.items()
@@ -188,14 +128,14 @@ def _build_curve_sections(comparison: Comparison) -> list[Block]:
     return [
         Heading("Over training"),
         Paragraph("Lines are means over seeds, bands reach from the lowest to the highest seed."),
-        *_draw_gallery(comparison, _get_metric_plots(comparison)),
+        *_draw_gallery(comparison, plot_list.get_metric_plots(comparison)),
         Heading(f"Lipschitz constant of {wording.network}"),
         Paragraph(BOUNDS),
         tables.build_lipschitz_table(rows, wording),
-        *_draw_gallery(comparison, _get_lipschitz_plots(comparison)),
+        *_draw_gallery(comparison, plot_list.get_lipschitz_plots(comparison)),
         Heading(f"Layers of {wording.network}"),
         tables.build_layer_table(rows, wording),
-        *_draw_gallery(comparison, _get_layer_plots(comparison)),
+        *_draw_gallery(comparison, plot_list.get_layer_plots(comparison)),
     ]
 
 
@@ -217,63 +157,6 @@ def _draw_gallery(
                 caption = ", ".join(filter(None, [plot.caption, group]))
                 pictures.append(Picture(path.with_name(f"{path.name}.png"), caption))
     return [Gallery(pictures)] if pictures else []
-
-
-DIRECTIONS = {None: "", True: " (higher is better)", False: " (lower is better)"}
-
-
-def _get_metric_plots(comparison: Comparison) -> list[Plot]:
-    """Return a plot for each metric that has more than one value in the curve of a cell."""
-    curves = [curve for arm in comparison.curves.values() for curve in arm.seeds]
-    names = {tag: tag.removeprefix(METRIC) for tag in get_metric_tags(comparison.rows)}
-    return [
-        Plot(name, name + DIRECTIONS[higher_is_better(name)], comparison.axis, name, [Line(tag)])
-        for tag, name in names.items()
-        if any(sum(tag in row for row in curve) > 1 for curve in curves)
-    ]
-
-
-def _get_lipschitz_plots(comparison: Comparison) -> list[Plot]:
-    network = comparison.wording.network
-    tag = f"lipschitz/{comparison.description.experiment_type.network}"
-    return [
-        Plot(
-            "lipschitz",
-            caption=f"certified upper bound of {network}'s Lipschitz constant, and the steepest slope found",
-            axis=comparison.axis,
-            label=f"Lipschitz constant of {network}",
-            lines=[
-                Line(f"{tag}/certified", "certified upper bound", "-"),
-                Line(f"{tag}/slope", "steepest slope found", "--"),
-            ],
-            log_scale=True,
-        ),
-        Plot(
-            "gradient",
-            caption=f"largest input gradient of {network} at {comparison.wording.points}",
-            axis=comparison.axis,
-            label=f"input gradient of {network}",
-            lines=[Line(f"{tag}/gradient_max")],
-            log_scale=True,
-        ),
-    ]
-
-
-def _get_layer_plots(comparison: Comparison) -> list[Plot]:
-    layers = get_layer_tags(comparison.rows)
-    if len(layers) > MAX_LAYER_PLOTS:
-        return []
-    return [
-        Plot(
-            f"layer-{name}",
-            caption=f"operator norm of {name}",
-            axis=comparison.axis,
-            label="operator norm",
-            lines=[Line(tag)],
-            log_scale=True,
-        )
-        for tag, name in layers.items()
-    ]
 
 
 def _build_sample_section(comparison: Comparison) -> list[Block]:
