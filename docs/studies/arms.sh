@@ -13,8 +13,11 @@ add_with() { # add an arm with a name, overrides, and learning rates
 add() { # add an arm with a name, a normalization, and learning rates
     add_with "$1" "discriminator.normalization=$2" "${@:3}"
 }
-compare() { # train the arms that have been added; the first argument is the name of the data set
-    python -m gan.compare "configs/$1/study.yaml" --out "docs/studies/$1" --baseline "$baseline" \
+at() { # add an arm with a name, overrides, and a learning rate that its name does not show
+    arms+=(--arm "$1:$2,optimizer.generator.lr=$3,optimizer.discriminator.lr=$3")
+}
+compare() { # train the arms that have been added; the first argument is the folder, named by its data set
+    python -m gan.compare "configs/${1%%-*}/study.yaml" --out "docs/studies/$1" --baseline "$baseline" \
         --device cpu --jobs 1 --threads 1 "${arms[@]}" "${@:2}"
     arms=()
 }
