@@ -3,7 +3,7 @@
 A marker, an HTML comment that is invisible when rendered, names the source of the numbers in its block (a paragraph, a
 list item, a table, or a code block; no blank line is between the block and its marker). There are six kinds:
 
-    <!-- data docs/studies/digits: 50.2 = mean("none"); 4.0 = std("none"); holds = mean("none") > mean("oni") -->
+    <!-- data docs/studies/digits/first: 50.2 = mean("none"); 4.0 = std("none"); holds = mean("none") > mean("oni") -->
     <!-- output docs/outputs/train_classifier.txt -->                 the lines are lines of this file: "$ COMMAND" and
                                                                       what it printed
     <!-- tested tests/models/test_x.py::test_y -->                    this test of the suite contains the numbers

@@ -50,10 +50,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     added = {page: ROOT / source for source, page in PAGES.items()}
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         added[path.relative_to(ROOT).as_posix()] = path
-    for study in sorted(path.parent for path in STUDIES.glob("*/grid.json")):
-        report = build_report(study)
-        for path in _glob(report, REPORT_OUTPUTS):
-            added[f"studies/{study.name}/{path.relative_to(report).as_posix()}"] = path
+    for study in sorted(path.parent for path in STUDIES.rglob("grid.json")):
+        for path in _glob(build_report(study), REPORT_OUTPUTS):
+            added[f"studies/{path.relative_to(REPORTS).as_posix()}"] = path
     for uri, path in added.items():
         if (in_docs := files.get_file_from_path(uri)) is not None:
             files.remove(in_docs)  # a figure kept in git, or a report written in place: the generated file is newer
@@ -66,7 +65,7 @@ def build_report(study: Path) -> Path:
 
     The report is written again only if the study's data, the code of the report, or matplotlib has changed.
     """
-    report = REPORTS / study.name
+    report = REPORTS / study.relative_to(STUDIES)
     inputs = _glob(study, REPORT_INPUTS)
     key = hashlib.sha256(version("matplotlib").encode())
     for path in [*inputs, *_glob(ROOT / "gan" / "compare", ("**/*.py", "**/*.j2"))]:
@@ -107,11 +106,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = markdown.replace(GPU_MARK, format_page(GPU_RESULTS))
     folder, name = posixpath.split(uri)
     if posixpath.dirname(folder) == "studies" and name == "README.md":
-        links = [
-            f"[{text}]({file})" for file, text in REPORT_LINKS.items() if files.get_file_from_path(f"{folder}/{file}")
-        ]
         title, _, body = markdown.partition("\n")
-        markdown = f"{title}\n\nFull report: {' · '.join(links)}\n{body}"
+        markdown = f"{title}\n\nFull report: {_link_reports(folder, files)}\n{body}"
     sources = {page: source for source, page in PAGES.items()}
     return LINK.sub(lambda link: _adapt_link(link, sources.get(uri, f"docs/{uri}"), uri, files), markdown)
 
@@ -126,6 +122,17 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
         return mathml
 
     return FORMULA.sub(convert_formula, content)
+
+
+def _link_reports(folder: str, files: Files) -> str:
+    """Return links to the reports of the studies in a folder of the site and in the folders below it."""
+    links: dict[str, list[str]] = {}
+    for uri in files.src_uris:
+        study, name = posixpath.split(uri)
+        if name in REPORT_LINKS and f"{study}/".startswith(f"{folder}/"):
+            file = posixpath.relpath(uri, folder)
+            links.setdefault(posixpath.dirname(file), []).append(f"[{REPORT_LINKS[name]}]({file})")
+    return "; ".join(f"{study}: {' · '.join(found)}".removeprefix(": ") for study, found in links.items())
 
 
 def _adapt_link(link: re.Match, source: str, uri: str, files: Files) -> str:

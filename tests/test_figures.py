@@ -33,9 +33,9 @@ def test_measured_figures_without_stored_output_are_listed():
 
 def test_all_pages_and_studies_are_checked():
     assert {Path("README.md"), Path("CHANGELOG.md"), Path("docs/benchmarks.md")} <= set(PAGES)
-    assert {path.parent.name for path in ROOT.glob("docs/studies/*/results.csv")} == {
-        path.parent.name for path in PAGES if path.name == "README.md" and figures.STUDIES in path.parents
-    }
+    markers = [marker for path in PAGES for block in figures.read_page(path) for marker in block.markers]
+    sources = {content.partition(":")[0] for kind, content in markers if kind == "data"}
+    assert {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/studies/**/results.csv")} <= sources
 
 
 @pytest.fixture

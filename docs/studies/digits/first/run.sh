@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Normalizations of the discriminator on stacked digits. An interrupted study continues where it stopped.
 set -euo pipefail
-cd "$(dirname "$0")/../../.."
+cd "$(dirname "$0")/../../../.."
 
 arms=()
 add() { # add an arm without R1 and an arm with R1
@@ -20,7 +20,7 @@ add batch discriminator.activation_norm=batch
 add ocnn regularizers.ocnn.weight=0.001
 
 compare() {
-    python -m gan.compare configs/stacked_digits/study.yaml --out docs/studies/digits --baseline none \
+    python -m gan.compare configs/stacked_digits/study.yaml --out docs/studies/digits/first --baseline none \
         --device cpu --jobs 2 --threads 1 "$@"
 }
 compare "${arms[@]}" --seeds 0,1,2
