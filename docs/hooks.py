@@ -126,13 +126,14 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 
 def _link_reports(folder: str, files: Files) -> str:
     """Return links to the reports of the studies in a folder of the site and in the folders below it."""
-    links: dict[str, list[str]] = {}
-    for uri in files.src_uris:
-        study, name = posixpath.split(uri)
-        if name in REPORT_LINKS and f"{study}/".startswith(f"{folder}/"):
-            file = posixpath.relpath(uri, folder)
-            links.setdefault(posixpath.dirname(file), []).append(f"[{REPORT_LINKS[name]}]({file})")
-    return "; ".join(f"{study}: {' · '.join(found)}".removeprefix(": ") for study, found in links.items())
+    reports = [posixpath.relpath(uri, folder) for uri in files.src_uris if uri.startswith(f"{folder}/")]
+    studies = sorted({posixpath.dirname(path) for path in reports if posixpath.basename(path) in REPORT_LINKS})
+    links = []
+    for study in studies:
+        found = {posixpath.join(study, file): text for file, text in REPORT_LINKS.items()}
+        name = f"{study}: " if study else ""
+        links.append(name + " · ".join(f"[{text}]({path})" for path, text in found.items() if path in reports))
+    return "; ".join(links)
 
 
 def _adapt_link(link: re.Match, source: str, uri: str, files: Files) -> str:
