@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
-# Normalizations of the discriminator on stacked digits, the first step of ../protocol.md: learning rates. The baseline
-# is provisional, until the best rate of each arm is known. An interrupted study continues where it stopped. All options
-# are passed to python -m gan.compare.
+# Normalizations of the discriminator on stacked digits at several learning rates, the first step of ../protocol.md. An
+# interrupted study continues where it stopped. All options are passed to python -m gan.compare.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 
 source docs/studies/arms.sh
-baseline=none,lr=3e-3
 batch=discriminator.activation_norm=batch
 layer=discriminator.activation_norm=layer
 r1="regularizers.r1={weight: 0.5, every: 4}"
@@ -44,7 +42,7 @@ for name in spectral weight bidirectional_spectral aol spectral_conv; do
 done
 compare stacked_digits-lr --seeds 100 "$@"
 
-# The same for the arms whose steps take longest, of which some follow
-add conv_norm "$paper" "${rates[@]}"
-add_with conv_norm,batch "discriminator.normalization={name: conv_norm, batch_norm: true}" 1e-3
+# The same for the arms whose steps take longest
+add conv_norm "$paper" "${rates[@]}" 3e-2
+add_with conv_norm,batch "discriminator.normalization={name: conv_norm, batch_norm: true}" "${rates[@]}"
 compare stacked_digits-lr --seeds 100 "$@"
