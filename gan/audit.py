@@ -1,5 +1,6 @@
 """Audit the Lipschitz constants of a run's networks, and of each layer of D: python -m gan.audit RUN."""
 
+import argparse
 import dataclasses
 import math
 import sys
@@ -40,16 +41,25 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after a user error."""
 
     def command() -> None:
-        parser = Parser(prog="python -m gan.audit", description="Audit the Lipschitz constants of a run's networks.")
-        parser.add_argument(
-            "run", nargs="+", metavar="RUN [key=value ...]", help="run folder, and keys such as data.root"
-        )
-        words, overrides = split_overrides(parser.parse_args(argv).run)
-        if len(words) != 1:
-            parser.error("give one run folder")
-        print(audit(expand_path(words[0], "RUN"), overrides))
+        options = parse(argv)
+        print(audit(options.run, options.overrides))
 
     return exit_code(command)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options. Raises UserError if they are invalid, or if they are no keys that a run may change."""
+    parser = Parser(prog="python -m gan.audit", description="Audit the Lipschitz constants of a run's networks.")
+    parser.add_argument("run", nargs="+", metavar="RUN [key=value ...]", help="run folder, and keys such as data.root")
+    options = parser.parse_args(argv)
+    words, options.overrides = split_overrides(options.run)
+    if len(words) != 1:
+        parser.error("give one run folder")
+    options.run = expand_path(words[0], "RUN")
+    run_folder.check_same_experiment(
+        options.run, load_config(Config, run_folder.config_path(options.run), options.overrides)
+    )
+    return options
 
 
 def audit(folder: Path, overrides: Sequence[str] = ()) -> str:
@@ -57,7 +67,6 @@ def audit(folder: Path, overrides: Sequence[str] = ()) -> str:
 
     `overrides` change keys of its config that a run may change, such as where its data are.
     """
-    run_folder.check_same_experiment(folder, load_config(Config, run_folder.config_path(folder), overrides))
     restored = restore_experiment(folder, torch.device("cpu"), overrides, metrics=())
     D = restored.D.double()  # in place, because the restored networks are used only here
     restored.ema.network.double()

@@ -19,9 +19,9 @@ from gan import __version__
 from gan.config import Config
 from gan.data.contents import refuse_changed_images
 from gan.evaluation.evaluator import Evaluator
-from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
+from gan.evaluation.image_folders import Decoding, FolderOptions, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
-from gan.options.loader import dump_config
+from gan.options.loader import dump_config, load_config
 from gan.run.evaluations import CLASSIFIER, RESULTS, STD, Evaluations
 from gan.run.start import check_writable
 from gan.run.summary import format_table
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options. Raises UserError if they are invalid."""
+    """Return the options, with the `config` that they change. Raises UserError if they are invalid."""
     parser = Parser(
         prog="python -m gan.evaluate",
         description="Evaluate the generator of a run, or compare a folder of generated images with real images.",
@@ -107,6 +107,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--seeds {options.seeds}: must be from 1 to {MAX_SEEDS}")
     if options.images is not None and len(options.images) != (1 if options.save_statistics else 2):
         parser.error("--images needs two folders, DIR_A DIR_B, or one folder with --save-statistics FILE.npz")
+    if options.images is None:
+        options.config = load_run_config(options.run, options.overrides)
+    else:
+        options.config = load_config(FolderOptions, None, options.overrides)
     return options
 
 
@@ -131,7 +135,7 @@ def save_folder_statistics(options: argparse.Namespace, device: torch.device) ->
     if path.exists():
         raise UserError(f"--save-statistics {path} already exists; choose another name")
     decoding = _get_decoding(options)
-    _print_skipped(save_statistics(options.images[0], path, decoding, options.overrides, device))
+    _print_skipped(save_statistics(options.images[0], path, decoding, options.config.metrics, device))
 
 
 def evaluate_folders(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -139,9 +143,9 @@ def evaluate_folders(options: argparse.Namespace, device: torch.device) -> dict[
     if options.out is not None:
         _check_target(options.out, "--out")
     fake, real = options.images
-    decoding, overrides = _get_decoding(options), options.overrides
+    decoding, networks = _get_decoding(options), options.config.metrics
     scores, skipped, classifier = compare_folders(
-        fake, real, options.metrics or ["fid"], decoding, overrides, device, _print_in_words
+        fake, real, options.metrics or ["fid"], decoding, networks, device, _print_in_words
     )
     _print_skipped(skipped)
     results = {"images": [str(fake), str(real)], "decoding": str(decoding), "skipped": skipped}
@@ -172,7 +176,7 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> dict[str,
 
     Returns them as in the file: the values of each metric by seed.
     """
-    config = load_run_config(options.run, options.overrides)
+    config: Config = options.config
     try:
         protocols = parse_protocols(options.metrics or config.eval.metrics)
         if options.num_samples is not None:

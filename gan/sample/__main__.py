@@ -94,6 +94,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"-n {options.n}: must be from 1 to {MAX_IMAGES:,}")
     if options.truncation is not None and not options.truncation >= MIN_TRUNCATION:  # also true for NaN
         parser.error(f"--truncation {options.truncation}: must be at least {MIN_TRUNCATION}")
+    load_run_config(options.run, options.overrides)  # refuses keys that a run may not change
     return options
 
 
@@ -117,7 +118,6 @@ def run(options: argparse.Namespace) -> None:
     """Draw the samples and write them. Raises UserError."""
     check_target(options)
     if options.video == "training":
-        load_run_config(options.run, options.overrides)  # refuses what is no run of a GAN
         save_video(options.out, read_training(options.run), TRAINING_FPS)
         print(printable(options.out))
         return
