@@ -12,17 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from gan.config import Config
 from gan.evaluation.lipschitz import explain_unmeasured
-from gan.options.loader import load_config
-from gan.run import folder as run_folder
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code, split_overrides
 from gan.runtime.paths import expand_path
 from gan.runtime.text import printable
 from gan.training.build import build_tracker
 from gan.training.lipschitz import draw_points, lipschitz_audit, lipschitz_numbers
-from gan.training.restore import restore_experiment
+from gan.training.restore import load_run_config, restore_experiment
 from metrics.lipschitz import Certificate, LipschitzTracker, certify
 from metrics.lipschitz.attempt import attempt
 from metrics.lipschitz.eval_mode import eval_mode
@@ -56,9 +53,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if len(words) != 1:
         parser.error("give one run folder")
     options.run = expand_path(words[0], "RUN")
-    run_folder.check_same_experiment(
-        options.run, load_config(Config, run_folder.config_path(options.run), options.overrides)
-    )
+    load_run_config(options.run, options.overrides)  # refuses keys that a run may not change
     return options
 
 
