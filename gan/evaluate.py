@@ -17,7 +17,6 @@ from torch import nn
 
 from gan import __version__
 from gan.config import Config
-from gan.data.contents import refuse_changed_images
 from gan.evaluation.evaluator import Evaluator
 from gan.evaluation.image_folders import Decoding, FolderOptions, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
@@ -36,7 +35,7 @@ from gan.runtime.provenance import versions
 from gan.runtime.text import printable
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
-from gan.training.generator_file import check_image_shape, is_generator_file, load_generator
+from gan.training.generator_file import check_data, is_generator_file, load_generator
 from gan.training.inputs import Inputs
 from gan.training.restore import load_run_config, replace_metrics, restore_experiment
 from metrics.catalog import describe_metric, parse_protocol, parse_protocols
@@ -95,8 +94,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             if getattr(options, name):
                 other = "--save-statistics" if name in of_scores else "--images"
                 parser.error(f"--{name.replace('_', '-')} cannot be combined with {other}; remove it")
-        if options.save_statistics and options.save_statistics.suffix != ".npz":
-            parser.error(f"--save-statistics {options.save_statistics}: the name must end in .npz")
+        parser.require_suffix("--save-statistics", options.save_statistics, ".npz")
     elif options.checkpoint is not None and is_generator_file(runs[0]):
         parser.error("--checkpoint is an option for run folders")
     options.seeds = 1 if options.seeds is None else options.seeds
@@ -107,7 +105,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--seeds {options.seeds}: must be from 1 to {MAX_SEEDS}")
     if options.images is not None and len(options.images) != (1 if options.save_statistics else 2):
         parser.error("--images needs two folders, DIR_A DIR_B, or one folder with --save-statistics FILE.npz")
-    if options.images is None:
+    if options.run is not None:
         options.config = load_run_config(options.run, options.overrides)
     else:
         options.config = load_config(FolderOptions, None, options.overrides)
@@ -255,8 +253,7 @@ def _restore(
     if is_generator_file(options.run):
         generator = load_generator(options.run, device)
         experiment = build_experiment(replace_metrics(config, metrics), config.data.load(), device)
-        check_image_shape(options.run, generator, experiment.image_shape)
-        refuse_changed_images(options.run, generator.contents, experiment.contents, config.data.allow_changes)
+        check_data(options.run, generator, experiment.image_shape, experiment.contents, config.data.allow_changes)
         experiment.inputs.labels = generator.labels
         G, step = generator.network, generator.step
     else:

@@ -13,7 +13,7 @@ from gan.data.base import DATASETS, DatasetConfig, ImageData
 from gan.data.grids import sample_grid, save_png
 from gan.options.help import describe
 from gan.options.loader import load_config
-from gan.runtime.command import Parser, exit_code, png_path
+from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
 from gan.runtime.text import printable
 from models.registry import UnknownNameError
@@ -46,9 +46,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options, with the dataset that they describe as `config`. Raises UserError if they are invalid."""
     parser = DatasetParser(prog="python -m gan.data", description="Prepare a dataset and show its contents.")
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
-    parser.add_argument("--out", type=png_path, help="new PNG file for a grid of training images")
+    parser.add_argument("--out", type=Path, help="new PNG file for a grid of training images")
     parser.add_argument("keys", nargs="*", metavar="key=value", help="keys of the dataset, such as download=true")
     options = parser.parse_intermixed_args(argv)
+    parser.require_suffix("--out", options.out, ".png")
     try:
         dataset = DATASETS.get(options.name)
     except UnknownNameError as error:

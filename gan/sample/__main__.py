@@ -102,9 +102,7 @@ def check_combination(options: argparse.Namespace, parser: Parser) -> None:
     """Raise UserError for options that do not fit together."""
     if options.out_dir is not None and (options.interpolate or options.nearest or options.video):
         parser.error("--interpolate, --nearest and --video write one file; use --out instead of --out-dir")
-    suffixes = SUFFIXES if options.video else (".png",)
-    if options.out is not None and options.out.suffix.lower() not in suffixes:
-        parser.error(f"--out {options.out}: the name must end in .png, or with --video in {' or '.join(SUFFIXES)}")
+    parser.require_suffix("--out", options.out, *(SUFFIXES if options.video else (".png",)))
     if options.features is not None and not options.nearest:
         parser.error("--features is an option of --nearest")
     if options.video == "training":
