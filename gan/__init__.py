@@ -4,8 +4,8 @@ import sys
 
 __version__ = "0.2.0"
 
-if sys.argv[:1] == ["-m"] and any(word.removeprefix("-m").startswith("gan.") for word in sys.orig_argv):
+if sys.argv[:1] == ["-m"]:
     # Not an import, but the start of a command: Python imports this package before the module of `python -m gan.NAME`.
-    from gan.runtime.startup import exit_when_interrupted
+    from gan.runtime.early import start_command
 
-    exit_when_interrupted()
+    start_command(sys.orig_argv[-len(sys.argv)].removeprefix("-m"), sys.argv[1:])

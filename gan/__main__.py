@@ -7,6 +7,7 @@ from pathlib import Path
 from gan import __version__
 from gan.runtime import startup
 from gan.runtime.command import exit_code
+from gan.runtime.early import start_command
 
 COMMANDS = {
     "train": ("train_gan", "train a GAN"),
@@ -36,6 +37,7 @@ def main() -> int:
         return 2
     del sys.argv[1]
     startup.typed_command = f"{program} {name}"
+    start_command(COMMANDS[name][0], sys.argv[1:])
     runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)  # it ends the process
     return 0
 

@@ -1,5 +1,6 @@
 """Audit the Lipschitz constants of a run's networks, and of each layer of D: python -m gan.audit RUN."""
 
+import argparse
 import dataclasses
 import math
 import sys
@@ -11,17 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from gan.config import Config
 from gan.evaluation.lipschitz import explain_unmeasured
-from gan.options.loader import load_config
-from gan.run import folder as run_folder
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code, split_overrides
 from gan.runtime.paths import expand_path
 from gan.runtime.text import printable
 from gan.training.build import build_tracker
 from gan.training.lipschitz import draw_points, lipschitz_audit, lipschitz_numbers
-from gan.training.restore import restore_experiment
+from gan.training.restore import load_run_config, restore_experiment
 from metrics.lipschitz import Certificate, LipschitzTracker, certify
 from metrics.lipschitz.attempt import attempt
 from metrics.lipschitz.eval_mode import eval_mode
@@ -40,16 +38,23 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after a user error."""
 
     def command() -> None:
-        parser = Parser(prog="python -m gan.audit", description="Audit the Lipschitz constants of a run's networks.")
-        parser.add_argument(
-            "run", nargs="+", metavar="RUN [key=value ...]", help="run folder, and keys such as data.root"
-        )
-        words, overrides = split_overrides(parser.parse_args(argv).run)
-        if len(words) != 1:
-            parser.error("give one run folder")
-        print(audit(expand_path(words[0], "RUN"), overrides))
+        options = parse(argv)
+        print(audit(options.run, options.overrides))
 
     return exit_code(command)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options. Raises UserError if they are invalid, or if they are no keys that a run may change."""
+    parser = Parser(prog="python -m gan.audit", description="Audit the Lipschitz constants of a run's networks.")
+    parser.add_argument("run", nargs="+", metavar="RUN [key=value ...]", help="run folder, and keys such as data.root")
+    options = parser.parse_args(argv)
+    words, options.overrides = split_overrides(options.run)
+    if len(words) != 1:
+        parser.error("give one run folder")
+    options.run = expand_path(words[0], "RUN")
+    load_run_config(options.run, options.overrides)  # refuses keys that a run may not change
+    return options
 
 
 def audit(folder: Path, overrides: Sequence[str] = ()) -> str:
@@ -57,7 +62,6 @@ def audit(folder: Path, overrides: Sequence[str] = ()) -> str:
 
     `overrides` change keys of its config that a run may change, such as where its data are.
     """
-    run_folder.check_same_experiment(folder, load_config(Config, run_folder.config_path(folder), overrides))
     restored = restore_experiment(folder, torch.device("cpu"), overrides, metrics=())
     D = restored.D.double()  # in place, because the restored networks are used only here
     restored.ema.network.double()

@@ -17,11 +17,10 @@ from torch import nn
 
 from gan import __version__
 from gan.config import Config
-from gan.data.contents import refuse_changed_images
 from gan.evaluation.evaluator import Evaluator
-from gan.evaluation.image_folders import Decoding, compare_folders, save_statistics
+from gan.evaluation.image_folders import Decoding, FolderOptions, compare_folders, save_statistics
 from gan.evaluation.stand_ins import find_missing_weights
-from gan.options.loader import dump_config
+from gan.options.loader import dump_config, load_config
 from gan.run.evaluations import CLASSIFIER, RESULTS, STD, Evaluations
 from gan.run.start import check_writable
 from gan.run.summary import format_table
@@ -36,7 +35,7 @@ from gan.runtime.provenance import versions
 from gan.runtime.text import printable
 from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
-from gan.training.generator_file import check_image_shape, is_generator_file, load_generator
+from gan.training.generator_file import check_data, is_generator_file, load_generator
 from gan.training.inputs import Inputs
 from gan.training.restore import load_run_config, replace_metrics, restore_experiment
 from metrics.estimate import Estimate, format_estimate
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options. Raises UserError if they are invalid."""
+    """Return the options, with the `config` that they change. Raises UserError if they are invalid."""
     parser = Parser(
         prog="python -m gan.evaluate",
         description="Evaluate the generator of a run, or compare a folder of generated images with real images.",
@@ -95,8 +94,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             if getattr(options, name):
                 other = "--save-statistics" if name in of_scores else "--images"
                 parser.error(f"--{name.replace('_', '-')} cannot be combined with {other}; remove it")
-        if options.save_statistics and options.save_statistics.suffix != ".npz":
-            parser.error(f"--save-statistics {options.save_statistics}: the name must end in .npz")
+        parser.require_suffix("--save-statistics", options.save_statistics, ".npz")
     elif options.checkpoint is not None and is_generator_file(runs[0]):
         parser.error("--checkpoint is an option for run folders")
     options.seeds = 1 if options.seeds is None else options.seeds
@@ -107,6 +105,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--seeds {options.seeds}: must be from 1 to {MAX_SEEDS}")
     if options.images is not None and len(options.images) != (1 if options.save_statistics else 2):
         parser.error("--images needs two folders, DIR_A DIR_B, or one folder with --save-statistics FILE.npz")
+    if options.run is not None:
+        options.config = load_run_config(options.run, options.overrides)
+    else:
+        options.config = load_config(FolderOptions, None, options.overrides)
     return options
 
 
@@ -131,7 +133,7 @@ def save_folder_statistics(options: argparse.Namespace, device: torch.device) ->
     if path.exists():
         raise UserError(f"--save-statistics {path} already exists; choose another name")
     decoding = _get_decoding(options)
-    _print_skipped(save_statistics(options.images[0], path, decoding, options.overrides, device))
+    _print_skipped(save_statistics(options.images[0], path, decoding, options.config.metrics, device))
 
 
 def evaluate_folders(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -139,9 +141,9 @@ def evaluate_folders(options: argparse.Namespace, device: torch.device) -> dict[
     if options.out is not None:
         _check_target(options.out, "--out")
     fake, real = options.images
-    decoding, overrides = _get_decoding(options), options.overrides
+    decoding, networks = _get_decoding(options), options.config.metrics
     scores, skipped, classifier = compare_folders(
-        fake, real, options.metrics or ["fid"], decoding, overrides, device, _print_in_words
+        fake, real, options.metrics or ["fid"], decoding, networks, device, _print_in_words
     )
     _print_skipped(skipped)
     results = {"images": [str(fake), str(real)], "decoding": str(decoding), "skipped": skipped}
@@ -172,7 +174,7 @@ def evaluate_run(options: argparse.Namespace, device: torch.device) -> dict[str,
 
     Returns them as in the file: the values of each metric by seed.
     """
-    config = load_run_config(options.run, options.overrides)
+    config: Config = options.config
     try:
         protocols = parse_protocols(options.metrics or config.eval.metrics)
         if options.num_samples is not None:
@@ -251,8 +253,7 @@ def _restore(
     if is_generator_file(options.run):
         generator = load_generator(options.run, device)
         experiment = build_experiment(replace_metrics(config, metrics), config.data.load(), device)
-        check_image_shape(options.run, generator, experiment.image_shape)
-        refuse_changed_images(options.run, generator.contents, experiment.contents, config.data.allow_changes)
+        check_data(options.run, generator, experiment.image_shape, experiment.contents, config.data.allow_changes)
         experiment.inputs.labels = generator.labels
         G, step = generator.network, generator.step
     else:

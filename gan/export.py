@@ -72,10 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--bf16", action="store_true", help="round the weights in .safetensors to bf16: half the size")
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
     options = parser.parse_args(argv)
-    if options.out.suffix not in (".safetensors", ".onnx"):
-        parser.error(f"--out {options.out}: the name must end in .safetensors or .onnx")
-    if options.bf16 and options.out.suffix != ".safetensors":
-        parser.error(f"--bf16: --out {options.out} must end in .safetensors")
+    parser.require_suffix("--out", options.out, ".safetensors", *([] if options.bf16 else [".onnx"]))
     return options
 
 
@@ -84,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     if options.out.exists():
         raise UserError(f"{options.out} already exists; choose another --out")
     generator = restore_generator(options.run, torch.device("cpu"), options.checkpoint)
-    if options.out.suffix == ".onnx":
+    if options.out.suffix.lower() == ".onnx":
         export_onnx(options.out, generator)
     else:
         export_generator(options.out, generator, bf16=options.bf16)

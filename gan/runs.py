@@ -1,5 +1,6 @@
 """List runs with their status and metrics: python -m gan.runs [FOLDER]."""
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
@@ -28,13 +29,16 @@ time     of training, without evaluations"""
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after a user error."""
+    return exit_code(lambda: print(list_runs(parse(argv).folder)))
 
-    def command() -> None:
-        parser = Parser(prog="python -m gan.runs", description="List runs with their status and metrics.")
-        parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="(default: runs)")
-        print(list_runs(expand_path(parser.parse_args(argv).folder, "FOLDER")))
 
-    return exit_code(command)
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options. Raises UserError if they are invalid."""
+    parser = Parser(prog="python -m gan.runs", description="List runs with their status and metrics.")
+    parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="(default: runs)")
+    options = parser.parse_args(argv)
+    options.folder = expand_path(options.folder, "FOLDER")
+    return options
 
 
 def list_runs(folder: Path) -> str:

@@ -110,7 +110,7 @@ def run(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the options. Raises UserError for invalid options."""
+    """Return the options, with the `cells` that they describe. Raises UserError for invalid options."""
     parser = Parser(
         prog="python -m gan.compare",
         description="Train a grid of runs and write a report.",
@@ -145,6 +145,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
             raise UserError(f"--{name} {value}: must be at least 1")
     if options.slurm and options.launcher != "slurm":
         raise UserError("--slurm needs --launcher slurm")
+    if options.config is not None:
+        arms = build_arms([parse_axis(text) for text in options.vary], [parse_arm(text) for text in options.arm])
+        options.cells = build_cells(options.config, options.overrides, arms, parse_seeds(options.seeds))
     return options
 
 
@@ -153,8 +156,7 @@ def compare(options: argparse.Namespace, argv: list[str]) -> None:
     from gan.compare.progress_table import ProgressTable
     from gan.compare.report.write import write_report
 
-    arms = build_arms([parse_axis(text) for text in options.vary], [parse_arm(text) for text in options.arm])
-    cells = build_cells(options.config, options.overrides, arms, parse_seeds(options.seeds))
+    cells: list[Cell] = options.cells
     kind = get_experiment_type(options.config)
     base = load_config(kind.schema, options.config, options.overrides, imports_plugins=True)
     folder = GridFolder(options.out or Path("runs") / f"compare-{run_folder.get_run_name(options.config)}")

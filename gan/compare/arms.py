@@ -17,7 +17,7 @@ import yaml
 from gan.compare.experiment_types import get_experiment_type
 from gan.options.loader import load_config, to_plain
 from gan.options.nodes import ConfigError, Loader, Node, describe_value, parse_yaml
-from gan.run.folder import differing_keys
+from gan.run.folder import check_config_of_run, differing_keys
 from gan.runtime.errors import UserError
 
 WORD = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*$")
@@ -126,6 +126,7 @@ def build_cells(path: Path, overrides: Sequence[str], arms: Iterable[Arm], seeds
     for text in (*overrides, *(text for arm in arms for text in arm.overrides)):
         if text.partition("=")[0] == "seed":
             raise UserError(f"{text}: set the seeds of a comparison with --seeds")
+    check_config_of_run(path)
     schema = get_experiment_type(path).schema
     # First, so that an error in the shared part is reported without the name of an arm
     base = load_config(schema, path, overrides, imports_plugins=True)

@@ -18,7 +18,7 @@ from gan.run.step_files import find_checkpoints
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_json
 from gan.runtime.interrupt import SIGNALS
-from gan.runtime.weights import read_weights
+from gan.runtime.weights import read_metadata
 
 PENDING, RUNNING, FINISHED, DIVERGED, FAILED, INTERRUPTED = STATES
 COMPLETED = (FINISHED, DIVERGED)  # training such a cell again would reproduce its result
@@ -79,7 +79,7 @@ def read_status(run: Path, steps: int) -> Status | None:
         reason = read_divergence(run)
         return Status(DIVERGED, reason) if reason else None
     try:
-        read_weights(exported)
+        read_metadata(exported)  # which refuses a file that is cut, without reading its weights
     except UserError as error:
         return Status(FAILED, str(error)[:MAX_REASON_LENGTH])
     return Status(FINISHED)

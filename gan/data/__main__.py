@@ -1,5 +1,6 @@
 """Prepare a dataset and show its contents: python -m gan.data NAME [key=value ...] [--out grid.png]."""
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,11 @@ import torch
 from torch import Tensor
 
 import gan.data.datasets  # noqa: F401 (registers the datasets)
-from gan.data.base import DATASETS, ImageData
+from gan.data.base import DATASETS, DatasetConfig, ImageData
 from gan.data.grids import sample_grid, save_png
 from gan.options.help import describe
 from gan.options.loader import load_config
-from gan.runtime.command import Parser, exit_code, png_path
+from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
 from gan.runtime.text import printable
 from models.registry import UnknownNameError
@@ -33,26 +34,32 @@ class DatasetParser(Parser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 for a user error."""
-    return exit_code(lambda: run(argv))
+
+    def command() -> None:
+        options = parse(argv)
+        show(options.name, options.config, options.out)
+
+    return exit_code(command)
 
 
-def run(argv: list[str] | None) -> None:
-    """Parse the command line and show the dataset. Raises UserError."""
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options, with the dataset that they describe as `config`. Raises UserError if they are invalid."""
     parser = DatasetParser(prog="python -m gan.data", description="Prepare a dataset and show its contents.")
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
-    parser.add_argument("--out", type=png_path, help="new PNG file for a grid of training images")
+    parser.add_argument("--out", type=Path, help="new PNG file for a grid of training images")
     parser.add_argument("keys", nargs="*", metavar="key=value", help="keys of the dataset, such as download=true")
     options = parser.parse_intermixed_args(argv)
-    show(options.name, options.keys, options.out)
-
-
-def show(name: str, keys: list[str], out: Path | None) -> None:
-    """Print a description of a dataset and write a grid of training images to the new file `out`. Raises UserError."""
+    parser.require_suffix("--out", options.out, ".png")
     try:
-        dataset = DATASETS.get(name)
+        dataset = DATASETS.get(options.name)
     except UnknownNameError as error:
         raise UserError(str(error)) from None
-    config = load_config(dataset, None, keys)
+    options.config = load_config(dataset, None, options.keys)
+    return options
+
+
+def show(name: str, config: DatasetConfig, out: Path | None) -> None:
+    """Print a description of a dataset and write a grid of training images to the new file `out`. Raises UserError."""
     if out is not None and out.exists():
         raise UserError(f"--out {out} already exists; choose another name")
     splits = config.load()

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
 from gan.data import ImageData, to_uint8
-from gan.evaluation.features import extract_features, extract_image_features, get_batch_sizes
+from gan.evaluation.features import BATCH_SIZE, extract_features, extract_image_features, get_batch_sizes
+from gan.evaluation.progress import ExtractionProgress
 from gan.evaluation.reference import Reference, load_reference
 from gan.runtime.cache import hash_values
 from gan.runtime.distributed import broadcast_object, rank
@@ -66,18 +68,27 @@ class Evaluator:
         """
 
         @torch.no_grad()
-        def get_batch(k: int, size: int) -> Tensor:
+        def get_images(k: int, size: int) -> Tensor:
             images = generate(*get_latents(size, k))
             if not images.isfinite().all():  # NaN would become black
                 raise UserError("the generator returns images with NaN or infinite pixels, which no metric can judge")
             return to_uint8(images)
+
+        def extract(extractor: FeatureExtractor, count: int) -> Features:
+            with closing(ExtractionProgress(count, "generated images")) as progress:
+
+                def get_batch(k: int, size: int) -> Tensor:
+                    progress.show(k * BATCH_SIZE)
+                    return get_images(k, size)
+
+                return extract_features(extractor, count, get_batch)
 
         def get_labels(count: int) -> Tensor | None:
             sizes = get_batch_sizes(count)
             labels = [get_latents(size, k)[1] for k, size in enumerate(sizes)]
             return torch.cat([part for part in labels if part is not None]) if labels[0] is not None else None
 
-        return self._compute(lambda extractor, count: extract_features(extractor, count, get_batch), get_labels)
+        return self._compute(extract, get_labels)
 
     def select(self, names: Collection[str]) -> "Evaluator":
         """Return an evaluator of some of the metrics, which shares the extractors and the references."""

@@ -18,7 +18,6 @@ from gan.evaluation.features import BATCH_SIZE, extract_features, get_origin
 from gan.evaluation.progress import ExtractionProgress
 from gan.evaluation.real_features import PART, check_features, get_parts_folder, load_or_compute, remove_parts
 from gan.evaluation.reference import Reference
-from gan.options.loader import load_config
 from gan.runtime.cache import hash_values
 from gan.runtime.distributed import all_gather_objects, broadcast_object, rank
 from gan.runtime.errors import UserError
@@ -224,7 +223,7 @@ def compare_folders(
     real: Path,
     names: Sequence[str],
     decoding: Decoding,
-    overrides: Sequence[str],
+    options: MetricsConfig,
     device: torch.device,
     report: Callable[[Mapping[str, float]], None],
 ) -> Comparison:
@@ -234,7 +233,6 @@ def compare_folders(
     calls `report` with the metrics of each feature space as soon as they are known. Raises UserError if the two folders
     have images of different sizes.
     """
-    options = load_config(FolderOptions, None, overrides).metrics
     fakes, reals = ImageFolder(fake, decoding), ImageFolder(real, decoding)
     protocols = _parse_metrics(names, len(fakes))
     if fakes.size != reals.size:
@@ -271,7 +269,7 @@ def _get_name(protocol: MetricProtocol, count: int) -> str:
 
 
 def save_statistics(
-    folder: Path, path: Path, decoding: Decoding, overrides: Sequence[str], device: torch.device
+    folder: Path, path: Path, decoding: Decoding, options: MetricsConfig, device: torch.device
 ) -> Sequence[str]:
     """Write the statistics of the Inception features of a folder's images in the format of pytorch-fid.
 
@@ -279,7 +277,6 @@ def save_statistics(
     """
     if path.exists():
         raise UserError(f"--save-statistics: {path} already exists; choose another name")
-    options = load_config(FolderOptions, None, overrides).metrics
     images = ImageFolder(folder, decoding)
     extractor = build_extractor("inception", options, images.get_shape("inception"), device)
     features, data, skipped = images.extract_features(extractor, False, device)

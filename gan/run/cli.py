@@ -15,10 +15,10 @@ from gan.options.nodes import parse_override, read_layers
 from gan.options.shipped import CONFIGS, config_path
 from gan.run.completion import complete
 from gan.runtime.command import Parser, exit_code
-from gan.runtime.job import is_launched
+from gan.runtime.early import answer_early
 from gan.runtime.startup import exit_when_interrupted
 from gan.runtime.text import printable
-from gan.runtime.without_libraries import LibraryNeededError, run_without_libraries
+from gan.runtime.without_libraries import LibraryNeededError
 
 
 class Script(NamedTuple):
@@ -147,10 +147,4 @@ def prepare_script(name: str) -> None:
     exit_when_interrupted()
     if not parsed:
         sys.exit(code)
-    if not (is_launched() or "torch" in sys.modules or any("plugins" in layer.value for layer in parsed[0].layers)):
-        code = run_without_libraries(
-            lambda: importlib.import_module(parser.script.module),
-            lambda: exit_code(lambda: parser.answer(parsed[0], parser.check)),
-        )
-        if code is not None:
-            sys.exit(code)
+    answer_early(parser.script.module, lambda: parser.answer(parsed[0], parser.check))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gan.options.loader import dump_config, load_config, to_plain
-from gan.options.nodes import read_layers
 from gan.run.lock import LOCK, check_lock, locked
+from gan.run.step_files import CHECKPOINTS
 from gan.runtime.distributed import rank
 from gan.runtime.errors import UserError
 from gan.runtime.files import write_text
@@ -108,15 +108,20 @@ def config_path(folder: Path) -> Path:
     """
     path = folder / CONFIG
     with _readable(folder):
-        holds_run = path.is_file()
-    if not holds_run:
-        raise UserError(f"{folder} contains no run ({CONFIG} is missing); give the folder of a run")
-    if not any(layer.value for layer in read_layers(path)):
+        if not path.is_file():
+            raise UserError(f"{folder} contains no run ({CONFIG} is missing); give the folder of a run")
+        lines = path.read_text("utf-8", errors="replace").rstrip().splitlines()
+    if all(line.startswith("#") or line.strip() in ("", "{}", START, END) for line in lines):
         raise UserError(f"{path} is empty; {_RESTORE}")
-    lines = path.read_text("utf-8").rstrip().splitlines()
     if START in lines and lines[-1] != END:  # earlier versions wrote neither
         raise UserError(f"{path} is cut, because its last line '{END}' is missing; {_RESTORE}")
     return path
+
+
+def check_config_of_run(path: Path) -> None:
+    """Raise UserError if a config file is that of a run, with checkpoints beside it, and is empty or cut."""
+    if path.name == CONFIG and (path.parent / CHECKPOINTS).exists():
+        config_path(path.parent)
 
 
 def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:
@@ -138,17 +143,14 @@ def write_config(folder: Path, config: Any, notes: Sequence[str] = ()) -> None:
 def check_same_experiment(folder: Path, config: Any) -> Any:
     """Return the config of the run in `folder`. Raises UserError when `config` is not a continuation of this run."""
     saved = load_config(type(config), config_path(folder))
-    refuse_changes(folder, saved, config)
+    refuse_changes(folder, saved, config, "use the same values, or another folder")
     return saved
 
 
-def refuse_changes(run: Path, saved: Any, config: Any) -> None:
-    """Raise UserError when `config` is not a continuation of `saved`, the config of `run`."""
+def refuse_changes(run: Path, saved: Any, config: Any, remedy: str) -> None:
+    """Raise UserError when `config` is not a continuation of `saved`, the config of `run`. `remedy` says what to do."""
     if changed := changed_keys(saved, config):
-        keys = ", ".join(changed)
-        raise UserError(
-            f"{run} contains a run with another config (different: {keys}); use the same values, or another folder"
-        )
+        raise UserError(f"{run} contains a run with another config (different: {', '.join(changed)}); {remedy}")
 
 
 def changed_keys(saved: Any, config: Any) -> list[str]:

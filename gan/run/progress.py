@@ -1,12 +1,12 @@
 """The progress of a run in the terminal."""
 
-import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping
 
 from tqdm import tqdm
+
+from gan.runtime.console import get_columns
 
 MIN_BAR, MAX_BAR = 5, 20  # characters
 
@@ -76,14 +76,6 @@ class Progress:
         bar = f" {{bar:{min(MAX_BAR, room - 1)}}}" if room > MIN_BAR else ""
         self._bar.bar_format = f"{{n_fmt}}/{{total_fmt}} [{{elapsed}}<{{remaining}}]{bar}{{desc}}"
         self._bar.set_description_str(text)
-
-
-def get_columns() -> int:
-    """Return the width of the terminal of stderr, where the bar is."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError):
-        return shutil.get_terminal_size().columns
 
 
 def join(numbers: Mapping[str, str]) -> list[str]:

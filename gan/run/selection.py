@@ -29,10 +29,12 @@ def select_run(options: argparse.Namespace, schema: type, default: Path) -> Sele
     if resumes:
         folder = out or run_folder.find_newest_folder(name)
         path = options.config or run_folder.config_path(folder)
+        run_folder.check_config_of_run(path)
         config = load_config(schema, path, options.overrides, imports_plugins=options.config is not None)
         return SelectedRun(folder, config, run_folder.check_same_experiment(folder, config))
 
     folder = out or run_folder.find_free_folder(name)
+    run_folder.check_config_of_run(options.config or default)
     config = load_config(schema, options.config or default, options.overrides, imports_plugins=True)
     run_folder.check_free(folder)
     return SelectedRun(folder, config, None)
@@ -43,4 +45,5 @@ def load_selected_config(options: argparse.Namespace, schema: type, default: Pat
     path = options.config or default
     if options.resume and options.config is None:
         path = run_folder.config_path(options.out or run_folder.find_newest_folder(run_folder.get_run_name(default)))
+    run_folder.check_config_of_run(path)
     return path, load_config(schema, path, options.overrides, imports_plugins=options.config is not None)

@@ -39,6 +39,11 @@ class Parser(argparse.ArgumentParser):
         """Raise UserError."""
         raise UserError(f"{message} (see --help)")
 
+    def require_suffix(self, option: str, path: Path | None, *suffixes: str) -> None:
+        """Raise UserError if an option names a file, and not with one of these endings."""
+        if path is not None and path.suffix.lower() not in suffixes:
+            self.error(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+
 
 def _import_plugins(text: str) -> list[str]:
     plugins = text.split(",")
@@ -64,14 +69,6 @@ def whole_number(text: str) -> int:
             if (value := parse(text)) == int(value):
                 return int(value)
     raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
-
-
-def png_path(text: str) -> Path:
-    """Return the path of an image to write; for use as the `type` of an option."""
-    path = Path(text)
-    if path.suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"{text}: images are written as PNG; the name must end in .png")
-    return path
 
 
 def exit_code(command: Callable[[], object], distributed: bool = False, prints_results: bool = True) -> int:

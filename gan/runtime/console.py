@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -67,6 +68,14 @@ def open_console() -> Iterator[Stream]:
             output.flush()
             errors.flush()
             sys.stdout, sys.stderr = original
+
+
+def get_columns() -> int:
+    """Return the width of the terminal of stderr, where progress is shown."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return shutil.get_terminal_size().columns
 
 
 def _open_missing_descriptors() -> None:

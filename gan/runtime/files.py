@@ -109,14 +109,17 @@ def only_regular(path: str | Path, flags: int) -> int:
 
 
 def check_regular(path: Path) -> None:
-    """Raise UserError unless a path is that of a regular file, or there is nothing. Opening a pipe would block."""
+    """Raise UserError unless a path is that of a regular file, or there is nothing. Opening a pipe would block.
+
+    The file may be one to read or to write.
+    """
     try:
         is_regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
         return
     except OSError as error:
         if error.errno != errno.ELOOP:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
+            raise UserError(f"cannot use {path}: {error.strerror}") from None
         is_regular = False
     if not is_regular:
-        raise UserError(f"cannot read {path}: it is {IRREGULAR}; move it away, or choose another name")
+        raise UserError(f"cannot use {path}: it is {IRREGULAR}; move it away, or choose another name")

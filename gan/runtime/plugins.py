@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gan.runtime.errors import UserError
 from gan.runtime.text import printable
+from gan.runtime.without_libraries import require_libraries
 
 
 def get_module_name(plugin: str) -> str:
@@ -26,6 +27,7 @@ def is_imported(plugin: str) -> bool:
 
 def import_plugins(plugins: Sequence[str], where: str) -> None:
     """Import plugins. `where` names them in errors. Raises UserError if there is no such module, or if it fails."""
+    require_libraries()
     for plugin in plugins:
         name = get_module_name(plugin)
         try:

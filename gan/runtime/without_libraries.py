@@ -15,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 TOOLKIT = ("classification", "gan", "metrics", "models")
+FAST = ("yaml",)
+"""Libraries that are used, because their import takes no time"""
 FAILED = 255
 
 
@@ -48,6 +50,12 @@ def _run(prepare: Callable[[], object], command: Callable[[], int]) -> int:
         return command()
     except BaseException:  # also an error of code that expects a library and not what stands in for it
         return FAILED
+
+
+def require_libraries() -> None:
+    """Raise LibraryNeededError in a process without libraries, before it would run code of the user."""
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        raise LibraryNeededError
 
 
 class _StandIn:
@@ -86,9 +94,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return None for a module of Python, of the toolkit, or of what has been imported."""
+        """Return None for a module of Python, of the toolkit, or of what is fast or has been imported."""
         package = fullname.partition(".")[0]
-        if package in sys.stdlib_module_names or package in TOOLKIT:
+        if package in sys.stdlib_module_names or package in (*TOOLKIT, *FAST):
             return None
         known = sys.modules.get(package)
         if known is not None and not isinstance(known.__loader__, _Finder):

@@ -94,6 +94,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"-n {options.n}: must be from 1 to {MAX_IMAGES:,}")
     if options.truncation is not None and not options.truncation >= MIN_TRUNCATION:  # also true for NaN
         parser.error(f"--truncation {options.truncation}: must be at least {MIN_TRUNCATION}")
+    load_run_config(options.run, options.overrides)  # refuses keys that a run may not change
     return options
 
 
@@ -101,9 +102,7 @@ def check_combination(options: argparse.Namespace, parser: Parser) -> None:
     """Raise UserError for options that do not fit together."""
     if options.out_dir is not None and (options.interpolate or options.nearest or options.video):
         parser.error("--interpolate, --nearest and --video write one file; use --out instead of --out-dir")
-    suffixes = SUFFIXES if options.video else (".png",)
-    if options.out is not None and options.out.suffix.lower() not in suffixes:
-        parser.error(f"--out {options.out}: the name must end in .png, or with --video in {' or '.join(SUFFIXES)}")
+    parser.require_suffix("--out", options.out, *(SUFFIXES if options.video else (".png",)))
     if options.features is not None and not options.nearest:
         parser.error("--features is an option of --nearest")
     if options.video == "training":
@@ -117,7 +116,6 @@ def run(options: argparse.Namespace) -> None:
     """Draw the samples and write them. Raises UserError."""
     check_target(options)
     if options.video == "training":
-        load_run_config(options.run, options.overrides)  # refuses what is no run of a GAN
         save_video(options.out, read_training(options.run), TRAINING_FPS)
         print(printable(options.out))
         return

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from gan.data import ImageData
-from gan.data.contents import get_contents, refuse_changed_images
+from gan.data.contents import get_contents
 from gan.data.grids import labeled_rows
 from gan.data.subset import subset_rows
 from gan.evaluation.extractors import build_extractor
 from gan.evaluation.features import extract_image_features
 from gan.evaluation.reference import load_reference
 from gan.training.build import get_image_shape
-from gan.training.generator_file import TrainedGenerator, check_image_shape
+from gan.training.generator_file import TrainedGenerator, check_data
 
 NEIGHBORS = 7  # training images next to a sample
 
@@ -34,12 +34,12 @@ class Neighbors(NamedTuple):
 def load_training_images(run: Path, generator: TrainedGenerator) -> ImageData:
     """Return the training images of a run.
 
-    Raises UserError if they have changed since the run began or, if this is unknown, if they have another shape.
+    Raises UserError if they have another shape, or if they have changed since the run began.
     """
     config = generator.config
     splits = config.data.load()
-    refuse_changed_images(run, generator.contents, get_contents(splits), config.data.allow_changes)
-    check_image_shape(run, generator, get_image_shape(config, splits))
+    image, contents = get_image_shape(config, splits), get_contents(splits)
+    check_data(run, generator, image, contents, config.data.allow_changes)
     return splits.train
 
 

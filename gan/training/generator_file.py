@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.config import Config
-from gan.data.contents import Contents, parse_contents
+from gan.data.contents import Contents, parse_contents, refuse_changed_images
 from gan.data.labels import LabelDistribution, restore_labels
 from gan.options.loader import dump_config, parse_config, parse_values
 from gan.runtime.errors import UserError
@@ -46,17 +46,22 @@ class TrainedGenerator:
 
 def is_generator_file(run: Path) -> bool:
     """Return whether the RUN of a command is a safetensors file instead of a run folder."""
-    return run.suffix == ".safetensors" and not run.is_dir()
+    return run.suffix.lower() == ".safetensors" and not run.is_dir()
 
 
-def check_image_shape(run: Path, generator: TrainedGenerator, image: ImageShape) -> None:
-    """Raise UserError unless the images of a data set have the shape of those that a generator generates."""
+def check_data(run: Path, generator: TrainedGenerator, image: ImageShape, contents: Contents, allowed: bool) -> None:
+    """Raise UserError unless a data set is that of the run of a generator.
+
+    Its images must have the shape of those that the generator generates. They must be the same, unless a change is
+    `allowed`.
+    """
     if image != generator.image:
         size, classes = generator.image.resolution, generator.image.num_classes
         raise UserError(
             f"{run} generates images of {size} x {size} pixels, {generator.image.channels} channels and"
             f" {classes or 'no'} classes, unlike the data set; set data.root and the other keys of its data"
         )
+    refuse_changed_images(run, generator.contents, contents, allowed)
 
 
 def export_generator(path: Path, generator: TrainedGenerator, bf16: bool = False) -> None:

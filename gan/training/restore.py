@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,12 @@ def load_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     Raises UserError if they make it another experiment.
     """
     if is_generator_file(run):
-        config = read_generator_config(run, overrides)
-        run_folder.refuse_changes(run, read_generator_config(run), config)
+        load = partial(read_generator_config, run)
     else:
-        config = load_config(Config, run_folder.config_path(run), overrides)
-        run_folder.check_same_experiment(run, config)
+        load = partial(load_config, Config, run_folder.config_path(run))
+    config = load(overrides)
+    if overrides:
+        run_folder.refuse_changes(run, load(), config, "leave these keys out")
     return config
 
 

@@ -175,10 +175,14 @@ def _draw_line(axes: Axes, color: str, line: Line, band: np.ndarray | None, alph
 
 
 def _set_log_scale(axes: Axes) -> None:
-    """Use a logarithmic y-axis with plain numbers: powers of ten, and others if the axis has few of these."""
+    """Use a logarithmic y-axis with plain numbers: powers of ten, and others if the axis has few of these.
+
+    An axis of less than a decade, which may have neither 1, 2 nor 5, has the numbers of a linear one.
+    """
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     decades = np.log10(high / low)
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    locator = ticker.LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)) if decades >= 1 else ticker.AutoLocator()
+    axes.yaxis.set_major_locator(locator)
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.yaxis.set_minor_formatter(ticker.NullFormatter())

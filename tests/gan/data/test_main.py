@@ -55,7 +55,7 @@ def test_skipped_files_are_listed(images, capsys):
         (["folder", "root=gone"], "cannot read 'gone': No such file"),
         (["cifar10"], "python -m gan.data cifar10 root=data download=true"),
         (["digits", "--out", "taken.png"], "--out taken.png already exists; choose another name"),
-        (["digits", "--out", "x.jpg"], "x.jpg: images are written as PNG; the name must end in .png"),
+        (["digits", "--out", "x.jpg"], "--out x.jpg: the name must end in .png"),
         (["digits", "--out", "taken.png/below.png"], "cannot write --out taken.png/below.png: "),
     ],
 )

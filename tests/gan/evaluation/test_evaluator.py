@@ -68,6 +68,15 @@ def test_images_of_the_largest_protocol_are_generated_once():
     assert calls == [(BATCH_SIZE, 0), (BATCH_SIZE, 1), (7, 2)]
 
 
+def test_progress_of_the_generated_images_is_shown(monkeypatch, capsys):
+    evaluator = pixel_evaluator("is_pixels600")
+    monkeypatch.setattr("gan.evaluation.progress.QUIET_S", 0)
+    monkeypatch.setattr("gan.evaluation.progress.LINE_S", 0)
+    evaluator(lambda z, y: 2 * z - 1, noise)
+    lines = [f"features of 600 generated images: {percent} %, 00:00 left" for percent in (41, 83)]
+    assert capsys.readouterr().out.splitlines() == lines
+
+
 def test_metric_of_fewer_images_uses_the_first_ones():
     real, fake = random_data(40), random_data(60, seed=1).images
     scores = pixel_evaluator("fd_pixels60_test", "fd_pixels25_test", real=real).score_images(fake, CPU)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gan.evaluation.features import BATCH_SIZE
+from gan.evaluation.progress import ExtractionProgress
 from gan.evaluation.reference import Reference, load_reference, load_statistics
 from gan.runtime import cache
 from gan.runtime.errors import UserError
@@ -207,6 +208,22 @@ def test_progress_of_an_extraction_is_shown(monkeypatch, capsys):
     assert lines == [f"features of 1,000 real images: {percent} %, 00:00 left" for percent in (25, 50, 75)]
     load_reference(PixelExtractor(), random_data(1000), None, CPU, {"statistics"})
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("columns", "title"), [(80, "features of 1,000 images in the/folder"), (35, "features of 1,00")]
+)
+def test_progress_fits_into_the_terminal(columns, title, monkeypatch, capfd):
+    monkeypatch.setattr("gan.evaluation.progress.QUIET_S", 0)
+    monkeypatch.setattr("gan.evaluation.progress.get_columns", lambda: columns)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    progress = ExtractionProgress(1000, "images in the/folder")
+    progress.show(0)
+    progress.show(500)
+    progress.close()
+    line = f"{title}: 50 %, 00:00 left"
+    assert line in capfd.readouterr().err.split("\r")
+    assert len(line) < columns
 
 
 def test_statistics_are_computed_from_given_features():

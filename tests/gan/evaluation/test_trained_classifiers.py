@@ -14,7 +14,7 @@ from gan.data.datasets.digits import Digits
 from gan.evaluate import main as evaluate
 from gan.evaluation.build import build_evaluator
 from gan.evaluation.extractors import MetricsConfig, build_extractor
-from gan.evaluation.trained_classifiers import ASSETS, SUFFIX, load_classifier
+from gan.evaluation.trained_classifiers import ASSETS, SHIPPED, SUFFIX, load_classifier
 from gan.options.loader import load_config, parse_config
 from gan.run.folder import changed_keys
 from gan.runtime.errors import UserError
@@ -25,7 +25,7 @@ from tests.gan.evaluation.classifiers import IMAGE, save_trained, save_untrained
 from train_gan import main
 
 CPU = torch.device("cpu")
-SHIPPED = "cifar10_jpeg@41acad51d14b3f39"
+CIFAR10 = "cifar10_jpeg@41acad51d14b3f39"
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,16 @@ def digits():
 
 def test_name_of_a_shipped_classifier_gets_its_fingerprint():
     # The constant is a part of the configs of runs: another one would refuse them.
-    assert MetricsConfig(classifier="cifar10_jpeg").classifier == SHIPPED
-    assert MetricsConfig(classifier=SHIPPED).classifier == SHIPPED
-    assert build_extractor("classifier", MetricsConfig(classifier=SHIPPED), ImageShape(3, 32, 10), CPU).shape[0] == 3
+    assert MetricsConfig(classifier="cifar10_jpeg").classifier == CIFAR10
+    assert MetricsConfig(classifier=CIFAR10).classifier == CIFAR10
+    assert build_extractor("classifier", MetricsConfig(classifier=CIFAR10), ImageShape(3, 32, 10), CPU).shape[0] == 3
 
 
 @pytest.mark.parametrize("path", sorted(ASSETS.glob(f"*{SUFFIX}")), ids=lambda path: path.name)
 def test_shipped_classifier_is_that_of_its_config(path):
     assert path.stat().st_size < 2e6
     name = path.name.removesuffix(SUFFIX)
+    assert load_classifier(name).name == f"{name}@{SHIPPED[name]}"
     config = load_config(ClassifierConfig, ASSETS.parent / "configs" / "classification" / f"{name}.yaml")
     saved = parse_config(ClassifierConfig, read_weights(path)[1]["config"], str(path))
     assert changed_keys(saved, config) == []  # the data may be elsewhere

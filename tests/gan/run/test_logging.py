@@ -174,7 +174,7 @@ def test_earlier_copies_of_a_damaged_log_are_kept(tmp_path):
 
 def test_log_that_cannot_be_read_is_a_user_error(tmp_path):
     os.mkfifo(tmp_path / "metrics.jsonl")
-    with pytest.raises(UserError, match=r"cannot read .*metrics\.jsonl: it is not a regular file"):
+    with pytest.raises(UserError, match=r"cannot use .*metrics\.jsonl: it is not a regular file"):
         read_metrics(tmp_path)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from classification.config import Config as ClassifierConfig
 from classification.start import check_start as check_classifier_start
+from gan.compare.__main__ import main as compare
 from gan.config import Config
 from gan.data.datasets.digits import StackedDigits
 from gan.run.folder import config_path
@@ -107,8 +108,15 @@ def test_config_that_is_cut_is_that_of_no_run(copied_run, capsys):
     text = path.read_text()
     for end in (text.index("\ntrain:") + 1, text.index("\ncheckpoint:") + 1, len(text) - 5):
         path.write_text(text[:end])
-        assert main(["--out", str(copied_run), "--device", "cpu", "--resume"]) == 2
-        assert f"error: {path} is cut, because its last line '...' is missing; restore it" in capsys.readouterr().err
+        for command, options in (
+            (main, ["--out", str(copied_run), "--device", "cpu", "--resume"]),
+            (main, ["--config", str(path), "--out", str(copied_run / "new"), "--device", "cpu"]),
+            (main, ["--config", str(path), "--print-config"]),
+            (compare, [str(path)]),
+        ):
+            assert command(options) == 2
+            err = capsys.readouterr().err
+            assert f"error: {path} is cut, because its last line '...' is missing; restore it" in err
     assert path.read_text() == text[:end]
     for whole in (text, f"{text}\n", text.replace("---\n", "").replace("...\n", "")):  # the last is of earlier versions
         path.write_text(whole)

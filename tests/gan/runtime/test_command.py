@@ -1,6 +1,7 @@
 import argparse
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,3 +114,11 @@ def test_user_warnings_are_one_line(capsys):
 def test_invalid_option_is_a_user_error():
     with pytest.raises(UserError, match=r"unrecognized arguments: --frog \(see --help\)"):
         Parser(prog="x").parse_args(["--frog"])
+
+
+def test_ending_of_the_name_of_a_file():
+    parser = Parser("frog")
+    for path in (None, Path("a.png"), Path("b.PNG")):
+        parser.require_suffix("--out", path, ".png", ".gif")
+    with pytest.raises(UserError, match=r"^--out a.jpg: the name must end in .png or .gif \(see --help\)$"):
+        parser.require_suffix("--out", Path("a.jpg"), ".png", ".gif")

@@ -1,5 +1,6 @@
 """What a command does before it imports the libraries, and Ctrl-C while it imports them."""
 
+import importlib
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import pytest
 import train_classifier
 import train_gan
 from gan import __version__
+from gan.__main__ import COMMANDS as ALL_COMMANDS
 from gan.run.cli import prepare_script
 from gan.runtime.command import exit_code
 from gan.runtime.startup import exit_when_interrupted
@@ -29,7 +31,8 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background process of a shell ignores it
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
-COMMANDS = [["train_gan.py"], ["train_classifier.py"], ["-m", "gan.data"], ["-m", "gan.compare"]]
+COMMANDS = [["train_gan.py"], ["train_classifier.py"], ["-m", "gan.data", "digits"], ["-m", "gan.runs"]]
+MODULES = [module for module, _ in ALL_COMMANDS.values() if module.startswith("gan.")]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -53,7 +56,7 @@ def test_interrupted_check_is_one_line(monkeypatch, answer):
     """The config is checked in another process before the libraries are imported; this one waits for it."""
     handlers = []
     monkeypatch.setattr("sys.argv", ["train_gan.py"])
-    monkeypatch.setattr("gan.run.cli.run_without_libraries", lambda *_: handlers.append(get_handler()) or answer)
+    monkeypatch.setattr("gan.runtime.early.run_without_libraries", lambda *_: handlers.append(get_handler()) or answer)
     monkeypatch.delitem(sys.modules, "torch")  # as at the start of a script
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -87,13 +90,14 @@ SAME = [
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Return a function that starts a script in a folder where PyTorch says that it is imported."""
+def start(tmp_path, monkeypatch):
+    """Return a function that starts a script or module in a folder where PyTorch says that it is imported."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')")
+    monkeypatch.setenv("COLUMNS", "100")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
 
     def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, ROOT / script, *options]
+        command = [sys.executable, *([ROOT / script] if script.endswith(".py") else ["-m", script]), *options]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     return run
@@ -115,10 +119,37 @@ def test_answers_without_torch_are_those_with_it(tmp_path, start, script, option
     assert (done.returncode, done.stdout, done.stderr) == (script.main(options), *capsys.readouterr())
 
 
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        *((module, ["--help"]) for module in MODULES),
+        ("gan.audit", ["run", "sed=1"]),
+        ("gan.compare", ["digits/dcgan", "--vary", "sed=1,2"]),
+        ("gan.data", ["digits", "frog=1"]),
+        ("gan.evaluate", ["run", "--seeds", "0"]),
+        ("gan.evaluate", ["run", "data.resolution=8"]),
+        ("gan.sample", ["run", "sed=1", "--out", "a.png"]),
+    ],
+)
+def test_commands_answer_without_torch_as_with_it(tmp_path, start, module, options, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed: 1")
+    done = start(module, *options)
+    main = importlib.import_module(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module).main
+    assert (done.returncode, done.stdout, done.stderr) == (main(options), *capsys.readouterr())
+
+
 def test_what_needs_torch_imports_it(tmp_path, start):
     (tmp_path / "mine.py").write_text("open('ran', 'w')")
-    for options in (["--config", "digits/dcgan"], ["sed=1", "plugins=[mine.py]"]):
-        done = start("train_gan.py", *options)
+    (tmp_path / "grid.yaml").write_text("plugins: [mine.py]")
+    for script, *options in (
+        ["train_gan.py", "--config", "digits/dcgan"],
+        ["train_gan.py", "sed=1", "plugins=[mine.py]"],
+        ["gan.compare", "grid.yaml", "sed=1"],
+        ["gan.audit", "--plugins", "mine.py", "--frog"],
+    ):
+        done = start(script, *options)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", "torch is imported\n")
     assert not (tmp_path / "ran").exists()
 

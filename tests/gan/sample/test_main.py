@@ -123,9 +123,14 @@ def test_invalid_options_are_one_line_errors(run_folder, tmp_path, capsys):
     (tmp_path / "taken.png").write_text("mine")
     invalid = {
         "already exists": [run_folder, "--out", "taken.png"],
-        "a.jpg: the name must end in .png, or with --video in .gif or .mp4": [run_folder, "--out", "a.jpg"],
+        r"--out a.jpg: the name must end in .png \(see": [run_folder, "--out", "a.jpg"],
         "--features is an option of --nearest": [run_folder, "--features", "digits", "--out", "a.png"],
-        r"contains a run with another config \(different: seed\)": [run_folder, "seed=7", "--out", "a.png"],
+        r"contains a run with another config \(different: seed\); leave these keys out": [
+            run_folder,
+            "seed=7",
+            "--out",
+            "a.png",
+        ],
         "--seed cannot be combined with --video training": [
             *(run_folder, "--video", "training", "--seed", 0, "--out", "a.gif"),
         ],

@@ -142,6 +142,9 @@ def test_file_of_a_generator_knows_only_the_shape_of_its_images(run_on_folder):
     file = run / "generator.safetensors"
     generator = restore_generator(file, CPU, overrides=[f"data.root={images}"])
     assert len(load_training_images(file, generator)) == 40
-    other = dataclasses.replace(generator, image=ImageShape(3, 8))
+    changed = {"training": (39, "0" * 16), "held-out": None}
+    with pytest.raises(UserError, match="the training images have changed since the run began"):
+        load_training_images(file, dataclasses.replace(generator, contents=changed))
+    other = dataclasses.replace(generator, image=ImageShape(3, 8), contents=changed)
     with pytest.raises(UserError, match="generates images of 8 x 8 pixels, 3 channels and no classes, unlike the data"):
         load_training_images(file, other)
