@@ -18,7 +18,8 @@ from torch import nn
 from gan import __version__
 from gan.config import Config
 from gan.evaluation.evaluator import Evaluator
-from gan.evaluation.image_folders import Decoding, FolderOptions, compare_folders, save_statistics
+from gan.evaluation.folder_metrics import FolderOptions, compare_folders, save_statistics
+from gan.evaluation.image_folders import Decoding
 from gan.evaluation.stand_ins import find_missing_weights
 from gan.options.loader import dump_config, load_config
 from gan.run.evaluations import CLASSIFIER, RESULTS, STD, Evaluations

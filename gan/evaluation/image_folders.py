@@ -1,8 +1,8 @@
-"""Metrics of folders or archives of images without a run: compare two of them, or save the statistics of one."""
+"""The features of a folder or archive of images, without a run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,30 +13,18 @@ from torch import Tensor
 from gan.data.decoding import CorruptImageError, parallel_map, read_image
 from gan.data.files import open_files
 from gan.data.prepared import identify_files
-from gan.evaluation.extractors import EXTRACTORS, MetricsConfig, build_extractor, get_feature_space
-from gan.evaluation.features import BATCH_SIZE, extract_features, get_origin
+from gan.evaluation.extractors import EXTRACTORS
+from gan.evaluation.features import BATCH_SIZE, extract_features
 from gan.evaluation.progress import ExtractionProgress
 from gan.evaluation.real_features import PART, check_features, get_parts_folder, load_or_compute, remove_parts
-from gan.evaluation.reference import Reference
 from gan.runtime.cache import hash_values
-from gan.runtime.distributed import all_gather_objects, broadcast_object, rank
+from gan.runtime.distributed import all_gather_objects
 from gan.runtime.errors import UserError
-from gan.runtime.files import write_atomically
 from gan.runtime.text import printable
-from metrics.catalog import METRICS, compute_metrics
 from metrics.extractors.base import FeatureExtractor, Features
-from metrics.frechet import FeatureStatistics
-from metrics.protocols import MetricProtocol, check_number, parse_protocol
 from models import ImageShape
 
 _TEXTS = "hashes", "corrupt"  # in a part: the hash of each image that can be read, and the reason of each other one
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderOptions:
-    """The config keys that apply to image folders."""
-
-    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +148,7 @@ class ImageFolder:
                 if isinstance(image, CorruptImageError):
                     corrupt[i] = f"{printable(self._get_path(i))}: {image}"
                 elif image.shape != first.shape:
-                    raise _mismatch(self._get_path(i), image.shape, self.first, first.shape)
+                    raise get_mismatch(self._get_path(i), image.shape, self.first, first.shape)
                 else:
                     hashes[i] = hash_values(image)
                     images[i - begin] = image
@@ -210,107 +198,8 @@ class ImageFolder:
             raise UserError(f"cannot read {printable(path)}: {error.strerror}") from None
 
 
-class Comparison(NamedTuple):
-    """The metrics of two folders, the images that were skipped, each with a reason, and the classifier of metrics."""
-
-    scores: dict[str, float]
-    skipped: list[str]
-    classifier: str | None
-
-
-def compare_folders(
-    fake: Path,
-    real: Path,
-    names: Sequence[str],
-    decoding: Decoding,
-    options: MetricsConfig,
-    device: torch.device,
-    report: Callable[[Mapping[str, float]], None],
-) -> Comparison:
-    """Return metrics such as `fid`, `kid` or `fd_digits` of the images in `fake` compared with those in `real`.
-
-    The names of the result contain the number of generated images, as in `fid50k`. All real images are used. Rank 0
-    calls `report` with the metrics of each feature space as soon as they are known. Raises UserError if the two folders
-    have images of different sizes.
-    """
-    fakes, reals = ImageFolder(fake, decoding), ImageFolder(real, decoding)
-    protocols = _parse_metrics(names, len(fakes))
-    if fakes.size != reals.size:
-        raise _mismatch(reals.first, reals.size, fakes.first, fakes.size)
-    spaces = dict.fromkeys(protocol.features for protocol in protocols)
-    # All of them first: one whose weights are missing must not end a comparison after hours in another space.
-    extractors = {space: build_extractor(space, options, fakes.get_shape(space), device) for space in spaces}
-    scores: dict[MetricProtocol, float] = {}
-    count = len(fakes)
-    skipped: list[str] = []
-    for space, extractor in extractors.items():
-        keep_gray = EXTRACTORS.get(space).keeps_gray
-        generated, given = (folder.extract_features(extractor, keep_gray, device) for folder in (fakes, reals))
-        skipped = generated.skipped + given.skipped
-        count = len(generated.features.features)
-        of_space = {protocol.metric: protocol for protocol in protocols if protocol.features == space}
-        if rank() == 0:
-            try:
-                values = compute_metrics(of_space, generated.features, Reference(given.features.features))
-            except ValueError as error:  # such as too few images
-                failed = (_get_name(protocol, count) for protocol in of_space.values())
-                raise UserError(f"{', '.join(failed)}: {error}") from None
-            scores |= {of_space[metric]: value for metric, value in values.items()}
-            report({_get_name(of_space[metric], count): value for metric, value in values.items()})
-    for folder in (fakes, reals):
-        folder.remove_parts()
-    named = {_get_name(protocol, count): scores[protocol] for protocol in protocols if protocol in scores}
-    classifier = options.classifier if any(protocol.features == "classifier" for protocol in protocols) else None
-    return Comparison(broadcast_object(named), skipped, classifier)
-
-
-def _get_name(protocol: MetricProtocol, count: int) -> str:
-    return str(protocol.with_count(count)).removesuffix("_train")
-
-
-def save_statistics(
-    folder: Path, path: Path, decoding: Decoding, options: MetricsConfig, device: torch.device
-) -> Sequence[str]:
-    """Write the statistics of the Inception features of a folder's images in the format of pytorch-fid.
-
-    The file also records what they depend on. Returns the images that were skipped, each with a reason.
-    """
-    if path.exists():
-        raise UserError(f"--save-statistics: {path} already exists; choose another name")
-    images = ImageFolder(folder, decoding)
-    extractor = build_extractor("inception", options, images.get_shape("inception"), device)
-    features, data, skipped = images.extract_features(extractor, False, device)
-    if rank() == 0:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            statistics = FeatureStatistics.from_features(features.features)
-            write_atomically(path, replace(statistics, origin=get_origin(extractor, images.size), data=data).save)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--save-statistics: {error}") from None
-    images.remove_parts()
-    return skipped
-
-
-def _parse_metrics(names: Sequence[str], count: int) -> list[MetricProtocol]:
-    """Return the protocols of metrics that are named without the number of images and without a reference."""
-    try:
-        check_number(names)
-        protocols = [_parse_metric(name, count) for name in names]
-    except ValueError as error:
-        raise UserError(f"--metrics: {error}") from None
-    for protocol in protocols:
-        get_feature_space(protocol)  # raises UserError
-    return protocols
-
-
-def _parse_metric(name: str, count: int) -> MetricProtocol:
-    dash = "-" if name[-1:].isdigit() else ""
-    metric = METRICS.get(name.partition("_")[0])
-    reference = "" if metric is None or metric.required_reference == "none" else "_train"
-    return parse_protocol(f"{name}{dash}{count}{reference}")
-
-
-def _mismatch(path: Path, shape: Sequence[int], other_path: Path, other_shape: Sequence[int]) -> UserError:
+def get_mismatch(path: Path, shape: Sequence[int], other_path: Path, other_shape: Sequence[int]) -> UserError:
+    """Return the error of two images whose shapes differ."""
     shapes = " and ".join("x".join(map(str, sizes)) for sizes in (shape, other_shape))
     return UserError(
         f"{printable(path)} differs from {printable(other_path)} in size or channels ({shapes}), so that no metric can"
