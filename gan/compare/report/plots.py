@@ -10,8 +10,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from gan.compare.csv_files import Row
@@ -32,8 +35,7 @@ MANY_COLORS = [color for start in (0, 1) for i, color in enumerate(_TAB20[start:
 BLACK, GRAY = "#000000", "#8a8a8a"
 SIZE = (4.8, 3.2)  # inches, small enough that the text is readable on a phone
 LEGEND_ROW = 0.2  # inches
-DPI = 150
-FORMATS: dict[str, dict[str, Any]] = {"png": {"dpi": DPI}, "svg": {"metadata": {"Date": None}}}
+DPI = 150  # of PNG files
 MAX_ARMS = 8  # in one plot
 BEST = "best"  # the group of the best learning rate of each family
 MAX_VALUE = 1e30  # matplotlib cannot scale axes to the largest floats
@@ -143,7 +145,8 @@ def _draw_arms(path: Path, plot: Plot, drawn: Sequence[ArmCurves]) -> None:
     with mpl.rc_context():
         mpl.rcdefaults()  # not the settings of the user, such as `text.usetex`, which needs LaTeX
         mpl.rcParams.update(RC)
-        figure = Figure((width, height + legend), layout="constrained")
+        layout = ConstrainedLayoutEngine()
+        figure = Figure((width, height + legend), layout=layout)
         axes = figure.add_subplot()
         for arm in drawn:
             for line in plot.lines:
@@ -157,13 +160,15 @@ def _draw_arms(path: Path, plot: Plot, drawn: Sequence[ArmCurves]) -> None:
         if len(plot.lines) > 1:
             handles += [Line2D([], [], color="gray", ls=line.style, label=line.name) for line in plot.lines]
         figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=9, frameon=False)
-        figure.draw_without_rendering()
+        layout.execute(figure)
         figure.set_layout_engine("none")  # once, and not again for each format
-        for extension, options in FORMATS.items():
-            write_atomically(
-                path.with_name(f"{path.name}.{extension}"),
-                lambda file, extension=extension, options=options: figure.savefig(file, format=extension, **options),
-            )
+        figure.dpi = DPI
+        # Not by `figure.savefig`, which draws everything twice
+        write_atomically(path.with_name(f"{path.name}.png"), FigureCanvasAgg(figure).print_png)
+        write_atomically(
+            path.with_name(f"{path.name}.svg"),
+            lambda file: FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None}),
+        )
 
 
 def _draw_line(axes: Axes, color: str, line: Line, band: np.ndarray | None, alpha: float) -> None:

@@ -70,7 +70,7 @@ def test_arms_that_differ_in_the_group_share_a_color(count):
 )
 def test_logarithmic_axes_have_plain_numbers(tmp_path, monkeypatch, values, expected):
     figures = []
-    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, file, **options: figures.append(figure))
+    monkeypatch.setattr(plots.FigureCanvasSVG, "print_svg", lambda canvas, file, **_: figures.append(canvas.figure))
     points = [{"images": 1000.0 * i, "fid": value} for i, value in enumerate(values)]
     assert draw_plot(tmp_path / "fid", build_plot(log_scale=True), [ArmCurves("none", BLACK, [points])])
     (axes,) = figures[0].axes
