@@ -69,7 +69,7 @@ def no_waiting_for_the_disk():
 
 @pytest.fixture(scope="session", autouse=True)
 def small_sample_grids():
-    """Draw 16 images per sample grid instead of 64, as `tests.forked` does: the grids are a large part of a tiny run."""
+    """Draw 16 images per sample grid instead of 64, as `tests.forked` does: a tiny run mostly draws."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gan.training.loop.NUM_SAMPLES", 16)
         yield
