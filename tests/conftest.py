@@ -67,6 +67,14 @@ def no_waiting_for_the_disk():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def small_sample_grids():
+    """Draw 16 images per sample grid instead of 64, as `tests.forked` does: a tiny run mostly draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gan.training.loop.NUM_SAMPLES", 16)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_signal_handlers():
     """Restore the signal handlers of the test process, which a comparison replaces."""

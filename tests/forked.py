@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from gan.training import loop
+
 
 def main(command: list[str], output: Path, environment: dict[str, str], cwd: Path) -> None:
     """Run a program, a module or a script as `python COMMAND...` does, with its output in files."""
@@ -18,6 +20,7 @@ def main(command: list[str], output: Path, environment: dict[str, str], cwd: Pat
     os.environ.update(environment)
     os.chdir(cwd)
     torch.set_num_threads(1)
+    loop.NUM_SAMPLES = 16  # as in the test process
     script_folder = "" if command[0] in ("-c", "-m") else str(Path(command[0]).resolve().parent)
     sys.path[:0] = [script_folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     if command[0] == "-c":

@@ -1,6 +1,7 @@
 """Grids of images, for samples and previews."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,9 @@ def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def save_png(path: Path, image: Tensor) -> None:
-    """Write a uint8 image, (3, H, W) or gray (1, H, W), as a PNG file. Raises WriteError."""
-    png = _to_pil(image)
-    write_atomically(path, lambda file: png.save(file, "PNG"))
+def save_png(path: Path, image: Tensor, *copies: Path) -> None:
+    """Write a uint8 image, (3, H, W) or gray (1, H, W), as a PNG file and as copies of it. Raises WriteError."""
+    png = BytesIO()
+    _to_pil(image).save(png, "PNG")
+    for target in (path, *copies):
+        write_atomically(target, lambda file: file.write(png.getbuffer()))

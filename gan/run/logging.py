@@ -71,8 +71,7 @@ class RunLogger:
     def image(self, tag: str, step: int, image: Tensor) -> None:
         """Log an image (C, H, W) uint8, and write it to `TAG/step_00000500.png` and `TAG/latest.png`."""
         check_lock(self._folder)
-        save_png(self.get_image_path(tag, step), image)
-        save_png(self._folder / tag / LATEST, image)
+        save_png(self.get_image_path(tag, step), image, self._folder / tag / LATEST)
         self._send("image", tag, step, image)
 
     def real_images(self, image: Tensor) -> None:

@@ -17,6 +17,13 @@ pytestmark = pytest.mark.usefixtures("short_slope_search")
 OPTIONS = ["train.steps=6", "eval.every=6", "checkpoint.every=3"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def whole_grids():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "NUM_SAMPLES", 64)
+        yield
+
+
 @pytest.fixture(scope="module")
 def early_run(tmp_path_factory, short_slope_search, tiny_run):
     """A finished run with one evaluation, which tests must not change."""

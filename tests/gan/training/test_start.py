@@ -2,6 +2,7 @@
 
 from collections import namedtuple
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from classification.start import check_start as check_classifier_start
 from gan.config import Config
 from gan.evaluation.extractors import EXTRACTORS
 from gan.evaluation.stand_ins import replace_metrics
+from gan.evaluation.trained_classifiers import load_classifier
 from gan.options.loader import load_config
 from gan.run.start import require_all
 from gan.runtime.errors import UserError
@@ -20,6 +22,14 @@ from gan.training.start import check_start, choose_metrics, estimate_space
 CIFAR10 = Path(__file__).parents[3] / "configs" / "cifar10" / "dcgan.yaml"
 STAND_INS = ("fd_classifier10k_train", "is_classifier10k")
 Usage = namedtuple("Usage", ("total", "used", "free"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def classifiers_stay_in_memory():
+    """Build a shipped classifier once, and not for every check of a start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gan.evaluation.extractors.classifier.load_classifier", cache(load_classifier))
+        yield
 
 
 @pytest.fixture(autouse=True)
