@@ -8,15 +8,18 @@ source docs/studies/arms.sh
 
 # The best rate of the study on CIFAR-10 and its neighbors, and further ones
 add none none 3e-3 1e-2 3e-2
-add spectral spectral 1e-3 3e-3 1e-2 3e-2 1e-1
-add oni oni 1e-2 3e-2 1e-1
+add spectral spectral 3e-4 1e-3 3e-3 1e-2 3e-2 1e-1
+add oni oni 3e-3 1e-2 3e-2 1e-1
 add spectral_conv spectral_conv 1e-4 3e-4 1e-3
 add gradient gradient 1e-4 3e-4 1e-3
-add conv_norm,strided "$strided" 3e-3 1e-2 3e-2
+add conv_norm,strided "$strided" 1e-3 3e-3 1e-2 3e-2
 add conv_norm "$paper" 3e-3 1e-2 3e-2
 compare stl10 --seeds 0 "$@"
 
-# The best rates so far with another seed
+# The best rates so far with further seeds
 add none none 1e-2
-add oni oni 1e-2
+compare stl10 --seeds 1,2 "$@"
+add oni oni 3e-3 1e-2
+add spectral spectral 3e-4
+add spectral_conv spectral_conv 3e-4
 compare stl10 --seeds 1 "$@"
