@@ -74,6 +74,11 @@ class Study:
         """Return the p-value after Holm's correction for these arms."""
         return statistics.correct_holm({name: self.p(name, baseline) for name in arms if name != baseline})[arm]
 
+    def holm_pairs(self, *pairs: list[str]) -> list[float]:
+        """Return the p-value of each pair of arms after Holm's correction for these pairs."""
+        corrected = statistics.correct_holm({" ".join(pair): self.p(*pair) for pair in pairs})
+        return [corrected[" ".join(pair)] for pair in pairs]
+
     def curve(self, arm: str, column: str, *steps: float) -> float | None:
         """Return the mean over seeds and steps of a value during training."""
         cells = [row["cell"] for row in self.rows if row["arm"] == arm]

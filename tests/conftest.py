@@ -4,6 +4,7 @@ The main process of pytest-xdist loads this file before it starts its workers, s
 waited for twice. PyTorch and the toolkit are imported by the fixtures that use them.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -31,6 +32,17 @@ eval: {every: 2, metrics: [fd_digits70_test, modes70, kl70, confident70, is_digi
 lipschitz: {every: 2, audit_every: 4, iterations: 3}
 checkpoint: {every: 2, keep: 1}
 """
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Search no cyclic garbage while modules are imported, and later not in what they have left."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -25,4 +25,13 @@ at orthogonal "regularizers.orthogonal={weight: 0.0001}" 1e-2
 at gp "regularizers.gradient_penalty={weight: 10}" 1e-2
 at r1 "regularizers.r1={weight: 0.5, every: 4}" 1e-2
 at conv_norm "discriminator.normalization=$paper" 1e-2
-compare stacked_digits --seeds 0 1 2 3 4 "$@"
+compare stacked_digits --seeds 0,1,2,3,4 "$@"
+
+at none discriminator.normalization=none 1e-2
+at spectral discriminator.normalization=spectral 3e-2
+at conv_norm "discriminator.normalization=$paper" 1e-2
+compare stacked_digits --seeds 5,6,7,8,9 "$@"
+
+# ConvNorm as its authors use it: one seed so far
+at conv_norm,batch "discriminator.normalization={name: conv_norm, batch_norm: true}" 3e-3
+compare stacked_digits --seeds 0 "$@"

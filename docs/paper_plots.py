@@ -1,0 +1,156 @@
+"""Draw the plots of docs/paper.md from the committed results of the studies: `python docs/paper_plots.py`."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from figure_sources import ROOT, Study
+
+from gan.compare.report.families import RATE, choose_best, split_arm
+from gan.compare.report.plots import BLACK, COLORS, GRAY, RC
+
+IMAGES = ROOT / "docs" / "images" / "paper"
+STUDIES = ROOT / "docs" / "studies"
+SHOWN = ("none", "spectral", "spectral_conv", "oni", "conv_norm", "conv_norm,strided")  # the arms with colors
+ARM_COLORS = dict(zip(SHOWN, (BLACK, *COLORS), strict=False))
+Draw = Callable[[Figure], None]
+
+
+def find_best(study: Study) -> dict[str, str]:
+    """Return the arm with the best learning rate of each family, by family."""
+    values = {arm: study.values(arm) for arm in study.arms()}
+    best = choose_best(values, higher=False)
+    return {split_arm(arm, list(values))[0]: arm for arm in best} or {arm: arm for arm in values}
+
+
+def read_rates(study: Study, family: str) -> dict[float, str]:
+    """Return the arms of a family by learning rate, in ascending order."""
+    parts = {arm: split_arm(arm, study.arms()) for arm in study.arms()}
+    found = {float(group.removeprefix(RATE)): arm for arm, (name, group) in parts.items() if name == family and group}
+    return dict(sorted(found.items()))
+
+
+def draw_distances(figure: Figure) -> None:
+    """Each seed of each arm at its best learning rate, with the mean, for each data set."""
+    panels = {"stacked digits": "stacked_digits", "CIFAR-10": "cifar10"}
+    for axes, (title, folder) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        study = Study(STUDIES / folder)
+        arms = find_best(study)
+        order = sorted(arms, key=lambda family: study.mean(arms[family]) or 0, reverse=True)
+        for y, family in enumerate(order):
+            values, color = study.values(arms[family]), ARM_COLORS.get(family, GRAY)
+            axes.plot(values, [y] * len(values), "o", color=color, markersize=4, alpha=0.6, markeredgewidth=0)
+            axes.plot([study.mean(arms[family])], [y], "|", color=color, markersize=13, markeredgewidth=2)
+        axes.set_yticks(range(len(order)), order)
+        axes.set_title(title)
+        axes.set_xlabel("Fréchet distance")
+        _use_plain_log(axes, "x")
+        axes.grid(axis="x", alpha=0.3, linewidth=0.6)
+
+
+def draw_rates(figure: Figure) -> None:
+    """The distance of one seed at each learning rate, for each data set."""
+    panels = {"stacked digits": "stacked_digits-lr", "CIFAR-10": "cifar10"}
+    for axes, (title, folder) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        study = Study(STUDIES / folder)
+        for family, color in ARM_COLORS.items():
+            rates = read_rates(study, family)
+            axes.plot(list(rates), [study.values(arm)[0] for arm in rates.values()], "o-", color=color, label=family)
+        axes.set_title(title)
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("Fréchet distance")
+        axes.set_xscale("log")
+        _use_plain_log(axes, "y")
+        axes.grid(alpha=0.3, linewidth=0.6)
+    _add_legend(figure)
+
+
+def draw_layers(figure: Figure) -> None:
+    """The mean norm of each convolution of D during training, each arm at its best learning rate."""
+    panels = [("stacked digits", "stacked_digits", i) for i in range(2)] + [
+        ("CIFAR-10", "cifar10", i) for i in range(3)
+    ]
+    for axes, (title, folder, i) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+        study, column = Study(STUDIES / folder), f"layers/downs.{i}"
+        best = find_best(study)
+        for family, color in ARM_COLORS.items():
+            norms = {step: study.curve(best[family], column, step) for step in _read_steps(study, best[family], column)}
+            axes.plot(list(norms), list(norms.values()), color=color, label=family)
+        axes.set_title(f"{title}, {i + 1}", fontsize="medium")
+        axes.set_xlabel("step")
+        _use_plain_log(axes, "y")
+        axes.grid(alpha=0.3, linewidth=0.6)
+    figure.axes[0].set_ylabel("norm")
+    _add_legend(figure)
+
+
+def draw_constants(figure: Figure) -> None:
+    """The distance of each arm and rate on CIFAR-10 against the certified bound of D and the steepest slope found."""
+    study = Study(STUDIES / "cifar10")
+    columns = {"D/certified": "certified bound", "D/slope": "steepest slope found"}
+    for axes, (column, label) in zip(figure.subplots(1, 2, sharey=True), columns.items(), strict=True):
+        for family, color in {**ARM_COLORS, "gradient": GRAY}.items():
+            arms = read_rates(study, family).values()
+            points = [(study.mean(arm, column), study.mean(arm)) for arm in arms if study.values(arm, column)]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o", color=color, markersize=5, label=family)
+        axes.set_xlabel(label)
+        _use_plain_log(axes, "x")
+        _use_plain_log(axes, "y")
+        axes.grid(alpha=0.3, linewidth=0.6)
+    figure.axes[0].set_ylabel("Fréchet distance")
+    _add_legend(figure, figure.axes[1])
+
+
+PLOTS: dict[str, tuple[tuple[float, float], Draw]] = {  # size in inches
+    "distances": ((9, 4.8), draw_distances),
+    "rates": ((9, 3.8), draw_rates),
+    "layers": ((10, 3.4), draw_layers),
+    "constants": ((9, 3.8), draw_constants),
+}
+
+
+def draw(folder: Path) -> None:
+    """Write each plot as an SVG file, without the settings of the user."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (size, function) in PLOTS.items():
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(RC)
+            figure = Figure(size, layout="constrained")
+            function(figure)
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
+def _read_steps(study: Study, arm: str, name: str) -> list[float]:
+    cell = next(row["cell"] for row in study.rows if row["arm"] == arm)
+    return [row["step"] for row in study.read_curve(cell) if any(tag.endswith(name) for tag in row)]
+
+
+def _use_plain_log(axes: Axes, which: str) -> None:
+    """Use a logarithmic axis with plain numbers."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axis.get_view_interval()
+    if high > 1e4 * low:
+        return  # powers of ten
+    steps = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    axis.set_major_locator(ticker.LogLocator(subs=steps))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _add_legend(figure: Figure, axes: Axes | None = None) -> None:
+    handles, labels = (axes or figure.axes[0]).get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+if __name__ == "__main__":
+    draw(IMAGES)
