@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
-from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,13 +14,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from figure_sources import ROOT, Study
 
 from gan.compare.report.families import RATE, choose_best, split_arm
-from gan.compare.report.plots import BLACK, COLORS, GRAY, RC
+from gan.compare.report.plots import BLACK, COLORS, GRAY, RC, set_log_scale
 
 IMAGES = ROOT / "docs" / "images" / "paper"
 STUDIES = ROOT / "docs" / "studies"
 SHOWN = ("none", "spectral", "spectral_conv", "oni", "conv_norm", "conv_norm,strided")  # the arms with colors
-ARM_COLORS = dict(zip(SHOWN, (BLACK, *COLORS), strict=False))
+ARM_COLORS: dict[str, str] = dict(zip(SHOWN, (BLACK, *COLORS), strict=False))
 Draw = Callable[[Figure], None]
+
+
+@cache
+def read_study(folder: str) -> Study:
+    """Return the results of a study."""
+    return Study(STUDIES / folder)
 
 
 def find_best(study: Study) -> dict[str, str]:
@@ -41,7 +47,7 @@ def draw_distances(figure: Figure) -> None:
     """Each seed of each arm at its best learning rate, with the mean, for each data set."""
     panels = {"stacked digits": "stacked_digits", "CIFAR-10": "cifar10"}
     for axes, (title, folder) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        study = Study(STUDIES / folder)
+        study = read_study(folder)
         arms = find_best(study)
         order = sorted(arms, key=lambda family: study.mean(arms[family]) or 0, reverse=True)
         for y, family in enumerate(order):
@@ -51,7 +57,7 @@ def draw_distances(figure: Figure) -> None:
         axes.set_yticks(range(len(order)), order)
         axes.set_title(title)
         axes.set_xlabel("Fréchet distance")
-        _use_plain_log(axes, "x")
+        set_log_scale(axes, "x")
         axes.grid(axis="x", alpha=0.3, linewidth=0.6)
 
 
@@ -59,7 +65,7 @@ def draw_rates(figure: Figure) -> None:
     """The distance of one seed at each learning rate, for each data set."""
     panels = {"stacked digits": "stacked_digits-lr", "CIFAR-10": "cifar10"}
     for axes, (title, folder) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        study = Study(STUDIES / folder)
+        study = read_study(folder)
         for family, color in ARM_COLORS.items():
             rates = read_rates(study, family)
             axes.plot(list(rates), [study.values(arm)[0] for arm in rates.values()], "o-", color=color, label=family)
@@ -67,25 +73,24 @@ def draw_rates(figure: Figure) -> None:
         axes.set_xlabel("learning rate")
         axes.set_ylabel("Fréchet distance")
         axes.set_xscale("log")
-        _use_plain_log(axes, "y")
+        set_log_scale(axes, "y")
         axes.grid(alpha=0.3, linewidth=0.6)
     _add_legend(figure)
 
 
 def draw_layers(figure: Figure) -> None:
     """The mean norm of each convolution of D during training, each arm at its best learning rate."""
-    panels = [("stacked digits", "stacked_digits", i) for i in range(2)] + [
-        ("CIFAR-10", "cifar10", i) for i in range(3)
-    ]
+    networks = {"stacked digits": ("stacked_digits", 2), "CIFAR-10": ("cifar10", 3)}
+    panels = [(title, folder, i) for title, (folder, layers) in networks.items() for i in range(layers)]
     for axes, (title, folder, i) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
-        study, column = Study(STUDIES / folder), f"layers/downs.{i}"
+        study, column = read_study(folder), f"layers/downs.{i}"
         best = find_best(study)
         for family, color in ARM_COLORS.items():
             norms = {step: study.curve(best[family], column, step) for step in _read_steps(study, best[family], column)}
             axes.plot(list(norms), list(norms.values()), color=color, label=family)
         axes.set_title(f"{title}, {i + 1}", fontsize="medium")
         axes.set_xlabel("step")
-        _use_plain_log(axes, "y")
+        set_log_scale(axes, "y")
         axes.grid(alpha=0.3, linewidth=0.6)
     figure.axes[0].set_ylabel("norm")
     _add_legend(figure)
@@ -93,7 +98,7 @@ def draw_layers(figure: Figure) -> None:
 
 def draw_constants(figure: Figure) -> None:
     """The distance of each arm and rate on CIFAR-10 against the certified bound of D and the steepest slope found."""
-    study = Study(STUDIES / "cifar10")
+    study = read_study("cifar10")
     columns = {"D/certified": "certified bound", "D/slope": "steepest slope found"}
     for axes, (column, label) in zip(figure.subplots(1, 2, sharey=True), columns.items(), strict=True):
         for family, color in {**ARM_COLORS, "gradient": GRAY}.items():
@@ -102,8 +107,8 @@ def draw_constants(figure: Figure) -> None:
             if points:
                 axes.plot(*zip(*points, strict=True), "o", color=color, markersize=5, label=family)
         axes.set_xlabel(label)
-        _use_plain_log(axes, "x")
-        _use_plain_log(axes, "y")
+        axes.set_xscale("log")
+        set_log_scale(axes, "y")
         axes.grid(alpha=0.3, linewidth=0.6)
     figure.axes[0].set_ylabel("Fréchet distance")
     _add_legend(figure, figure.axes[1])
@@ -132,19 +137,6 @@ def draw(folder: Path) -> None:
 def _read_steps(study: Study, arm: str, name: str) -> list[float]:
     cell = next(row["cell"] for row in study.rows if row["arm"] == arm)
     return [row["step"] for row in study.read_curve(cell) if any(tag.endswith(name) for tag in row)]
-
-
-def _use_plain_log(axes: Axes, which: str) -> None:
-    """Use a logarithmic axis with plain numbers."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    low, high = axis.get_view_interval()
-    if high > 1e4 * low:
-        return  # powers of ten
-    steps = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)
-    axis.set_major_locator(ticker.LogLocator(subs=steps))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _add_legend(figure: Figure, axes: Axes | None = None) -> None:

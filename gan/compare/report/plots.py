@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -155,7 +155,7 @@ def _draw_arms(path: Path, plot: Plot, drawn: Sequence[ArmCurves]) -> None:
         axes.set_ylabel(plot.label)
         axes.grid(alpha=0.3, linewidth=0.6)
         if plot.log_scale:
-            _set_log_scale(axes)
+            set_log_scale(axes, "y")
         handles = [Line2D([], [], color=arm.color, label=arm.arm) for arm in drawn]
         if len(plot.lines) > 1:
             handles += [Line2D([], [], color="gray", ls=line.style, label=line.name) for line in plot.lines]
@@ -179,15 +179,16 @@ def _draw_line(axes: Axes, color: str, line: Line, band: np.ndarray | None, alph
     axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
 
 
-def _set_log_scale(axes: Axes) -> None:
-    """Use a logarithmic y-axis with plain numbers: powers of ten, and others if the axis has few of these.
+def set_log_scale(axes: Axes, name: Literal["x", "y"]) -> None:
+    """Use a logarithmic x- or y-axis with plain numbers: powers of ten, and others if the axis has few of these.
 
     An axis of less than a decade, which may have neither 1, 2 nor 5, has the numbers of a linear one.
     """
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
+    axes.set(**{f"{name}scale": "log"})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
     decades = np.log10(high / low)
     locator = ticker.LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)) if decades >= 1 else ticker.AutoLocator()
-    axes.yaxis.set_major_locator(locator)
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
