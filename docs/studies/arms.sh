@@ -17,7 +17,7 @@ at() { # add an arm with a name, overrides, and a learning rate that its name do
     arms+=(--arm "$1:$2,optimizer.generator.lr=$3,optimizer.discriminator.lr=$3")
 }
 compare() { # train the arms that have been added; the first argument is the folder, named by its data set
-    python -m gan.compare "configs/${1%%-*}/study.yaml" --out "docs/studies/$1" --baseline "$baseline" \
+    python -m gan.compare "${config:-configs/${1%%-*}/study.yaml}" --out "docs/studies/$1" --baseline "$baseline" \
         --device cpu --jobs 1 --threads 1 "${arms[@]}" "${@:2}"
     arms=()
 }
