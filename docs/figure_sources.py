@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -158,12 +158,15 @@ BUILTINS: dict[str, Callable] = {
 }
 
 
-def evaluate(source: str, expression: str) -> Any:
-    """Return the value of an expression. Its names are the methods of the source, `study`, and some of Python's."""
+def evaluate(source: str, expression: str, values: Mapping[str, Any]) -> Any:
+    """Return the value of an expression.
+
+    Its names are those of `values`, the methods of the source, `study`, `smallest_p`, and some of Python's.
+    """
     opened = open_source(source) if source else None
     names = {name: getattr(opened, name) for name in dir(opened) if not name.startswith("_")}
     extra = {"study": lambda name: open_source(f"docs/studies/{name}"), "smallest_p": statistics.smallest_p}
-    return eval(expression, {"__builtins__": BUILTINS, **names, **extra})
+    return eval(expression, {"__builtins__": BUILTINS, **names, **extra, **values})
 
 
 def to_value(text: str) -> tuple[float, float]:

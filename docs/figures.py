@@ -13,7 +13,8 @@ list item, a table, or a code block; no blank line is between the block and its 
 
 `data` recomputes each number by an expression (see `Study` and `Record` for its names) and compares at the precision
 that is written. `table = [[...], ...]` recomputes all numbers in a table, row by row, without the first column.
-`holds` is a statement that must be true. Several markers can share a block. Beside a `data` marker, the others name
+`holds` is a statement that must be true. `let NAME = EXPRESSION` names a value for the expressions that follow on the
+page. Several markers can share a block. Beside a `data` marker, the others name
 their numbers: `not stored (1.5, 20): the command`, `tested (1.16): ...`. A marker of several lines begins its line:
 with text before it, its other lines would be Markdown.
 
@@ -133,8 +134,8 @@ def read_blocks(path: Path, text: str) -> list[Block]:
     return blocks
 
 
-def check_block(block: Block) -> list[str]:
-    """Return what is wrong with the figures of a block."""
+def check_block(block: Block, names: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the figures of a block. `names` are those that the page has given to values so far."""
     kinds = [kind for kind, _ in block.markers]
     has_data = "data" in kinds
     numbers = block.find_numbers(STUDIES in block.path.parents or has_data)
@@ -142,7 +143,7 @@ def check_block(block: Block) -> list[str]:
     covered: set[str] = set()
     for kind, content in block.markers:
         if kind == "data":
-            problems += _check_data(block, content, covered)
+            problems += _check_data(block, content, covered, names)
             continue
         if kind == "output":
             problems += _check_output(block, content)
@@ -180,8 +181,8 @@ def _is_test(name: str) -> bool:
     return path.is_file() and f"def {test}(" in path.read_text(encoding="utf-8")
 
 
-def _check_data(block: Block, content: str, covered: set[str]) -> list[str]:
-    """Check the items of a `data` marker, and add the numbers that they recompute to `covered`."""
+def _check_data(block: Block, content: str, covered: set[str], names: dict[str, Any]) -> list[str]:
+    """Check the items of a `data` marker, and add what they recompute to `covered` and what they name to `names`."""
     source, _, items = content.partition(":")
     problems = []
     for item in filter(None, (item.strip() for item in items.split(";"))):
@@ -189,7 +190,10 @@ def _check_data(block: Block, content: str, covered: set[str]) -> list[str]:
         try:
             if not separator:
                 raise ValueError("expected NUMBER = EXPRESSION")
-            value = evaluate(source.strip(), expression)
+            value = evaluate(source.strip(), expression, names)
+            if name.startswith("let "):
+                names[name.removeprefix("let ")] = value
+                continue
             if name == "holds":
                 if not value:
                     problems.append(f"does not hold: {expression}")
@@ -257,7 +261,13 @@ def read_page(path: Path) -> list[Block]:
 
 def check_pages(paths: Iterable[Path]) -> list[str]:
     """Return what is wrong with the figures of pages."""
-    return [problem for path in paths for block in read_page(path) for problem in check_block(block)]
+    return [problem for path in paths for problem in check_blocks(read_page(path))]
+
+
+def check_blocks(blocks: Iterable[Block]) -> list[str]:
+    """Return what is wrong with the figures of the blocks of a page."""
+    names: dict[str, Any] = {}
+    return [problem for block in blocks for problem in check_block(block, names)]
 
 
 def list_sources(paths: Iterable[Path], kinds: Iterable[str]) -> list[str]:

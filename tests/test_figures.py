@@ -50,8 +50,7 @@ def check(tmp_path, monkeypatch):
     figure_sources.open_source.cache_clear()
     yield lambda text, page="docs/page.md": [
         problem.partition(": ")[2]
-        for block in figures.read_blocks(Path(page), text)
-        for problem in figures.check_block(block)
+        for problem in figures.check_blocks(figures.read_blocks(Path(page), text))
     ]
     figure_sources.open_source.cache_clear()
 
@@ -144,6 +143,13 @@ def test_statements_are_checked(check):
     text = 'a is better than b. <!-- data docs/studies/s: holds = mean("a") < mean("b") -->'
     assert not check(text)
     assert check(text.replace(" < ", " > ")) == ['does not hold: mean("a") > mean("b")']
+
+
+def test_named_value_is_known_to_what_follows_on_its_page(check):
+    named = '<!-- data docs/studies/s: let best = ["a", "b"] -->\n\n'
+    number = '4.0 <!-- data docs/studies/s: 4.0 = max(mean(arm) for arm in best) -->\n\n'
+    assert not check(named + number)
+    assert any("name 'best' is not defined" in problem for problem in check(number + named))
 
 
 def test_output_is_a_part_of_its_file(check):
