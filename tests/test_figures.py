@@ -49,8 +49,7 @@ def check(tmp_path, monkeypatch):
     (tmp_path / "out.json").write_text('{"stage": {"images/s": 12.34, "speed": "1.50x [1.4, 1.6]"}}')
     figure_sources.open_source.cache_clear()
     yield lambda text, page="docs/page.md": [
-        problem.partition(": ")[2]
-        for problem in figures.check_blocks(figures.read_blocks(Path(page), text))
+        problem.partition(": ")[2] for problem in figures.check_blocks(figures.read_blocks(Path(page), text))
     ]
     figure_sources.open_source.cache_clear()
 
@@ -147,7 +146,7 @@ def test_statements_are_checked(check):
 
 def test_named_value_is_known_to_what_follows_on_its_page(check):
     named = '<!-- data docs/studies/s: let best = ["a", "b"] -->\n\n'
-    number = '4.0 <!-- data docs/studies/s: 4.0 = max(mean(arm) for arm in best) -->\n\n'
+    number = "4.0 <!-- data docs/studies/s: 4.0 = max(mean(arm) for arm in best) -->\n\n"
     assert not check(named + number)
     assert any("name 'best' is not defined" in problem for problem in check(number + named))
 
