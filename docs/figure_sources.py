@@ -44,12 +44,14 @@ class Study:
         """Return the arms whose names contain none of these texts."""
         return [arm for arm in dict.fromkeys(row["arm"] for row in self.rows) if not any(t in arm for t in without)]
 
-    def values(self, arm: str, column: str | None = None) -> list[float]:
-        """Return a value for each seed, of the first metric by default. None are an empty list."""
+    def values(self, arm: str, column: str | None = None, step: int | None = None) -> list[float]:
+        """Return a value for each seed: by default of the first metric, after the last step. None are an empty list."""
         rows = [row for row in self.rows if row["arm"] == arm]
         if not rows:
             raise ValueError(f"{self.folder.name} has no arm {arm}")
         tag = self.primary if column is None else self.find_tag(column)
+        if step is not None:
+            rows = [line for row in rows for line in self.read_curve(row["cell"]) if line["step"] == step]
         return [row[tag] for row in rows if tag in row]
 
     def mean(self, arm: str, column: str | None = None) -> float | None:
@@ -161,11 +163,16 @@ BUILTINS: dict[str, Callable] = {
 def evaluate(source: str, expression: str, values: Mapping[str, Any]) -> Any:
     """Return the value of an expression.
 
-    Its names are those of `values`, the methods of the source, `study`, `smallest_p`, and some of Python's.
+    Its names are those of `values`, the methods of the source, `study`, `output`, two tests, and some of Python's.
     """
     opened = open_source(source) if source else None
     names = {name: getattr(opened, name) for name in dir(opened) if not name.startswith("_")}
-    extra = {"study": lambda name: open_source(f"docs/studies/{name}"), "smallest_p": statistics.smallest_p}
+    extra = {
+        "study": lambda name: open_source(f"docs/studies/{name}"),
+        "output": lambda name: open_source(f"docs/outputs/{name}"),
+        "smallest_p": statistics.smallest_p,
+        "correct_holm": statistics.correct_holm,
+    }
     return eval(expression, {"__builtins__": BUILTINS, **names, **extra, **values})
 
 
