@@ -29,7 +29,7 @@ time     of training, without evaluations"""
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after a user error."""
-    return exit_code(lambda: print(list_runs(parse(argv).folder)))
+    return exit_code(lambda: run(parse(argv)))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -39,6 +39,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     options.folder = expand_path(options.folder, "FOLDER")
     return options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table."""
+    print(list_runs(options.folder))
 
 
 def list_runs(folder: Path) -> str:
