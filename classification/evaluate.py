@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options, with the `config` that they change. Raises UserError if they are invalid."""
     parser = Parser(prog="python -m classification.evaluate", description="Evaluate the classifier of a run.")
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--by-class", action="store_true", help="also print the accuracy of each class")
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")

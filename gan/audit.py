@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options. Raises UserError if they are invalid, or if they are no keys that a run may change."""
-    parser = Parser(prog="python -m gan.audit", description="Audit the Lipschitz constants of a run's networks.")
+    usage, description = "%(prog)s RUN [key=value ...] [options]", "Audit the Lipschitz constants of a run's networks."
+    parser = Parser(prog="python -m gan.audit", usage=usage, description=description)
     parser.add_argument("run", nargs="+", metavar="RUN [key=value ...]", help="run folder, and keys such as data.root")
     options = parser.parse_args(argv)
     words, options.overrides = split_overrides(options.run)

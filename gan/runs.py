@@ -17,7 +17,6 @@ from gan.run.progress import format_duration
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
-from gan.runtime.paths import expand_path
 from gan.runtime.text import printable
 
 HEADER = ("run", "network", "step", "status", "metric", "best", "last", "time")
@@ -35,10 +34,8 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options. Raises UserError if they are invalid."""
     parser = Parser(prog="python -m gan.runs", description="List runs with their status and metrics.")
-    parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="(default: runs)")
-    options = parser.parse_args(argv)
-    options.folder = expand_path(options.folder, "FOLDER")
-    return options
+    parser.add_argument("folder", nargs="?", type=Path, default="runs", metavar="FOLDER", help="(default: runs)")
+    return parser.parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> None:

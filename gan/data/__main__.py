@@ -28,8 +28,9 @@ class DatasetParser(Parser):
 
     def format_help(self) -> str:
         """Return the help text."""
-        keys = "\n".join(f"\n'{name}'\n{describe(DATASETS.get(name))}" for name in DATASETS)
-        return f"{super().format_help()}\nKeys of the datasets, written as key=value:\n{keys}\n"
+        keys = "\n".join(f"\n'{name}'\n{describe(DATASETS.get(name), DatasetConfig)}" for name in DATASETS)
+        shared = f"Keys of every dataset, written as key=value:\n\n{describe(DatasetConfig)}"
+        return f"{super().format_help()}\n{shared}\n\nMore keys:\n{keys}\n"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from models.registry import did_you_mean
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -12,6 +14,12 @@ def find_shipped(name: Path) -> Path | None:
     path = CONFIGS.joinpath(*parts)
     path = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
     return path if os.path.isfile(path) else None
+
+
+def suggest_shipped(path: Path) -> str:
+    """Return `"; did you mean 'x'?"` for the config of the toolkit closest to a path that does not exist, or `""`."""
+    names = [shipped.relative_to(CONFIGS).with_suffix("").as_posix() for shipped in CONFIGS.rglob("*.yaml")]
+    return did_you_mean("/".join(path.with_suffix("").parts[-2:]), names)
 
 
 def config_path(text: str) -> Path:

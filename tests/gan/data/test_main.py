@@ -67,6 +67,12 @@ def test_user_error_is_one_line_with_exit_code_2(arguments, message, capsys):
     assert Path("taken.png").read_bytes() == b"mine"
 
 
+def test_help_describes_the_shared_keys_once(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert [text.count(f"\n  {key}  (default") for key in ("subset", "root", "download")] == [1, 2, 3]
+
+
 def test_no_file_is_written_by_default(tmp_path, monkeypatch, capsys):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -80,7 +80,8 @@ EARLY = [
     (["--frog"], 2, "error: unrecognized arguments: --frog [(]see --help[)]\n"),
     (["--config", "gone.yaml"], 2, "error: cannot read the config file .*gone.yaml: No such file or directory\n"),
     (["--config", "invalid.yaml", "--help"], 2, "error: invalid.yaml:2: not valid YAML: .*\n"),
-    (["mine.yaml"], 2, "error: command line: mine.yaml: an override must have the form key.sub=value\n"),
+    (["--config", "digits/dcgann"], 2, "error: cannot read .*dcgann: .*; did you mean 'digits/dcgan'[?]\n"),
+    (["mine.yaml"], 2, "error: mine.yaml: an override .* key.sub=value; write --config before a file .*\n"),
     (["eval.metrics=[fid"], 2, "error: command line: .*: not valid YAML: .*\n"),
 ]
 SAME = [
