@@ -111,7 +111,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--by-class", action="store_true", help="also print the accuracy of each class")
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
-    parser.add_argument("overrides", nargs="*", metavar="eval.sub=value", help="other attacks or corruptions")
+    overrides = "other attacks or corruptions"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="eval.sub=value", help=overrides)
     options = parser.parse_intermixed_args(argv)
     for text in options.overrides:
         if not text.startswith(("eval.", "data.allow_changes=")):

@@ -27,11 +27,14 @@ from metrics.lipschitz.spectrum import is_exact
 
 ITERATIONS = 50  # Lanczos iterations per layer; more than in training, because they start from a new vector
 EXPLANATION = """\
-reshaped     norm of the weight reshaped to a matrix: `spectral` divides by it, but it is not the norm of the layer
+reshaped     norm of the weight as a matrix, by which `spectral` divides; it is
+             not the norm of the layer
 tracked      norm of the layer, estimated from below by Lanczos iteration
-certified    upper bound of the norm of the layer, or `none` and the operation without a bound
+certified    upper bound of the norm of the layer, or `none` and the operation
+             without a bound
 exact        largest of all singular values of the layer, if they are known
-stable rank  squared Frobenius norm over squared norm; for large convolutions, as if they were circular"""
+stable rank  squared Frobenius norm over squared norm; for large convolutions,
+             as if they were circular"""
 
 
 def main(argv: list[str] | None = None) -> int:

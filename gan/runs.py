@@ -22,7 +22,7 @@ from gan.runtime.text import printable
 HEADER = ("run", "network", "step", "status", "metric", "best", "last", "time")
 EXPLANATION = """\
 network  the discriminator or classifier and its normalization
-metric   the first one of the run, with its best value, and after which step, and its last value
+metric   the first one of the run: its best value (step), and its last value
 time     of training, without evaluations"""
 
 

@@ -48,7 +48,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = DatasetParser(prog="python -m gan.data", description="Prepare a dataset and show its contents.")
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
     parser.add_argument("--out", type=Path, help="new PNG file for a grid of training images")
-    parser.add_argument("keys", nargs="*", metavar="key=value", help="keys of the dataset, such as download=true")
+    keys = "keys of the dataset, such as download=true"
+    parser.add_argument("keys", nargs="*", default=[], metavar="key=value", help=keys)
     options = parser.parse_intermixed_args(argv)
     parser.require_suffix("--out", options.out, ".png")
     try:

@@ -49,6 +49,7 @@ def test_skipped_files_are_listed(images, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], r"the following arguments are required: NAME \(see --help\)"),
         (["fodler"], "unknown dataset 'fodler' .*did you mean 'folder'"),
         (["folder", "resolutoin=9"], r"resolutoin: unknown key .*did you mean 'resolution'"),
         (["folder", "channels=2"], "channels: must be one of 3, 1"),
