@@ -1,9 +1,8 @@
 """The configs that come with the toolkit. They can be named in any working folder: `cifar10/fast`."""
 
+import difflib
 import os
 from pathlib import Path
-
-from models.registry import did_you_mean
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -19,7 +18,8 @@ def find_shipped(name: Path) -> Path | None:
 def suggest_shipped(path: Path) -> str:
     """Return `"; did you mean 'x'?"` for the config of the toolkit closest to a path that does not exist, or `""`."""
     names = [shipped.relative_to(CONFIGS).with_suffix("").as_posix() for shipped in CONFIGS.rglob("*.yaml")]
-    return did_you_mean("/".join(path.with_suffix("").parts[-2:]), names)
+    close = difflib.get_close_matches("/".join(path.with_suffix("").parts[-2:]), names, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def config_path(text: str) -> Path:
