@@ -101,22 +101,29 @@ def is_correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, or 2 after a user error."""
+    return exit_code(lambda: run(parse(argv)))
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options, with the `config` that they change. Raises UserError if they are invalid."""
     parser = Parser(prog="python -m classification.evaluate", description="Evaluate the classifier of a run.")
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--by-class", action="store_true", help="also print the accuracy of each class")
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest", help="(default: newest)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
-    parser.add_argument("overrides", nargs="*", metavar="eval.sub=value", help="other attacks or corruptions")
-    return exit_code(lambda: run(parser.parse_intermixed_args(argv)))
+    overrides = "other attacks or corruptions"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="eval.sub=value", help=overrides)
+    options = parser.parse_intermixed_args(argv)
+    for text in options.overrides:
+        if not text.startswith(("eval.", "data.allow_changes=")):
+            raise UserError(f"{text}: only keys of `eval` can be changed here")
+    options.config = load_config(Config, run_folder.config_path(options.run), options.overrides)
+    return options
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the accuracies of a checkpoint on test images."""
-    for text in options.overrides:
-        if not text.startswith(("eval.", "data.allow_changes=")):
-            raise UserError(f"{text}: only keys of `eval` can be changed here")
-    device = select_device(options.device)
-    config = load_config(Config, run_folder.config_path(options.run), options.overrides)
+    config, device = options.config, select_device(options.device)
     checkpoints = Checkpoints(options.run, config)
     checkpoints.require(options.checkpoint)  # before the data set is loaded
     experiment = build_experiment(config, config.data.load(), device)

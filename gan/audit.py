@@ -27,11 +27,14 @@ from metrics.lipschitz.spectrum import is_exact
 
 ITERATIONS = 50  # Lanczos iterations per layer; more than in training, because they start from a new vector
 EXPLANATION = """\
-reshaped     norm of the weight reshaped to a matrix: `spectral` divides by it, but it is not the norm of the layer
+reshaped     norm of the weight as a matrix, by which `spectral` divides; it is
+             not the norm of the layer
 tracked      norm of the layer, estimated from below by Lanczos iteration
-certified    upper bound of the norm of the layer, or `none` and the operation without a bound
+certified    upper bound of the norm of the layer, or `none` and the operation
+             without a bound
 exact        largest of all singular values of the layer, if they are known
-stable rank  squared Frobenius norm over squared norm; for large convolutions, as if they were circular"""
+stable rank  squared Frobenius norm over squared norm; for large convolutions,
+             as if they were circular"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options. Raises UserError if they are invalid, or if they are no keys that a run may change."""
-    parser = Parser(prog="python -m gan.audit", description="Audit the Lipschitz constants of a run's networks.")
+    usage, description = "%(prog)s RUN [key=value ...] [options]", "Audit the Lipschitz constants of a run's networks."
+    parser = Parser(prog="python -m gan.audit", usage=usage, description=description)
     parser.add_argument("run", nargs="+", metavar="RUN [key=value ...]", help="run folder, and keys such as data.root")
     options = parser.parse_args(argv)
     words, options.overrides = split_overrides(options.run)

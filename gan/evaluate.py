@@ -61,15 +61,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m gan.evaluate",
         description="Evaluate the generator of a run, or compare a folder of generated images with real images.",
     )
-    path = partial(expand_path, key="--out and --save-statistics")
     parser.add_argument("run", nargs="*", metavar="RUN [key=value ...]", help="run folder or .safetensors file")
     parser.add_argument("--images", nargs="+", metavar="DIR", help="folders or archives of generated and real images")
     parser.add_argument("--metrics", nargs="+", help="default: eval.metrics of the run, or fid for folders")
     parser.add_argument("--num-samples", type=whole_number, help="number of generated images, for all metrics")
     parser.add_argument("--seeds", type=whole_number, help="number of sets of latents to evaluate (default: 1)")
     parser.add_argument("--checkpoint", choices=("newest", "best"), help="(default: newest)")
-    parser.add_argument("--save-statistics", type=path, metavar="FILE.npz", help="write FID statistics of --images DIR")
-    parser.add_argument("--out", type=path, help=f"JSON file to write (default: {RESULTS} in a run folder)")
+    parser.add_argument("--save-statistics", type=Path, metavar="FILE.npz", help="write FID statistics of --images DIR")
+    parser.add_argument("--out", type=Path, help=f"JSON file to write (default: {RESULTS} in a run folder)")
     parser.add_argument("--json", action="store_true", help="print the metrics as one JSON object, and nothing else")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     parser.add_argument("--resize", type=whole_number, metavar="N", help="crop images to squares, resized to N x N")

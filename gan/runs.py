@@ -17,28 +17,30 @@ from gan.run.progress import format_duration
 from gan.run.summary import format_table
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
-from gan.runtime.paths import expand_path
 from gan.runtime.text import printable
 
 HEADER = ("run", "network", "step", "status", "metric", "best", "last", "time")
 EXPLANATION = """\
 network  the discriminator or classifier and its normalization
-metric   the first one of the run, with its best value, and after which step, and its last value
+metric   the first one of the run: its best value (step), and its last value
 time     of training, without evaluations"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after a user error."""
-    return exit_code(lambda: print(list_runs(parse(argv).folder)))
+    return exit_code(lambda: run(parse(argv)))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options. Raises UserError if they are invalid."""
     parser = Parser(prog="python -m gan.runs", description="List runs with their status and metrics.")
-    parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="(default: runs)")
-    options = parser.parse_args(argv)
-    options.folder = expand_path(options.folder, "FOLDER")
-    return options
+    parser.add_argument("folder", nargs="?", type=Path, default="runs", metavar="FOLDER", help="(default: runs)")
+    return parser.parse_args(argv)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table."""
+    print(list_runs(options.folder))
 
 
 def list_runs(folder: Path) -> str:

@@ -28,8 +28,9 @@ class DatasetParser(Parser):
 
     def format_help(self) -> str:
         """Return the help text."""
-        keys = "\n".join(f"\n'{name}'\n{describe(DATASETS.get(name))}" for name in DATASETS)
-        return f"{super().format_help()}\nKeys of the datasets, written as key=value:\n{keys}\n"
+        keys = "\n".join(f"\n'{name}'\n{describe(DATASETS.get(name), DatasetConfig)}" for name in DATASETS)
+        shared = f"Keys of every dataset, written as key=value:\n\n{describe(DatasetConfig)}"
+        return f"{super().format_help()}\n{shared}\n\nMore keys:\n{keys}\n"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +48,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = DatasetParser(prog="python -m gan.data", description="Prepare a dataset and show its contents.")
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
     parser.add_argument("--out", type=Path, help="new PNG file for a grid of training images")
-    parser.add_argument("keys", nargs="*", metavar="key=value", help="keys of the dataset, such as download=true")
+    keys = "keys of the dataset, such as download=true"
+    parser.add_argument("keys", nargs="*", default=[], metavar="key=value", help=keys)
     options = parser.parse_intermixed_args(argv)
     parser.require_suffix("--out", options.out, ".png")
     try:

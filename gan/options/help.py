@@ -71,13 +71,17 @@ class Section(NamedTuple):
     entries: list[Entry]
 
 
-def describe(schema: type) -> str:
-    """Return all keys of a config with their meanings and defaults, then the options of all choices, as plain text."""
+def describe(schema: type, base: type | None = None) -> str:
+    """Return all keys of a config with their meanings and defaults, then the options of all choices, as plain text.
+
+    Keys are left out that a `base` has with the same meaning and default.
+    """
     lines = []
+    known = [] if base is None else next(list_sections(base)).entries
     for kind, name, doc, entries in list_sections(schema):
         indent = "    " if kind else "  "
         lines += [f"\n  {kind} '{name}': {doc}"] if kind else []
-        for key, default, text, family in entries:
+        for key, default, text, family in (entry for entry in entries if entry not in known):
             text += f". One of: {', '.join(family.registry)}" if family else ""
             lines.append(f"{indent}{key}  (default: {default})\n      {text}")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from gan.options.shipped import find_shipped
+from gan.options.shipped import find_shipped, suggest_shipped
 from gan.runtime.errors import UserError
 
 MAX_SHOWN = 1000  # characters of an override in error messages
@@ -176,7 +176,8 @@ def read_layers(path: Path, children: tuple[Path, ...] = (), where: str = "") ->
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError, RuntimeError) as error:  # a NUL byte in the path or a loop of links raise the others
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ConfigError(f"{prefix}cannot read the config file {path}: {one_line(reason)}") from None
+        hint = suggest_shipped(path) if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(f"{prefix}cannot read the config file {path}: {one_line(reason)}{hint}") from None
     node = parse_yaml(text, _relative_to_cwd(path))
     if not isinstance(node.value, dict):
         raise ConfigError(f"{node.where}: a config must be a mapping of keys to values, not {describe_value(node)}")

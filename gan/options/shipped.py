@@ -1,5 +1,6 @@
 """The configs that come with the toolkit. They can be named in any working folder: `cifar10/fast`."""
 
+import difflib
 import os
 from pathlib import Path
 
@@ -12,6 +13,13 @@ def find_shipped(name: Path) -> Path | None:
     path = CONFIGS.joinpath(*parts)
     path = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
     return path if os.path.isfile(path) else None
+
+
+def suggest_shipped(path: Path) -> str:
+    """Return `"; did you mean 'x'?"` for the config of the toolkit closest to a path that does not exist, or `""`."""
+    names = [shipped.relative_to(CONFIGS).with_suffix("").as_posix() for shipped in CONFIGS.rglob("*.yaml")]
+    close = difflib.get_close_matches("/".join(path.with_suffix("").parts[-2:]), names, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def config_path(text: str) -> Path:

@@ -73,6 +73,8 @@ class TrainingParser(Parser):
         if options.help is not None and "=" in options.help:  # an override after --help
             options.overrides.insert(0, options.help)
             options.help = ""
+        if words := [word for word in options.overrides if "=" not in word]:
+            self.error(f"{words[0]}: an override must have the form key.sub=value; write --config before a file")
         options.layers = [] if options.config is None else read_layers(options.config)
         options.layers += map(parse_override, options.overrides)
         return options

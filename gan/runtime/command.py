@@ -17,6 +17,7 @@ from gan.runtime.console import open_console
 from gan.runtime.errors import Stopped, UserError, is_out_of_memory, to_line
 from gan.runtime.files import WriteError
 from gan.runtime.job import claim_first_failure, launched_world_size
+from gan.runtime.paths import expand_path
 from gan.runtime.plugins import import_plugins
 
 OVERRIDE = re.compile(r"[\w.]+=")
@@ -30,6 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, **options: Any):
         super().__init__(prog=startup.typed_command or prog, **options)
+        self.register("type", Path, _expand)
         self.add_argument(
             "--plugins", type=_import_plugins, metavar="M,M", help="import your modules, also those that a run names"
         )
@@ -43,6 +45,14 @@ class Parser(argparse.ArgumentParser):
         """Raise UserError if an option names a file, and not with one of these endings."""
         if path is not None and path.suffix.lower() not in suffixes:
             self.error(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+
+
+def _expand(text: str) -> Path:
+    """Return the path of an option. A shell leaves `~` as it is in --out=~/run."""
+    try:
+        return expand_path(text, "path")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _import_plugins(text: str) -> list[str]:

@@ -11,13 +11,17 @@ from gan.runtime.job import is_launched
 from gan.runtime.startup import exit_when_interrupted
 from gan.runtime.without_libraries import LibraryNeededError, run_without_libraries
 
-COMMAND = re.compile(r"gan\.\w+$")
+COMMAND = re.compile(r"(gan|classification)\.\w+$")
+WITHOUT_LIBRARIES = ("gan.runs",)
+"""Commands whose `run` needs no libraries either"""
 SCHEMAS = ("gan.config", "classification.config")
 """Modules that a command imports late, when it has read of which kind a config is"""
 
 
 def start_command(module: str, arguments: Sequence[str]) -> None:
     """Prepare the process of a command before its module is imported. End it if the module's `parse` has an answer.
+
+    The same holds for the whole of a command `WITHOUT_LIBRARIES`.
 
     `parse` returns the options, raises UserError, or ends the process after --help. Nothing happens for other modules.
     """
@@ -28,7 +32,10 @@ def start_command(module: str, arguments: Sequence[str]) -> None:
     main = module if spec is None or spec.submodule_search_locations is None else f"{module}.__main__"
 
     def parse() -> None:
-        sys.modules[main].parse(arguments)
+        options = sys.modules[main].parse(arguments)
+        if module in WITHOUT_LIBRARIES:
+            sys.modules[main].run(options)
+            return
         raise LibraryNeededError
 
     answer_early(main, parse)

@@ -27,13 +27,18 @@ def is_imported(plugin: str) -> bool:
 
 def import_plugins(plugins: Sequence[str], where: str) -> None:
     """Import plugins. `where` names them in errors. Raises UserError if there is no such module, or if it fails."""
-    require_libraries()
     for plugin in plugins:
         name = get_module_name(plugin)
         try:
             if plugin.endswith(".py"):
-                _import_file(name, Path(plugin).expanduser().resolve())
+                path = Path(plugin).expanduser().resolve(strict=True)
+                require_libraries()
+                _import_file(name, path)
             else:
+                package = name.partition(".")[0]
+                if importlib.util.find_spec(package) is None:
+                    raise ModuleNotFoundError(f"No module named '{package}'")
+                require_libraries()
                 importlib.import_module(name)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None

@@ -1,6 +1,7 @@
 """Safetensors files with the weights of a network and the metadata that are needed to build the network again."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from gan.runtime.files import only_regular, write_atomically
 
 GENERATOR = "generator.safetensors"
 """Name of the file in the run folder of a GAN"""
+MAX_HEADER = 100_000_000  # bytes, as in the library
 FINGERPRINT = re.compile(r"@([0-9a-f]{16})$")
 """The end of the name of a file of weights, NAME@FINGERPRINT: a hash of the weights"""
 
@@ -49,9 +51,20 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file without reading its tensors. Raises UserError if this is impossible."""
-    with _open(path) as file:
-        return file.metadata() or {}
+    """Return the metadata of a safetensors file without reading its tensors, and without PyTorch.
+
+    Raises UserError if the file cannot be read, or if it is cut.
+    """
+    try:
+        with open(path, "rb", opener=only_regular) as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), MAX_HEADER)))
+            metadata = header.pop("__metadata__", {})
+            length = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+            if file.tell() + length != os.fstat(file.fileno()).st_size:
+                raise ValueError("it does not have the size that its header says")
+            return metadata | {}
+    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from None
 
 
 @contextmanager
@@ -63,8 +76,12 @@ def _open(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"cannot read the weights in {path}: {reason}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return UserError(f"cannot read the weights in {path}: {reason}")
 
 
 def count_parameters(build: Callable[[], nn.Module]) -> int | None:

@@ -94,13 +94,20 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return None for a module of Python, of the toolkit, or of what is fast or has been imported."""
+        """Return None for a module of Python, of the toolkit, or of what is fast or has been imported.
+
+        Afterwards, also for one that is missing, so that its absence is reported without the libraries.
+        """
         package = fullname.partition(".")[0]
         if package in sys.stdlib_module_names or package in (*TOOLKIT, *FAST):
             return None
         known = sys.modules.get(package)
         if known is not None and not isinstance(known.__loader__, _Finder):
             return None
+        if not self.stand_in.defines:
+            others = (finder for finder in sys.meta_path if finder is not self)
+            if not any(finder.find_spec(fullname, path, target) for finder in others):
+                return None
         self.stand_in()
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 

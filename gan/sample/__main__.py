@@ -41,7 +41,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options. Raises UserError if they are invalid."""
-    parser = Parser(prog="python -m gan.sample", description="Draw samples from the averaged generator of a run.")
+    parser = Parser(
+        prog="python -m gan.sample",
+        usage="%(prog)s RUN [key=value ...] --out FILE [options]",
+        description="Draw samples from the averaged generator of a run.",
+    )
     parser.add_argument(
         "run",
         nargs="+",

@@ -11,6 +11,7 @@ def test_audit_prints_every_layer(tmp_path, tiny_run, capsys, normalization):
     capsys.readouterr()
     assert main([str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[-8:])) <= 80, "the explanation fits in a terminal"
     rows = [line.split() for line in lines if "downs." in line or "head." in line]
     assert len(rows) == 3
     for row in rows:

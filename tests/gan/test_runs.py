@@ -33,7 +33,8 @@ def test_every_run_has_its_status(runs, finished_run, capsys):
     metric = ["fd_digits70_test", f"{values[best]:.4g}", f"({best})", f"{values[max(values)]:.4g}"]
     with hold_lock(runs / "group" / "training" / LOCK):
         assert main([str(runs)]) == 0
-    table, _, unreadable = capsys.readouterr().out.split("\n\n")
+    table, explanation, unreadable = capsys.readouterr().out.split("\n\n")
+    assert max(map(len, explanation.splitlines())) <= 80
     rows = {words[0]: words[1:] for words in map(str.split, table.splitlines()[1:])}
     network = ["dcgan", "spectral"]
     assert rows["finished"][:-1] == [*network, "4/4", "finished", *metric]

@@ -49,6 +49,7 @@ def test_skipped_files_are_listed(images, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], r"the following arguments are required: NAME \(see --help\)"),
         (["fodler"], "unknown dataset 'fodler' .*did you mean 'folder'"),
         (["folder", "resolutoin=9"], r"resolutoin: unknown key .*did you mean 'resolution'"),
         (["folder", "channels=2"], "channels: must be one of 3, 1"),
@@ -65,6 +66,12 @@ def test_user_error_is_one_line_with_exit_code_2(arguments, message, capsys):
     err = capsys.readouterr().err
     assert re.fullmatch(rf"error: .*{message}.*\n", err), err
     assert Path("taken.png").read_bytes() == b"mine"
+
+
+def test_help_describes_the_shared_keys_once(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert [text.count(f"\n  {key}  (default") for key in ("subset", "root", "download")] == [1, 2, 3]
 
 
 def test_no_file_is_written_by_default(tmp_path, monkeypatch, capsys):

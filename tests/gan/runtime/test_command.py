@@ -30,6 +30,19 @@ def test_control_sequences_of_a_message_are_escaped(capsys):
     )
 
 
+def test_path_of_an_option_may_begin_with_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = Parser("command")
+    parser.add_argument("--out", type=Path)
+    assert parser.parse_args(["--out=~/run"]).out == Path("/home/me/run")
+    for text, message in (
+        ("", "the path is empty"),
+        ("~nobody-here/x", "the home folder in '~nobody-here/x' is unknown"),
+    ):
+        with pytest.raises(UserError, match=f"^argument --out: path: {message}"):
+            parser.parse_args(["--out", text])
+
+
 def test_other_errors_propagate():
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 / 0)

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 import train_classifier
 import train_gan
@@ -19,6 +20,7 @@ from gan.__main__ import COMMANDS as ALL_COMMANDS
 from gan.run.cli import prepare_script
 from gan.runtime.command import exit_code
 from gan.runtime.startup import exit_when_interrupted
+from gan.runtime.weights import export_network
 
 ROOT = Path(__file__).parents[3]
 SLOW = """\
@@ -31,8 +33,8 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background process of a shell ignores it
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
-COMMANDS = [["train_gan.py"], ["train_classifier.py"], ["-m", "gan.data", "digits"], ["-m", "gan.runs"]]
-MODULES = [module for module, _ in ALL_COMMANDS.values() if module.startswith("gan.")]
+COMMANDS = [["train_gan.py"], ["train_classifier.py"], ["-m", "gan.data", "digits"]]
+MODULES = [module for module, _ in ALL_COMMANDS.values() if module.startswith("gan.")] + ["classification.evaluate"]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -78,7 +80,8 @@ EARLY = [
     (["--frog"], 2, "error: unrecognized arguments: --frog [(]see --help[)]\n"),
     (["--config", "gone.yaml"], 2, "error: cannot read the config file .*gone.yaml: No such file or directory\n"),
     (["--config", "invalid.yaml", "--help"], 2, "error: invalid.yaml:2: not valid YAML: .*\n"),
-    (["mine.yaml"], 2, "error: command line: mine.yaml: an override must have the form key.sub=value\n"),
+    (["--config", "digits/dcgann"], 2, "error: cannot read .*dcgann: .*; did you mean 'digits/dcgan'[?]\n"),
+    (["mine.yaml"], 2, "error: mine.yaml: an override .* key.sub=value; write --config before a file .*\n"),
     (["eval.metrics=[fid"], 2, "error: command line: .*: not valid YAML: .*\n"),
 ]
 SAME = [
@@ -123,18 +126,26 @@ def test_answers_without_torch_are_those_with_it(tmp_path, start, script, option
     ("module", "options"),
     [
         *((module, ["--help"]) for module in MODULES),
+        ("classification.evaluate", ["run", "eval.sed=1"]),
         ("gan.audit", ["run", "sed=1"]),
+        ("gan.audit", ["run", "--plugins", "gone"]),
+        ("gan.audit", ["run", "--plugins", "gone.py"]),
         ("gan.compare", ["digits/dcgan", "--vary", "sed=1,2"]),
         ("gan.data", ["digits", "frog=1"]),
         ("gan.evaluate", ["run", "--seeds", "0"]),
         ("gan.evaluate", ["run", "data.resolution=8"]),
+        ("gan.runs", ["gone"]),
+        ("gan.runs", ["."]),
         ("gan.sample", ["run", "sed=1", "--out", "a.png"]),
+        ("gan.sample", ["run.safetensors", "sed=1", "--out", "a.png"]),
     ],
 )
 def test_commands_answer_without_torch_as_with_it(tmp_path, start, module, options, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("seed: 1")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 2, "metrics/fid": 3.5}\n')
+    export_network(tmp_path / "run.safetensors", torch.nn.Linear(1, 1), "seed: 1", image=[1, 16, None], step=2)
     done = start(module, *options)
     main = importlib.import_module(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module).main
     assert (done.returncode, done.stdout, done.stderr) == (main(options), *capsys.readouterr())

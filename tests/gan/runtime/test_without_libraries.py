@@ -21,11 +21,18 @@ def define():
 def fail():
     raise RuntimeError("an error that the command does not report")
 
+def miss():
+    try:
+        import gone
+    except ModuleNotFoundError:
+        return 4
+
 def need():
     raise LibraryNeededError
 
 commands = {
     "returns 3": lambda: 3,
+    "misses a library": miss,
     "uses a function": lambda: F.relu(3) and 0,
     "uses a constant": lambda: torch.inf > 0,
     "imports another": lambda: __import__("numpy") and 0,
@@ -43,7 +50,7 @@ assert "torch" not in sys.modules and sys.meta_path[0].__module__ != "gan.runtim
 def test_command_runs_unless_it_needs_a_library():
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == ""
-    first, *others = done.stdout.splitlines()
-    assert first == "returns 3 3"
+    first, second, *others = done.stdout.splitlines()
+    assert (first, second) == ("returns 3 3", "misses a library 4")
     assert len(others) == 7
     assert all(line.endswith(" None") for line in others), others
