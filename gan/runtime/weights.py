@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gan.runtime.errors import UserError, is_out_of_memory
 from gan.runtime.files import only_regular, write_atomically
@@ -19,6 +20,7 @@ GENERATOR = "generator.safetensors"
 """Name of the file in the run folder of a GAN"""
 FINGERPRINT = re.compile(r"@([0-9a-f]{16})$")
 """The end of the name of a file of weights, NAME@FINGERPRINT: a hash of the weights"""
+_DRAWING = {"normal_", "uniform_", "kaiming_uniform_"}  # the functions of nn.init and the methods of a tensor
 
 
 def get_fingerprint(name: str) -> str | None:
@@ -69,11 +71,29 @@ def _open(path: Path) -> Iterator[Any]:
 
 def count_parameters(build: Callable[[], nn.Module]) -> int | None:
     """Return the number of parameters of a network without computing its initial weights; None if it is unknown."""
+    shapes = _get_shapes(build)
+    return None if shapes is None else sum(shape.numel() for shape in shapes.values())
+
+
+def _get_shapes(build: Callable[[], nn.Module]) -> dict[str, torch.Size] | None:
+    """Return the shapes of the parameters of a network by name, or None if they are unknown."""
     try:
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in build().parameters())
+        with torch.device("meta"), _ZeroWeights():
+            return {name: parameter.shape for name, parameter in build().named_parameters()}
     except Exception:  # this is only for an estimate: errors of a network are reported when it is built
         return None
+
+
+class _ZeroWeights(TorchFunctionMode):
+    """Sets initial weights of parameters to 0 where a network would draw them, which takes much longer."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")
+        if isinstance(tensor, nn.Parameter) and function.__name__ in _DRAWING:
+            with torch.no_grad():
+                return tensor.zero_()
+        return function(*args, **kwargs)
 
 
 def build_network(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -83,10 +103,12 @@ def build_network(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor])
     built.
     """
     try:
-        count = count_parameters(build)
-        if count is not None and count > sum(tensor.numel() for tensor in tensors.values()):
+        shapes = _get_shapes(build)
+        if shapes is not None and sum(map(torch.Size.numel, shapes.values())) > sum(map(Tensor.numel, tensors.values())):
             raise ValueError("weights are missing")
-        network = build()
+        # Initial weights are drawn only if some of them are not replaced.
+        with _ZeroWeights() if shapes is not None and shapes.keys() <= tensors.keys() else nullcontext():
+            network = build()
         for name, tensor in network.state_dict().items():
             if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
                 raise ValueError(f"{name} has another type")

@@ -49,16 +49,15 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-@names
-def test_refused_choices_change_nothing(name, case):
-    choice, message = REFUSED[case]
+@pytest.mark.parametrize(("choice", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_choices_change_nothing(choice, message):
     network = Network()
     before = state(network)
-    with pytest.raises(ValueError, match=message):
-        normalize(network, name, **choice)
-    assert state(network).keys() == before.keys()
-    assert not any(map(is_changed, (network.body[0], network.head)))
+    for name in LAYERWISE:
+        with pytest.raises(ValueError, match=message):
+            normalize(network, name, **choice)
+        assert state(network).keys() == before.keys()
+        assert not any(map(is_changed, (network.body[0], network.head))), name
 
 
 @pytest.mark.parametrize("key", ["include", "exclude"])
