@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,11 @@ def _open(path: Path) -> Iterator[Any]:
 def count_parameters(build: Callable[[], nn.Module]) -> int | None:
     """Return the number of parameters of a network without computing its initial weights; None if it is unknown."""
     shapes = _get_shapes(build)
-    return None if shapes is None else sum(shape.numel() for shape in shapes.values())
+    return None if shapes is None else _count(shapes.values())
+
+
+def _count(shapes: Iterable[torch.Size]) -> int:
+    return sum(shape.numel() for shape in shapes)
 
 
 def _get_shapes(build: Callable[[], nn.Module]) -> dict[str, torch.Size] | None:
@@ -85,7 +89,10 @@ def _get_shapes(build: Callable[[], nn.Module]) -> dict[str, torch.Size] | None:
 
 
 class _ZeroWeights(TorchFunctionMode):
-    """Sets initial weights of parameters to 0 where a network would draw them, which takes much longer."""
+    """Sets initial weights of parameters to 0 where a network draws them, which takes much longer.
+
+    On the meta device, the first draw would also import PyTorch's decompositions, within two seconds.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -104,10 +111,10 @@ def build_network(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor])
     """
     try:
         shapes = _get_shapes(build)
-        if shapes is not None and sum(map(torch.Size.numel, shapes.values())) > sum(map(Tensor.numel, tensors.values())):
+        if shapes is not None and _count(shapes.values()) > _count(tensor.shape for tensor in tensors.values()):
             raise ValueError("weights are missing")
-        # Initial weights are drawn only if some of them are not replaced.
-        with _ZeroWeights() if shapes is not None and shapes.keys() <= tensors.keys() else nullcontext():
+        replaces_all = shapes is not None and shapes.keys() <= tensors.keys()
+        with _ZeroWeights() if replaces_all else nullcontext():
             network = build()
         for name, tensor in network.state_dict().items():
             if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():

@@ -3,8 +3,6 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args, get_origin, get_type_hints
 
-import pytest
-
 from gan.config import Config
 from gan.options.help import describe, get_field_docs, list_sections, reference
 from gan.options.schema import is_family

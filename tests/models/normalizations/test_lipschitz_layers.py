@@ -75,9 +75,7 @@ def test_orthogonal_convolutions_are_orthogonal(name, make, size, dense_matrix):
     torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [*itertools.product(["aol"], CIRCULAR), *itertools.product(NAMES, ZEROS)]
-)
+@pytest.mark.parametrize(("name", "kind"), [*itertools.product(["aol"], CIRCULAR), *itertools.product(NAMES, ZEROS)])
 def test_norms_are_at_most_one(name, kind, dense_matrix):
     largest = singular_values(name, *(CIRCULAR | ZEROS)[kind], dense_matrix)[0]
     assert 0.3 < largest < 1 + 1e-6
