@@ -45,6 +45,7 @@ COPIES = (
     *("classification/cifar100_resnet18", "classification/stl10_48"),
     *("classification/cifar10_resnet18", "classification/digits_study"),
     *("stl10/sndcgan", "stacked_digits/study_resnet", "stacked_digits/study", "cifar10/study_gpu"),
+    "cifar10/study_resnet",
 )
 NUM_IMAGES = 20  # in each split, and generated for each metric
 SHARED = [

@@ -78,16 +78,16 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_relative_links_exist(path):
+def test_relative_links_exist():
     dead = []
-    for link in LINK.findall(FENCE.sub("", path.read_text(encoding="utf-8"))):
-        if re.match(r"\w+:", link):
-            continue
-        target, _, anchor = link.partition("#")
-        file = path.parent / target if target else path
-        if not file.exists() or (anchor and anchor not in anchors(file)):
-            dead.append(link)
+    for path in PAGES:
+        for link in LINK.findall(FENCE.sub("", path.read_text(encoding="utf-8"))):
+            if re.match(r"\w+:", link):
+                continue
+            target, _, anchor = link.partition("#")
+            file = path.parent / target if target else path
+            if not file.exists() or (anchor and anchor not in anchors(file)):
+                dead.append(f"{path}: {link}")
     assert not dead
 
 

@@ -19,9 +19,8 @@ PAGES = figures.list_pages()
 STUDY = "arm,status,step,metrics/fd_digits10k_test\na,finished,9,1.0\na,finished,9,2.0\nb,finished,9,4.0\n"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=str)
-def test_every_figure_is_recomputed_or_has_a_stated_source(path):
-    assert not figures.check_pages([path])
+def test_every_figure_is_recomputed_or_has_a_stated_source():
+    assert not figures.check_pages(PAGES)
 
 
 def test_measured_figures_without_stored_output_are_listed():

@@ -8,7 +8,8 @@ metadata={"alias": "old_name"})`. If its values were renamed too, `"old_values":
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -44,7 +45,8 @@ def find_alternative(tp: Any) -> type | None:
     return next((found for arg in args if (found := find_alternative(arg)) is not None), None)
 
 
-def get_field_types(cls: Any) -> dict[str, Any]:
+@cache
+def get_field_types(cls: Any) -> Mapping[str, Any]:
     """Return the types of a dataclass's fields, with their `Annotated` metadata."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}

@@ -3,8 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gan.runtime.errors import UserError, is_out_of_memory
 from gan.runtime.files import only_regular, write_atomically
@@ -21,6 +22,7 @@ GENERATOR = "generator.safetensors"
 MAX_HEADER = 100_000_000  # bytes, as in the library
 FINGERPRINT = re.compile(r"@([0-9a-f]{16})$")
 """The end of the name of a file of weights, NAME@FINGERPRINT: a hash of the weights"""
+_DRAWING = {"normal_", "uniform_", "kaiming_uniform_"}  # the functions of nn.init and the methods of a tensor
 
 
 def get_fingerprint(name: str) -> str | None:
@@ -86,11 +88,36 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 def count_parameters(build: Callable[[], nn.Module]) -> int | None:
     """Return the number of parameters of a network without computing its initial weights; None if it is unknown."""
+    shapes = _get_shapes(build)
+    return None if shapes is None else _count(shapes.values())
+
+
+def _count(shapes: Iterable[torch.Size]) -> int:
+    return sum(shape.numel() for shape in shapes)
+
+
+def _get_shapes(build: Callable[[], nn.Module]) -> dict[str, torch.Size] | None:
+    """Return the shapes of the parameters of a network by name, or None if they are unknown."""
     try:
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in build().parameters())
+        with torch.device("meta"), _ZeroWeights():
+            return {name: parameter.shape for name, parameter in build().named_parameters()}
     except Exception:  # this is only for an estimate: errors of a network are reported when it is built
         return None
+
+
+class _ZeroWeights(TorchFunctionMode):
+    """Sets initial weights of parameters to 0 where a network draws them, which takes much longer.
+
+    On the meta device, the first draw would also import PyTorch's decompositions, within two seconds.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")
+        if isinstance(tensor, nn.Parameter) and function.__name__ in _DRAWING:
+            with torch.no_grad():
+                return tensor.zero_()
+        return function(*args, **kwargs)
 
 
 def build_network(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -100,10 +127,12 @@ def build_network(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor])
     built.
     """
     try:
-        count = count_parameters(build)
-        if count is not None and count > sum(tensor.numel() for tensor in tensors.values()):
+        shapes = _get_shapes(build)
+        if shapes is not None and _count(shapes.values()) > _count(tensor.shape for tensor in tensors.values()):
             raise ValueError("weights are missing")
-        network = build()
+        replaces_all = shapes is not None and shapes.keys() <= tensors.keys()
+        with _ZeroWeights() if replaces_all else nullcontext():
+            network = build()
         for name, tensor in network.state_dict().items():
             if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
                 raise ValueError(f"{name} has another type")

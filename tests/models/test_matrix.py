@@ -43,11 +43,15 @@ def is_valid(kind: str, family: str, normalization: str, activation: str) -> boo
 
 
 @functools.cache
+def build_plain(kind: str, family: str) -> nn.Module:
+    return BUILD[kind](build_config(kind, family), ImageShape(CHANNELS, RESOLUTION))
+
+
+@functools.cache
 def has_obstacle(kind: str, family: str, name: str) -> bool:
     """Return whether a normalization refuses a layer of the network."""
     normalization = NORMALIZATIONS.get(name)()
-    network = BUILD[kind](build_config(kind, family), ImageShape(CHANNELS, RESOLUTION))
-    layers = [layer for layer in network.modules() if isinstance(layer, normalization.types)]
+    layers = [layer for layer in build_plain(kind, family).modules() if isinstance(layer, normalization.types)]
     return any(normalization.find_obstacle(layer) for layer in layers)
 
 

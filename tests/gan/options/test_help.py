@@ -3,8 +3,6 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args, get_origin, get_type_hints
 
-import pytest
-
 from gan.config import Config
 from gan.options.help import describe, get_field_docs, list_sections, reference
 from gan.options.schema import is_family
@@ -163,10 +161,10 @@ def find_choices(cls: type, found: dict[type, None]) -> list[type]:
     return list(found)
 
 
-@pytest.mark.parametrize("cls", find_choices(Config, {}), ids=lambda cls: cls.__name__)
-def test_every_option_has_a_one_line_docstring(cls):
-    hints, docs = get_type_hints(cls), get_field_docs(cls)
-    for f in dataclasses.fields(cls):
-        if not dataclasses.is_dataclass(hints[f.name]) or is_family(hints[f.name]):
-            assert docs[f.name]
-            assert "\n" not in docs[f.name]
+def test_every_option_has_a_one_line_docstring():
+    for cls in find_choices(Config, {}):
+        hints, docs = get_type_hints(cls), get_field_docs(cls)
+        for f in dataclasses.fields(cls):
+            if not dataclasses.is_dataclass(hints[f.name]) or is_family(hints[f.name]):
+                assert docs[f.name], (cls, f.name)
+                assert "\n" not in docs[f.name]

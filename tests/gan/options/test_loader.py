@@ -61,6 +61,16 @@ class Picture:
     layers: dict[str, Shape] = field(default_factory=dict)
 
 
+def test_overrides_do_not_change_the_next_config_of_the_file(tmp_path):
+    text = "train: {steps: 3}\ndata: {name: digits, resolution: 16}\nregularizers: {r1: {weight: 0.5}}"
+    expected = load(tmp_path, text)
+    changed = load(
+        tmp_path, text, "train.steps=4", "data.resolution=8", "regularizers.r1.every=2", "data.conditional=true"
+    )
+    assert (changed.train.steps, changed.data.resolution, changed.regularizers["r1"].every) == (4, 8, 2)
+    assert load(tmp_path, text) == expected
+
+
 def test_config_without_file_has_all_defaults():
     assert load_config(Config, None) == Config()
 

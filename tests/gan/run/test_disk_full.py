@@ -76,7 +76,7 @@ def test_append_on_full_disk_writes_nothing(disk):
     assert path.read_bytes() == b"first\nsecond\n"
 
 
-@pytest.mark.filterwarnings("default:cannot log to tensorboard")
+@pytest.mark.filterwarnings("ignore:cannot log to tensorboard")  # which has its own files on the disk
 def test_log_on_full_disk_keeps_complete_lines(disk):
     with short_messages():
         logger = RunLogger(disk)
@@ -97,7 +97,7 @@ def uninterrupted_weights(finished_run) -> dict[str, torch.Tensor]:
     return load_file(finished_run / "generator.safetensors")
 
 
-@pytest.mark.filterwarnings("default:cannot log to tensorboard")
+@pytest.mark.filterwarnings("ignore:cannot log to tensorboard")  # which has its own files on the disk
 @pytest.mark.parametrize(
     ("free", "arguments", "file"),
     [

@@ -2,6 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from gan.runtime.errors import UserError
 from gan.runtime.weights import build_network, export_network, read_metadata, read_weights
@@ -27,6 +28,8 @@ def test_damaged_file_has_no_metadata(tmp_path):
         for read in (read_metadata, read_weights):
             with pytest.raises(UserError, match=r"cannot read the weights in .*a.safetensors: ."):
                 read(path)
+
+WEIGHT_NORM = parametrizations.weight_norm(nn.Linear(3, 2))
 
 
 def test_network_with_more_weights_than_its_file_is_not_built():
@@ -59,3 +62,38 @@ def test_lack_of_memory_is_none_of_the_file():
 
     with pytest.raises(RuntimeError, match="allocate"):
         build_network(build, {})
+
+
+class Partial(nn.Module):
+    """A network whose state has neither one of its layers nor its buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(10)
+        self.fixed = nn.Linear(2, 2)
+        self.register_buffer("noise", torch.randn(2), persistent=False)
+
+    def state_dict(self, *args, **options):
+        return {name: tensor for name, tensor in super().state_dict().items() if not name.startswith("fixed")}
+
+    def load_state_dict(self, state_dict, *args, **options):
+        return super().load_state_dict(state_dict, strict=False)
+
+
+def test_what_the_file_lacks_is_drawn():
+    torch.manual_seed(0)
+    expected = Partial()
+    torch.manual_seed(0)
+    network = build_network(Partial, Partial.state_dict(expected))
+    assert torch.equal(network.fixed.weight, expected.fixed.weight)
+    assert torch.equal(network.noise, expected.noise)
+
+
+def test_weights_of_the_file_are_not_drawn():
+    torch.manual_seed(0)
+    expected = torch.randn(1)
+    torch.manual_seed(0)
+    network = build_network(lambda: parametrizations.weight_norm(nn.Linear(3, 2)), WEIGHT_NORM.state_dict())
+    assert torch.equal(torch.randn(1), expected)
+    x = torch.randn(5, 3)
+    assert torch.equal(network(x), WEIGHT_NORM(x))
