@@ -29,6 +29,7 @@ def test_damaged_file_has_no_metadata(tmp_path):
             with pytest.raises(UserError, match=r"cannot read the weights in .*a.safetensors: ."):
                 read(path)
 
+
 WEIGHT_NORM = parametrizations.weight_norm(nn.Linear(3, 2))
 
 
