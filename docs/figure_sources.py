@@ -44,29 +44,33 @@ class Study:
         """Return the arms whose names contain none of these texts."""
         return [arm for arm in dict.fromkeys(row["arm"] for row in self.rows) if not any(t in arm for t in without)]
 
-    def values(self, arm: str, column: str | None = None, step: int | None = None) -> list[float]:
-        """Return a value for each seed: by default of the first metric, after the last step. None are an empty list."""
+    def values(self, arm: str, column: str | None = None, *steps: int) -> list[float]:
+        """Return a value for each seed: by default of the first metric, after the last step. None are an empty list.
+
+        With steps, the values at these steps of each seed's curve.
+        """
         rows = [row for row in self.rows if row["arm"] == arm]
         if not rows:
             raise ValueError(f"{self.folder.name} has no arm {arm}")
+        if steps and column is not None:
+            lines = [line for row in rows for line in self.read_curve(row["cell"]) if line["step"] in steps]
+            return [line[tag] for line in lines for tag in line if _is_named(tag, column)]
         tag = self.primary if column is None else self.find_tag(column)
-        if step is not None:
-            rows = [line for row in rows for line in self.read_curve(row["cell"]) if line["step"] == step]
         return [row[tag] for row in rows if tag in row]
 
-    def mean(self, arm: str, column: str | None = None) -> float | None:
-        """Return the mean over seeds, or None without values."""
-        spread = statistics.compute_spread(self.values(arm, column))
+    def mean(self, arm: str, column: str | None = None, *steps: int) -> float | None:
+        """Return the mean of the values, or None without any."""
+        spread = statistics.compute_spread(self.values(arm, column, *steps))
         return spread and spread.mean
 
-    def std(self, arm: str, column: str | None = None) -> float | None:
-        """Return the sample standard deviation over seeds."""
-        spread = statistics.compute_spread(self.values(arm, column))
+    def std(self, arm: str, column: str | None = None, *steps: int) -> float | None:
+        """Return the sample standard deviation of the values."""
+        spread = statistics.compute_spread(self.values(arm, column, *steps))
         return spread and spread.std
 
-    def spread(self, arm: str, column: str | None = None) -> list[float | None]:
+    def spread(self, arm: str, column: str | None = None, *steps: int) -> list[float | None]:
         """Return the mean and the standard deviation."""
-        return [self.mean(arm, column), self.std(arm, column)]
+        return [self.mean(arm, column, *steps), self.std(arm, column, *steps)]
 
     def p(self, arm: str, baseline: str, column: str | None = None) -> float:
         """Return the exact p-value of the difference of means."""
@@ -80,15 +84,6 @@ class Study:
         """Return the p-value of each pair of arms after Holm's correction for these pairs."""
         corrected = statistics.correct_holm({" ".join(pair): self.p(*pair) for pair in pairs})
         return [corrected[" ".join(pair)] for pair in pairs]
-
-    def curve(self, arm: str, column: str, *steps: float) -> float | None:
-        """Return the mean over seeds and steps of a value during training."""
-        cells = [row["cell"] for row in self.rows if row["arm"] == arm]
-        rows = [row for cell in cells for row in self.read_curve(cell)]
-        spread = statistics.compute_spread(
-            [row[tag] for row in rows if row["step"] in steps for tag in row if _is_named(tag, column)]
-        )
-        return spread and spread.mean
 
     def gains(self, arm: str, baseline: str, column: str | None = None) -> list[float]:
         """Return the difference from the baseline for each seed."""

@@ -86,7 +86,7 @@ def draw_layers(figure: Figure) -> None:
         study, column = read_study(folder), f"layers/downs.{i}"
         best = find_best(study)
         for family, color in ARM_COLORS.items():
-            norms = {step: study.curve(best[family], column, step) for step in _read_steps(study, best[family], column)}
+            norms = {step: study.mean(best[family], column, step) for step in _read_steps(study, best[family], column)}
             axes.plot(list(norms), list(norms.values()), color=color, label=family)
         axes.set_title(f"{title}, {i + 1}", fontsize="medium")
         axes.set_xlabel("step")
