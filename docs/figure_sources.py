@@ -151,7 +151,7 @@ def open_source(source: str) -> Study | Record:
 
 BUILTINS: dict[str, Callable] = {
     function.__name__: function
-    for function in (abs, all, any, len, list, max, min, range, round, set, sorted, sum, zip)
+    for function in (abs, all, any, len, list, max, min, range, round, set, sorted, sum, tuple, zip)
 }
 
 
