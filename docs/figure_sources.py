@@ -44,7 +44,7 @@ class Study:
         """Return the arms whose names contain none of these texts."""
         return [arm for arm in dict.fromkeys(row["arm"] for row in self.rows) if not any(t in arm for t in without)]
 
-    def values(self, arm: str, column: str | None = None, *steps: int) -> list[float]:
+    def values(self, arm: str, column: str | None = None, *steps: float) -> list[float]:
         """Return a value for each seed: by default of the first metric, after the last step. None are an empty list.
 
         With steps, the values at these steps of each seed's curve.
@@ -52,23 +52,23 @@ class Study:
         rows = [row for row in self.rows if row["arm"] == arm]
         if not rows:
             raise ValueError(f"{self.folder.name} has no arm {arm}")
-        if steps and column is not None:
+        if steps:
             lines = [line for row in rows for line in self.read_curve(row["cell"]) if line["step"] in steps]
-            return [line[tag] for line in lines for tag in line if _is_named(tag, column)]
+            return [line[tag] for line in lines for tag in line if _is_named(tag, column or self.primary)]
         tag = self.primary if column is None else self.find_tag(column)
         return [row[tag] for row in rows if tag in row]
 
-    def mean(self, arm: str, column: str | None = None, *steps: int) -> float | None:
+    def mean(self, arm: str, column: str | None = None, *steps: float) -> float | None:
         """Return the mean of the values, or None without any."""
         spread = statistics.compute_spread(self.values(arm, column, *steps))
         return spread and spread.mean
 
-    def std(self, arm: str, column: str | None = None, *steps: int) -> float | None:
+    def std(self, arm: str, column: str | None = None, *steps: float) -> float | None:
         """Return the sample standard deviation of the values."""
         spread = statistics.compute_spread(self.values(arm, column, *steps))
         return spread and spread.std
 
-    def spread(self, arm: str, column: str | None = None, *steps: int) -> list[float | None]:
+    def spread(self, arm: str, column: str | None = None, *steps: float) -> list[float | None]:
         """Return the mean and the standard deviation."""
         return [self.mean(arm, column, *steps), self.std(arm, column, *steps)]
 

@@ -3,6 +3,7 @@
 paper="{name: conv_norm, stride: paper}"
 strided="{name: conv_norm, stride: strided}"
 baseline=none,lr=1e-2
+config= # of `compare`; empty: study.yaml of the data set
 arms=()
 add_with() { # add an arm with a name, overrides, and learning rates
     local rate
