@@ -1,7 +1,7 @@
 """Orthogonal convolutions: BCOP (Li et al., NeurIPS 2019) with the strides of AOC (Boissin et al., ICML 2025)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -129,18 +129,21 @@ class OrthogonalKernel(Parametrization):
         matrix = orthogonal_matrix(matrix).reshape(plan.groups, plan.rows, plan.inner, *plan.box)
         return matrix.movedim((1, 2), (-2, -1))
 
-    def _projections(self, source: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def _projections(self, source: Tensor) -> Iterable[tuple[int, Tensor]]:
         """Return the axes of the factors with two taps, and a basis (g, c, rank) of the projection of each."""
         plan = self.plan
         rank = min(plan.inner // 2, plan.rows // plan.copies)
-        axes = range(len(plan.size))
+        axes, matrices = [], []
         for tap in reversed(range(max(plan.size))):
-            for axis in axes:
+            for axis in range(len(plan.size)):
                 if plan.box[axis] <= tap < plan.size[axis]:
-                    others = [3 + other for other in axes if other != axis]
+                    others = [3 + other for other in range(len(plan.size)) if other != axis]
                     rows = source.select(3 + axis, tap) if not others else source.sum(others)[..., tap]
                     rows = rows[:, : plan.rows // plan.copies * plan.copies].reshape(plan.groups, -1, plan.inner)
-                    yield 1 + axis, polar_factor(rows[:, :rank]).mT
+                    axes.append(1 + axis)
+                    matrices.append(rows[:, :rank])
+        bases = polar_factor(torch.cat(matrices)).mT.chunk(len(axes)) if axes else ()
+        return zip(axes, bases, strict=True)
 
 
 def orthogonal_matrix(matrix: Tensor) -> Tensor:
@@ -153,8 +156,8 @@ def orthogonal_matrix(matrix: Tensor) -> Tensor:
     # Square matrices have small singular values, with which the polar factor would be inaccurate.
     half = columns // 2
     result = torch.eye(rows, columns, dtype=matrix.dtype, device=matrix.device).expand_as(matrix)
-    for basis in (polar_factor(matrix[:, :half]), polar_factor(matrix[:, rows - half :])):
-        result = result - 2 * (result @ basis.mT) @ basis
+    for basis in polar_factor(torch.cat([matrix[:, :half], matrix[:, rows - half :]])).mT.chunk(2):
+        result = result - 2 * (result @ basis) @ basis.mT
     return result
 
 
@@ -172,8 +175,7 @@ def polar_factor(matrix: Tensor) -> Tensor:
         bound = (gram @ gram).norm(dim=(1, 2), keepdim=True).sqrt().sqrt()
     x = x / bound
     for scale in SCALES:
-        gram = x @ x.mT
-        x = 1.5 * scale * x - 0.5 * scale**3 * (gram @ x)
+        x = torch.baddbmm(x, x @ x.mT, x, beta=1.5 * scale, alpha=-0.5 * scale**3)
     return x
 
 
