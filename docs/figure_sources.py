@@ -76,6 +76,11 @@ class Study:
         """Return the exact p-value of the difference of means."""
         return self.permutation_p(tuple(self.values(arm, column)), tuple(self.values(baseline, column)))
 
+    def difference(self, arm: str, baseline: str) -> list[float]:
+        """Return the difference of means of the first metric, and the ends of its bootstrap interval at 95 %."""
+        values, reference = self.values(arm), self.values(baseline)
+        return [np.mean(values) - np.mean(reference), *statistics.bootstrap_interval(values, reference)]
+
     def holm(self, arm: str, baseline: str, arms: Iterable[str]) -> float:
         """Return the p-value after Holm's correction for these arms."""
         return statistics.correct_holm({name: self.p(name, baseline) for name in arms if name != baseline})[arm]

@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,8 +44,10 @@ def read_rates(study: Study, family: str) -> dict[float, str]:
 
 def draw_distances(figure: Figure) -> None:
     """Each seed of each arm at its best learning rate, with the mean, for each data set."""
-    panels = {"stacked digits": "stacked_digits", "CIFAR-10": "cifar10"}
-    for axes, (title, folder) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+    panels = {"stacked digits": "stacked_digits", "CIFAR-10": "cifar10", "STL-10": "stl10"}
+    heights = [len(find_best(read_study(folder))) for folder in panels.values()]
+    axes_of_panels = figure.subplots(len(panels), height_ratios=heights)
+    for axes, (title, folder) in zip(axes_of_panels, panels.items(), strict=True):
         study = read_study(folder)
         arms = find_best(study)
         order = sorted(arms, key=lambda family: study.mean(arms[family]) or 0, reverse=True)
@@ -64,61 +65,70 @@ def draw_distances(figure: Figure) -> None:
 def draw_rates(figure: Figure) -> None:
     """The distance of one seed at each learning rate, for each data set."""
     panels = {"stacked digits": "stacked_digits-lr", "CIFAR-10": "cifar10"}
-    for axes, (title, folder) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+    for axes, (title, folder) in zip(figure.subplots(2, sharex=True), panels.items(), strict=True):
         study = read_study(folder)
         for family, color in ARM_COLORS.items():
             rates = read_rates(study, family)
             axes.plot(list(rates), [study.values(arm)[0] for arm in rates.values()], "o-", color=color, label=family)
         axes.set_title(title)
-        axes.set_xlabel("learning rate")
         axes.set_ylabel("Fréchet distance")
         axes.set_xscale("log")
         set_log_scale(axes, "y")
         axes.grid(alpha=0.3, linewidth=0.6)
+    axes.set_xlabel("learning rate")
     _add_legend(figure)
 
 
 def draw_layers(figure: Figure) -> None:
     """The mean norm of each convolution of D during training, each arm at its best learning rate."""
-    networks = {"stacked digits": ("stacked_digits", 2), "CIFAR-10": ("cifar10", 3)}
-    panels = [(title, folder, i) for title, (folder, layers) in networks.items() for i in range(layers)]
-    for axes, (title, folder, i) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
-        study, column = read_study(folder), f"layers/downs.{i}"
+    panels = [
+        (f"{title}, layer {i + 1}", folder, f"layers/downs.{i}")
+        for title, folder, layers in (("stacked digits", "stacked_digits", 2), ("CIFAR-10", "cifar10", 3))
+        for i in range(layers)
+    ]
+    grid = figure.subplots(3, 2, sharey=True).T.flatten().tolist()
+    grid.pop(2).remove()  # stacked digits has two layers
+    for axes, (title, folder, column) in zip(grid, panels, strict=True):
+        study = read_study(folder)
         best = find_best(study)
         for family, color in ARM_COLORS.items():
             norms = {step: study.mean(best[family], column, step) for step in _read_steps(study, best[family], column)}
             axes.plot(list(norms), list(norms.values()), color=color, label=family)
-        axes.set_title(f"{title}, {i + 1}", fontsize="medium")
+        axes.set_title(title)
         axes.set_xlabel("step")
+        axes.set_ylabel("norm")
         set_log_scale(axes, "y")
+        axes.tick_params(labelleft=True)  # of the column whose first panel is missing, too
         axes.grid(alpha=0.3, linewidth=0.6)
-    figure.axes[0].set_ylabel("norm")
     _add_legend(figure)
 
 
 def draw_constants(figure: Figure) -> None:
-    """The distance of each arm and rate on CIFAR-10 against the certified bound of D and the steepest slope found."""
-    study = read_study("cifar10")
+    """The distance of each arm and rate against the certified bound of D and the steepest slope found."""
     columns = {"D/certified": "certified bound", "D/slope": "steepest slope found"}
-    for axes, (column, label) in zip(figure.subplots(1, 2, sharey=True), columns.items(), strict=True):
-        for family, color in {**ARM_COLORS, "gradient": GRAY}.items():
-            arms = read_rates(study, family).values()
-            points = [(study.mean(arm, column), study.mean(arm)) for arm in arms if study.values(arm, column)]
-            if points:
-                axes.plot(*zip(*points, strict=True), "o", color=color, markersize=5, label=family)
-        axes.set_xlabel(label)
-        axes.set_xscale("log")
-        set_log_scale(axes, "y")
-        axes.grid(alpha=0.3, linewidth=0.6)
-    figure.axes[0].set_ylabel("Fréchet distance")
-    _add_legend(figure, figure.axes[1])
+    panels = {"stacked digits": "stacked_digits-lr", "CIFAR-10": "cifar10"}
+    rows = figure.subplots(2, 2, sharex="col", sharey="row")
+    for row, (title, folder) in zip(rows, panels.items(), strict=True):
+        study = read_study(folder)
+        for axes, (column, label) in zip(row, columns.items(), strict=True):
+            for family, color in ARM_COLORS.items():
+                arms = read_rates(study, family).values()
+                points = [(study.mean(arm, column), study.mean(arm)) for arm in arms]
+                axes.plot(*zip(*points, strict=True), "o", color=color, markersize=4, label=family)
+            axes.set_xscale("log")
+            set_log_scale(axes, "y")
+            axes.grid(alpha=0.3, linewidth=0.6)
+            if folder == "cifar10":
+                axes.set_xlabel(label)
+        row[0].set_ylabel(f"Fréchet distance\n{title}")
+    _add_legend(figure)
 
 
 PLOTS: dict[str, tuple[tuple[float, float], Draw]] = {  # size in inches
-    "distances": ((9, 4.8), draw_distances),
-    "rates": ((9, 3.8), draw_rates),
-    "layers": ((10, 3.4), draw_layers),
-    "constants": ((9, 3.8), draw_constants),
+    "distances": ((5, 7.5), draw_distances),
+    "rates": ((5, 6), draw_rates),
+    "layers": ((5, 6.5), draw_layers),
+    "constants": ((5, 5.5), draw_constants),
 }
 
 
@@ -139,9 +149,9 @@ def _read_steps(study: Study, arm: str, name: str) -> list[float]:
     return [row["step"] for row in study.read_curve(cell) if any(tag.endswith(name) for tag in row)]
 
 
-def _add_legend(figure: Figure, axes: Axes | None = None) -> None:
-    handles, labels = (axes or figure.axes[0]).get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+def _add_legend(figure: Figure) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
 
 
 if __name__ == "__main__":
