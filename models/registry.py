@@ -18,10 +18,10 @@ class UnknownNameError(ValueError):
 def did_you_mean(name: str, choices: Iterable[str], prefix: str = "") -> str:
     """Return `"; did you mean 'x'?"` for the choice closest to `name`, or `""` if no choice is close.
 
-    The closest one is the shortest that begins with the name. The choice is shown with `prefix` before it.
+    The closest ones are those that begin with the name. The choice is shown with `prefix` before it.
     """
     choices = list(choices)
-    close = sorted((choice for choice in choices if name and choice.startswith(name)), key=len)
+    close = [choice for choice in choices if name and choice.startswith(name)]
     close = close or difflib.get_close_matches(name, choices, n=1)
     return f"; did you mean '{prefix}{close[0]}'?" if close else ""
 

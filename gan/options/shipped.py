@@ -19,7 +19,7 @@ def find_shipped(name: Path) -> Path | None:
 def suggest_shipped(path: Path) -> str:
     """Return `"; did you mean 'x'?"` for the config of the toolkit closest to a path that does not exist, or `""`."""
     names = [shipped.relative_to(CONFIGS).with_suffix("").as_posix() for shipped in CONFIGS.rglob("*.yaml")]
-    return did_you_mean("/".join(path.with_suffix("").parts[-2:]), names)
+    return did_you_mean("/".join(path.with_suffix("").parts[-2:]), sorted(names, key=len))
 
 
 def config_path(text: str) -> Path:

@@ -37,7 +37,7 @@ def test_other_paths_are_unchanged(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["digits/dc", "digits/dcgann", "configs/digits/dcgan.yml"])
 def test_closest_config_is_suggested(name):
-    with pytest.raises(ConfigError, match="; did you mean 'digits/dcgan'[?]$"):
+    with pytest.raises(ConfigError, match=r"; did you mean 'digits/dcgan'[?]$"):
         read_layers(config_path(name))
 
 
