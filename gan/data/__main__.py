@@ -17,7 +17,7 @@ from gan.options.loader import load_config
 from gan.options.schema import get_field_types
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
-from gan.runtime.text import printable
+from gan.runtime.text import fit, printable
 from models.registry import UnknownNameError
 
 MAX_SHOWN_CLASSES = 20
@@ -32,7 +32,7 @@ class DatasetParser(Parser):
         """Return the help text."""
         keys = "\n".join(f"\n'{name}'\n{describe(DATASETS.get(name), DatasetConfig)}" for name in DATASETS)
         shared = f"Keys of every dataset, written as key=value:\n\n{describe(DatasetConfig)}"
-        return f"{super().format_help()}\n{shared}\n\nMore keys:\n{keys}\n"
+        return fit(f"{super().format_help()}\n{shared}\n\nMore keys:\n{keys}\n")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -255,6 +255,18 @@ def test_run_of_a_classifier_is_named(suffix, tmp_path, monkeypatch, capsys):
         )
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("command", [*LINES, "classification.evaluate"])
+def test_help_fits_into_the_terminal(command, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    pages = [[], ["train"], ["regularizers"], ["all"]] if command.startswith("train") else [[]]
+    for page in pages:
+        assert importlib.import_module(MODULES.get(command, command)).main(["--help", *page]) == 0
+        out = capsys.readouterr().out
+        assert "plugins" in out or page
+        assert [line for line in out.splitlines() if len(line) > columns] == []
+
+
 @pytest.mark.parametrize("command", sorted({*LINES} - {"train_gan", "gan.evaluate"}))
 def test_single_process_commands_reject_torchrun(command, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # set by torchrun
