@@ -12,6 +12,7 @@ from models import ClassifierConfig
 from models.networks.classifiers import ResNet10Config
 from models.ranges import AT_LEAST_0, AT_LEAST_1, REPEATS, Range
 
+GAN = "a GAN; train it with train_gan.py, evaluate its run with python -m gan.evaluate"
 GrayLevels = Annotated[float, Range(min=0, max=255)]
 
 
@@ -126,6 +127,8 @@ class EvalConfig:
 class Config:
     """All options of a classifier's training run."""
 
+    TYPES: ClassVar[dict[str, str]] = {"classifier": "", "generator": GAN, "discriminator": GAN}
+    """The keys of one type of config only, each with what to do with a config of another type"""
     COMMON: ClassVar[tuple[str, ...]] = (
         *("data.root", "data.download", "labels.noise", "classifier.width", "classifier.normalization"),
         *("optimizer.lr", "train.steps", "train.batch_size", "train.free.replays", "train.precision"),

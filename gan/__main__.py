@@ -8,6 +8,7 @@ from gan import __version__
 from gan.runtime import startup
 from gan.runtime.command import exit_code
 from gan.runtime.early import start_command
+from gan.runtime.text import fit
 
 COMMANDS = {
     "train": ("train_gan", "train a GAN"),
@@ -31,7 +32,7 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "--version"):
         text = f"convnorm-gan {__version__}" if name == "--version" else describe_commands(program)
-        return exit_code(lambda: print(text))
+        return exit_code(lambda: print(fit(text)))
     if name not in COMMANDS:
         print(f"error: unknown command {name!a} (commands: {', '.join(COMMANDS)})", file=sys.stderr)
         return 2

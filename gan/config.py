@@ -19,6 +19,7 @@ from models import DiscriminatorConfig, GeneratorConfig
 from models.networks.dcgan import DCGANDiscriminatorConfig, DCGANGeneratorConfig
 from models.ranges import AT_LEAST_0, AT_LEAST_1, REPEATS, Range
 
+CLASSIFIER = "a classifier; train it with train_classifier.py, evaluate its run with python -m classification.evaluate"
 Beta = Annotated[Scheduled, Range(min=0, max=0.999999)]
 
 
@@ -134,6 +135,8 @@ class EvalConfig:
 class Config:
     """All options of a GAN's training run."""
 
+    TYPES: ClassVar[dict[str, str]] = {"generator": "", "discriminator": "", "classifier": CLASSIFIER}
+    """The keys of one type of config only, each with what to do with a config of another type"""
     COMMON: ClassVar[tuple[str, ...]] = (
         *("data.root", "data.download", "data.conditional", "generator.width", "discriminator.width"),
         *("discriminator.normalization", "optimizer.generator.lr", "optimizer.discriminator.lr"),

@@ -5,20 +5,27 @@ also apply the configured normalization::
 
     G = build_generator("dcgan", ImageShape(channels=3, resolution=32))
     images = G(torch.randn(16, 128))  # (16, 3, 32, 32)
+
+The names of this package are imported when they are used, so that a module such as `models.registry` can be imported
+without PyTorch.
 """
 
-from torch import nn
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from models.networks.base import (
-    CLASSIFIERS,
-    DISCRIMINATORS,
-    GENERATORS,
-    ClassifierConfig,
-    DiscriminatorConfig,
-    GeneratorConfig,
-    ImageShape,
-)
-from models.normalizations import normalize
+if TYPE_CHECKING:
+    from models.build import (
+        CLASSIFIERS,
+        DISCRIMINATORS,
+        GENERATORS,
+        ClassifierConfig,
+        DiscriminatorConfig,
+        GeneratorConfig,
+        ImageShape,
+        build_classifier,
+        build_discriminator,
+        build_generator,
+    )
 
 __all__ = [
     "CLASSIFIERS",
@@ -34,31 +41,7 @@ __all__ = [
 ]
 
 
-def build_generator(config: str | GeneratorConfig, image: ImageShape) -> nn.Module:
-    """Build a generator and apply its normalization.
-
-    `config` is a registered name, for the default options, or a dataclass of options.
-    The module maps z (B, z_dim) and, if class-conditional, labels y (B,) to images (B, C, H, W) in [-1, 1].
-    """
-    config = GENERATORS.get(config)() if isinstance(config, str) else config
-    return normalize(config.build(image), config.normalization)
-
-
-def build_discriminator(config: str | DiscriminatorConfig, image: ImageShape) -> nn.Module:
-    """Build a discriminator and apply its normalization.
-
-    `config` is a registered name, for the default options, or a dataclass of options.
-    The module maps images (B, C, H, W) and, if class-conditional, labels y (B,) to logits (B,).
-    """
-    config = DISCRIMINATORS.get(config)() if isinstance(config, str) else config
-    return normalize(config.build(image), config.normalization)
-
-
-def build_classifier(config: str | ClassifierConfig, image: ImageShape) -> nn.Module:
-    """Build a classifier and apply its normalization.
-
-    `config` is a registered name, for the default options, or a dataclass of options.
-    The module maps images (B, C, H, W) to logits (B, num_classes).
-    """
-    config = CLASSIFIERS.get(config)() if isinstance(config, str) else config
-    return normalize(config.build(image), config.normalization)
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module("models.build"), name)

@@ -43,21 +43,28 @@ from gan.runtime.text import printable
 EXTRAS = {"jinja2": "compare", "matplotlib": "compare", "rich": "compare", "ray": "ray", "submitit": "slurm"}
 
 EPILOG = """\
-Each cell is one run of train_gan.py, or of train_classifier.py, in OUT/cells/. The same command resumes an interrupted
-comparison and does not repeat completed cells; with more values, arms or seeds it adds cells. examples:
+Each cell is one run of train_gan.py, or of train_classifier.py, in OUT/cells/. \
+The same command resumes an interrupted comparison and does not repeat completed cells; \
+with more values, arms or seeds it adds cells. examples:
 
-  %(prog)s configs/digits/dcgan.yaml --vary discriminator.normalization=none,spectral,conv_norm
-  %(prog)s CONFIG --vary 'discriminator.normalization=none,{name: conv_norm, stride: strided}' \\
-      --vary optimizer.generator.lr,optimizer.discriminator.lr=1e-3,3e-3 --seeds 0,1,2,3,4 --jobs 2
-  %(prog)s CONFIG --arm base --arm bn:discriminator.activation_norm=batch --baseline base train.steps=500
+  %(prog)s digits/dcgan \\
+    --vary discriminator.normalization=none,conv_norm
+  %(prog)s CONFIG --seeds 0,1,2,3,4 --jobs 2 \\
+    --vary 'discriminator=dcgan,{name: resnet, width: 64}' \\
+    --vary generator.z_dim,generator.width=32,64
+  %(prog)s CONFIG --baseline base \\
+    --arm base --arm bn:discriminator.activation_norm=batch
   %(prog)s --report runs/compare-digits-dcgan
-  %(prog)s --runs runs/digits-dcgan runs/digits-dcgan-2 --out runs/compare
+  %(prog)s --out runs/compare \\
+    --runs runs/digits-dcgan runs/digits-dcgan-2
 
---launcher ray connects to the cluster at RAY_ADDRESS, by default to the cluster of the local node. --launcher slurm
-submits a job for each cell. The jobs go on when the comparison ends, and the same command waits for them. For both,
---out, CONFIG and this repository must be on storage that all nodes share under one path.
+--launcher ray connects to the cluster at RAY_ADDRESS, by default to the cluster of the local node. \
+--launcher slurm submits a job for each cell. \
+The jobs go on when the comparison ends, and the same command waits for them. \
+For both, --out, CONFIG and this repository must be on storage that all nodes share under one path.
 
-  %(prog)s CONFIG --seeds 0,1,2,3 --launcher slurm --slurm partition=gpu gpus_per_node=1 timeout_min=240
+  %(prog)s CONFIG --seeds 0,1,2,3 \\
+    --launcher slurm --slurm partition=gpu timeout_min=240
 """
 
 

@@ -15,7 +15,7 @@ from gan.compare.status import differing_keys, get_status, save_status
 from gan.options.loader import load_config, to_plain
 from gan.run import folder as run_folder
 from gan.run.divergence import DIVERGENCES
-from gan.run.logging import METRICS
+from gan.run.logging import METRICS, read_log
 from gan.run.step_files import REAL, SAMPLES, find_step_files
 from gan.runtime.errors import UserError
 from gan.runtime.text import printable
@@ -44,7 +44,9 @@ def collect_runs(folder: GridFolder, runs: Sequence[Path], baseline: str | None)
     save_description(folder, description)
     for run, cell in cells.items():
         _copy(run, folder.run_folder(cell.name))
-        save_status(folder, cell.name, get_status(run, cell.config.train.steps))
+        status = get_status(run, cell.config.train.steps)
+        save_status(folder, cell.name, status)
+        print(f"{printable(run)}: {cell.name}, {status.state}")
     return description
 
 
@@ -56,8 +58,8 @@ def _load_configs(runs: Sequence[Path]) -> dict[Path, Any]:
         path = run_folder.config_path(run)
         if get_experiment_type(path) is not kind:
             raise UserError(f"{run} is not a run of {kind.script} as {runs[0]} is; compare runs of one script")
-        if not (run / METRICS).is_file():
-            raise UserError(f"{run} has no {METRICS}: nothing has been logged")
+        if not (run / METRICS).is_file() or not read_log(run).lines:
+            raise UserError(f"{run} has no numbers in {METRICS}: nothing has been logged; leave it out")
         configs[run] = load_config(kind.schema, path)
         differing = run_folder.differing_keys(to_plain(configs[runs[0]]), to_plain(configs[run]))
         if keys := [key for key in differing if EVALUATION.match(key) or IMAGES.match(key)]:

@@ -1,6 +1,7 @@
 """Prepare a dataset and show its contents: python -m gan.data NAME [key=value ...] [--out grid.png]."""
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from gan.data.base import DATASETS, DatasetConfig, ImageData
 from gan.data.grids import sample_grid, save_png
 from gan.options.help import describe
 from gan.options.loader import load_config
+from gan.options.schema import get_field_types
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.errors import UserError
-from gan.runtime.text import printable
+from gan.runtime.text import fit, printable
 from models.registry import UnknownNameError
 
 MAX_SHOWN_CLASSES = 20
@@ -30,7 +32,7 @@ class DatasetParser(Parser):
         """Return the help text."""
         keys = "\n".join(f"\n'{name}'\n{describe(DATASETS.get(name), DatasetConfig)}" for name in DATASETS)
         shared = f"Keys of every dataset, written as key=value:\n\n{describe(DatasetConfig)}"
-        return f"{super().format_help()}\n{shared}\n\nMore keys:\n{keys}\n"
+        return fit(f"{super().format_help()}\n{shared}\n\nMore keys:\n{keys}\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,10 +63,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def show(name: str, config: DatasetConfig, out: Path | None) -> None:
-    """Print a description of a dataset and write a grid of training images to the new file `out`. Raises UserError."""
+    """Print a description of a dataset and write a grid of training images to the new file `out`.
+
+    Raises UserError. It names keys as they are written here: `root`, and not `data.root` as in the config of a run.
+    """
     if out is not None and out.exists():
         raise UserError(f"--out {out} already exists; choose another name")
-    splits = config.load()
+    try:
+        splits = config.load()
+    except UserError as error:
+        key = re.compile(rf"(?<![\w./'])data\.(?=({'|'.join(get_field_types(type(config)))})\b)")
+        raise UserError(*(key.sub("", line) for line in error.lines)) from None
     for title, data in (("training", splits.train), ("held out", splits.held_out)):
         print("\n".join(describe_data(f"{name}, {title}", data)), end="\n\n")
     if out is not None:

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -15,6 +16,7 @@ from models.ranges import Range
 from models.registry import did_you_mean
 
 MAX_VALUE = 16  # characters of a value in a table
+MIN_MEANING = 25  # characters of a meaning in a table; if there are fewer, it has a line of its own
 
 
 class Key(NamedTuple):
@@ -173,8 +175,12 @@ def _format_table(rows: Iterable[tuple[str, str, str]]) -> list[str]:
     rows = list(rows)
     shown = [value if len(value) <= MAX_VALUE else f"{value[: MAX_VALUE - 3]}..." for _, value, _ in rows]
     keys, values = (max((len(text) for text in column), default=0) for column in ([row[0] for row in rows], shown))
-    width = shutil.get_terminal_size().columns - keys - values - 7
+    columns = shutil.get_terminal_size().columns
+    width, gap = columns - keys - values - 7, "  "
+    if width < MIN_MEANING:
+        width, gap = columns - 7, "\n      "
+    shorten = partial(textwrap.shorten, width=width, placeholder=" ...", break_on_hyphens=False)
     return [
-        f"  {key:{keys}}  {value:{values}}  {textwrap.shorten(doc, max(width, 30), placeholder=' ...')}".rstrip()
+        f"  {key:{keys}}  {value:{values}}{gap}{shorten(doc)}".rstrip()
         for (key, _, doc), value in zip(rows, shown, strict=True)
     ]

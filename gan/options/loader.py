@@ -80,12 +80,21 @@ def _construct_layers(
 
     By default, these are the layers.
     """
+    _refuse_other_type(schema, layers)
     # Choosing another class drops the options of the old one, so choices must be applied before options.
     choices_first = sorted(overrides, key=lambda text: text.partition("=")[0].removesuffix(".name").count("."))
     given = list(map(parse_override, choices_first))
     if PLUGINS in get_field_types(schema):
         _import_plugins(schema, [*layers, *given], len(layers) if trusted is None else trusted)
     return construct(schema, merge_layers(schema, [*layers, *given]), "")
+
+
+def _refuse_other_type(schema: type, layers: Sequence[Node]) -> None:
+    """Raise ConfigError if the layers are a config of another type. The first of `schema.TYPES` in them decides."""
+    keys = {key: child for layer in layers if isinstance(layer.value, dict) for key, child in layer.value.items()}
+    types: Mapping[str, str] = getattr(schema, "TYPES", {})
+    if (key := next(filter(keys.__contains__, types), "")) and types[key]:
+        raise _error(keys[key], key, f"this is a config of {types[key]}")
 
 
 def _import_plugins(schema: type, layers: Sequence[Node], trusted: int) -> None:

@@ -168,7 +168,7 @@ def read_layers(path: Path, children: tuple[Path, ...] = (), where: str = "") ->
             raise ConfigError(f"{prefix}circular inheritance: {chain}")
         if not path.is_file():  # reading a pipe or a device may never end
             path.stat()  # raises an error with the reason if there is no such path
-            raise OSError("not a regular file")
+            raise OSError("a folder; name a file in it" if path.is_dir() else "not a regular file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:  # what is cut off may be in the middle of a character

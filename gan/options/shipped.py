@@ -1,8 +1,9 @@
 """The configs that come with the toolkit. They can be named in any working folder: `cifar10/fast`."""
 
-import difflib
 import os
 from pathlib import Path
+
+from models.registry import did_you_mean
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -18,8 +19,7 @@ def find_shipped(name: Path) -> Path | None:
 def suggest_shipped(path: Path) -> str:
     """Return `"; did you mean 'x'?"` for the config of the toolkit closest to a path that does not exist, or `""`."""
     names = [shipped.relative_to(CONFIGS).with_suffix("").as_posix() for shipped in CONFIGS.rglob("*.yaml")]
-    close = difflib.get_close_matches("/".join(path.with_suffix("").parts[-2:]), names, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return did_you_mean("/".join(path.with_suffix("").parts[-2:]), sorted(names, key=len))
 
 
 def config_path(text: str) -> Path:

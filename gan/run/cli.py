@@ -17,7 +17,7 @@ from gan.run.completion import complete
 from gan.runtime.command import Parser, exit_code
 from gan.runtime.early import answer_early
 from gan.runtime.startup import exit_when_interrupted
-from gan.runtime.text import printable
+from gan.runtime.text import fit, printable
 from gan.runtime.without_libraries import LibraryNeededError
 
 
@@ -49,7 +49,6 @@ class TrainingParser(Parser):
         usage = "%(prog)s [options] [key.sub=value ...]"
         description = self.script.description
         super().__init__(name, usage=usage, description=description, add_help=False, formatter_class=_Formatter)
-        shown = Path(*self.script.default.parts[-3:])
         add = self.add_argument
         add("-h", "--help", nargs="?", const="", metavar="KEY", help="show this page, or a key, a section, or all")
         add("--print-config", action="store_true", help="print the complete config as YAML, and stop")
@@ -57,7 +56,7 @@ class TrainingParser(Parser):
             "--config",
             type=config_path,
             metavar="FILE",
-            help=f"YAML file (default: {shown};\nwith --resume: that of the run)",
+            help=f"YAML file (default: {_shorten(self.script.default)}; with --resume: that of the run)",
         )
         add("--out", type=Path, metavar="DIR", help="run folder (default: a new one in runs/)")
         add("--resume", action="store_true", help="continue the run in --out (default: the newest one)")
@@ -99,14 +98,14 @@ class TrainingParser(Parser):
         if options.print_config:
             print(dump_config(config), end="")
         elif options.help == "all":
-            print(describe(type(config)))
+            print(fit(describe(type(config))))
         elif options.help:
-            print(explain(config, options.help))
+            print(fit(explain(config, options.help)))
         else:
+            keys = f"keys, in YAML or as key.sub=value, with their values in {_shorten(path)}:"
             page = format_page(config, config.COMMON)
-            print(self.format_help())
-            print(f"keys, in YAML or as key.sub=value, with their values in {_relative(path)}:\n{page}")
-            print("\n--help KEY shows a key or a section: --help train, --help train.steps; --help all shows all keys")
+            last = "--help KEY shows a key or a section: --help train, --help train.steps; --help all shows all keys"
+            print(fit(f"{self.format_help()}\n{keys}\n{page}\n\n{last}"))
         self.exit()
 
     def check(self, options: argparse.Namespace) -> NoReturn:
@@ -127,8 +126,10 @@ class _Formatter(argparse.RawTextHelpFormatter):
         super().__init__(prog, max_help_position=26)
 
 
-def _relative(path: Path) -> str:
-    """Return a path relative to the working folder if it is in it."""
+def _shorten(path: Path) -> str:
+    """Return a config as it may be written after --config."""
+    if path.is_relative_to(CONFIGS):
+        return path.relative_to(CONFIGS).with_suffix("").as_posix()
     return printable(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 

@@ -109,7 +109,13 @@ def config_path(folder: Path) -> Path:
     path = folder / CONFIG
     with _readable(folder):
         if not path.is_file():
-            raise UserError(f"{folder} contains no run ({CONFIG} is missing); give the folder of a run")
+            near = [
+                folder.parent / CONFIG,
+                *sorted(folder.glob(f"*/{CONFIG}")),
+                *sorted(folder.glob(f"cells/*/{CONFIG}")),
+            ]
+            hint = next((f", such as {path.parent}" for path in near if path.is_file()), "")
+            raise UserError(f"{folder} contains no run ({CONFIG} is missing); give the folder of a run{hint}")
         lines = path.read_text("utf-8", errors="replace").rstrip().splitlines()
     if all(line.startswith("#") or line.strip() in ("", "{}", START, END) for line in lines):
         raise UserError(f"{path} is empty; {_RESTORE}")

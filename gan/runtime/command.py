@@ -19,6 +19,7 @@ from gan.runtime.files import WriteError
 from gan.runtime.job import claim_first_failure, launched_world_size
 from gan.runtime.paths import expand_path
 from gan.runtime.plugins import import_plugins
+from gan.runtime.text import fit
 
 OVERRIDE = re.compile(r"[\w.]+=")
 
@@ -36,6 +37,10 @@ class Parser(argparse.ArgumentParser):
             "--plugins", type=_import_plugins, metavar="M,M", help="import your modules, also those that a run names"
         )
         self.add_argument("--version", action="version", version=f"convnorm-gan {__version__}")
+
+    def format_help(self) -> str:
+        """Return the help text with lines that fit into the terminal."""
+        return fit(super().format_help())
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""

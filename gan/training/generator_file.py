@@ -143,6 +143,6 @@ def _build_network(config: Config, image: ImageShape, tensors: Mapping[str, Tens
 
 def _check_metadata(path: Path, metadata: dict[str, str]) -> dict[str, str]:
     """Return the metadata of a file. Raises UserError unless they describe a generator."""
-    if not metadata.keys() >= {"config", "image", "step"}:
+    if not metadata.keys() >= {"config", "image"}:
         raise UserError(f"{path} contains no description of its network; run: python -m gan.export RUN --out FILE")
     return metadata

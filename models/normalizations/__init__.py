@@ -60,6 +60,7 @@ def normalize(
     embeddings, and `gradient` accepts a discriminator as a whole. Their `types` list them. Parameters of other layers,
     such as the weights of an LSTM or `in_proj_weight` of attention, are not changed. If there are any that the patterns
     and `types` do not leave out, a warning is logged, and `untouched_parameters(network)` returns all of them by name.
+    On the meta device, where networks are built for their shapes alone, nothing is logged.
 
     Args:
         network: the network, or a single layer.
@@ -85,7 +86,8 @@ def normalize(
         if is_chosen(path := name.rpartition(".")[0], normalization.include, (*normalization.exclude, *exclude))
         and not isinstance(normalized.get_submodule(path), skipped)
     }
-    if forgotten and not isinstance(normalization, NoNormalization):
+    has_values = not any(weight.is_meta for weight in forgotten.values())
+    if forgotten and has_values and not isinstance(normalization, NoNormalization):
         logger.warning("%s: %s", normalization.name, describe_weights(normalized, forgotten))
     return normalized
 

@@ -1,11 +1,16 @@
 """Invalid command lines of every command: exit code 2 and one line on stderr, never a traceback."""
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import train_gan
+from classification.config import Config as ClassifierConfig
+from gan.options.loader import dump_config
 
 MODULES = {name: f"{name}.__main__" for name in ("gan.compare", "gan.data", "gan.sample")}
 LONG = "x" * 5000
@@ -224,6 +229,42 @@ def test_invalid_command_line_is_a_one_line_error(command, line, places, tmp_pat
     assert len(err) < 3000
     assert places["file"].read_text() == "mine"
     assert {path: path.read_bytes() for path in places["run"].rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("suffix", ["", "/classifier.safetensors"])
+def test_run_of_a_classifier_is_named(suffix, tmp_path, monkeypatch, capsys):
+    """No command on generators takes it for a damaged run."""
+    monkeypatch.chdir(tmp_path)
+    text = dump_config(ClassifierConfig())
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text(text)
+    save_file({"weight": torch.zeros(1)}, "run/classifier.safetensors", {"config": text, "image": "[1, 8, 10]"})
+    for command, options in {
+        "gan.audit": [],
+        "gan.evaluate": [],
+        "gan.export": ["--out", "new.safetensors"],
+        "gan.sample.__main__": ["--out", "new.png"],
+        "train_gan": ["--resume", "--out"],
+    }.items():
+        if suffix and command in ("gan.audit", "train_gan"):  # for folders only
+            continue
+        assert importlib.import_module(command).main([*options, f"run{suffix}"]) == 2
+        err = capsys.readouterr().err
+        assert re.fullmatch(
+            r"error: run/\S+:\d+: classifier: this is a config of a classifier; train it with .*\n", err
+        )
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("command", [*LINES, "classification.evaluate"])
+def test_help_fits_into_the_terminal(command, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    pages = [[], ["train"], ["regularizers"], ["all"]] if command.startswith("train") else [[]]
+    for page in pages:
+        assert importlib.import_module(MODULES.get(command, command)).main(["--help", *page]) == 0
+        out = capsys.readouterr().out
+        assert "plugins" in out or page
+        assert [line for line in out.splitlines() if len(line) > columns] == []
 
 
 @pytest.mark.parametrize("command", sorted({*LINES} - {"train_gan", "gan.evaluate"}))

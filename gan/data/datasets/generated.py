@@ -102,7 +102,7 @@ class Generated(DatasetConfig):
         if image.num_classes is None:
             raise UserError(
                 f"data.run: the generator of {self.run} is not class-conditional, so that its samples have no labels;"
-                " train one with data.conditional=true"
+                " train one with `conditional: true` in its data"
             )
         return Run(
             tensors,

@@ -34,7 +34,9 @@ def test_report_has_the_numbers_of_the_runs(runs, grid, tmp_path, monkeypatch, c
     with hold_lock(tmp_path / "none" / LOCK):
         assert main(["--runs", *runs, "--out", str(out)]) == 0
     assert {path: path.read_bytes() for run in runs for path in (tmp_path / run).rglob("*") if path.is_file()} == before
-    assert f"written: {out}/report.html" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{runs[1]}: a-seed1, finished\n{runs[2]}: none-seed1, running\n" in printed
+    assert f"written: {out}/report.html" in printed
     rows = {row["cell"]: row for row in read_table(out / "results.csv")}
     assert {name: (row["arm"], row["seed"], row["status"]) for name, row in rows.items()} == {
         "a-seed0": ("a", 0, "finished"),
@@ -65,6 +67,10 @@ def test_report_has_the_numbers_of_the_runs(runs, grid, tmp_path, monkeypatch, c
         ),
         (["{0}", "{2}"], "name a new folder for the report with --out"),
         (["{0}", "gone", "--out", "new"], "gone contains no run"),
+        (["{0}", "{0}/config.yaml", "--out", "new"], "; give the folder of a run, such as {0}\n"),
+        (["{0}", "{grid}", "--out", "new"], "; give the folder of a run, such as {grid}/cells/conv_norm-seed0\n"),
+        (["{0}", "{unlogged}", "--out", "new"], "unlogged has no numbers in metrics.jsonl: nothing has been logged"),
+        (["{0}", "{cut}", "--out", "new"], "cut has no numbers in metrics.jsonl: nothing has been logged"),
         (["{0}", "{2}", "--out", "new", "--baseline", "x"], "--baseline x: no such arm (arms: a  none)"),
         (["{0}", "{other}", "--out", "new"], "are evaluated in another way (different: eval.metrics)"),
         (["{0}", "{classifier}", "--out", "new"], "is not a run of train_gan.py as"),
@@ -79,7 +85,12 @@ def test_runs_that_cannot_be_compared(arguments, message, runs, grid, tmp_path, 
     (moved / "config.yaml").write_text(config.replace("root: data", "root: data2"))
     (tmp_path / "classifier").mkdir()
     (tmp_path / "classifier" / "config.yaml").write_text("classifier: {width: 4}")
-    places = {"grid": grid, "other": other, "moved": moved, "classifier": tmp_path / "classifier"}
+    for name, text in (("unlogged", ""), ("cut", '{"step": 1, "lo')):
+        (shutil.copytree(runs[2], tmp_path / name) / "metrics.jsonl").write_text(text)
+    names = ("other", "moved", "classifier", "unlogged", "cut")
+    places = {"grid": grid, **{name: tmp_path / name for name in names}}
     assert main(["--runs", *(text.format(*runs, **places) for text in arguments)]) == 2
-    assert message in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert message.format(*runs, **places) in err
+    assert len(err.splitlines()) == 1
     assert not (tmp_path / "new").exists()

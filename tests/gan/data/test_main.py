@@ -53,8 +53,11 @@ def test_skipped_files_are_listed(images, capsys):
         (["fodler"], "unknown dataset 'fodler' .*did you mean 'folder'"),
         (["folder", "resolutoin=9"], r"resolutoin: unknown key .*did you mean 'resolution'"),
         (["folder", "channels=2"], "channels: must be one of 3, 1"),
-        (["folder", "root=gone"], "cannot read 'gone': No such file"),
-        (["cifar10"], "python -m gan.data cifar10 root=data download=true"),
+        (["folder", "root=gone"], "error: root: cannot read 'gone': No such file"),
+        (["folder", "root=x/data.root/data.root"], "error: root: cannot read 'x/data.root/data.root': No such file"),
+        (["folder", "root=.", "held_out=x", "test_fraction=0.5"], "error: held_out and test_fraction cannot be"),
+        (["generated"], "error: run is missing: the dataset `generated` needs"),
+        (["cifar10"], "python -m gan.data cifar10 root=data download=true`, add download=true, or set root to its"),
         (["digits", "--out", "taken.png"], "--out taken.png already exists; choose another name"),
         (["digits", "--out", "x.jpg"], "--out x.jpg: the name must end in .png"),
         (["digits", "--out", "taken.png/below.png"], "cannot write --out taken.png/below.png: "),
@@ -64,7 +67,8 @@ def test_user_error_is_one_line_with_exit_code_2(arguments, message, capsys):
     Path("taken.png").write_bytes(b"mine")
     assert main(arguments) == 2
     err = capsys.readouterr().err
-    assert re.fullmatch(rf"error: .*{message}.*\n", err), err
+    assert re.match("error: ", err)
+    assert re.fullmatch(rf".*{message}.*\n", err), err
     assert Path("taken.png").read_bytes() == b"mine"
 
 

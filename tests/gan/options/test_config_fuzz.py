@@ -183,7 +183,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10
         pytest.param(b"base: pipe", "pipe: not a regular file", id="pipe"),
         pytest.param(b"base: loop", ":1: base: ", id="loop of links"),
         pytest.param(b"base: " + b"x" * 5000, "File name too long", id="long name"),
-        pytest.param(b"base: .", "not a regular file", id="folder"),
+        pytest.param(b"base: .", "a folder; name a file in it", id="folder"),
     ],
 )
 def test_hostile_file_is_refused_in_bounded_time_and_memory(content, message, folder, capsys):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from classification.config import Config as ClassifierConfig
 from gan.config import Config
 from gan.data.datasets.digits import Digits
 from gan.options.help import describe
@@ -134,6 +135,25 @@ def test_error_names_file_line_and_key(tmp_path, text, message):
 def test_whole_number_may_have_an_exponent(tmp_path):
     config = load(tmp_path, "train: {steps: 1e5}", "train.batch_size=3.2e+1")
     assert (config.train.steps, type(config.train.steps), config.train.batch_size) == (100_000, int, 32)
+
+
+OTHER_TYPES = {
+    "GAN": (ClassifierConfig, "generator: {width: 8}", "test.yaml:1: generator: this is a config of a GAN; train it"),
+    "base": (ClassifierConfig, "base: digits/dcgan", "yaml:2: generator: this is a config of a GAN; train"),
+    "classifier": (
+        Config,
+        "labels: {noise: 1}\nclassifier: resnet10",
+        "yaml:2: classifier: this is a config of a",
+    ),
+    "key of both": (Config, "generator: dcgan\nclassifier: stl10_48", "did you mean 'metrics.classifier'"),
+    "no key of either": (Config, "labels: {noise: 1}", "labels: unknown key"),
+}
+
+
+@pytest.mark.parametrize(("schema", "text", "message"), OTHER_TYPES.values(), ids=OTHER_TYPES)
+def test_config_of_another_type_is_named(tmp_path, schema, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text, schema=schema)
 
 
 def test_error_in_base_file_names_the_base_file(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from gan.config import Config
 from gan.options.loader import load_config
-from gan.options.nodes import ConfigError
+from gan.options.nodes import ConfigError, read_layers
 from gan.options.shipped import CONFIGS, config_path
 
 FAST = CONFIGS / "cifar10" / "fast.yaml"
@@ -33,6 +33,12 @@ def test_file_of_the_user_comes_first(tmp_path, monkeypatch):
 def test_other_paths_are_unchanged(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert os.fspath(config_path(name)) in (os.fspath(Path(name)), os.fspath(FAST) if name == "cifar10/fast/" else "")
+
+
+@pytest.mark.parametrize("name", ["digits/dc", "digits/dcgann", "configs/digits/dcgan.yml"])
+def test_closest_config_is_suggested(name):
+    with pytest.raises(ConfigError, match=r"; did you mean 'digits/dcgan'[?]$"):
+        read_layers(config_path(name))
 
 
 def test_base_may_be_a_shipped_config(tmp_path):

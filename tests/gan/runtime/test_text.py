@@ -8,7 +8,7 @@ from gan.data.__main__ import main as show_data
 from gan.runtime.command import short_messages
 from gan.runtime.errors import Stopped, UserError
 from gan.runtime.files import WriteError, write_atomically
-from gan.runtime.text import printable
+from gan.runtime.text import fit, printable
 from gan.sample.__main__ import main as sample
 from tests.gan.data.packing import encode, write_files
 from train_gan import main as train
@@ -65,3 +65,17 @@ def test_names_are_printed_without_control_characters(tmp_path, copied_run, capf
         out.count(SHOWN) == 8
     )  # twice at the start, thrice at the end, the sample, the class, and the image that is skipped
     assert err.count(SHOWN) == 2
+
+
+def test_lines_fit_into_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    texts = {
+        "short\n\n  kept   as it is\n": "short\n\n  kept   as it is\n",
+        "one line that is too long": "one line that is too\nlong",
+        "  an indented line of words": "  an indented line\n  of words",
+        "  --out  a file to be written": "  --out  a file to\n         be written",
+        "  a long first column  then more": "  a long first\n  column  then more",
+        "  data.root_and_more_than_20_characters": "  data.root_and_more_than_20_characters",
+        "x " * 9 + "well-known words": "x x x x x x x x x\nwell-known words",
+    }
+    assert {text: fit(text) for text in texts} == texts

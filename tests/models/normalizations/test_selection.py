@@ -136,6 +136,11 @@ def test_untouched_parameters_are_reported_once(name, records):
     assert all(network.get_parameter(path) is parameter for path, parameter in untouched.items())
 
 
+def test_network_without_values_is_not_reported(records):
+    normalize(Network().to("meta"), "weight")
+    assert not records
+
+
 @pytest.mark.parametrize(
     "choice",
     [

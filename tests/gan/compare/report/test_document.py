@@ -205,3 +205,14 @@ def test_templates_are_packaged():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     patterns = settings["package-data"]["gan.compare.report"]
     assert all(any(PurePath("templates", name).match(pattern) for pattern in patterns) for name in names)
+
+
+def test_every_color_follows_the_scheme_of_the_reader():
+    style = re.search("<style>(.*)</style>", render_html(DOCUMENT, "title"), re.DOTALL)
+    assert style is not None
+    light, dark = (re.findall(r"(--\w+): #", text) for text in re.findall(r":root {(.*?)}", style[1], re.DOTALL))
+    assert sorted(light) == sorted(dark)
+    assert "@media (prefers-color-scheme: dark)" in style[1]
+    rules = re.sub(r":root {.*?}", "", style[1], flags=re.DOTALL)
+    assert set(re.findall("#[0-9a-f]+", rules)) <= {"#888", "#0000"}  # in the middle, and transparent
+    assert set(re.findall(r"var\((--\w+)\)", rules)) == set(light)

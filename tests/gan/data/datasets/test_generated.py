@@ -54,7 +54,7 @@ def test_samples_depend_on_the_seed(conditional_run):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("unconditional", "the generator of .* is not class-conditional.*; train one with data.conditional=true"),
+        ("unconditional", "the generator of .* is not class-conditional.*; train one with `conditional: true`"),
         ("missing", "data.run: .*missing does not exist; train the run to its end"),
         ("", "data.run is missing"),
     ],
