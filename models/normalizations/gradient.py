@@ -87,6 +87,6 @@ class GradientNormalized(Wrapper):
             normalized = logits / torch.where(size > 0, size, 1.0)
         return normalized if differentiable else normalized.detach()
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int], get_bound: GetBound) -> float:
         """Return infinity, since the normalized network is discontinuous."""
         return math.inf

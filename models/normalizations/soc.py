@@ -101,12 +101,12 @@ class SkewConv(ConvWrapper):
         """Show the options."""
         return f"terms={self.terms}"
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int], get_bound: GetBound) -> float:
         """Return 1 and the remainder of the series, times the norm of a padding that repeats pixels."""
         kernel = self._kernel().detach()
         norm = plane_norm(kernel, [1] * (kernel.dim() - 2), self.conv.groups)
         remainder = math.prod(norm / i for i in range(1, self.terms + 2))
-        return (1 + remainder) * padding_norm(self.conv, None if input_shape is None else input_shape[1:])
+        return (1 + remainder) * padding_norm(self.conv, input_shape[1:])
 
     def _compute(self, x: Tensor) -> Tensor:
         conv, size = self.conv, x.shape[2:]
