@@ -12,7 +12,6 @@ from metrics.lipschitz.batch import mixes_batch
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.network_bound import network_bound
 from metrics.lipschitz.operator_norm import own_tensor
-from models.kernels.symbol import largest_norm
 
 
 class Certificate(NamedTuple):
@@ -43,29 +42,13 @@ def certified_bound(layer: nn.Module, input_shape: Sequence[int], y: Tensor | No
 
 def certify(layer: nn.Module, input_shape: Sequence[int], y: Tensor | None = None) -> Certificate:
     """Return the bound of `certified_bound`, with the reason if it is infinite."""
-    certificate = _certify(layer, input_shape, y)
-    if math.isinf(certificate.bound):
-        return certificate
-    with eval_mode(layer):
-        if mixes_batch(layer, _example(layer, input_shape), y):
-            return Certificate(math.inf, "the outputs of a batch depend on each other")
-    return certificate
-
-
-def _certify(layer: nn.Module, input_shape: Sequence[int], y: Tensor | None) -> Certificate:
     for name, module in layer.named_modules():
         if isinstance(module, _BatchNorm) and module.training:
             # It divides by the deviation of the batch, which may be arbitrarily small.
             return Certificate(math.inf, f"{name or type(module).__name__} is in training mode")
-    with eval_mode(layer), torch.no_grad():
-        return Certificate(*network_bound(layer, _example(layer, input_shape), y, _get_bound))
-
-
-def _example(layer: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    return torch.zeros(1, *input_shape).to(own_tensor(layer))
-
-
-def _get_bound(part: nn.Module | Tensor, input_shape: Sequence[int] = (), /) -> float:
-    if isinstance(part, Tensor):
-        return largest_norm(part)
-    return _certify(part, input_shape, None).bound
+    with eval_mode(layer):
+        example = torch.zeros(1, *input_shape).to(own_tensor(layer))
+        certificate = Certificate(*network_bound(layer, example, y))
+        if not math.isinf(certificate.bound) and mixes_batch(layer, example, y):
+            return Certificate(math.inf, "the outputs of a batch depend on each other")
+    return certificate

@@ -23,7 +23,6 @@ from models.kernels.symbol import (
 )
 from models.normalizations.conv_norm_parts import DepthwiseAffine, RunningAverage
 from models.normalizations.conv_wrapper import ConvWrapper
-from models.protocols import GetBound
 
 if TYPE_CHECKING:
     from models.normalizations.conv_norm import ConvNorm
@@ -98,7 +97,7 @@ class ConvNormLayer(ConvWrapper):
         """Return whether the convolution is circular on the grid of its own input of `size`."""
         return False
 
-    def lipschitz_bound(self, input_shape: Sequence[int], get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return an upper bound of the layer's Lipschitz constant in evaluation mode.
 
         The preconditioned convolution is bounded by its exact norm on its own grid, the maximum over the frequencies of
