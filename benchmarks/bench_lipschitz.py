@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from random_images import random_images_experiment
 from timing import measure_seconds, ratios, set_up, take_turns
 
 from gan.config import Config
-from gan.data import ImageData, Splits
 from gan.options.loader import load_config
 from gan.runtime.device import select_device
-from gan.training.build import build_experiment
 from gan.training.lipschitz import lipschitz_audit, lipschitz_numbers
 from gan.training.step import training_step
 
@@ -29,10 +28,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
     options = parser.parse_intermixed_args()
     config = load_config(Config, options.config, [*options.overrides, "eval.metrics=[]"])
-    random = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (512, 3, 32, 32), generator=random, dtype=torch.uint8)
-    data = ImageData(images, torch.zeros(512, dtype=torch.int64), 10)
-    experiment = build_experiment(config, Splits(data, data), select_device("auto"))
+    experiment = random_images_experiment(config, select_device("auto"))
 
     numbers = f"layer norms and gradients, every {config.lipschitz.every} steps"
     audit = f"audit, every {config.lipschitz.audit_every} steps"

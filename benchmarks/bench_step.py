@@ -20,13 +20,12 @@ from pathlib import Path
 
 import torch
 from peer import mimicry_step
+from random_images import random_images_experiment
 from timing import format_ratio, set_up, synchronize
 
 from gan.config import Config
-from gan.data import ImageData, Splits
 from gan.options.loader import load_config
 from gan.runtime.allocator import keep_freed_memory
-from gan.training.build import build_experiment
 from gan.training.loop import compile_networks
 from gan.training.step import training_step
 from models.kernels import plain_kernels
@@ -144,11 +143,7 @@ def our_step(
     keep_freed_memory()
     given = [f"train.batch_size={options.batch}", f"train.n_critic={options.n_critic}", "eval.metrics=[]"]
     config = load_config(Config, CONFIG, [*given, *overrides])
-    images = torch.randint(256, (2048, 3, 32, 32), dtype=torch.uint8)
-    data = ImageData(images, torch.zeros(len(images), dtype=torch.int64), 10)
-    experiment = build_experiment(config, Splits(data, data), device)
-    experiment.G.train()
-    experiment.D.train()
+    experiment = random_images_experiment(config, device)
     G, D = compile_networks(experiment)
 
     def step() -> None:

@@ -3,19 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor, nn
-
-
-class GetBound(Protocol):
-    """The type of the function that a module calls for the bounds of its submodules."""
-
-    def __call__(self, part: nn.Module | Tensor, input_shape: Sequence[int] | None = None, /) -> float:
-        """Return an upper bound of the Lipschitz constant of `part`, `math.inf` if none is known.
-
-        `input_shape` is (C, H, W), without batch dimension; it makes some bounds tighter. If `part` is a tensor of
-        matrices (F, a, b), the result is their largest spectral norm.
-        """
-        ...
+from torch import nn
 
 
 @runtime_checkable
@@ -27,11 +15,10 @@ class LipschitzBounded(Protocol):
     the line `lipschitz_bound = Base.lipschitz_bound`.
     """
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return the bound in evaluation mode, `math.inf` if none is known.
 
-        `input_shape` is (C, H, W), without batch dimension, or None if it is unknown. `get_bound` returns the bound of
-        a submodule.
+        `input_shape` is (C, H, W), without batch dimension.
         """
         ...
 

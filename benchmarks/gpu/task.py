@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.results import append
+from benchmarks.random_images import random_images_experiment
 from benchmarks.timing import measure_seconds, ratios
 from gan.config import Config
-from gan.data import ImageData, Splits
 from gan.options.loader import load_config
 from gan.runtime.cuda_graphs import WARMUP_CALLS
-from gan.training.build import build_experiment
 from gan.training.experiment import Experiment
 from gan.training.loop import compile_networks
 from gan.training.step import training_step
@@ -28,7 +27,6 @@ from gan.training.step import training_step
 ROOT = Path(__file__).parents[2]
 RESNET, MIMICRY, DCGAN = "cifar10/sngan_resnet", "cifar10/sngan_resnet_mimicry", "cifar10/dcgan"
 TINY = ["generator.width=8", "discriminator.width=8", "train.batch_size=4", "train.generator_batch_size=4"]
-NUM_IMAGES = 2048
 
 
 @dataclass
@@ -76,13 +74,7 @@ class Task:
         tiny = [*TINY, "train.n_critic=1", "lipschitz.iterations=2"] if self.tiny else []
         path = ROOT / "configs" / f"{config}.yaml"
         settings = load_config(Config, path, ["eval.metrics=[]", *tiny, *overrides])
-        random = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (NUM_IMAGES, 3, side, side), generator=random, dtype=torch.uint8)
-        data = ImageData(images, torch.zeros(NUM_IMAGES, dtype=torch.int64), 10)
-        experiment = build_experiment(settings, Splits(data, data), self.device)
-        experiment.G.train()
-        experiment.D.train()
-        return experiment
+        return random_images_experiment(settings, self.device, side)
 
     def compare(self, contestants: dict[str, Callable[[], "Contestant"]], *references: str, repeats: int = 5) -> None:
         """Time contestants in turns, and write the speed of each, also relative to the references by label.

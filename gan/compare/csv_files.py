@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gan.compare.status import DIVERGED, FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING
+from gan.compare.folder import STATES
 from gan.run.logging import METRIC, is_number
 from gan.runtime.damaged import BAD_CHARACTER, describe_damage, keep_copy, read_file
 from gan.runtime.files import write_text
@@ -17,7 +17,6 @@ TEXT_COLUMNS = ("cell", "arm", "status", "reason", "hardware", "precision")
 NUMBER_COLUMNS = ("seed", "step", "images", "seconds_per_step", "peak_memory_mib", "peak_gpu_memory_mib")
 RESULTS = (METRIC, "lipschitz/")  # prefixes of the tags in results.csv
 CURVES = (*RESULTS, "loss/")  # and in the curves
-STATES = (PENDING, RUNNING, FINISHED, DIVERGED, FAILED, INTERRUPTED)
 
 Row = dict[str, Any]
 

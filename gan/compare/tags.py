@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from gan.compare.experiment_types import CLASSIFIER, GAN
+from gan.run import summary
 from gan.run.logging import METRIC
 from metrics import protocols
 
@@ -10,12 +11,7 @@ ACCURACY, VALIDATION = "accuracy_", "_validation"  # prefix and suffix of the me
 LIPSCHITZ = {
     f"lipschitz/{experiment_type.network}/{name}": label
     for experiment_type in (GAN, CLASSIFIER)
-    for name, label in (
-        ("certified", "certified bound"),
-        ("product", "product of layer norms"),
-        ("slope", "steepest slope found"),
-        ("gradient_max", "largest input gradient"),
-    )
+    for name, label in summary.LIPSCHITZ.items()
 }
 LAYER_NORMS = tuple(f"lipschitz/{experiment_type.network}/layers/" for experiment_type in (GAN, CLASSIFIER))
 

@@ -23,11 +23,6 @@ class LabelDistribution:
         self._total = sum(counts)
         self._ends = torch.tensor(counts).cumsum(0).to(device)
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.counts)
-
     def draw(self, count: int, random: torch.Generator) -> Tensor:
         """Return random labels (count,) int64 on the device of `random`. A GPU is not waited for."""
         # The label of a random image, if the images were sorted by class.

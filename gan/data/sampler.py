@@ -6,7 +6,7 @@ from torch import Tensor
 from gan.data.base import ImageData, SamplerOptions, to_float
 from gan.data.stream import Stream
 from gan.runtime import rng
-from gan.runtime.distributed import local_shard, num_shards
+from gan.runtime.distributed import draw_shard, local_shard
 
 GIGABYTE = 1e9
 
@@ -92,12 +92,10 @@ class Sampler:
         `random` has the seed of `purpose`, and is on the device of the images.
         """
         x = to_float(images)
-        size = len(x) * num_shards()
         if self.options.horizontal_flip:
-            mirrored = local_shard(torch.rand(size, generator=random, device=x.device)) < 0.5
-            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+            x = torch.where(draw_shard(torch.rand, (len(x), 1, 1, 1), random) < 0.5, x.flip(3), x)
         if self.options.dequantize:
-            x = x + local_shard(torch.rand(size, *x.shape[1:], generator=random, device=x.device)) / 128
+            x = x + draw_shard(torch.rand, x.shape, random) / 128
         return x
 
     def purpose(self, position: int) -> tuple[int, str, int]:

@@ -46,17 +46,10 @@ def extract_features(extractor: FeatureExtractor, count: int, get_batch: Callabl
     return local.map(lambda part: gather_shards(part[: len(rows[rank()])], rows, count))
 
 
-def extract_image_features(
-    extractor: FeatureExtractor, images: Tensor, device: torch.device, index: Tensor | None = None
-) -> Features:
+def extract_image_features(extractor: FeatureExtractor, images: Tensor, device: torch.device) -> Features:
     """Return the features of uint8 images (N, C, H, W) on every process.
 
-    With `index` (M,), only the images at these positions are used, in this order. One batch at a time is copied to
-    `device`, so `images` may be larger than its memory.
+    One batch at a time is copied to `device`, so `images` may be larger than its memory.
     """
-    parts = images.split(BATCH_SIZE) if index is None else index.split(BATCH_SIZE)
-
-    def get_batch(k: int, size: int) -> Tensor:
-        return (parts[k] if index is None else images[parts[k]]).to(device)
-
-    return extract_features(extractor, len(images) if index is None else len(index), get_batch)
+    parts = images.split(BATCH_SIZE)
+    return extract_features(extractor, len(images), lambda k, size: parts[k].to(device))

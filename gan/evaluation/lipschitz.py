@@ -21,6 +21,7 @@ network has no estimates. A number whose measurement fails is left out, too, and
 import math
 from collections.abc import Callable
 from functools import partial
+from operator import call
 
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ from metrics.lipschitz import (
 from metrics.lipschitz.attempt import attempt
 from metrics.lipschitz.eval_mode import eval_mode
 from metrics.lipschitz.host import to_host
-from metrics.lipschitz.tracker import Spaces, call
+from metrics.lipschitz.tracker import Spaces
 
 SLOPE_POINTS = 16  # points from which gradient ascent starts
 

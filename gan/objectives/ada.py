@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.options.schedules import Schedule, Scheduled, get_value
-from gan.runtime.distributed import all_reduce_mean, local_shard, num_shards
+from gan.runtime.distributed import all_reduce_mean, draw_shard
 from gan.runtime.precision import autocast
 from models.ranges import AT_LEAST_1, Range
 
@@ -169,20 +169,18 @@ class AdaptiveAugmentation(nn.Module):
 
 
 class Draw:
-    """Random numbers of the images of a shard, for which those of the whole batch are drawn."""
+    """Random numbers of the images of a shard."""
 
     def __init__(self, count: int, p: Tensor, random: torch.Generator):
         self.count, self.p, self.random = count, p, random
 
     def uniform(self, *shape: int) -> Tensor:
         """Return numbers (B, ...) from U(0, 1)."""
-        size = (self.count * num_shards(), *shape)
-        return local_shard(torch.rand(size, generator=self.random, device=self.p.device))
+        return draw_shard(torch.rand, (self.count, *shape), self.random)
 
     def normal(self, *shape: int) -> Tensor:
         """Return numbers (B, ...) from N(0, 1)."""
-        size = (self.count * num_shards(), *shape)
-        return local_shard(torch.randn(size, generator=self.random, device=self.p.device))
+        return draw_shard(torch.randn, (self.count, *shape), self.random)
 
     def either(self, values: Tensor, neutral: float, p: Tensor | None = None) -> Tensor:
         """Return the values (B, ...) of an image with probability `p`, by default that of all transformations."""

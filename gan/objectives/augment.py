@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan.runtime.distributed import local_shard, num_shards
+from gan.runtime.distributed import draw_shard
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 AugmentationName = Literal["color", "translation", "cutout", "flip"]
@@ -20,9 +20,7 @@ AugmentationName = Literal["color", "translation", "cutout", "flip"]
 def augment(x: Tensor, names: Sequence[str], random: torch.Generator, ada: Augmentation | None = None) -> Tensor:
     """Return images (B, C, H, W) in [-1, 1] after the named augmentations, which are random for each image.
 
-    The images are this process's shard of a batch. Each process draws the random numbers of the whole batch and uses
-    those of its shard, so that the result does not depend on the number of processes. `ada` is the augmentation of this
-    name, which has a state.
+    The images are this process's shard of a batch. `ada` is the augmentation of this name, which has a state.
     """
     for name in names:
         for step in (ada,) if ada is not None and name == "ada" else AUGMENTATIONS[name]:
@@ -77,12 +75,11 @@ def flip(x: Tensor, random: torch.Generator) -> Tensor:
 
 
 def _uniform(x: Tensor, random: torch.Generator) -> Tensor:
-    numbers = torch.rand(len(x) * num_shards(), 1, 1, 1, generator=random, device=x.device, dtype=x.dtype)
-    return local_shard(numbers)
+    return draw_shard(torch.rand, (len(x), 1, 1, 1), random, dtype=x.dtype)
 
 
 def _integers(x: Tensor, random: torch.Generator, high: int) -> Tensor:
-    return local_shard(torch.randint(high, (len(x) * num_shards(), 1), generator=random, device=x.device))
+    return draw_shard(torch.randint, (len(x), 1), random, high=high)
 
 
 AUGMENTATIONS: dict[str, tuple[Augmentation, ...]] = {

@@ -6,6 +6,13 @@ from pathlib import Path
 from gan.run.logging import METRIC, read_metrics
 from metrics.estimate import Estimate, format_estimate
 
+LIPSCHITZ = {
+    "certified": "certified bound",
+    "product": "product of layer norms",
+    "slope": "steepest slope found",
+    "gradient_max": "largest input gradient",
+}
+
 
 def read_last_values(folder: Path) -> dict[str, float]:
     """Return the last logged value of every number of a run, by tag."""
@@ -32,13 +39,8 @@ def format_results(values: Mapping[str, float], metrics: Sequence[str], real: Ma
 
 def lipschitz_rows(values: Mapping[str, float], network: str) -> list[tuple[str, str]]:
     """Return the names and values of the Lipschitz estimates of a network."""
-    names = {
-        "certified bound": "certified",
-        "product of layer norms": "product",
-        "steepest slope found": "slope",
-        "largest input gradient": "gradient_max",
-    }
-    return [(f"{network}: {name}", _number(values.get(f"lipschitz/{network}/{tag}"))) for name, tag in names.items()]
+    tag = f"lipschitz/{network}"
+    return [(f"{network}: {name}", _number(values.get(f"{tag}/{key}"))) for key, name in LIPSCHITZ.items()]
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

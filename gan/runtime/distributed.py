@@ -137,6 +137,15 @@ def local_shard(batch: Tensor) -> Tensor:
     return batch if num_shards() == 1 else batch.chunk(num_shards())[rank() * count + index]
 
 
+def draw_shard(draw: Callable[..., Tensor], size: Sequence[int], random: torch.Generator, **options: Any) -> Tensor:
+    """Return random numbers of a shard, (B, ...) = `size`, from `draw`, such as torch.rand, with its `options`.
+
+    Those of the whole batch are drawn, so that the numbers of an image do not depend on the number of processes.
+    """
+    whole = (size[0] * num_shards(), *size[1:])
+    return local_shard(draw(size=whole, generator=random, device=random.device, **options))
+
+
 def all_gather(shard: Tensor) -> Tensor:
     """Return the whole batch (B, ...) on every process, given the shard of each. Not differentiable."""
     if world_size() == 1:

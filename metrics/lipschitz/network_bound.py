@@ -18,10 +18,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from metrics.lipschitz.operators import Call, apply_rule
 from metrics.lipschitz.trace import Opaque, Step, Trace, UntraceableError, record
 from metrics.lipschitz.values import Choice, Value, joint_bound
-from models.protocols import GetBound
 
 
-def network_bound(network: nn.Module, x: Tensor, y: Tensor | None, get_bound: GetBound) -> tuple[float, str | None]:
+def network_bound(network: nn.Module, x: Tensor, y: Tensor | None) -> tuple[float, str | None]:
     """Return an upper bound (l2) of x -> network(x), or network(x, y) for any labels y, with all outputs side by side.
 
     If there is none, the bound is infinite and comes with the reason. Only the shape of x (1, ...) matters.
@@ -31,13 +30,12 @@ def network_bound(network: nn.Module, x: Tensor, y: Tensor | None, get_bound: Ge
     except UntraceableError as error:
         return math.inf, str(error)
     with torch.no_grad():
-        return _Bounds(trace, get_bound).outputs()
+        return _Bounds(trace).outputs()
 
 
 class _Bounds:
-    def __init__(self, trace: Trace, get_bound: GetBound):
+    def __init__(self, trace: Trace):
         self.trace = trace
-        self.get_bound = get_bound
         self.known: dict[int, Value | Choice] = {
             id(trace.x): Value(trace.x.shape, trace.x.device, lambda: 1.0),
         }
@@ -75,7 +73,7 @@ class _Bounds:
         def compute() -> float:
             if not isinstance(x, Value) or any(isinstance(other, Value) for other in others):
                 return math.inf
-            return x.bound * function.bound(tuple(x.shape[1:]), self.get_bound)
+            return x.bound * function.bound(tuple(x.shape[1:]))
 
         return compute
 

@@ -45,7 +45,7 @@ class Opaque(NamedTuple):
 
     name: str
     run: Callable[[Sequence[Tensor]], Any]
-    bound: Callable[[Shape, Any], float]
+    bound: Callable[[Shape], float]
 
 
 class Step(NamedTuple):
@@ -241,7 +241,7 @@ class _Rewrites(TorchFunctionMode):
             self.recorder.failure = self.recorder.place(f"Tensor.{func.__name__}")
             raise UntraceableError(self.recorder.failure)
         if func in _CONSTANTS:
-            function = Opaque(func.__name__, lambda tensors: func(tensors[0]), lambda *_: _CONSTANTS[func])
+            function = Opaque(func.__name__, lambda tensors: func(tensors[0]), lambda _: _CONSTANTS[func])
             return self.recorder.call(function, [*args, *kwargs.values()])
         if func is F.pad or func is F.rrelu:
             bound = inspect.signature(func).bind(*args, **kwargs)

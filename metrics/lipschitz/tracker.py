@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
+from operator import call
 from typing import Any
 
 import torch
@@ -25,11 +26,6 @@ from models.kernels import plain_kernels
 from models.protocols import LipschitzBounded, is_composite_layer
 
 Spaces = dict[str, KrylovSpace]
-
-
-def call(launch: Callable[[], Spaces]) -> Spaces:
-    """Return what `launch` returns."""
-    return launch()
 
 
 class LipschitzTracker:

@@ -56,18 +56,15 @@ def padding_sides(conv: _ConvNd) -> tuple[tuple[int, int], ...]:
     return tuple(zip(last_axis_first[::2], last_axis_first[1::2], strict=True))[::-1]
 
 
-def padding_multiplicity(conv: _ConvNd, size: Sequence[int] | None) -> int:
+def padding_multiplicity(conv: _ConvNd, size: Sequence[int]) -> int:
     """Return how often the padding of `conv` repeats a pixel at most; its square root is the norm of the padding map.
 
-    `size` is that of the input without channels, such as (H, W). With None the result holds for every size.
+    `size` is that of the input without channels, such as (H, W).
     """
     if conv.padding_mode == "zeros":
         return 1
     repeats = 1
     for axis, sides in enumerate(padding_sides(conv)):
-        if size is None:  # replicate padding repeats the only pixel of a map of size 1 on both sides
-            repeats *= 1 + sum(sides) if conv.padding_mode == "replicate" else 3
-            continue
         positions = torch.arange(size[axis], dtype=torch.float32)[None, None]
         padded = F.pad(positions, sides, mode=conv.padding_mode).long().flatten()
         repeats *= int(padded.bincount().max())

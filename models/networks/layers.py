@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.protocols import GetBound
-
 
 def split_resolution(resolution: int, base_size: int | None = None) -> tuple[int, int]:
     """Return (base_size, doublings) with resolution = base_size * 2^doublings and doublings >= 1.
@@ -62,7 +60,7 @@ class ProjectionHead(nn.Module):
         logits = self.linear(features).squeeze(1)
         return logits if self.embedding is None else logits + (self.embedding(y) * features).sum(1)
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return the maximum of ||w + e_y|| over the classes. For fixed labels the head is linear in the features."""
         rows = self.linear.weight if self.embedding is None else self.linear.weight + self.embedding.weight
         return rows.norm(dim=1).max().item()
@@ -95,7 +93,7 @@ class SelfAttention(nn.Module):
         attended = (v @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
         return x + self.gamma(self.output(attended))
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return infinity, so that this module is named as the reason why a network has no bound."""
         return math.inf
 
@@ -128,7 +126,7 @@ class MaxMin(nn.Module):
         a, b = x[:, :paired:2], x[:, 1:paired:2]
         return torch.cat([torch.stack([torch.maximum(a, b), torch.minimum(a, b)], 2).flatten(1, 2), x[:, paired:]], 1)
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return 1."""
         return 1.0
 
@@ -149,7 +147,7 @@ class Standardize(nn.Module):
         """Map (B, C, H, W) to the same shape."""
         return (x - self.mean) / self.std
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return the largest factor."""
         return (1 / self.std).max().item()
 

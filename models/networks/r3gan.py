@@ -18,7 +18,6 @@ from models.activation_norms import ActivationNorm
 from models.activation_norms.none import NoActivationNorm
 from models.networks.base import DISCRIMINATORS, GENERATORS, DiscriminatorConfig, GeneratorConfig, ImageShape
 from models.networks.layers import check_labels, split_resolution
-from models.protocols import GetBound
 from models.ranges import SIZE, Range
 
 BASE_SIZE = 4
@@ -196,7 +195,7 @@ class BilinearUp(_Resampler):
         """Upsample x by a factor of 2."""
         return F.conv_transpose2d(x, 4 * self.expand_kernel(x), stride=2, padding=1, groups=x.shape[1])
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return 2, the operator norm without boundaries. It is 4 times the norm of `BilinearDown`."""
         return 2.0
 
@@ -208,7 +207,7 @@ class BilinearDown(_Resampler):
         """Downsample x by a factor of 2."""
         return F.conv2d(x, self.expand_kernel(x), stride=2, padding=1, groups=x.shape[1])
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return 1 / 2, the operator norm without boundaries.
 
         The kernel is separable. Along each axis its polyphase components [1, 3] / 8 and [3, 1] / 8 have frequency

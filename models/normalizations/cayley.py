@@ -13,7 +13,6 @@ from models.kernels.symbol import fold_phases, padding_sides
 from models.normalizations.base import NORMALIZATIONS, Normalization, Parametrization, reparametrize
 from models.normalizations.conv_wrapper import ConvWrapper, is_circular, output_size, padding_norm
 from models.normalizations.obstacles import find_normalization, find_obstacle_to_wrapping
-from models.protocols import GetBound
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -87,9 +86,9 @@ class CayleyConv(ConvWrapper):
             y = convolve(x.to(weight.dtype), weight, None).to(x.dtype)
         return y if conv.bias is None else y + conv.bias.to(x.dtype).view(-1, *[1] * (y.dim() - 2))
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return 1, times the norm of a padding that repeats pixels."""
-        return padding_norm(self.conv, None if input_shape is None else input_shape[1:])
+        return padding_norm(self.conv, input_shape[1:])
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: None) -> Tensor:
         conv, sides, stride = self.conv, padding_sides(self.conv), self.conv.stride

@@ -23,7 +23,6 @@ from models.kernels.symbol import (
 )
 from models.normalizations.conv_norm_parts import DepthwiseAffine, RunningAverage
 from models.normalizations.conv_wrapper import ConvWrapper
-from models.protocols import GetBound
 
 if TYPE_CHECKING:
     from models.normalizations.conv_norm import ConvNorm
@@ -98,20 +97,17 @@ class ConvNormLayer(ConvWrapper):
         """Return whether the convolution is circular on the grid of its own input of `size`."""
         return False
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return an upper bound of the layer's Lipschitz constant in evaluation mode.
 
-        With `input_shape` (C, *n), the preconditioned convolution is bounded by its exact norm on its own grid, the
-        maximum over the frequencies of ||diag(V) K||. The output of the layer is a crop of that grid. Without
-        `input_shape` the bound follows from the unit rows: sqrt(O / groups), for a transposed convolution
-        sqrt(O prod(s) / groups). The affine part and the batch norm multiply the bound by their largest gain of a
-        channel.
+        The preconditioned convolution is bounded by its exact norm on its own grid, the maximum over the frequencies of
+        ||diag(V) K||. The output of the layer is a crop of that grid. The affine part and the batch norm multiply the
+        bound by their largest gain of a channel.
         """
         with torch.no_grad():
             if self.batch_norm is not None and self.batch_norm.training:
                 return math.inf
-            bound = self._bound_from_unit_rows() if input_shape is None else self._bound_on_grid(input_shape)
-            return bound * self._channel_gains().max().item()
+            return self._bound_on_grid(input_shape) * self._channel_gains().max().item()
 
     def extra_repr(self) -> str:
         """Show the options."""
@@ -128,13 +124,6 @@ class ConvNormLayer(ConvWrapper):
         if self.affine is not None:
             y = self.affine(y)
         return y if self.batch_norm is None else self.batch_norm(y)
-
-    def _bound_from_unit_rows(self) -> float:
-        conv = self.conv
-        if conv.padding_mode != "zeros" or self.options.running_average:
-            return math.inf  # other padding may repeat pixels, and an averaged V does not make the rows unit
-        phases = math.prod(conv.stride) if conv.transposed else 1
-        return math.sqrt(conv.out_channels * phases / conv.groups)
 
     def _bound_on_grid(self, input_shape: Sequence[int]) -> float:
         conv = self.conv

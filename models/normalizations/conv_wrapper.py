@@ -100,9 +100,6 @@ def is_circular(conv: _ConvNd, size: Sequence[int]) -> bool:
     return conv.padding_mode == "circular" and whole and all(k + -p[0] % s <= n for n, p, k, s in axes)
 
 
-def padding_norm(conv: _ConvNd, size: Sequence[int] | None) -> float:
-    """Return the norm of the padding of a layer that pads before it convolves, except where `is_circular` holds.
-
-    With the size None, the result holds for every size.
-    """
-    return 1.0 if size is not None and is_circular(conv, size) else math.sqrt(padding_multiplicity(conv, size))
+def padding_norm(conv: _ConvNd, size: Sequence[int]) -> float:
+    """Return the norm of the padding of a layer that pads before it convolves, except where `is_circular` holds."""
+    return 1.0 if is_circular(conv, size) else math.sqrt(padding_multiplicity(conv, size))

@@ -11,7 +11,6 @@ from models.calls import get_logits
 from models.kernels.eager import eager
 from models.normalizations.base import NORMALIZATIONS, Normalization, Wrapper
 from models.normalizations.obstacles import find_normalization
-from models.protocols import GetBound
 
 
 @NORMALIZATIONS.register("gradient")
@@ -87,6 +86,6 @@ class GradientNormalized(Wrapper):
             normalized = logits / torch.where(size > 0, size, 1.0)
         return normalized if differentiable else normalized.detach()
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return infinity, since the normalized network is discontinuous."""
         return math.inf

@@ -18,7 +18,6 @@ from models.normalizations.base import NORMALIZATIONS, reparametrize
 from models.normalizations.cayley import CayleyMatrix, OrthogonalLayers
 from models.normalizations.conv_wrapper import ConvWrapper, is_circular, output_size, padding_norm
 from models.normalizations.weight_matrices import LeadingSingularVectors, divisor, get_weight
-from models.protocols import GetBound
 from models.ranges import REPEATS
 
 CORRECTION = 0.7  # of the authors: the norm of the convolution S is then near 1 for random weights
@@ -101,12 +100,12 @@ class SkewConv(ConvWrapper):
         """Show the options."""
         return f"terms={self.terms}"
 
-    def lipschitz_bound(self, input_shape: Sequence[int] | None, get_bound: GetBound) -> float:
+    def lipschitz_bound(self, input_shape: Sequence[int]) -> float:
         """Return 1 and the remainder of the series, times the norm of a padding that repeats pixels."""
         kernel = self._kernel().detach()
         norm = plane_norm(kernel, [1] * (kernel.dim() - 2), self.conv.groups)
         remainder = math.prod(norm / i for i in range(1, self.terms + 2))
-        return (1 + remainder) * padding_norm(self.conv, None if input_shape is None else input_shape[1:])
+        return (1 + remainder) * padding_norm(self.conv, input_shape[1:])
 
     def _compute(self, x: Tensor) -> Tensor:
         conv, size = self.conv, x.shape[2:]

@@ -114,10 +114,10 @@ def random_directions(like: Tensor) -> Tensor:
     return F.normalize(random, dim=-1).to(like)
 
 
-def divisor(norm: Tensor, smallest: float = SMALLEST_DIVISOR) -> Tensor:
-    """Return `norm`, or 1 where it is at most `smallest`: a weight of zeros is not divided.
+def divisor(norm: Tensor) -> Tensor:
+    """Return `norm`, or 1 where it is at most `SMALLEST_DIVISOR`: a weight of zeros is not divided.
 
     Its gradient is then that of the undivided weight, which is of the size of any other gradient. With a small divisor
     instead it would be huge, and gradient clipping would scale the gradients of all other weights to zero.
     """
-    return torch.where(norm > smallest, norm, 1.0)
+    return torch.where(norm > SMALLEST_DIVISOR, norm, 1.0)

@@ -12,7 +12,7 @@ def test_conv_norm_implements_the_protocols():
     layer = build_normalization("conv_norm").normalize(nn.Conv2d(2, 3, 3))
     assert is_composite_layer(layer)
     assert isinstance(layer, LipschitzBounded)
-    assert math.isclose(layer.lipschitz_bound(None, lambda part, shape=None: math.nan), math.sqrt(3), rel_tol=0.01)
+    assert layer.lipschitz_bound((2, 8, 8)) < math.sqrt(3) * 1.01
 
 
 def test_modules_without_declarations():

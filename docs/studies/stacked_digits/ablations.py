@@ -1,6 +1,5 @@
 """ConvNorm without one of its parts: plugins of the ablation in this study."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,12 +12,7 @@ from models.normalizations.conv_norm import ConvNorm
 from models.normalizations.conv_norm_layers import ConvNorm2d
 
 
-class _Ablation(ConvNorm2d):
-    def _bound_from_unit_rows(self) -> float:
-        return math.inf  # the rows of a frequency are not unit
-
-
-class FrozenConvNorm2d(_Ablation):
+class FrozenConvNorm2d(ConvNorm2d):
     """ConvNorm of an `nn.Conv2d` with the V of its initial weight: (B, I, H, W) -> (B, O, H', W')."""
 
     initial_weight: Tensor
@@ -35,7 +29,7 @@ class FrozenConvNorm2d(_Ablation):
         return super().preconditioner(folded.flatten(1, 1 + len(stride)), grid, positions)
 
 
-class RowConvNorm2d(_Ablation):
+class RowConvNorm2d(ConvNorm2d):
     """Convolution by W_o / ||W_o|| with ConvNorm's affine part: (B, I, H, W) -> (B, O, H', W')."""
 
     lipschitz_bound = ConvNorm2d.lipschitz_bound  # it describes this forward pass

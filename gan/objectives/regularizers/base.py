@@ -63,8 +63,7 @@ class Regularizer(ABC):
         """Return the unweighted penalty, a scalar that is differentiable with respect to the parameters of D.
 
         `batch` is a shard of the global batch, but `random` has the same state for all of them. Random numbers for each
-        image are therefore drawn for the global batch, `num_shards` times as large, and then reduced to the shard with
-        `local_shard`, both of `gan.runtime.distributed`.
+        image are therefore drawn with `gan.runtime.distributed.draw_shard`.
         """
 
     def generator_penalty(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gan.objectives.augment import AugmentationName, augment
 from gan.objectives.regularizers.base import REGULARIZERS, Batch, Regularizer
-from gan.runtime.distributed import local_shard, num_shards
+from gan.runtime.distributed import draw_shard
 from models.calls import call_network, get_logits
 from models.ranges import AT_LEAST_0
 
@@ -80,5 +80,4 @@ class LatentConsistency(Regularizer):
         return -self.lambda_gen * F.mse_loss(call_network(G, self._add_noise(z, random), y).float(), x_fake)
 
     def _add_noise(self, z: Tensor, random: torch.Generator) -> Tensor:
-        noise = torch.randn(len(z) * num_shards(), *z.shape[1:], generator=random, device=z.device, dtype=z.dtype)
-        return z + self.sigma * local_shard(noise)
+        return z + self.sigma * draw_shard(torch.randn, z.shape, random, dtype=z.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gan.objectives.regularizers.base import REGULARIZERS, Batch, Regularizer
 from gan.options.schedules import Scheduled
-from gan.runtime.distributed import local_shard, num_shards, std
+from gan.runtime.distributed import draw_shard, std
 from models.calls import get_logits
 from models.ranges import AT_LEAST_0
 
@@ -92,5 +92,4 @@ def gradient_norms(D: nn.Module, x: Tensor, y: Tensor | None, raw: Tensor | None
 
 def _uniform(x: Tensor, random: torch.Generator, *shape: int) -> Tensor:
     """Return numbers from U(0, 1) of the given shape, by default (1, 1, 1), for each image of this process's shard."""
-    shape = (len(x) * num_shards(), *(shape or (1, 1, 1)))
-    return local_shard(torch.rand(shape, generator=random, device=x.device, dtype=x.dtype))
+    return draw_shard(torch.rand, (len(x), *(shape or (1, 1, 1))), random, dtype=x.dtype)

@@ -85,8 +85,6 @@ def test_no_pair_of_points_has_a_larger_ratio(module, constant):
         assert bound == pytest.approx(constant, abs=1e-4)
     else:
         assert bound <= 2.1 * found
-    anywhere = certified_bound(module)
-    assert anywhere == math.inf or anywhere >= bound * (1 - 1e-12)
 
 
 def test_derivatives_are_largest_where_the_constants_say():
@@ -95,7 +93,7 @@ def test_derivatives_are_largest_where_the_constants_say():
         if isinstance(module, nn.PReLU) and module.num_parameters > 1:
             continue
         (slope,) = torch.autograd.grad(module.double().eval()(x).sum(), x)
-        assert slope.abs().max().item() <= certified_bound(module) * (1 + 1e-7), module
+        assert slope.abs().max().item() <= certified_bound(module, (8, 4, 4)) * (1 + 1e-7), module
         assert slope.abs().max().item() == pytest.approx(constant, abs=1e-4), module
 
 
@@ -107,7 +105,7 @@ def test_derivatives_are_largest_where_the_constants_say():
     ids=str,
 )  # fmt: skip
 def test_modules_without_a_constant(module):
-    assert certified_bound(module.eval(), (8, 4, 4)) == certified_bound(module.eval()) == math.inf
+    assert certified_bound(module.eval(), (8, 4, 4)) == math.inf
 
 
 def test_log_softmax_of_many_classes_nearly_has_the_constant():
