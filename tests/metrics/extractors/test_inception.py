@@ -58,6 +58,12 @@ def shallow_features(shallow_extractor, image_sets):
     return [extract_features(shallow_extractor, images) for _, images in image_sets]
 
 
+@pytest.fixture(scope="module")
+def small_weights(inception_state_dict):
+    """Weights in which all entries of a tensor are the same number in memory, so that a file of them is small."""
+    return {name: tensor.flatten()[0].clone().expand(tensor.shape) for name, tensor in inception_state_dict.items()}
+
+
 def extract_features(extractor, images):
     return Features.concatenate([extractor(part) for part in images.split(BATCH_SIZE)]).features
 
@@ -224,25 +230,31 @@ def test_unknown_layer_and_preprocessing_are_rejected(inception_state_dict):
         InceptionExtractor(inception_state_dict, preprocessing="clean")
 
 
-def test_load_weights_with_their_hash(inception_state_dict, inception_file):
-    state_dict, sha256 = load_inception_weights(inception_file)
-    assert sha256 == hashlib.sha256(inception_file.read_bytes()).hexdigest()
-    assert state_dict.keys() == inception_state_dict.keys()
-    assert all(torch.equal(state_dict[name], inception_state_dict[name]) for name in state_dict)
+def test_load_weights_with_their_hash(small_weights, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(small_weights, path)
+    state_dict, sha256 = load_inception_weights(path)
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert state_dict.keys() == small_weights.keys()
+    assert all(torch.equal(state_dict[name], small_weights[name]) for name in state_dict)
 
 
-def test_load_weights_without_batch_counts(inception_state_dict, shallow_extractor, tmp_path, image_sets):
-    old = {name: tensor for name, tensor in inception_state_dict.items() if not name.endswith("num_batches_tracked")}
-    torch.save(old, tmp_path / "old.pth")
-    extractor = InceptionExtractor(load_inception_weights(tmp_path / "old.pth")[0], "64")
-    features, expected = (each(image_sets[0][1][:1]).features for each in (extractor, shallow_extractor))
+def test_weights_without_batch_counts(inception_state_dict, small_weights, shallow_extractor, tmp_path, image_sets):
+    old, small = (
+        {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+        for weights in (inception_state_dict, small_weights)
+    )
+    torch.save(small, tmp_path / "old.pth")
+    assert load_inception_weights(tmp_path / "old.pth")[0].keys() == old.keys()
+    features, expected = (
+        each(image_sets[0][1][:1]).features for each in (InceptionExtractor(old, "64"), shallow_extractor)
+    )
     torch.testing.assert_close(features, expected)
 
 
-def test_invalid_weights_are_rejected(inception_state_dict, tmp_path):
-    path = tmp_path / "weights.pth"
-    weights = {name: tensor.new_zeros(()).expand(tensor.shape) for name, tensor in inception_state_dict.items()}
-    torch.save(weights, path)  # a small file, since its tensors have one number each in memory
+def test_invalid_weights_are_rejected(small_weights, tmp_path):
+    path, weights = tmp_path / "weights.pth", small_weights
+    torch.save(weights, path)
     assert load_inception_weights(path)[0].keys() == weights.keys()
     content = path.read_bytes()
 
