@@ -36,12 +36,13 @@ checkpoint: {every: 2, keep: 1}
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Search no cyclic garbage while modules are imported, and later not in what they have left."""
+    """Search no cyclic garbage while modules are imported, and later rarely and not in what they have left."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(10_000)
         gc.enable()
 
 
