@@ -16,3 +16,9 @@ add oni oni 3e-3
 add gradient gradient 1e-3
 add conv_norm conv_norm 3e-3
 compare cifar10-resnet --seeds 0,1,2 "$@"
+
+add none none 3e-3
+add spectral spectral 1e-3
+add spectral_conv spectral_conv 3e-3
+add conv_norm conv_norm 3e-3
+compare cifar10-resnet --seeds 3 "$@"
