@@ -147,7 +147,7 @@ INVALID = {
     "unknown option": (["--fast"], "unrecognized arguments: --fast"),
     "unknown device": (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
     "missing config": (["--config", "gone.yaml"], "cannot read the config file .*gone.yaml: No such file"),
-    "folder as config": (["--config", "."], "cannot read the config file .*: not a regular file"),
+    "folder as config": (["--config", "."], "cannot read the config file .*: a folder; name a file in it"),
     "batch larger than data": (
         ["train.batch_size=1438"],
         r"train.batch_size=1438 is larger than the training set \(1437 images\)",

@@ -179,9 +179,9 @@ def test_deep_tree(deep):
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        ("~nobody-of-this-name/x", "data.root: the home folder in '~nobody-of-this-name/x' is unknown"),
-        ("x" * 5000, "data.root: cannot read 'x{500,}"),
-        ("loop", "data.root: cannot read 'loop': Too many levels of symbolic links"),
+        ("~nobody-of-this-name/x", "root: the home folder in '~nobody-of-this-name/x' is unknown"),
+        ("x" * 5000, "root: cannot read 'x{500,}"),
+        ("loop", "root: cannot read 'loop': Too many levels of symbolic links"),
     ],
 )
 @pytest.mark.parametrize("name", ["folder", "cifar10"])
