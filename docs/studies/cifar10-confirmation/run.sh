@@ -13,4 +13,4 @@ at none discriminator.normalization=none 1e-2
 at conv_norm,strided,800 "discriminator.normalization=$strided,train.steps=800" 1e-2
 at conv_norm,473 "discriminator.normalization=$paper,train.steps=473" 1e-2
 at oni,1408 discriminator.normalization=oni,train.steps=1408 3e-2
-compare cifar10-confirmation --seeds 10,11 "$@"
+compare cifar10-confirmation --seeds 10,11,12,13,14 "$@"
