@@ -32,7 +32,7 @@ class DatasetParser(Parser):
         """Return the help text."""
         keys = "\n".join(f"\n'{name}'\n{describe(DATASETS.get(name), DatasetConfig)}" for name in DATASETS)
         shared = f"Keys of every dataset, written as key=value:\n\n{describe(DatasetConfig)}"
-        return fit(f"{super().format_help()}\n{shared}\n\nMore keys:\n{keys}\n")
+        return super().format_help() + fit(f"\n{shared}\n\nMore keys:\n{keys}\n")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -105,7 +105,7 @@ class TrainingParser(Parser):
             keys = f"keys, in YAML or as key.sub=value, with their values in {_shorten(path)}:"
             page = format_page(config, config.COMMON)
             last = "--help KEY shows a key or a section: --help train, --help train.steps; --help all shows all keys"
-            print(fit(f"{self.format_help()}\n{keys}\n{page}\n\n{last}"))
+            print(self.format_help() + fit(f"\n{keys}\n{page}\n\n{last}"))
         self.exit()
 
     def check(self, options: argparse.Namespace) -> NoReturn:

@@ -109,7 +109,8 @@ def load_generator(path: Path | str, device: torch.device | str = "cpu") -> Trai
     path = path / GENERATOR if path.is_dir() else path
     tensors, metadata = read_weights(path)
     _check_metadata(path, metadata)
-    config: Config = parse_config(Config, metadata["config"], str(path))
+    config: Config = parse_config(Config, metadata["config"], str(path))  # names a classifier, whose file has no step
+    _check_metadata(path, metadata, "step")
     description, image = _parse_description(metadata, path)
     network = _build_network(config, image, tensors, path)
     network.to(device).eval().requires_grad_(False)
@@ -141,8 +142,8 @@ def _build_network(config: Config, image: ImageShape, tensors: Mapping[str, Tens
         ) from None
 
 
-def _check_metadata(path: Path, metadata: dict[str, str]) -> dict[str, str]:
-    """Return the metadata of a file. Raises UserError unless they describe a generator."""
-    if not metadata.keys() >= {"config", "image"}:
+def _check_metadata(path: Path, metadata: dict[str, str], *more: str) -> dict[str, str]:
+    """Return the metadata of a file. Raises UserError unless they describe a network, and have `more` entries."""
+    if not metadata.keys() >= {"config", "image", *more}:
         raise UserError(f"{path} contains no description of its network; run: python -m gan.export RUN --out FILE")
     return metadata

@@ -93,6 +93,14 @@ def test_weights_of_another_network_are_a_user_error(tmp_path, finished_run):
         load_generator(tmp_path / "other.safetensors")
 
 
+def test_generator_without_a_step_is_refused(tmp_path, finished_run):
+    with safe_open(finished_run / "generator.safetensors", "pt") as file:
+        metadata = {name: text for name, text in file.metadata().items() if name != "step"}
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors", metadata)
+    with pytest.raises(UserError, match="contains no description of its network"):
+        load_generator(tmp_path / "other.safetensors")
+
+
 HOSTILE = {
     "image": [
         *("5", "[1]", '["a", 16, null]', "[1,", "[1, 1000000000, null]", "[1, -16, null]", "[0, 16, null]"),
